@@ -1,0 +1,113 @@
+"""Audio shards: WebDataset tars of ``<clip_id>.flac`` and ``<clip_id>.json``, and a manifest that is written last."""
+
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import webdataset as wds
+
+from ard.types import Clip, Failure, UserError, write_json
+
+MANIFEST = "manifest.json"
+
+
+def clip_metadata(clip: Clip) -> dict[str, Any]:
+    """Return what the shards' JSON says of a clip: everything but its samples; unknown fields are left out."""
+    known = {
+        "id": clip.id,
+        "dataset": clip.dataset,
+        "duration_s": round(clip.duration_s, 4),
+        "sample_rate_hz": clip.sample_rate_hz,
+        "caption": clip.caption,
+        "labels": list(clip.labels),
+        "emotion": clip.emotion,
+        "gender": clip.gender,
+        "transcript": clip.transcript,
+    }
+    return {key: value for key, value in known.items() if value not in (None, [])}
+
+
+def write_audio_shards(
+    source: Iterable[Clip | Failure], out: Path, clips_per_shard: int = 512
+) -> tuple[int, list[Failure]]:
+    """Write a source of clips as audio shards and return how many clips were written and what was left out.
+
+    Shards are made in a folder beside ``out`` that takes its place at the end: a killed run leaves no half set. Clips
+    keep their sample rate; samples are stored as 16-bit FLAC.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"output folder {str(out)!r} cannot be written ({error.strerror}): choose another --out"
+        ) from error
+    failures: list[Failure] = []
+    num_clips = 0
+    writer = None
+    for item in source:
+        if isinstance(item, Failure):
+            failures.append(item)
+            continue
+        if num_clips % clips_per_shard == 0:
+            if writer:
+                writer.close()
+            writer = wds.TarWriter(str(partial / f"{num_clips // clips_per_shard:06d}.tar"), mtime=0)
+        writer.write({"__key__": item.id, "flac": _flac(item), "json": clip_metadata(item)})
+        num_clips += 1
+    if writer:
+        writer.close()
+    write_json(partial / MANIFEST, {"num_clips": num_clips, "failures": [f._asdict() for f in failures]})
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    return num_clips, failures
+
+
+def read_clips(folder: Path) -> Iterator[Clip]:
+    """Read the clips of a folder of audio shards, in order; rank and worker each read their own shards.
+
+    Raises:
+        UserError: if the folder holds no finished set of shards.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{str(folder)!r} holds no finished audio shards (no {MANIFEST}): make them with `ard shards`")
+    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
+    shards = wds.WebDataset(
+        urls,
+        shardshuffle=False,
+        nodesplitter=wds.split_by_node,
+        workersplitter=wds.split_by_worker,
+        empty_check=False,
+    )
+    for sample in shards:
+        known = json.loads(sample["json"])
+        suffix = next(key for key in ("flac", "wav", "ogg", "mp3") if key in sample)
+        channels, sample_rate_hz = soundfile.read(io.BytesIO(sample[suffix]), dtype="float32", always_2d=True)
+        yield Clip(
+            id=known["id"],
+            waveform=channels.mean(axis=1),
+            sample_rate_hz=sample_rate_hz,
+            dataset=known["dataset"],
+            caption=known.get("caption"),
+            labels=tuple(known.get("labels", ())),
+            emotion=known.get("emotion"),
+            gender=known.get("gender"),
+            transcript=known.get("transcript"),
+        )
+
+
+def _flac(clip: Clip) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(clip.waveform, -1, 1), clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
