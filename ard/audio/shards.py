@@ -50,24 +50,17 @@ def write_audio_shards(
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise UserError(
-            f"output folder {str(out)!r} cannot be written ({error.strerror}): choose another --out"
-        ) from error
+        raise UserError(f"folder {str(out)!r} cannot be written ({error.strerror}): choose another --out") from error
     failures: list[Failure] = []
     num_clips = 0
-    writer = None
-    for item in source:
-        if isinstance(item, Failure):
-            failures.append(item)
-            continue
-        if num_clips % clips_per_shard == 0:
-            if writer:
-                writer.close()
-            writer = wds.TarWriter(str(partial / f"{num_clips // clips_per_shard:06d}.tar"), mtime=0)
-        writer.write({"__key__": item.id, "flac": _flac(item), "json": clip_metadata(item)})
-        num_clips += 1
-    if writer:
-        writer.close()
+    pattern = f"{partial}/%06d.tar"
+    with wds.ShardWriter(pattern, maxcount=clips_per_shard, maxsize=math.inf, verbose=0, mtime=0) as shards:
+        for item in source:
+            if isinstance(item, Failure):
+                failures.append(item)
+                continue
+            shards.write({"__key__": item.id, "flac": _flac(item), "json": clip_metadata(item)})
+            num_clips += 1
     write_json(partial / MANIFEST, {"num_clips": num_clips, "failures": [f._asdict() for f in failures]})
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)

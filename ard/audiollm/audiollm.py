@@ -1,11 +1,12 @@
 """The AudioLLM: one interface over a model and its processor."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BatchFeature
 
@@ -24,18 +25,59 @@ class AudioPrompts(NamedTuple):
     audio: Bool[Tensor, "clips positions"]  # True on audio placeholders
 
 
-class AudioLLM:
-    """A model that hears: what the pipeline needs of it, and nothing else.
+class AudioPrompter:
+    """Turn clips and questions into model input: the half of an AudioLLM that needs no weights.
 
-    ``layers`` are the decoder layers, indexed from 0. Audio is resampled to the model's rate; what is longer than its
+    Data loaders run it in their workers. Audio is resampled to the model's rate; what is longer than the model's
     window is cut by its feature extractor.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, name: str) -> None:
-        self.model: Any = model.eval()
+    def __init__(self, processor: Any, audio_token_id: int) -> None:
         self.processor = processor
-        self.name = name
+        self.audio_token_id = audio_token_id
         processor.tokenizer.padding_side = "left"
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate at which the model hears."""
+        return self.processor.feature_extractor.sampling_rate
+
+    @property
+    def window_s(self) -> float:
+        """The longest clip that the model hears whole, in seconds."""
+        return float(self.processor.feature_extractor.chunk_length)
+
+    def __call__(self, clips: Sequence[Clip], prompts: Sequence[str] | None = None) -> AudioPrompts:
+        """Put clips and questions into the chat template; without questions the user's text is empty."""
+        texts = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "audio", "audio": ""}, {"type": "text", "text": prompt}]}],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for prompt in prompts or [""] * len(clips)
+        ]
+        features = self.processor(
+            text=texts,
+            audio=[resample(clip.waveform, clip.sample_rate_hz, self.sample_rate_hz) for clip in clips],
+            sampling_rate=self.sample_rate_hz,
+            padding=True,
+            return_tensors="pt",
+        )
+        audio = features["input_ids"] == self.audio_token_id
+        return AudioPrompts(features, features["attention_mask"].bool(), audio)
+
+
+class AudioLLM:
+    """A model that hears: what the pipeline needs of it, and nothing else.
+
+    ``layers`` are the decoder layers, indexed from 0; ``prompter`` makes their input.
+    """
+
+    def __init__(self, model: nn.Module, prompter: AudioPrompter, name: str) -> None:
+        self.model: Any = model.eval()
+        self.prompter = prompter
+        self.name = name
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -52,39 +94,6 @@ class AudioLLM:
         """Width of the residual stream."""
         return self.model.config.get_text_config().hidden_size
 
-    @property
-    def sample_rate_hz(self) -> int:
-        """The rate at which the model hears."""
-        return self.processor.feature_extractor.sampling_rate
-
-    @property
-    def window_s(self) -> float:
-        """The longest clip that the model hears whole, in seconds."""
-        return float(self.processor.feature_extractor.chunk_length)
-
-    def prepare(self, clips: Sequence[Clip], prompts: Sequence[str] | None = None) -> AudioPrompts:
-        """Put clips and questions into the model's chat template; without questions the user's text is empty.
-
-        Pure of the model, so that it can run in a data loader's workers.
-        """
-        texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "audio", "audio": ""}, {"type": "text", "text": prompt}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for prompt in prompts or [""] * len(clips)
-        ]
-        features = self.processor(
-            text=texts,
-            audio=[resample(clip.waveform, clip.sample_rate_hz, self.sample_rate_hz) for clip in clips],
-            sampling_rate=self.sample_rate_hz,
-            padding=True,
-            return_tensors="pt",
-        )
-        audio = features["input_ids"] == self.model.config.audio_token_id
-        return AudioPrompts(features, features["attention_mask"].bool(), audio)
-
     @torch.inference_mode()
     def capture(self, clips: Sequence[Clip] | AudioPrompts, layers: Sequence[int]) -> dict[int, list[Tensor]]:
         """Return the residual stream after each wanted layer at every clip's audio tokens, from one partial pass.
@@ -100,7 +109,7 @@ class AudioLLM:
                 raise UserError(
                     f"layer {layer} does not exist in {self.name!r}: it has layers 0 to {len(self.layers) - 1}"
                 )
-        batch = clips if isinstance(clips, AudioPrompts) else self.prepare(clips)
+        batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips)
         with stop_after(self.layers, tuple(layers)) as captured:
             self.model(**batch.features.to(self.device), use_cache=False)
         audio = batch.audio.to(self.device)
@@ -111,11 +120,27 @@ class AudioLLM:
         self, clips: Sequence[Clip] | AudioPrompts, prompts: Sequence[str] | None = None, max_new_tokens: int = 64
     ) -> list[str]:
         """Answer one question about each clip, greedily, and return the answers without special tokens."""
-        batch = clips if isinstance(clips, AudioPrompts) else self.prepare(clips, prompts)
+        batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips, prompts)
         features = batch.features.to(self.device)
         tokens = self.model.generate(**features, max_new_tokens=max_new_tokens, do_sample=False)
         new = tokens[:, features["input_ids"].shape[1] :]
-        return [answer.strip() for answer in self.processor.batch_decode(new, skip_special_tokens=True)]
+        return [answer.strip() for answer in self.prompter.processor.batch_decode(new, skip_special_tokens=True)]
+
+
+def load_prompter(model: str = EMBEDDED) -> AudioPrompter:
+    """Load what makes a model's input, without its weights.
+
+    Raises:
+        UserError: if the folder or id cannot be loaded, or is not an AudioLLM.
+    """
+    with _explained(model):
+        config = AutoConfig.from_pretrained(_source(model))
+        if getattr(config, "audio_token_id", None) is None:
+            raise UserError(
+                f"model {model!r} ({config.model_type}) is no AudioLLM: it has no audio token. "
+                "Give a Qwen2-Audio-class model, a local folder or a hub id"
+            )
+        return AudioPrompter(AutoProcessor.from_pretrained(_source(model)), config.audio_token_id)
 
 
 def load_audiollm(model: str = EMBEDDED, *, device: str = "cpu", dtype: str = "auto") -> AudioLLM:
@@ -126,19 +151,23 @@ def load_audiollm(model: str = EMBEDDED, *, device: str = "cpu", dtype: str = "a
     Raises:
         UserError: if the folder or id cannot be loaded, or is not an AudioLLM.
     """
-    source = str(Path(__file__).parent / "embedded") if model == EMBEDDED else model
+    prompter = load_prompter(model)
+    with _explained(model):
+        weights = AutoModelForMultimodalLM.from_pretrained(_source(model), dtype=dtype, use_safetensors=True)
+    return AudioLLM(weights.to(device), prompter, model)
+
+
+def _source(model: str) -> str:
+    return str(Path(__file__).parent / "embedded") if model == EMBEDDED else model
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    """Turn what transformers raises over a bad folder or id into one line."""
     try:
-        config = AutoConfig.from_pretrained(source)
-        if getattr(config, "audio_token_id", None) is None:
-            raise UserError(
-                f"model {model!r} ({config.model_type}) is no AudioLLM: it has no audio token. "
-                "Give a Qwen2-Audio-class model, a local folder or a hub id"
-            )
-        processor = AutoProcessor.from_pretrained(source)
-        weights = AutoModelForMultimodalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        yield
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"model {model!r} cannot be loaded ({reason}): give a local folder or a hub id of an AudioLLM"
         ) from error
-    return AudioLLM(weights.to(device), processor, model)

@@ -1,7 +1,7 @@
 """Forward hooks on decoder layers: read a layer's output, replace it, stop the pass after the deepest one wanted."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from jaxtyping import Float
@@ -13,7 +13,7 @@ class _DeepestLayerReached(Exception):  # noqa: N818  a signal, not an error
 
 
 def _hidden(output: Any) -> Tensor:
-    """Return the hidden states of a layer's output, which is a tensor or, in older models, a tuple that starts with one."""
+    """Return the hidden states of a layer's output: a tensor or, in older models, a tuple that starts with one."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -53,7 +53,5 @@ def stop_after(layers: nn.ModuleList, wanted: tuple[int, ...]) -> Iterator[dict[
     with ExitStack() as hooks:
         for index in wanted:
             hooks.callback(layers[index].register_forward_hook(reader(index)).remove)
-        try:
+        with suppress(_DeepestLayerReached):
             yield captured
-        except _DeepestLayerReached:
-            pass

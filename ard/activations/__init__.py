@@ -1,0 +1,17 @@
+"""Stage 3: activations of many clips, several layers in one pass, into shards with a manifest, and back as a stream."""
+
+from ard.activations.callback import ActivationWriter
+from ard.activations.datamodule import ActivationDataModule, ClipDataModule, ProbeBatch
+from ard.activations.module import Extraction
+from ard.activations.store import Manifest, read_manifest, stored_ids
+
+__all__ = [
+    "ActivationDataModule",
+    "ActivationWriter",
+    "ClipDataModule",
+    "Extraction",
+    "Manifest",
+    "ProbeBatch",
+    "read_manifest",
+    "stored_ids",
+]

@@ -1,0 +1,15 @@
+"""Stage 9a: named concepts against the labels of clips that nothing was trained on (Sec. 4, Table 1)."""
+
+from ard.evaluation.callback import FindLabels, MatchLabels
+from ard.evaluation.functional import auroc, average_precision, hungarian, precision_recall_f1_map
+from ard.evaluation.metric import ConceptMatching
+
+__all__ = [
+    "ConceptMatching",
+    "FindLabels",
+    "MatchLabels",
+    "auroc",
+    "average_precision",
+    "hungarian",
+    "precision_recall_f1_map",
+]

@@ -1,0 +1,6 @@
+"""Stage 7: how monosemantic a feature is (Sec. 2.3, Eq. 3 and 4), and the top-C."""
+
+from ard.monosemanticity.callback import ScoreMonosemanticity, Selection, read_selections
+from ard.monosemanticity.functional import monosemanticity
+
+__all__ = ["ScoreMonosemanticity", "Selection", "monosemanticity", "read_selections"]

@@ -1,0 +1,87 @@
+"""Names without a large language model: the phrase on which the captions agree and which CLAP finds in the clips."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ard.embedding import Clap
+
+# Words that carry no sound: a phrase neither starts nor ends with one.
+EMPTY_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "the",
+        "to",
+        "with",
+    ]
+)
+LONGEST_PHRASE = 6
+
+
+class Name(NamedTuple):
+    """A concept's name and the evidence for it; ``name`` is None where the captions agree on nothing."""
+
+    name: str | None
+    candidates: list[str]  # the phrases it was chosen from, best first
+    agreement: float  # share of the captions that contain it
+    clap: float  # mean cosine between the name and the clips of H^k
+
+
+class Namer(Protocol):
+    """Whatever makes one name from the captions of a feature's most representative clips."""
+
+    def __call__(self, captions: Sequence[str], clips: Float[Tensor, "p d"]) -> Name:
+        """Name a feature from the captions and the embeddings of H^k."""
+        ...
+
+
+class ConsensusNamer:
+    """Name a feature by the phrase that most of its captions share and that CLAP finds closest to its clips.
+
+    It stands in for the paper's Llama-3-70B-Instruct. A phrase that fewer than half of the captions share, or only
+    one of them, is no consensus.
+
+    Args:
+        clap: the space in which phrases and clips are compared.
+    """
+
+    def __init__(self, clap: Clap) -> None:
+        self.clap = clap
+
+    def __call__(self, captions: Sequence[str], clips: Float[Tensor, "p d"]) -> Name:
+        """Choose among the phrases of highest agreement the one closest to the clips."""
+        counts = Counter(phrase for caption in captions for phrase in phrases(caption))
+        agreed = max(counts.values(), default=0)
+        if agreed < max(2, len(captions) / 2):
+            return Name(None, [], 0.0, float("nan"))
+        shared = sorted(phrase for phrase, count in counts.items() if count == agreed)
+        closeness = self.clap.text(shared) @ normalize(clips.sum(dim=0), dim=0)
+        ranked = [shared[index] for index in closeness.argsort(descending=True, stable=True).tolist()]
+        return Name(ranked[0], ranked[:8], agreed / len(captions), float((self.clap.text(ranked[:1]) @ clips.T).mean()))
+
+
+def phrases(caption: str) -> set[str]:
+    """Return the runs of one to six words of a caption that neither start nor end with an empty word."""
+    words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", caption.lower())
+    runs = (words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + LONGEST_PHRASE, len(words)) + 1))
+    return {" ".join(run) for run in runs if not EMPTY_WORDS & {run[0], run[-1]}}
