@@ -1,0 +1,46 @@
+# Everything runs in .venv, which `make setup` makes with plain venv and pip from the pins of requirements.txt.
+
+PYTHON ?= python3
+PRESET ?= demo
+RUN ?= runs/$(PRESET)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check table1 table3 table4 clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## / { printf "  make %-24s %s\n", $$1, $$2 }' Makefile
+	@echo "  (PRESET=$(PRESET): tables are made for this preset, in $(RUN))"
+
+setup: $(STAMP) ## make .venv and install the pinned packages (instant the second time)
+
+demo: $(STAMP) ## the whole method on the embedded default: Tables 1, 3, 4 in miniature and the report
+	$(BIN)/ard demo --out runs/demo
+
+test: $(STAMP) ## the tests
+	$(BIN)/pytest -n 2
+
+check: $(STAMP) ## lint, format, types and the direction of imports: what pre-commit and CI run
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+table1 table3 table4: table%: $(STAMP) ## one table of the paper, for PRESET
+	$(BIN)/ard table $* --preset $(PRESET) --out $(RUN)
+
+clean: ## remove .venv and the caches (never runs/)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find ard experiments tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# pip's own lines stay visible: the first install takes minutes and must not look as if it hung.
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "ard needs Python 3.11 or newer, and there is no '$(PYTHON)' here: \
+	install it, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ard needs Python 3.11 or newer, and \
+	'$(PYTHON)' is $$($(PYTHON) -V 2>&1): name a newer one: make setup PYTHON=/path/to/python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -r requirements.txt
+	$(BIN)/pip install --no-deps -e .
+	@touch $(STAMP)
