@@ -1,0 +1,10 @@
+"""Stage 10: result files of a run -> tables (JSON, Markdown, LaTeX, terminal, logger) and the HTML concept report.
+
+Reads only files, so a report can be made long after the run, on a machine without the model.
+"""
+
+from ard.reports.html import write_report
+from ard.reports.table import Table, render_table
+from ard.reports.tables import build_tables, log_tables, write_tables
+
+__all__ = ["Table", "build_tables", "log_tables", "render_table", "write_report", "write_tables"]

@@ -1,0 +1,178 @@
+"""The concept report: one static HTML page of a run, which works offline and from ``file://``."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pyarrow.parquet as pq
+
+from ard.reports.run import Run
+from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
+from ard.reports.table import interval_text, paper_text, value_text
+from ard.reports.tables import build_tables
+from ard.types import Figure, git_commit
+
+NUM_SHOWN = 200
+"""A page of more concepts than this is slow to open; the rest are in concepts.parquet."""
+
+EVALUATIONS = ("matching", "monosemanticity", "steering", "label_auroc")
+
+
+class ClipCard(NamedTuple):
+    """One clip of a concept: what the AudioLLM said of it (``heard``), and what is known of it (``known``)."""
+
+    id: str
+    heard: str | None
+    known: str | None
+    duration_s: float | None
+    sound: Sound | None
+
+
+class ConceptCard(NamedTuple):
+    """One concept: its numbers (None where there are none) and its most and least representative clips, best first."""
+
+    feature: int
+    layer: int
+    name: str | None
+    m: float | None
+    n_active: int
+    agreement: float | None
+    clap: float | None
+    candidates: list[str]
+    top: list[ClipCard]
+    bottom: list[ClipCard]
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report/index.html`` of a run's folder, with the audio of the clips it shows, and return its path.
+
+    Raises :class:`ard.types.UserError` where the folder is no run's. Whatever else is missing is said on the page.
+    """
+    about = Run.load(run)
+    features = _rows(about.own_folder / "concepts.parquet")
+    clips = {str(row["id"]): row for row in _rows(run / "clips.parquet")}
+    selected = sorted((row for row in features if row["selected"]), key=_descending_m)
+    shown = selected[:NUM_SHOWN]
+    wanted = dict.fromkeys(
+        clip_id for row in shown for side in ("top_ids", "bottom_ids") for clip_id in row[side] or ()
+    )
+    report = run / "report"
+    shutil.rmtree(report / "audio", ignore_errors=True)
+    sounds = copy_sounds(run / "audio", wanted, report / "audio")
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            run=about,
+            written=datetime.now(UTC),
+            version=version("ard-audio"),
+            commit=git_commit(),
+            tables=build_tables(run),
+            concepts=[_concept(row, clips, sounds) for row in shown],
+            clips=clips,
+            num_features=len(features),
+            num_dead=sum(_number(row["m"]) is None for row in features),
+            num_selected=len(selected),
+            waveforms=sounds.values(),
+            bars=NUM_BARS,
+            height=HEIGHT,
+            truth=_truth(about),
+            failures=_failures(run),
+            choices=_choices(about),
+        )
+    )
+    partial = report / "index.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, report / "index.html")
+    return report / "index.html"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ard.reports", "template"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"value": value_text, "interval": interval_text, "paper": paper_text, "fixed": _fixed}
+    return environment
+
+
+def _fixed(number: float | None, digits: int = 2) -> str:
+    return "–" if number is None else f"{number:.{digits}f}"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist() if path.is_file() else []
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _descending_m(row: Mapping[str, Any]) -> tuple[bool, float, int]:
+    m = _number(row["m"])
+    return m is None, -(m or 0.0), row["feature"]
+
+
+def _concept(row: Mapping[str, Any], clips: Mapping[str, Any], sounds: Mapping[str, Sound]) -> ConceptCard:
+    top, bottom, captions = row["top_ids"] or [], row["bottom_ids"] or [], row["captions"] or []
+    heard = [*captions, *[None] * len(top)]
+    return ConceptCard(
+        feature=row["feature"],
+        layer=row["layer"],
+        name=row["name"],
+        m=_number(row["m"]),
+        n_active=row["n_active"],
+        agreement=_number(row["agreement"]),
+        clap=_number(row["clap"]),
+        candidates=row["candidates"] or [],
+        top=[_clip(clip_id, said, clips, sounds) for clip_id, said in zip(top, heard, strict=False)],
+        bottom=[_clip(clip_id, None, clips, sounds) for clip_id in bottom],
+    )
+
+
+def _clip(clip_id: str, heard: str | None, clips: Mapping[str, Any], sounds: Mapping[str, Sound]) -> ClipCard:
+    row = clips.get(clip_id, {})
+    known = row.get("caption") or ", ".join(row.get("labels") or ()) or None
+    return ClipCard(clip_id, heard, known, _number(row.get("duration_s")), sounds.get(clip_id))
+
+
+class Truth(NamedTuple):
+    """How well single features find the labels: figures over all labels, and each label's best feature and AUROC."""
+
+    figures: list[tuple[str, Figure]]
+    labels: list[tuple[str, float | None, int | None]]
+
+
+def _truth(run: Run) -> Truth | None:
+    results = run.results("label_auroc", [run.layer], [run.expansion])
+    rows = [(result, row) for result in results for row in result.rows if row.expansion is not None]
+    if not rows:
+        return None
+    result, row = rows[0]
+    per_label = result.details.get("per_label", {})
+    labels = [(label, _number(found.get("auroc")), found.get("feature")) for label, found in per_label.items()]
+    return Truth(
+        figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
+        labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),
+    )
+
+
+def _failures(run: Path) -> list[Mapping[str, str]]:
+    path = run / "failures.json"
+    return json.loads(path.read_text())["failures"] if path.is_file() else []
+
+
+def _choices(run: Run) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    for evaluation in EVALUATIONS:
+        for result in run.results(evaluation, [run.layer], [run.expansion])[-1:]:
+            yield evaluation.replace("_", " "), result.choices

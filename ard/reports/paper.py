@@ -1,0 +1,80 @@
+"""The paper's figures, as printed (arXiv 2602.22253, Tables 1, 3 and 4), and its order of methods and of shifts."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Printed(NamedTuple):
+    """One figure as the paper prints it, with what it prints after the plus-minus sign, if anything."""
+
+    value: float
+    plus_minus: float | None = None
+
+
+LAYER, EXPANSION = 26, 8
+"""Where the paper measures unless it says otherwise."""
+
+LAYERS = (5, 16, 26)
+
+METHODS = ("No SAE", "SAE, no clamp", "Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
+"""The order of rows; the first two are controls of ours."""
+
+METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
+
+TABLE1: Mapping[tuple[str, int], Mapping[str, Printed]] = {
+    (method, layer): {
+        metric: Printed(*(printed if isinstance(printed, tuple) else (printed,)))
+        for metric, printed in zip(METRICS, figures, strict=True)
+    }
+    for method, layer, figures in (
+        ("Poly. Feats.", 26, (1.14, 0.05, 0.20, 0.08, 0.05)),
+        ("Rand. Rep.", 26, ((2.13, 0.08), (0.11, 0.05), (0.23, 0.06), (0.15, 0.04), (0.10, 0.05))),
+        ("Mean Act.", 26, (4.76, 0.42, 0.42, 0.42, 0.36)),
+        ("Coverage", 26, (5.28, 0.46, 0.44, 0.45, 0.39)),
+        ("AR&D", 5, (9.17, 0.48, 0.51, 0.49, 0.47)),
+        ("AR&D", 16, (9.31, 0.52, 0.58, 0.55, 0.53)),
+        ("AR&D", 26, (9.33, 0.55, 0.65, 0.60, 0.58)),
+    )
+}
+"""By method and layer."""
+
+TABLE1_MS_NOTE = (
+    "The paper's MS of AR&D in its Table 1 (9.17, 9.31, 9.33 at layers 5, 16, 26) is the layer-26 column of its "
+    "Table 4 (e = 4, 8, 16); there, e = 8 has 7.01, 7.85 and 9.31 at the three layers. Both are shown as printed; "
+    "Table 4 is the one to trust."
+)
+
+SHIFTS = (("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male"))
+
+TABLE3: Mapping[str, Mapping[tuple[str, str], Printed]] = {
+    method: {shift: Printed(figure) for shift, figure in zip(SHIFTS, figures, strict=True)}
+    for method, figures in (
+        ("Poly. Feats.", (0.13, 0.08, 0.04, 0.09)),
+        ("AR&D", (0.75, 0.68, 0.47, 0.61)),
+    )
+}
+"""By method and shift."""
+
+TABLE4: Mapping[tuple[str, int | None], Mapping[int, Printed]] = {
+    (method, expansion): {layer: Printed(figure) for layer, figure in zip(LAYERS, figures, strict=True)}
+    for method, expansion, figures in (
+        ("Poly. Feats.", None, (0.68, 1.02, 1.14)),
+        ("AR&D", 4, (6.86, 7.34, 9.17)),
+        ("AR&D", 8, (7.01, 7.85, 9.31)),
+        ("AR&D", 16, (7.06, 7.89, 9.33)),
+    )
+}
+"""By method and expansion factor, then by layer."""
+
+
+def counterparts(layers: tuple[int, ...], main: int) -> dict[int, int]:
+    """Say beside which layer of the paper each layer of a run stands.
+
+    The paper's own layers stand beside themselves; three others of which ``main`` is the deepest beside the paper's
+    three, by depth. In any other run only ``main`` has a counterpart, the paper's 26.
+    """
+    if set(layers) <= set(LAYERS):
+        return {layer: layer for layer in layers}
+    if len(layers) == len(LAYERS) and main == max(layers):
+        return dict(zip(sorted(layers), LAYERS, strict=True))
+    return {main: LAYER}

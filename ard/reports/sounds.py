@@ -1,0 +1,75 @@
+"""The clips that a report shows: their audio, copied out of the shards, and their waveforms as SVG paths."""
+
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
+NUM_BARS = 96
+HEIGHT = 40
+
+
+class Sound(NamedTuple):
+    """One clip's audio in the report: its key there, its file in ``audio/``, and its waveform as the path of an SVG."""
+
+    key: str
+    file: str
+    path: str
+
+
+def copy_sounds(shards: Path, wanted: Collection[str], out: Path) -> dict[str, Sound]:
+    """Copy the audio of the wanted clips from the shards under a folder, as it is, and draw each waveform.
+
+    A clip that no shard holds, or whose audio cannot be read, is left out. Files are numbered: a clip's id may hold
+    anything, a file's name may not.
+    """
+    numbers = {clip_id: number for number, clip_id in enumerate(wanted)}
+    sounds: dict[str, Sound] = {}
+    out.mkdir(parents=True, exist_ok=True)
+    for shard in sorted(shards.rglob("*.tar")):
+        for clip_id, suffix, audio in _samples(shard, numbers.keys() - sounds.keys()):
+            try:
+                samples, _ = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)
+            except soundfile.SoundFileError:
+                continue
+            key = f"{numbers[clip_id]:04d}"
+            (out / (key + suffix)).write_bytes(audio)
+            sounds[clip_id] = Sound(key, key + suffix, waveform_path(samples.mean(axis=1)))
+        if len(sounds) == len(numbers):
+            break
+    return sounds
+
+
+def waveform_path(samples: Float[np.ndarray, " samples"]) -> str:
+    """Draw a clip as ``NUM_BARS`` upright bars in a box of width 2 ``NUM_BARS`` and height ``HEIGHT``.
+
+    A bar is the peak of its stretch of time, under a square root so that the quiet parts show, relative to the clip's
+    own peak. Silence is a row of dots.
+    """
+    edges = np.linspace(0, len(samples), NUM_BARS + 1).astype(int)
+    peaks = np.array([np.abs(samples[a:b]).max(initial=0) for a, b in itertools.pairwise(edges)])
+    heights = np.sqrt(peaks / max(peaks.max(initial=0), 1e-9)) * (HEIGHT / 2 - 1)
+    bars = (f"M{2 * i + 1} {HEIGHT / 2 - h:.1f}v{2 * h:.1f}" for i, h in enumerate(np.maximum(heights, 0.3)))
+    return "".join(bars)
+
+
+def _samples(shard: Path, wanted: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield id, suffix and audio of the wanted clips of a shard; the JSON beside the audio says the id."""
+    with tarfile.open(shard) as tar:
+        members = {member.name: member for member in tar if member.isfile()}
+        for name, member in members.items():
+            if not name.endswith(".json") or (known := tar.extractfile(member)) is None:
+                continue
+            clip_id = json.loads(known.read()).get("id")
+            stem = name.removesuffix(".json")
+            suffix = next((suffix for suffix in SUFFIXES if stem + suffix in members), None)
+            if clip_id in wanted and suffix and (audio := tar.extractfile(members[stem + suffix])):
+                yield clip_id, suffix, audio.read()

@@ -1,0 +1,151 @@
+"""A table as it is printed, and its forms: for the terminal, for Markdown, for LaTeX."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import rich.box
+import rich.table
+from rich.text import Text
+
+from ard.reports.paper import Printed
+from ard.types import Figure
+
+
+class Cell(NamedTuple):
+    """One place of a printed table: this run's figure and the paper's, either of which may be missing."""
+
+    ours: Figure | None = None
+    paper: Printed | None = None
+
+
+class Line(NamedTuple):
+    """One line of a printed table: what it is called (a text for each of ``stub_heads``), and its cells."""
+
+    stub: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's tables, as printed (``lines``, in the paper's layout) and as data (``rows``, for JSON).
+
+    Every one of ``heads`` is two columns: this run's figure, then the paper's under the head in ``paper_heads``.
+    A table that the run measured nothing of has no lines, and a note that says why.
+    """
+
+    number: int
+    preset: str
+    title: str
+    stub_heads: tuple[str, ...]
+    heads: tuple[str, ...]
+    paper_heads: tuple[str, ...]
+    lines: tuple[Line, ...]
+    rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def caption(self) -> str:
+        """The table's number and title."""
+        return f"Table {self.number}. {self.title}"
+
+
+def value_text(figure: Figure | None) -> str:
+    """Return a figure with two decimals, as the paper prints them; a dash where there is none."""
+    return "–" if figure is None or not math.isfinite(figure.value) else f"{figure.value:.2f}"
+
+
+def interval_text(figure: Figure | None) -> str:
+    """Return the 95 % interval of a figure; nothing where there is none."""
+    if figure is None or not all(map(math.isfinite, (figure.value, figure.low, figure.high))):
+        return ""
+    return f"[{figure.low:.2f}, {figure.high:.2f}]"
+
+
+def paper_text(printed: Printed | None) -> str:
+    """Return a figure of the paper as it is printed there; a dash where it has none."""
+    if printed is None:
+        return "–"
+    return f"{printed.value:.2f}" + (f" ± {printed.plus_minus:.2f}" if printed.plus_minus is not None else "")
+
+
+def render_table(table: Table) -> rich.table.Table:
+    """Lay a table out for the terminal, within 80 columns: under each figure its interval, then the paper's figure."""
+    grid = rich.table.Table(
+        title=Text(table.caption, "bold"),
+        title_justify="left",
+        caption=Text("\n".join(table.notes), "dim") if table.lines else None,
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        show_header=bool(table.lines),
+        pad_edge=False,
+    )
+    if not table.lines:
+        grid.add_row(Text("\n".join(table.notes), "dim"))
+        return grid
+    for head in table.stub_heads:
+        grid.add_column(head)
+    for head in table.heads:
+        grid.add_column(head, justify="right")
+    for line in table.lines:
+        blank = [""] * (len(line.stub) - 1)
+        grid.add_row(*line.stub, *(Text(value_text(cell.ours), "bold") for cell in line.cells))
+        # without brackets and spaces, so that five figures and a method fit 80 columns
+        spans = (interval_text(cell.ours).strip("[]").replace(", ", "–") for cell in line.cells)
+        grid.add_row("", *blank, *spans, style="dim")
+        if any(cell.paper for cell in line.cells):
+            theirs = (paper_text(cell.paper).replace(" ", "") for cell in line.cells)
+            grid.add_row("  paper", *blank, *theirs, style="dim italic")
+    return grid
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown: after every column of this run's the paper's."""
+    heads = [*table.stub_heads, *(text for pair in zip(table.heads, table.paper_heads, strict=True) for text in pair)]
+    rule = ["---"] * len(table.stub_heads) + ["---:"] * (2 * len(table.heads))
+    lines = [heads, rule, *([*line.stub, *_pairs(line)] for line in table.lines)]
+    grid = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    notes = "\n".join(f"- {note}" for note in table.notes)
+    return f"**{table.caption}**\n\n{grid}\n\n{notes}\n"
+
+
+def latex(table: Table) -> str:
+    """Return a table as LaTeX, for the package booktabs: after every column of this run's the paper's in italics."""
+    heads = [*map(_tex, table.stub_heads)]
+    for head, theirs in zip(table.heads, table.paper_heads, strict=True):
+        heads += [_tex(head), rf"\textit{{{_tex(theirs)}}}"]
+    body = [heads, *([*map(_tex, line.stub), *map(_tex, _pairs(line))] for line in table.lines)]
+    rows = [" & ".join(line) + r" \\" for line in body]
+    columns = "l" * len(table.stub_heads) + "r" * (2 * len(table.heads))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(table.title)}. {_tex(' '.join(table.notes))}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _pairs(line: Line) -> list[str]:
+    ours = [f"{value_text(cell.ours)} {interval_text(cell.ours)}".strip() for cell in line.cells]
+    return [text for pair in zip(ours, (paper_text(cell.paper) for cell in line.cells), strict=True) for text in pair]
+
+
+_TEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"→": r"$\rightarrow$", "±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "≥": r"$\geq$", "×": r"$\times$"},
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)

@@ -1,0 +1,190 @@
+"""The report: what a reader finds on the page, with anything in a clip's id, and with files missing."""
+
+import html.parser
+import math
+import re
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from ard.reports import html as report_html
+from ard.reports import write_report
+from ard.reports.sounds import HEIGHT, NUM_BARS, waveform_path
+from ard.types import UserError
+
+from .conftest import NASTY, concept, write_concepts
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.source = path.read_text()
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.words.append(data)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def all(self, tag, **wanted):
+        return [found for name, found in self.tags if name == tag and wanted.items() <= found.items()]
+
+
+def test_the_page_says_what_was_run(run):
+    path = write_report(run)
+    assert path == run / "report/index.html"
+    text = Page(path).text
+    for words in (
+        "tiny <model>",
+        "Simulated clips & nothing else.",
+        "demo, 3",
+        "1 of 3",
+        "UTC",
+        "ard 0.1.0",
+        "3, e = 8",
+    ):
+        assert words in text
+
+
+def test_concepts_are_sorted_by_m_and_dead_ones_are_left_out(run):
+    page = Page(write_report(run))
+    cards = page.all("article")
+    assert [card["data-feature"] for card in cards] == ["7", "5"]
+    assert [card["data-m"] for card in cards] == ["9.25", "1.5"]
+    assert cards[0]["data-name"] == "dog & <bark>"
+    for words in ("9.25", "active in 8 of 4 clips", "agreement 0.75", "Considered: dog · bark", "a dog barks"):
+        assert words in page.text
+    assert "nan" not in page.text.lower().split()
+    assert "None" not in page.text
+
+
+def test_every_clip_shown_has_its_audio_and_no_other(run):
+    page = Page(write_report(run))
+    players = page.all("audio")
+    assert len(players) == 8
+    assert all(player["preload"] == "none" for player in players)
+    shown = {player["src"] for player in players}
+    assert shown == {f"audio/{path.name}" for path in (run / "report/audio").iterdir()}
+    waves = {found["id"] for found in page.all("path") if "id" in found}
+    assert {use["href"].removeprefix("#") for use in page.all("use")} == waves
+    with tarfile.open(run / "audio/probe/000000.tar") as tar:
+        original = tar.extractfile("000000.flac").read()
+    assert original in [path.read_bytes() for path in (run / "report/audio").iterdir()]
+
+
+def test_all_text_is_escaped(run):
+    page = Page(write_report(run))
+    assert "<script>alert(1)</script>" in page.text
+    assert len(page.all("script")) == 1
+    assert not page.all("b", **{"&\"'": None})
+    assert "<i>rain</i>" in page.text
+    for clip_id in NASTY:
+        assert clip_id in page.text
+    assert "broken <1>.wav" in page.text
+    assert "empty & silent" in page.text
+
+
+def test_nothing_is_fetched_from_elsewhere(run):
+    page = Page(write_report(run))
+    links = [found.get(key) for _, found in page.tags for key in ("src", "href") if found.get(key)]
+    assert all(link.startswith(("#", "audio/")) for link in links)
+    assert not re.search(r"@import|url\(|https?://", page.source)
+
+
+def test_controls_have_names(run):
+    page = Page(write_report(run))
+    assert all(button["aria-label"] for button in page.all("button"))
+    assert "lang" in page.all("html")[0]
+    ids = [found["id"] for _, found in page.tags if "id" in found]
+    assert len(ids) == len(set(ids))
+    assert {link["href"] for link in page.all("a")} <= {f"#{name}" for name in ids}
+
+
+def test_tables_and_truth_are_on_the_page(run):
+    page = Page(write_report(run))
+    text = page.text
+    for words in ("Table 1. Evaluation", "Table 3.", "Table 4.", "[0.40, 0.60]", "2.13 ± 0.08", "share found", "0.97"):
+        assert words in text
+    assert {"href": "#feature-7"} in page.all("a")
+    assert "gamma" in text
+
+
+def test_only_so_many_concepts_are_shown(run, monkeypatch):
+    monkeypatch.setattr(report_html, "NUM_SHOWN", 1)
+    page = Page(write_report(run))
+    assert len(page.all("article")) == 1
+    assert "The 1 of highest m are shown, of 2" in page.text
+
+
+def test_a_bare_run_still_has_a_page(run):
+    for name in ("layer-3", "layer-1", "layer-2", "audio"):
+        shutil.rmtree(run / name)
+    (run / "clips.parquet").unlink()
+    (run / "failures.json").unlink()
+    text = Page(write_report(run)).text
+    for words in ("no matching.json", "concepts.parquet is missing", "every clip was used", "no result files"):
+        assert words in text
+
+
+def test_missing_audio_numbers_and_names_are_said(run):
+    shutil.rmtree(run / "audio")
+    empty = {"name": None, "captions": None, "candidates": None, "agreement": math.nan, "top_ids": ["unknown"]}
+    write_concepts(run, [concept(5, 2.0, NASTY, **empty)])
+    page = Page(write_report(run))
+    assert not page.all("audio")
+    for words in ("unnamed", "no audio in this run's shards", "unknown"):
+        assert words in page.text
+
+
+def test_writing_again_leaves_no_old_audio(run):
+    write_report(run)
+    write_concepts(run, [concept(5, 2.0, NASTY, bottom_ids=[])])
+    write_report(run)
+    assert len(list((run / "report/audio").iterdir())) == 2
+    assert not list(run.rglob("*.partial"))
+
+
+def test_unreadable_audio_is_left_out(run):
+    shard = run / "audio/probe/000000.tar"
+    with tarfile.open(shard) as tar:
+        tar.extractall(run / "unpacked", filter="data")
+    (run / "unpacked/000001.flac").write_bytes(b"not audio")
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted((run / "unpacked").iterdir()):
+            tar.add(path, path.name)
+    assert len(Page(write_report(run)).all("audio")) == 6
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no run.json"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 50, 16000])
+def test_a_waveform_stays_in_its_box(num_samples):
+    rng = np.random.default_rng(num_samples)
+    bars = re.findall(r"M(\d+) ([\d.]+)v([\d.]+)", waveform_path(rng.normal(size=num_samples).astype("float32")))
+    assert len(bars) == NUM_BARS
+    assert all(float(y) >= 0 and float(y) + float(h) <= HEIGHT + 0.1 for _, y, h in bars)
+
+
+def test_a_louder_stretch_is_drawn_taller(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.r_[np.zeros(800), 0.5 * np.ones(800)], 16000)
+    samples, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    heights = [float(h) for h in re.findall(r"v([\d.]+)", waveform_path(samples))]
+    assert max(heights[: NUM_BARS // 2 - 1]) < min(heights[NUM_BARS // 2 + 1 :])

@@ -1,0 +1,208 @@
+"""Tables: this run's figures, the paper's beside them, in the paper's order; what is missing is said."""
+
+import csv
+import io
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from rich.console import Console
+
+from ard.reports import build_tables, log_tables, paper, render_table, write_tables
+from ard.reports.paper import Printed, counterparts
+from ard.reports.run import Run
+from ard.types import Figure, Result, Row, UserError
+
+
+def printed(table, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render_table(table))
+    return console.file.getvalue()
+
+
+def test_the_papers_figures_agree_with_each_other():
+    for (method, layer), figures in paper.TABLE1.items():
+        precision, recall, f1 = (figures[name].value for name in ("precision", "recall", "f1"))
+        assert abs(2 * precision * recall / (precision + recall) - f1) < 0.01, (method, layer)
+    assert paper.TABLE1["Poly. Feats.", 26]["ms"] == paper.TABLE4["Poly. Feats.", None][26]
+    # what the note under Table 1 says of the paper's misprint
+    column = [paper.TABLE4["AR&D", e][26] for e in (4, 8, 16)]
+    assert [paper.TABLE1["AR&D", layer]["ms"] for layer in paper.LAYERS] == column
+    assert paper.TABLE3["AR&D"]["female", "male"] == Printed(0.61)
+
+
+@pytest.mark.parametrize(
+    ("layers", "main", "expected"),
+    [
+        ((3, 1, 2), 3, {1: 5, 2: 16, 3: 26}),
+        ((1, 2, 3), 2, {2: 26}),
+        ((2,), 2, {2: 26}),
+        ((5, 16, 26), 16, {5: 5, 16: 16, 26: 26}),
+        ((16,), 16, {16: 16}),
+    ],
+)
+def test_a_layer_stands_beside_the_papers_by_depth(layers, main, expected):
+    assert counterparts(layers, main) == expected
+
+
+def test_table1_has_the_papers_rows_and_figures(run):
+    write_tables(run)
+    saved = json.loads((run / "tables/table1.json").read_text())
+    assert (saved["table"], saved["preset"], set(saved)) == (1, "demo", {"table", "preset", "rows"})
+    assert [row["method"] for row in saved["rows"]] == list(paper.METHODS[2:])
+    for row in saved["rows"]:
+        assert (row["layer"], row["expansion"]) == (3, None if row["method"] == "Poly. Feats." else 8)
+        assert row["f1"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+        assert set(row) == {"method", "layer", "expansion", "ms", "precision", "recall", "f1", "map", "paper"}
+    assert saved["rows"][-1]["paper"]["f1"] == {"value": 0.60}
+    assert saved["rows"][-1]["paper"]["layer"] == 26
+    assert saved["rows"][1]["paper"]["f1"] == {"value": 0.15, "plus_minus": 0.04}
+
+
+def test_table1_takes_ard_of_every_layer_but_the_baselines_of_the_runs_own(run):
+    figures = {"f1": Figure(0.3, 0.2, 0.4, 9, "share")}
+    rows = tuple(Row(method, 1, 8, figures) for method in ("AR&D", "Coverage"))
+    Result("matching", rows, {}, 0, 0.0).save(run / "layer-1/e8/matching.json")
+    table = build_tables(run, [1])[0]
+    assert [line.stub[0] for line in table.lines][-3:] == ["Coverage", "AR&D (l = 1)", "AR&D (l = 3)"]
+    assert table.rows[-2]["paper"]["f1"] == {"value": 0.49}
+    assert "precision" not in table.rows[-2]
+
+
+def test_table3_has_controls_first_and_the_papers_shifts(run):
+    saved = json.loads((write_tables(run) and run / "tables/table3.json").read_text())
+    shifts = [(row["source"], row["target"]) for row in saved["rows"]]
+    assert shifts == list(paper.SHIFTS) * 4
+    assert [row["method"] for row in saved["rows"][::4]] == ["No SAE", "SAE, no clamp", "Poly. Feats.", "AR&D"]
+    assert saved["rows"][0]["sensitivity"]["value"] == 0.5
+    assert "paper" not in saved["rows"][0]
+    assert [row["paper"]["sensitivity"]["value"] for row in saved["rows"][-4:]] == [0.75, 0.68, 0.47, 0.61]
+    assert build_tables(run, [3])[0].heads[0] == "Neutral → Happy"
+
+
+def test_table4_is_layers_by_expansions(run):
+    saved = json.loads((write_tables(run) and run / "tables/table4.json").read_text())
+    where = [(row["method"], row["expansion"], row["layer"]) for row in saved["rows"]]
+    assert where == [("Poly. Feats.", None, layer) for layer in (1, 2, 3)] + [
+        ("AR&D", e, layer) for e in (4, 8, 16) for layer in (1, 2, 3)
+    ]
+    for row in saved["rows"]:
+        assert row["ms"]["value"] == pytest.approx(row["layer"] + (row["expansion"] or 0) / 100)
+    assert [row["paper"]["ms"]["value"] for row in saved["rows"]] == [
+        *(0.68, 1.02, 1.14, 6.86, 7.34, 9.17, 7.01, 7.85, 9.31, 7.06, 7.89, 9.33)
+    ]
+    table = build_tables(run, [4])[0]
+    assert table.paper_heads == ("paper, l = 5", "paper, l = 16", "paper, l = 26")
+    assert [line.stub for line in table.lines] == [("Poly. Feats.", "–"), ("AR&D", "4"), ("AR&D", "8"), ("AR&D", "16")]
+
+
+def test_notes_say_what_is_compared_with_what(run):
+    notes = " ".join(build_tables(run, [1])[0].notes)
+    for words in (
+        "tiny <model>; Simulated clips & nothing else; preset demo, layer 3, e = 8.",
+        "Qwen2-Audio-7B-Instruct on real recordings",
+        "not comparable",
+        "7.01, 7.85 and 9.31",
+        "Rand. Rep.: over 10 draws",
+        "Coverage and Mean Act. come close",
+        "95 % interval",
+    ):
+        assert words in notes
+    assert "Not measured" not in notes
+
+
+def test_markdown_and_latex_print_both_sides(run):
+    write_tables(run)
+    markdown = (run / "tables/table1.md").read_text()
+    row = next(line for line in markdown.splitlines() if line.startswith("| Rand. Rep."))
+    assert row.split(" | ")[:3] == ["| Rand. Rep.", "0.20 [0.10, 0.30]", "2.13 ± 0.08"]
+    widths = {line.count("|") for line in markdown.splitlines() if line.startswith("|")}
+    assert widths == {12}
+    latex = (run / "tables/table3.tex").read_text()
+    assert r"AR\&D & 0.50 [0.40, 0.60] & 0.75 &" in latex
+    assert r"Neutral $\rightarrow$ Happy" in latex
+    assert r"95 \% interval" in latex
+    assert not re.search(r"(?<!\\)[%#]|[→±–]", latex)
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert {line.replace(r"\&", "").count("&") for line in body} == {8}
+
+
+def test_the_terminal_shows_it_in_80_columns(run):
+    for table in build_tables(run):
+        text = printed(table)
+        assert max(map(len, text.splitlines())) <= 80
+        assert "paper" in text
+        assert "…" not in text
+    text = printed(build_tables(run, [1])[0])
+    assert "2.13±0.08" in text
+    assert "0.40–0.60" in text
+
+
+def test_a_run_without_labels_leaves_tables_out_and_says_so(run):
+    write_tables(run)
+    for name in ("e8/matching", "poly/matching", "e8/steering"):
+        (run / f"layer-3/{name}.json").unlink()
+    first, third, fourth = write_tables(run)
+    assert (first.lines, third.lines) == ((), ())
+    assert "no matching.json" in first.notes[0]
+    assert "no steering.json" in third.notes[0]
+    assert "Left out" in printed(first)
+    assert fourth.lines
+    assert sorted(path.name for path in (run / "tables").iterdir()) == ["table4.json", "table4.md", "table4.tex"]
+
+
+def test_a_method_that_was_not_measured_is_named(run):
+    (run / "layer-3/poly/matching.json").unlink()
+    table = build_tables(run, [1])[0]
+    assert "Not measured in this run: Poly. Feats." in table.notes
+    assert len(table.lines) == 4
+
+
+def test_nan_is_an_empty_cell_and_null_in_json(run):
+    nothing = Figure(math.nan, math.nan, math.nan, 0, "m")
+    Result("monosemanticity", (Row("AR&D", 1, 4, {"ms": nothing}),), {}, 0, 0.0).save(
+        run / "layer-1/e4/monosemanticity.json"
+    )
+    table = write_tables(run, [4])[0]
+    saved = json.loads((run / "tables/table4.json").read_text())
+    assert saved["rows"][3]["ms"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert (run / "tables/table4.md").read_text().splitlines()[5].startswith("| AR&D | 4 | – | 6.86 |")
+    assert "nan" not in printed(table)
+
+
+def test_any_logger_takes_the_tables(run, tmp_path):
+    tables = build_tables(run)
+    logger = CSVLogger(tmp_path / "logs")
+    log_tables(logger, tables)
+    logger.save()
+    with open(logger.experiment.metrics_file_path) as file:
+        logged = next(csv.DictReader(file))
+    assert float(logged["table1/AR&D/l3/e8/f1"]) == 0.5
+    assert float(logged["table4/Poly. Feats./l2/ms"]) == 2
+    assert float(logged["table3/AR&D/l3/e8/sad-happy/sensitivity"]) == 0.5
+
+
+def test_wandb_gets_tables(run, monkeypatch):
+    logged = {}
+    monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
+    monkeypatch.setattr(
+        WandbLogger, "log_table", lambda self, key, columns, data: logged.update({key: (columns, data)})
+    )
+    log_tables(WandbLogger(), build_tables(run))
+    columns, data = logged["table1"]
+    assert dict(zip(columns, data[-1], strict=True))["paper_f1"] == 0.6
+    assert np.shape(data) == (5, len(columns))
+    assert set(logged) == {"table1", "table3", "table4"}
+
+
+def test_a_folder_that_is_no_run_is_refused(run):
+    with pytest.raises(UserError, match="there is no table 2"):
+        build_tables(run, [2])
+    (run / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no run.json of ard .*preset"):
+        build_tables(run)
+    with pytest.raises(UserError, match=r"holds no run.json: give the --out folder"):
+        Run.load(run / "nowhere")
