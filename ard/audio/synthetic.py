@@ -1,6 +1,7 @@
 """The synthetic corpus: sound events and speech-like voices made on the fly, every clip with its true labels."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -29,6 +30,48 @@ _EVENT_COUNT_SHARES = (0.55, 0.3, 0.15)
 _SPEECH_WITH_EVENT_SHARE = 0.15
 
 
+class Scene(NamedTuple):
+    """What is heard in a clip: its events in canonical order, and the emotion and gender of a speaker if one speaks."""
+
+    num_samples: int
+    events: tuple[str, ...]
+    emotion: str | None = None
+    gender: str | None = None
+
+    @property
+    def caption(self) -> str:
+        """The scene in words, such as ``a man speaking in a happy voice and rain``."""
+        phrases = list(self.events)
+        if self.gender:
+            phrases.insert(0, f"a {_SPEAKERS[self.gender]} speaking in {_article(self.emotion)} {self.emotion} voice")
+        return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Its members of :data:`LABELS`."""
+        spoken = (f"{_SPEAKERS[self.gender]} speaking", f"{self.emotion} voice") if self.gender else ()
+        return (*spoken, *self.events)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, speech_share: float) -> "Scene":
+        """One scene at random."""
+        num_samples = samples(rng.uniform(*_DURATION_S))
+        if rng.random() < speech_share:
+            emotion, gender = str(rng.choice(EMOTIONS)), str(rng.choice(GENDERS))
+            return cls(num_samples, _draw_events(rng, int(rng.random() < _SPEECH_WITH_EVENT_SHARE)), emotion, gender)
+        count = 1 + int(rng.choice(len(_EVENT_COUNT_SHARES), p=_EVENT_COUNT_SHARES))
+        return cls(num_samples, _draw_events(rng, count))
+
+    def render(self, rng: np.random.Generator) -> Signal:
+        """Make it sound: an event behind a voice stays behind it, events among themselves differ by up to 6 dB."""
+        n = self.num_samples
+        sources = [_loud_part_to_one(SYNTHESIZERS[event](rng, n)) * _gain(rng, -3, 3) for event in self.events]
+        if self.gender and self.emotion:
+            voice = _loud_part_to_one(voices.speak(rng, n, self.gender, self.emotion))
+            sources = [voice, *(0.4 * source for source in sources)]
+        return _record(rng, np.sum(sources, axis=0))
+
+
 class SyntheticCorpus(Sequence[Clip]):
     """Clips of 1.5 to 4 s at 16 kHz with true captions, labels, emotions and genders.
 
@@ -52,64 +95,48 @@ class SyntheticCorpus(Sequence[Clip]):
         return self.num_clips
 
     def __iter__(self) -> Iterator[Clip]:
-        return map(self._clip, range(self.num_clips))
+        return map(self.__getitem__, range(self.num_clips))
 
     def __getitem__(self, index: int) -> Clip:  # type: ignore[override]  # no slices: a clip is made, not stored
-        if not -self.num_clips <= index < self.num_clips:
-            raise IndexError(f"clip {index} of {self.num_clips}")
-        return self._clip(index % self.num_clips)
-
-    def _clip(self, index: int) -> Clip:
-        rng = np.random.default_rng([self.seed, crc32(self.split.encode()), index])
-        n = samples(rng.uniform(*_DURATION_S))
-        speech = rng.random() < self.speech_share
-        emotion, gender = (str(rng.choice(EMOTIONS)), str(rng.choice(GENDERS))) if speech else (None, None)
-        events = _draw_events(rng, speech=speech)
-        sources = [_active_rms_to_one(SYNTHESIZERS[event](rng, n)) * _gain(rng, 3.0) for event in events]
-        if emotion and gender:
-            # An event behind a voice stays behind it.
-            voice = _active_rms_to_one(voices.speak(rng, n, gender, emotion))
-            sources = [voice, *(0.4 * source for source in sources)]
+        rng = self._generator(index)
+        scene = Scene.draw(rng, self.speech_share)
         return Clip(
-            id=f"{self.split}-{index:06d}",
-            waveform=_record(rng, np.sum(sources, axis=0)),
+            id=f"{self.split}-{index % self.num_clips:06d}",
+            waveform=scene.render(rng),
             sample_rate_hz=RATE_HZ,
             dataset="synthetic",
-            caption=_caption(events, emotion, gender),
-            labels=_labels(events, emotion, gender),
-            emotion=emotion,
-            gender=gender,
+            caption=scene.caption,
+            labels=scene.labels,
+            emotion=scene.emotion,
+            gender=scene.gender,
         )
 
+    def scene(self, index: int) -> Scene:
+        """What is heard in a clip, without making its sound."""
+        return Scene.draw(self._generator(index), self.speech_share)
 
-def _draw_events(rng: np.random.Generator, *, speech: bool) -> tuple[str, ...]:
-    """Names of different events in canonical order."""
-    if speech:
-        count = int(rng.random() < _SPEECH_WITH_EVENT_SHARE)
-    else:
-        count = 1 + int(rng.choice(len(_EVENT_COUNT_SHARES), p=_EVENT_COUNT_SHARES))
+    def _generator(self, index: int) -> np.random.Generator:
+        if not -self.num_clips <= index < self.num_clips:
+            raise IndexError(f"clip {index} asked of a corpus of {self.num_clips}: give a smaller index")
+        return np.random.default_rng([self.seed, crc32(self.split.encode()), index % self.num_clips])
+
+
+def _article(word: str | None) -> str:
+    return "an" if word and word[0] in "aeiou" else "a"
+
+
+def _draw_events(rng: np.random.Generator, count: int) -> tuple[str, ...]:
     return tuple(EVENTS[i] for i in np.sort(rng.choice(len(EVENTS), count, replace=False)))
 
 
-def _caption(events: Sequence[str], emotion: str | None, gender: str | None) -> str:
-    phrases = list(events)
-    if emotion and gender:
-        phrases.insert(0, f"a {_SPEAKERS[gender]} speaking in a {emotion} voice")
-    return " and ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
-
-
-def _labels(events: Sequence[str], emotion: str | None, gender: str | None) -> tuple[str, ...]:
-    return (*((f"{_SPEAKERS[gender]} speaking", f"{emotion} voice") if emotion and gender else ()), *events)
-
-
-def _active_rms_to_one(signal: Signal) -> Signal:
-    """Scale by the loud part, so that a rare knock and a steady rain sound as loud."""
+def _loud_part_to_one(signal: Signal) -> Signal:
+    """Scale by the loud part, so that a rare knock and a steady rain are about as loud."""
     power = np.add.reduceat(signal**2, np.arange(0, len(signal), 400)) / 400
     return signal / np.sqrt(np.mean(np.sort(power)[-max(1, len(power) // 4) :]) + 1e-12)
 
 
-def _gain(rng: np.random.Generator, spread_db: float) -> float:
-    return float(10 ** (rng.uniform(-spread_db, spread_db) / 20))
+def _gain(rng: np.random.Generator, low_db: float, high_db: float) -> float:
+    return float(10 ** (rng.uniform(low_db, high_db) / 20))
 
 
 def _record(rng: np.random.Generator, signal: Signal) -> Signal:
@@ -120,5 +147,5 @@ def _record(rng: np.random.Generator, signal: Signal) -> Signal:
         lambda: noise(rng, n, 20, 8000, 0.5),
         lambda: tone(n, float(rng.choice([50, 60])), [1, 0.5, 0.3]) + 0.3 * noise(rng, n, 20, 8000, 0.5),
     )[rng.integers(3)]()
-    noisy = signal / np.abs(signal).max() + 10 ** (rng.uniform(-60, -38) / 20) * background
-    return (noisy / np.abs(noisy).max() * 10 ** (rng.uniform(-16, -1) / 20)).astype(np.float32)
+    noisy = signal / np.abs(signal).max() + _gain(rng, -60, -38) * background
+    return (noisy / np.abs(noisy).max() * _gain(rng, -16, -1)).astype(np.float32)

@@ -40,8 +40,8 @@ class Emotion(NamedTuple):
 
     ``pitch`` multiplies the speaker's pitch at rest; ``spread`` is the semitones between syllables and ``bend`` those
     within one; ``rate_hz`` counts syllables; ``pauses`` is the chance of one after a syllable; ``accent_db`` is by how
-    much loudness differs between syllables. ``tilt_db`` is the fall of the spectrum an octave, ``breath`` the noise in the
-    voice, ``roughness`` the irregularity of its pulses, ``attack`` the share of a syllable that its onset takes,
+    much loudness differs between syllables. ``tilt_db`` is the fall of the spectrum an octave, ``breath`` the noise in
+    the voice, ``roughness`` the irregularity of its pulses, ``attack`` the share of a syllable that its onset takes,
     ``smile`` a factor on the formants.
     """
 
