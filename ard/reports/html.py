@@ -75,6 +75,7 @@ def write_report(run: Path) -> Path:
             version=version("ard-audio"),
             commit=git_commit(),
             tables=build_tables(run),
+            shown={row["feature"] for row in shown},
             concepts=[_concept(row, clips, sounds) for row in shown],
             clips=clips,
             num_features=len(features),

@@ -49,7 +49,11 @@ def write_results(run, layers=(1, 2, 3), expansions=(4, 8, 16), main=3):
     ]
     save(folder / "e8/steering.json", steered)
     found = Row("AR&D", main, 8, {"share_found": figure(0.9), "mean_auroc": figure(0.8)})
-    per_label = {"dog": {"auroc": 0.97, "feature": 7}, "<rain>": {"auroc": None, "feature": None}}
+    per_label = {
+        "dog": {"auroc": 0.97, "feature": 7},
+        "rain": {"auroc": 0.6, "feature": 9},
+        "<wind>": {"auroc": None, "feature": None},
+    }
     save(folder / "e8/label_auroc.json", [found], per_label=per_label)
 
 

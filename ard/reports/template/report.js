@@ -32,7 +32,9 @@ if (tools) {
   const query = document.getElementById("query"), order = document.getElementById("order");
   const count = document.getElementById("count"), nothing = document.getElementById("nothing");
   const box = document.getElementById("cards"), cards = [...box.children];
-  const words = new Map(cards.map((card) => [card, card.textContent.toLowerCase()]));
+  // not the least representative clips: a search for a dog must not find every feature that is silent on dogs
+  const about = (card) => [...card.querySelectorAll("h3, .meta, :scope > .clips, .candidates")].map((part) => part.textContent);
+  const words = new Map(cards.map((card) => [card, about(card).join(" ").toLowerCase()]));
   const number = (card, key) => card.dataset[key] === "" ? -Infinity : Number(card.dataset[key]);
   const orders = {
     m: (a, b) => number(b, "m") - number(a, "m"),
