@@ -10,17 +10,19 @@ RATE_HZ = 16_000
 """Sample rate of everything synthetic."""
 
 Signal = Float[np.ndarray, " samples"]
-Curve = float | Signal
+Number = float | int
+"""Beartype takes no int where a float is asked for."""
+Curve = Number | Signal
 Synthesizer = Callable[[np.random.Generator, int], Signal]
 """Makes one event of so many samples from a generator; its level is of no meaning: the corpus sets it."""
 
 
-def samples(duration_s: float) -> int:
+def samples(duration_s: Number) -> int:
     """Whole samples in a duration, at least one."""
     return max(1, int(duration_s * RATE_HZ))
 
 
-def noise(rng: np.random.Generator, n: int, low_hz: float, high_hz: float, slope: float = 0.0) -> Signal:
+def noise(rng: np.random.Generator, n: int, low_hz: Number, high_hz: Number, slope: Number = 0.0) -> Signal:
     """Gaussian noise between two frequencies, of unit RMS; its amplitude falls as ``frequency ** -slope``."""
     size = fft.next_fast_len(n, real=True)
     frequency = fft.rfftfreq(size, 1 / RATE_HZ).astype(np.float32)
@@ -31,27 +33,27 @@ def noise(rng: np.random.Generator, n: int, low_hz: float, high_hz: float, slope
     return signal / (np.sqrt(np.mean(signal**2)) + 1e-9)
 
 
-def glide(points: Sequence[float] | np.ndarray, n: int) -> Signal:
+def glide(points: Sequence[Number] | np.ndarray, n: int) -> Signal:
     """The curve that runs through evenly spaced points."""
     return np.interp(np.linspace(0, len(points) - 1, n), np.arange(len(points)), points).astype(np.float32)
 
 
-def wander(rng: np.random.Generator, n: int, rate_hz: float, depth: float) -> Signal:
+def wander(rng: np.random.Generator, n: int, rate_hz: Number, depth: Number) -> Signal:
     """A slow random curve around 1: new values ``rate_hz`` times a second, with standard deviation ``depth``."""
     return glide(1 + depth * rng.standard_normal(int(rate_hz * n / RATE_HZ) + 3), n)
 
 
-def swing(n: int, rate_hz: float, depth: float, phase: float = 0.0) -> Signal:
+def swing(n: int, rate_hz: Number, depth: Number, phase: Number = 0.0) -> Signal:
     """A sinusoid around 1, for vibrato and tremolo."""
     return (1 + depth * np.sin(2 * np.pi * (rate_hz * np.arange(n) / RATE_HZ + phase))).astype(np.float32)
 
 
-def harmonics(count: int, slope: float) -> Float[np.ndarray, " partials"]:
+def harmonics(count: int, slope: Number) -> Float[np.ndarray, " partials"]:
     """Amplitudes of the first harmonics, the h-th being ``h ** -slope``."""
     return np.arange(1, count + 1, dtype=np.float32) ** -slope
 
 
-def tone(n: int, frequency_hz: Curve, partials: Sequence[float] | np.ndarray = (1.0,)) -> Signal:
+def tone(n: int, frequency_hz: Curve, partials: Sequence[Number] | np.ndarray = (1.0,)) -> Signal:
     """A harmonic tone whose fundamental follows a curve; harmonics that would alias are left out."""
     frequency = np.broadcast_to(np.asarray(frequency_hz, np.float64), (n,))
     phase = (2 * np.pi * (np.cumsum(frequency) / RATE_HZ % 1)).astype(np.float32)
@@ -62,7 +64,7 @@ def tone(n: int, frequency_hz: Curve, partials: Sequence[float] | np.ndarray = (
     return signal
 
 
-def ring(n: int, partials: Sequence[tuple[float, float, float]]) -> Signal:
+def ring(n: int, partials: Sequence[tuple[Number, Number, Number]]) -> Signal:
     """Damped sinusoids struck together, each of ``(frequency_hz, amplitude, decay_s)``."""
     time = np.arange(n, dtype=np.float32) / RATE_HZ
     signal = np.zeros(n, np.float32)
@@ -71,19 +73,19 @@ def ring(n: int, partials: Sequence[tuple[float, float, float]]) -> Signal:
     return signal
 
 
-def decay(n: int, decay_s: float) -> Signal:
+def decay(n: int, decay_s: Number) -> Signal:
     """Exponential decay from 1."""
     return np.exp(-np.arange(n, dtype=np.float32) / np.float32(decay_s * RATE_HZ))
 
 
-def swell(n: int, attack: float = 0.1, release: float = 0.3) -> Signal:
+def swell(n: int, attack: Number = 0.1, release: Number = 0.3) -> Signal:
     """An envelope that rises and falls smoothly; attack and release are shares of its length."""
     time = np.linspace(0, 1, n, dtype=np.float32)
     ramp = np.minimum(np.minimum(time / np.float32(attack), (1 - time) / np.float32(release)), 1)
     return np.sin(0.5 * np.pi * ramp) ** 2
 
 
-def place(n: int, onsets_s: Sequence[float] | np.ndarray, grain: Callable[[], Signal]) -> Signal:
+def place(n: int, onsets_s: Sequence[Number] | np.ndarray, grain: Callable[[], Signal]) -> Signal:
     """Sum of fresh grains that start at the given times; what would run past the end is cut."""
     signal = np.zeros(n, np.float32)
     for onset in onsets_s:
@@ -95,7 +97,7 @@ def place(n: int, onsets_s: Sequence[float] | np.ndarray, grain: Callable[[], Si
 
 
 def repeat(
-    rng: np.random.Generator, n: int, every_s: tuple[float, float], jitter: float, grain: Callable[[], Signal]
+    rng: np.random.Generator, n: int, every_s: tuple[Number, Number], jitter: Number, grain: Callable[[], Signal]
 ) -> Signal:
     """Grains at a steady beat: the period is drawn once from ``every_s``, and every gap differs by ``jitter``."""
     period = rng.uniform(*every_s)
@@ -103,7 +105,7 @@ def repeat(
     return place(n, rng.uniform(0.02, 0.15) + np.concatenate(([0.0], np.cumsum(gaps))), grain)
 
 
-def sprinkle(rng: np.random.Generator, n: int, per_second: float, grain: Callable[[], Signal]) -> Signal:
+def sprinkle(rng: np.random.Generator, n: int, per_second: Number, grain: Callable[[], Signal]) -> Signal:
     """Grains at random times, so many a second; one at least."""
     duration_s = n / RATE_HZ
     return place(n, np.sort(rng.uniform(0, 0.95 * duration_s, max(1, int(per_second * duration_s)))), grain)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ard.audio import voices
 from ard.audio.nature import NATURE
-from ard.audio.signals import RATE_HZ, Signal, noise, samples, tone
+from ard.audio.signals import RATE_HZ, Number, Signal, noise, samples, tone
 from ard.audio.things import THINGS
 from ard.types import Clip
 
@@ -135,7 +135,7 @@ def _loud_part_to_one(signal: Signal) -> Signal:
     return signal / np.sqrt(np.mean(np.sort(power)[-max(1, len(power) // 4) :]) + 1e-12)
 
 
-def _gain(rng: np.random.Generator, low_db: float, high_db: float) -> float:
+def _gain(rng: np.random.Generator, low_db: Number, high_db: Number) -> float:
     return float(10 ** (rng.uniform(low_db, high_db) / 20))
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ard.audio.signals import RATE_HZ, Signal, glide, noise, samples, swell, swing, wander
+from ard.audio.signals import RATE_HZ, Number, Signal, glide, noise, samples, swell, swing, wander
 
 Rng = np.random.Generator
 
@@ -20,8 +20,8 @@ _BANDWIDTHS_HZ = np.array([90, 110, 170, 250])
 class Range(NamedTuple):
     """Bounds of a uniform draw."""
 
-    low: float
-    high: float
+    low: Number
+    high: Number
 
     def draw(self, rng: Rng) -> float:
         """One value."""
@@ -49,13 +49,13 @@ class Emotion(NamedTuple):
     spread: Range
     bend: Range
     rate_hz: Range
-    pauses: float
-    accent_db: float
+    pauses: Number
+    accent_db: Number
     tilt_db: Range
     breath: Range
     roughness: Range
-    attack: float
-    smile: float
+    attack: Number
+    smile: Number
 
 
 GENDERS: Mapping[str, Gender] = {
@@ -134,7 +134,7 @@ def _pulses(rng: Rng, pitch_hz: Signal, roughness: float) -> Signal:
     return pulses * swing(n, rng.uniform(60, 75), 0.9 * min(1.0, 2 * roughness))
 
 
-def _filter(source: Signal, formants_hz: Float[np.ndarray, "frames formants"], tilt_db: float) -> Signal:
+def _filter(source: Signal, formants_hz: Float[np.ndarray, "frames formants"], tilt_db: Number) -> Signal:
     """Shape a source with moving resonances and a spectral tilt, frame by frame, by overlap and add."""
     n, num_frames = len(source), len(source) // _HOP + 1
     window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     GenerationConfig,
     PreTrainedTokenizerFast,
@@ -149,6 +150,25 @@ class Conversations:
         return torch.tensor(question + reply), torch.tensor([-100] * len(question) + reply)
 
 
+class SimilarLengths(Sampler[list[int]]):
+    """Batches of clips of about one length, in random order: less padding, so a quarter less to compute."""
+
+    def __init__(self, num_frames: Int[np.ndarray, " clips"], batch_size: int, *, seed: int) -> None:
+        self.num_frames = num_frames
+        self.batch_size = batch_size
+        self.rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.num_frames) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        clips = self.rng.permutation(len(self.num_frames))
+        pools = np.array_split(clips, max(1, len(clips) // (20 * self.batch_size)))
+        ordered = np.concatenate([pool[np.argsort(self.num_frames[pool])] for pool in pools])
+        batches = ordered[: len(self) * self.batch_size].reshape(-1, self.batch_size)
+        yield from self.rng.permutation(batches).tolist()
+
+
 class AudioLLMTraining(lightning.LightningModule):
     """Answers by cross-entropy; an auxiliary head, thrown away later, asks the audio tokens for the clip's labels.
 
@@ -198,21 +218,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("ard/audiollm/embedded"))
     parser.add_argument("--features", type=Path, default=Path(gettempdir()) / "ard-embedded-features")
     parser.add_argument("--num-clips", type=int, default=12_000)
-    parser.add_argument("--num-steps", type=int, default=1800)
+    parser.add_argument("--num-steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     lightning.seed_everything(args.seed)
+    torch.set_flush_denormal(True)  # the optimizer's moments of rare tokens fade into them, and they are slow
     features = compute_features("embedded", args.num_clips, seed=args.seed, folder=args.features, num_workers=2)
     processor = build_processor(all_texts(features.scenes))
     module = AudioLLMTraining(build_model(processor), learning_rate=args.learning_rate, num_steps=args.num_steps)
     loader: DataLoader[int] = DataLoader(
         range(args.num_clips),  # type: ignore[arg-type]  # a range is a data set of clip numbers
-        batch_size=args.batch_size,
-        shuffle=True,
-        drop_last=True,
+        batch_sampler=SimilarLengths(features.num_frames, args.batch_size, seed=args.seed),
         collate_fn=Conversations(features, processor, seed=args.seed),
     )
     trainer = lightning.Trainer(
