@@ -1,0 +1,1 @@
+"""ard: find, name and test the concepts inside audio language models (AR&D, ICASSP 2026)."""

@@ -3,7 +3,7 @@
 from ard.activations.callback import ActivationWriter
 from ard.activations.datamodule import ActivationDataModule, ClipDataModule, ProbeBatch
 from ard.activations.module import Extraction
-from ard.activations.store import Manifest, read_manifest, stored_ids
+from ard.activations.store import Manifest, read_manifest, stored_ids, write_clips_table, write_parquet
 
 __all__ = [
     "ActivationDataModule",
@@ -14,4 +14,6 @@ __all__ = [
     "ProbeBatch",
     "read_manifest",
     "stored_ids",
+    "write_clips_table",
+    "write_parquet",
 ]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import count, islice
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ard.activations.store import read_manifest, shard_path, stored_ids
 from ard.audio import clip_metadata, read_clips
 from ard.audiollm import EMBEDDED, AudioPrompts, load_prompter
+from ard.types import UserError
 
 
 class ClipBatch(NamedTuple):
@@ -109,46 +110,50 @@ def _read_shard_files(urls: list[str]) -> Iterator[tuple[Tensor, dict[str, Any]]
 class _Tokens(IterableDataset[Tensor]):
     """Batches of tokens, mixed over many clips by a buffer; endless where it is shuffled, one pass where not."""
 
-    def __init__(self, urls: list[str], batch_tokens: int, buffer_tokens: int, seed: int | None) -> None:
+    def __init__(
+        self, urls: list[str], num_tokens: int, batch_tokens: int, buffer_tokens: int, seed: int | None
+    ) -> None:
         self.urls = urls
+        self.num_tokens = num_tokens
         self.batch_tokens = batch_tokens
-        self.buffer_tokens = max(buffer_tokens, batch_tokens)
+        self.buffer_tokens = buffer_tokens
         self.seed = seed
 
     def __iter__(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
         if self.seed is None:
-            yield from self._batches(x for x, _ in _read_shard_files(self.urls))
+            yield from (x.float() for x in _in_tokens(_read_shard_files(self.urls), self.batch_tokens))
             return
         generator = torch.Generator().manual_seed(self.seed)
-        for kept in self._buffers(generator):
-            mixed = kept[torch.randperm(len(kept), generator=generator)]
-            yield from (batch.float() for batch in mixed.split(self.batch_tokens) if len(batch) == self.batch_tokens)
-
-    def _batches(self, clips: Iterator[Tensor]) -> Iterator[Tensor]:
-        for kept in self._filled(clips, self.batch_tokens):
-            yield kept.float()
+        rest: list[Tensor] = []
+        for buffer in self._buffers(generator):
+            mixed = torch.cat([*rest, buffer[torch.randperm(len(buffer), generator=generator)]])
+            *whole, last = mixed.split(self.batch_tokens)
+            yield from (batch.float() for batch in whole)
+            rest = [last]
 
     def _buffers(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Fill the buffer again and again, each epoch in an order of shards of its own."""
+        """Fill the buffer without end: from the shards, each epoch in another order, or once if all tokens fit."""
+        if self.num_tokens <= self.buffer_tokens:
+            yield from repeat(torch.cat([x for x, _ in _read_shard_files(self.urls)]))
         for _ in count():
             order = torch.randperm(len(self.urls), generator=generator).tolist()
-            clips = (x for x, _ in _read_shard_files([self.urls[i] for i in order]))
-            yield from self._filled(clips, self.buffer_tokens)
+            yield from _in_tokens(_read_shard_files([self.urls[index] for index in order]), self.buffer_tokens)
 
-    @staticmethod
-    def _filled(clips: Iterator[Tensor], num_tokens: int) -> Iterator[Tensor]:
-        """Yield tensors of ``num_tokens`` tokens, the last one of what is left."""
-        waiting: list[Tensor] = []
-        for x in clips:
-            waiting.append(x)
-            if sum(map(len, waiting)) >= num_tokens:
-                *full, rest = torch.cat(waiting).split(num_tokens)
-                if len(rest) == num_tokens:
-                    full, rest = [*full, rest], rest[:0]
-                yield from full
-                waiting = [rest]
-        if waiting and sum(map(len, waiting)):
-            yield torch.cat(waiting)
+
+def _in_tokens(clips: Iterable[tuple[Tensor, dict[str, Any]]], num_tokens: int) -> Iterator[Tensor]:
+    """Join clips and cut them into tensors of ``num_tokens`` tokens; the last one is what is left."""
+    waiting: list[Tensor] = []
+    num_waiting = 0
+    for x, _ in clips:
+        waiting.append(x)
+        num_waiting += len(x)
+        if num_waiting >= num_tokens:
+            joined = torch.cat(waiting)
+            whole = num_waiting - num_waiting % num_tokens
+            yield from joined[:whole].split(num_tokens)
+            waiting, num_waiting = [joined[whole:]], num_waiting - whole
+    if num_waiting:
+        yield torch.cat(waiting)
 
 
 class _Probe(IterableDataset[ProbeBatch]):
@@ -223,11 +228,14 @@ class ActivationDataModule(LightningDataModule):
         ]
 
     def _tokens(self, folder: Path, seed: int | None) -> DataLoader[Tensor]:
-        tokens = _Tokens(self._urls(folder), self.batch_tokens, self.buffer_tokens, seed)
+        num_tokens = read_manifest(folder).num_tokens
+        tokens = _Tokens(self._urls(folder), num_tokens, self.batch_tokens, self.buffer_tokens, seed)
         return DataLoader(tokens, batch_size=None)
 
     def _urls(self, folder: Path) -> list[str]:
         manifest = read_manifest(folder)
         if self.layer not in manifest.layers:
-            raise ValueError(f"layer {self.layer} was not extracted to {str(folder)!r}: it holds {manifest.layers}")
+            raise UserError(f"layer {self.layer} was not extracted to {str(folder)!r}: it holds {manifest.layers}")
+        if manifest.num_tokens == 0:
+            raise UserError(f"{str(folder)!r} holds no tokens: see the failures in its manifest")
         return [str(path) for path in sorted(shard_path(folder, self.layer, 0).parent.glob("*.tar"))]

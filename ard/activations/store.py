@@ -5,11 +5,13 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import webdataset as wds
 from safetensors.torch import save
 from torch import Tensor
@@ -149,3 +151,21 @@ def read_metadata(path: Path) -> list[dict[str, Any]]:
     """Return the metadata of a shard's clips, in order, without reading their activations."""
     with tarfile.open(path) as tar:
         return [json.load(io.BytesIO(_member(tar, name).read())) for name in tar.getnames() if name.endswith(".json")]
+
+
+def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write rows as parquet; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist(list(rows)), partial)
+    os.replace(partial, path)
+
+
+def write_clips_table(folder: Path, path: Path, split: str) -> None:
+    """Write what is known of every clip of an extraction, one row a clip: the row that representatives refer to."""
+    manifest = read_manifest(folder)
+    shards = sorted(shard_path(folder, manifest.layers[0], 0).parent.glob("*.tar"))
+    known = ({"split": split, **metadata} for shard in shards for metadata in read_metadata(shard))
+    columns = ("id", "dataset", "split", "duration_s", "sample_rate_hz", "num_tokens", "seconds_per_token")
+    optional = ("labels", "caption", "emotion", "gender", "transcript")
+    write_parquet(({name: clip.get(name) for name in columns + optional} for clip in known), path)

@@ -2,6 +2,16 @@
 
 from ard.audio.folder import FolderClips
 from ard.audio.functional import resample
-from ard.audio.shards import clip_metadata, read_clips, write_audio_shards
+from ard.audio.shards import AudioManifest, clip_metadata, read_audio_manifest, read_clips, write_audio_shards
+from ard.audio.synthetic import SyntheticCorpus
 
-__all__ = ["FolderClips", "clip_metadata", "read_clips", "resample", "write_audio_shards"]
+__all__ = [
+    "AudioManifest",
+    "FolderClips",
+    "SyntheticCorpus",
+    "clip_metadata",
+    "read_audio_manifest",
+    "read_clips",
+    "resample",
+    "write_audio_shards",
+]

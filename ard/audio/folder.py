@@ -30,9 +30,7 @@ class FolderClips:
 
     def __init__(self, root: Path, segment_s: float | None = None) -> None:
         if not root.is_dir():
-            raise UserError(
-                f"audio folder {str(root)!r} is not a folder: give one that holds wav, flac, ogg or mp3 files"
-            )
+            raise UserError(f"audio folder {str(root)!r} does not exist: give a folder of wav, flac, ogg or mp3 files")
         self.root = root
         self.segment_s = segment_s
 
@@ -56,7 +54,7 @@ class FolderClips:
         try:
             channels, sample_rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
-            yield Failure(name, "audio", f"unreadable: {' '.join(str(error).split())}")
+            yield Failure(name, "audio", f"unreadable: {str(error).rpartition(': ')[2]}")
             return
         waveform = channels.mean(axis=1)
         reason = _unusable(waveform, sample_rate_hz)

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -67,14 +67,33 @@ def write_audio_shards(
     return num_clips, failures
 
 
+class AudioManifest(NamedTuple):
+    """What a folder of audio shards holds, and what was left out of it."""
+
+    num_clips: int
+    failures: list[Failure]
+
+
+def read_audio_manifest(folder: Path) -> AudioManifest:
+    """Read the manifest of a finished set of audio shards.
+
+    Raises:
+        UserError: if the folder holds no finished set.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} holds no finished audio shards (no {MANIFEST}): make them with `ard shards`")
+    saved = json.loads(path.read_text())
+    return AudioManifest(saved["num_clips"], [Failure(**failure) for failure in saved["failures"]])
+
+
 def read_clips(folder: Path) -> Iterator[Clip]:
     """Read the clips of a folder of audio shards, in order; rank and worker each read their own shards.
 
     Raises:
         UserError: if the folder holds no finished set of shards.
     """
-    if not (folder / MANIFEST).is_file():
-        raise UserError(f"{str(folder)!r} holds no finished audio shards (no {MANIFEST}): make them with `ard shards`")
+    read_audio_manifest(folder)
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     shards = wds.WebDataset(
         urls,

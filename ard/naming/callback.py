@@ -1,20 +1,16 @@
 """Caption the representative clips, name the selected features of every method, and write the catalogue."""
 
 import math
-import os
-from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning import Callback, LightningModule, Trainer
 from rich.progress import Progress
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ard.activations import ActivationDataModule, read_manifest
+from ard.activations import ActivationDataModule, read_manifest, write_parquet
 from ard.audio import read_clips
 from ard.audiollm import EMBEDDED, load_audiollm
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
@@ -158,11 +154,3 @@ class NameConcepts(Callback):
                 }
             )
         write_parquet(rows, self.out / CONCEPTS)
-
-
-def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as parquet; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(list(rows)), partial)
-    os.replace(partial, path)

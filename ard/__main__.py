@@ -1,0 +1,5 @@
+"""`python -m ard` is `ard`."""
+
+from ard.cli import main
+
+main()

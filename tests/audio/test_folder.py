@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import soundfile
+
+from ard.audio import FolderClips, read_audio_manifest, read_clips, resample, write_audio_shards
+from ard.types import Clip, Failure, UserError
+
+
+def test_every_file_is_a_clip_or_a_named_failure(sounds):
+    items = list(FolderClips(sounds))
+    clips = {item.id: item for item in items if isinstance(item, Clip)}
+    failures = {item.id: item.reason for item in items if isinstance(item, Failure)}
+    assert set(clips) == {"a dog_wav", "b/ünïcode naïve_flac", "b/c d_ogg", "e_f_wav", "g_mp3", "long_wav"}
+    assert set(failures) == {"silent.wav", "short.wav", "no samples.wav", "empty.wav", "broken.mp3"}
+    assert failures["silent.wav"].startswith("silent: its peak")
+    assert failures["short.wav"].startswith("too short: 0.006 s")
+    assert failures["no samples.wav"] == "empty: no samples"
+    assert failures["empty.wav"] == "empty file"
+    assert failures["broken.mp3"].startswith("unreadable")
+    assert clips["b/ünïcode naïve_flac"].sample_rate_hz == 44100
+    assert all(clip.waveform.ndim == 1 and clip.waveform.dtype == np.float32 for clip in clips.values())
+
+
+def test_other_files_and_nan_samples_are_named_and_hidden_ones_passed_over(tmp_path):
+    (tmp_path / "notes.txt").write_text("no sound")
+    (tmp_path / ".hidden.wav").write_text("no sound")
+    soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
+    assert {item.id: item.reason for item in FolderClips(tmp_path)} == {
+        "notes.txt": "not a wav, flac, ogg, mp3 file",
+        "nan.wav": "has samples that are NaN or infinite",
+    }
+
+
+def test_long_files_are_cut_without_losing_a_sample(sounds):
+    pieces = [c for c in FolderClips(sounds, segment_s=1.0) if isinstance(c, Clip) and c.id.startswith("long")]
+    whole, _ = soundfile.read(sounds / "long.wav", dtype="float32")
+    assert [piece.id for piece in pieces] == ["long_wav#0000", "long_wav#0001"]
+    assert all(piece.duration_s <= 1.0 for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate([piece.waveform for piece in pieces]), whole)
+
+
+def test_names_that_collide_are_numbered(tmp_path):
+    for name in ("a.b.wav", "a_b.wav"):
+        soundfile.write(tmp_path / name, np.sin(np.arange(8000) / 10), 16000)
+    assert [clip.id for clip in FolderClips(tmp_path)] == ["a_b_wav", "a_b_wav-2"]
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"audio folder .*nowhere' does not exist"):
+        FolderClips(tmp_path / "nowhere")
+
+
+def test_shards_hold_what_the_source_gave(sounds, tmp_path):
+    out = tmp_path / "shards"
+    num_clips, failures = write_audio_shards(FolderClips(sounds), out, clips_per_shard=4)
+    assert (num_clips, len(failures)) == (6, 5)
+    assert sorted(path.name for path in out.iterdir()) == ["000000.tar", "000001.tar", "manifest.json"]
+    assert read_audio_manifest(out) == (6, failures)
+    originals = [clip for clip in FolderClips(sounds) if isinstance(clip, Clip)]
+    for clip, original in zip(read_clips(out), originals, strict=True):
+        assert (clip.id, clip.sample_rate_hz, clip.dataset) == (original.id, original.sample_rate_hz, "my sounds")
+        np.testing.assert_allclose(clip.waveform, original.waveform.clip(-1, 1), atol=2**-15)
+
+
+def test_labels_travel_with_the_clip(tmp_path):
+    known = Clip("x", np.ones(800, np.float32) / 2, 8000, "d", "a caption", ("rain",), "happy", "male", "words")
+    write_audio_shards([known], tmp_path / "out")
+    (read,) = read_clips(tmp_path / "out")
+    assert (read.caption, read.labels, read.emotion, read.gender, read.transcript) == (
+        "a caption",
+        ("rain",),
+        "happy",
+        "male",
+        "words",
+    )
+
+
+def test_a_source_that_breaks_leaves_the_old_shards(tmp_path):
+    def broken():
+        yield Clip("x", np.ones(800, np.float32), 8000, "d")
+        raise KeyboardInterrupt
+
+    write_audio_shards([Clip("old", np.ones(800, np.float32), 8000, "d")], tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        write_audio_shards(broken(), tmp_path / "out")
+    assert [clip.id for clip in read_clips(tmp_path / "out")] == ["old"]
+
+
+def test_unfinished_shards_and_an_unwritable_folder_are_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no finished audio shards"):
+        next(read_clips(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_audio_shards([], tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("from_hz", [8000, 22050, 44100, 48000])
+def test_resampling_keeps_a_tone_and_its_length(from_hz):
+    tone = np.sin(2 * np.pi * 440 * np.arange(from_hz) / from_hz).astype(np.float32)
+    heard = resample(tone, from_hz, 16000)
+    assert abs(len(heard) - 16000) <= 1
+    assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(440, abs=1)
+    assert resample(tone, from_hz, from_hz) is tone

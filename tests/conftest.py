@@ -1,0 +1,115 @@
+"""Tiny random models of the real classes, saved and loaded as a user's would be."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
+SENTENCES = ["Generate a detailed caption for the audio clip", "a dog barking and rain", "a man speaking, happy or sad"]
+
+
+def bpe(**special):
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(SENTENCES, vocab_size=300, special_tokens=SPECIAL, show_progress=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=512, **special)
+
+
+@pytest.fixture(scope="session")
+def tiny_audiollm(tmp_path_factory):
+    """A Qwen2-Audio of random weights with a window of one second (25 audio tokens), as a local folder."""
+    folder = tmp_path_factory.mktemp("tiny-audiollm")
+    tokenizer = bpe(pad_token="<|endoftext|>", eos_token="<|im_end|>", additional_special_tokens=SPECIAL[1:])
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": 16,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 32,
+            "d_model": 16,
+            "max_source_positions": 50,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    torch.manual_seed(0)
+    Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
+    features = WhisperFeatureExtractor(feature_size=16, sampling_rate=16000, chunk_length=1)
+    Qwen2AudioProcessor(features, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_clap(tmp_path_factory):
+    """A CLAP of random weights with a window of one second, as a local folder."""
+    folder = tmp_path_factory.mktemp("tiny-clap")
+    tokenizer = bpe(pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    config = ClapConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 80,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        audio_config={
+            "num_mel_bins": 16,
+            "spec_size": 64,
+            "window_size": 2,
+            "patch_embeds_hidden_size": 8,
+            "depths": (1, 1),
+            "num_attention_heads": (1, 2),
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+        },
+        projection_dim=8,
+    )
+    torch.manual_seed(0)
+    ClapModel(config).save_pretrained(folder)
+    ClapProcessor(ClapFeatureExtractor(feature_size=16, max_length_s=1), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """A folder of six usable sounds of several formats, rates and channels, and five that are not."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "my sounds"
+    formats = [("a dog.wav", 16000, 1), ("b/ünïcode naïve.flac", 44100, 2), ("b/c d.ogg", 22050, 1)]
+    formats += [("e.f.wav", 8000, 2), ("g.mp3", 48000, 1), ("long.wav", 16000, 1)]
+    for name, rate, channels in formats:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seconds = 1.5 if name == "long.wav" else 0.8
+        soundfile.write(path, 0.3 * rng.standard_normal((int(seconds * rate), channels)).clip(-3, 3), rate)
+    soundfile.write(folder / "silent.wav", np.zeros(16000), 16000)
+    soundfile.write(folder / "short.wav", 0.1 * rng.standard_normal(100), 16000)
+    soundfile.write(folder / "no samples.wav", np.zeros(0), 16000)
+    (folder / "empty.wav").touch()
+    (folder / "broken.mp3").write_bytes(b"this is no sound" * 10)
+    return folder

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ard.sae import PolyFeatures, TopKSAE
+from ard.types import UserError
+
+
+def tokens(n=20, d=6):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(1))
+
+
+def sae(**options):
+    return TopKSAE(6, 24, k=4, generator=torch.Generator().manual_seed(0), **options)
+
+
+def test_the_forward_pass_is_equation_1():
+    model, x = sae(), tokens()
+    pre = x @ model.W_enc + model.b_enc
+    kept = torch.zeros_like(pre).scatter(1, pre.topk(4).indices, pre.topk(4).values.relu())
+    torch.testing.assert_close(model(x), kept @ model.W_dec)
+
+
+def test_the_decoder_starts_as_the_encoders_transpose_with_unit_rows():
+    model = sae()
+    assert torch.equal(model.W_enc, model.W_dec.T)
+    torch.testing.assert_close(model.W_dec.norm(dim=1), torch.ones(24))
+
+
+def test_a_clamped_feature_is_selected_at_its_value_everywhere():
+    codes = sae().encode(tokens(), {7: 100.0, 3: 50.0})
+    for feature, value in {7: 100.0, 3: 50.0}.items():
+        assert (codes.values[codes.indices == feature] == value).all()
+        assert (codes.indices == feature).any(dim=1).all()
+
+
+def test_clamping_to_zero_silences_a_feature():
+    model, x = sae(), tokens()
+    feature = int(model.encode(x).indices[0, 0])
+    codes = model.encode(x, {feature: 0.0})
+    assert not codes.values[codes.indices == feature].any()
+
+
+@pytest.mark.parametrize("pre_bias", [False, True])
+def test_a_saved_sae_comes_back_the_same(tmp_path, pre_bias):
+    model = sae(pre_bias=pre_bias, metadata={"layer": 3})
+    torch.nn.init.normal_(model.b_dec) if pre_bias else None
+    model.save_pretrained(tmp_path)
+    again = TopKSAE.from_pretrained(tmp_path)
+    assert torch.equal(again(tokens()), model(tokens()))
+    assert again.metadata["layer"] == 3
+    assert {name: tuple(t.shape) for name, t in load_file(tmp_path / "sae_weights.safetensors").items()} == {
+        "W_enc": (6, 24),
+        "b_enc": (24,),
+        "W_dec": (24, 6),
+        "b_dec": (6,),
+    }
+    assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "topk"
+
+
+def test_what_is_no_topk_sae_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no SAE"):
+        TopKSAE.from_pretrained(tmp_path)
+    sae().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, "architecture": "jumprelu"}))
+    with pytest.raises(UserError, match="holds a 'jumprelu' SAE: only 'topk' is read"):
+        TopKSAE.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="k must be between 1 and d_sae = 24, got 25"):
+        TopKSAE(6, 24, k=25)
+
+
+def test_raw_coordinates_go_through_the_same_doors():
+    x = tokens()
+    poly = PolyFeatures(6)
+    assert torch.equal(poly.decode(poly.encode(x)), x)
+    clamped = poly.decode(poly.encode(x, {2: 9.0}))
+    assert (clamped[:, 2] == 9).all()
+    assert torch.equal(clamped[:, [0, 1, 3, 4, 5]], x[:, [0, 1, 3, 4, 5]])
