@@ -91,7 +91,8 @@ def tiny_clap(tmp_path_factory):
     )
     torch.manual_seed(0)
     ClapModel(config).save_pretrained(folder)
-    ClapProcessor(ClapFeatureExtractor(feature_size=16, max_length_s=1), tokenizer).save_pretrained(folder)
+    features = ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="rand_trunc")
+    ClapProcessor(features, tokenizer).save_pretrained(folder)
     return str(folder)
 
 

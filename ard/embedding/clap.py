@@ -47,6 +47,8 @@ class Clap:
             windows += pieces
             clip_of_window += [index] * len(pieces)
         features = self.processor(audio=windows, sampling_rate=self.sample_rate_hz, return_tensors="pt")
+        if "is_longer" in features:  # a "fusion" model's feature extractor marks one at random where none is
+            features["is_longer"] = torch.zeros_like(features["is_longer"])
         embedded = self.model.get_audio_features(**features.to(self.model.device)).pooler_output.float().cpu()
         total = torch.zeros(len(clips), embedded.shape[1]).index_add_(0, torch.tensor(clip_of_window), embedded)
         return normalize(total, dim=-1)

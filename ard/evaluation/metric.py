@@ -33,7 +33,7 @@ class ConceptMatching(Metric):
         self.gamma = gamma
         self.add_state("counts", [], dist_reduce_fx="cat")
 
-    def update(self, predictions: Sequence[Int[Tensor, " predictions"]], references: Sequence[Sequence[int]]) -> None:
+    def update(self, predictions: Sequence[Int[Tensor, " _"]], references: Sequence[Sequence[int]]) -> None:
         """Fold in clips: for each the indices of its predicted names, without doubles, and those of its labels."""
         for predicted, labels in zip(predictions, references, strict=True):
             similarity = self.similarity[predicted.numpy()][:, list(labels)]

@@ -2,14 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ard.embedding import Clap
 
 # Words that carry no sound: a phrase neither starts nor ends with one.
 EMPTY_WORDS = frozenset(
@@ -62,11 +61,11 @@ class ConsensusNamer:
     one of them, is no consensus.
 
     Args:
-        clap: the space in which phrases and clips are compared.
+        embed: gives phrases their place among the clips: unit vectors, as :meth:`ard.embedding.Clap.text` does.
     """
 
-    def __init__(self, clap: Clap) -> None:
-        self.clap = clap
+    def __init__(self, embed: Callable[[Sequence[str]], Tensor]) -> None:
+        self.embed = embed
 
     def __call__(self, captions: Sequence[str], clips: Float[Tensor, "p d"]) -> Name:
         """Choose among the phrases of highest agreement the one closest to the clips."""
@@ -75,9 +74,9 @@ class ConsensusNamer:
         if agreed < max(2, len(captions) / 2):
             return Name(None, [], 0.0, float("nan"))
         shared = sorted(phrase for phrase, count in counts.items() if count == agreed)
-        closeness = self.clap.text(shared) @ normalize(clips.sum(dim=0), dim=0)
+        closeness = self.embed(shared) @ normalize(clips.sum(dim=0), dim=0)
         ranked = [shared[index] for index in closeness.argsort(descending=True, stable=True).tolist()]
-        return Name(ranked[0], ranked[:8], agreed / len(captions), float((self.clap.text(ranked[:1]) @ clips.T).mean()))
+        return Name(ranked[0], ranked[:8], agreed / len(captions), float((self.embed(ranked[:1]) @ clips.T).mean()))
 
 
 def phrases(caption: str) -> set[str]:

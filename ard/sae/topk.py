@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,21 +17,6 @@ from ard.types import Codes, UserError
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 POLY = "poly"
-
-
-class SparseCoder(Protocol):
-    """What retrieval, naming and steering need of a dictionary: codes and back."""
-
-    d_in: int
-    d_sae: int
-
-    def encode(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float] | None = None) -> Codes:
-        """Return the codes of x; ``clamp`` sets features to a value before anything is selected."""
-        ...
-
-    def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
-        """Return what the codes stand for."""
-        ...
 
 
 class TopKSAE(nn.Module):
@@ -155,6 +140,10 @@ class PolyFeatures(nn.Module):
         return torch.zeros_like(codes.values).scatter(-1, codes.indices, codes.values)
 
 
-def load_sparse_coder(sae: str, d_in: int) -> TopKSAE | PolyFeatures:
+SparseCoder = TopKSAE | PolyFeatures
+"""What retrieval, naming and steering need of a dictionary: ``encode`` to codes and ``decode`` back."""
+
+
+def load_sparse_coder(sae: str, d_in: int) -> SparseCoder:
     """Load an SAE from its folder, or the raw coordinates for ``poly``."""
     return PolyFeatures(d_in) if sae == POLY else TopKSAE.from_pretrained(Path(sae))

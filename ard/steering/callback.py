@@ -104,9 +104,9 @@ class MeasureSteering(Callback):
         self.max_new_tokens, self.clips_per_batch, self.seed = max_new_tokens, clips_per_batch, seed
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose on one split, measure on the other, write."""
+        """Choose on one split, measure on the other, write; without tasks there is nothing to write."""
         assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self.tasks:
             return
         started = time.monotonic()
         data = trainer.datamodule  # type: ignore[attr-defined]

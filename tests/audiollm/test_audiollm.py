@@ -32,13 +32,14 @@ def test_captured_layers_are_the_hidden_states_at_audio_tokens(model, clips):
 
 
 def test_the_pass_stops_after_the_deepest_wanted_layer(model, clips):
+    before = [list(layer._forward_hooks) for layer in model.layers]
     ran = []
     handles = [layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(model.layers)]
     model.capture(clips, [1])
     for handle in handles:
         handle.remove()
     assert ran == [0, 1]
-    assert not any(layer._forward_hooks for layer in model.layers)
+    assert [list(layer._forward_hooks) for layer in model.layers] == before
 
 
 def test_the_audio_mask_marks_25_placeholders_a_second(model, clips):

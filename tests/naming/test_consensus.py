@@ -1,0 +1,43 @@
+import torch
+
+from ard.naming import ConsensusNamer
+from ard.naming.consensus import phrases
+
+
+def space(**places):
+    """Embed texts where the test puts them, and all others at right angles to the clips."""
+    return lambda texts: torch.tensor([places.get(text.replace(" ", "_"), [0.0, 1.0]) for text in texts])
+
+
+CLIPS = torch.tensor([[1.0, 0.0]] * 4)
+
+
+def test_phrases_neither_start_nor_end_with_an_empty_word():
+    assert phrases("A dog, barking in the rain.") == {
+        "dog",
+        "barking",
+        "rain",
+        "dog barking",
+        "barking in the rain",
+        "dog barking in the rain",
+    }
+
+
+def test_the_name_is_the_agreed_phrase_that_is_closest_to_the_clips():
+    namer = ConsensusNamer(space(dog_barking=[1.0, 0.0], dog=[0.8, 0.6]))
+    captions = ["dog barking", "dog barking and rain", "a dog barking", "siren and dog barking"]
+    name = namer(captions, CLIPS)
+    assert name.name == "dog barking"
+    assert name.candidates == ["dog barking", "dog", "barking"]
+    assert (name.agreement, name.clap) == (1.0, 1.0)
+
+
+def test_more_agreement_goes_before_closeness():
+    namer = ConsensusNamer(space(rain=[1.0, 0.0]))
+    assert namer(["rain and wind", "rain and wind", "wind", "siren"], CLIPS).name == "wind"
+
+
+def test_captions_that_share_nothing_give_no_name():
+    namer = ConsensusNamer(space())
+    for captions in (["dog", "cat", "cow", "bee"], ["rain", "rain", "dog", "cat", "cow"], [], ["", "", ""]):
+        assert namer(captions, CLIPS).name is None

@@ -1,0 +1,137 @@
+import json
+import re
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ard.cli import CONFIGS, main
+from ard.sae import TopKSAE
+
+
+@pytest.fixture
+def mine(sounds, tiny_audiollm, tiny_clap, tmp_path):
+    """The arguments of `ard run` on a folder of sounds, and where its results go."""
+    out = tmp_path / "out"
+    args = ["run", "--audio", str(sounds), "--model", tiny_audiollm, "--clap", tiny_clap, "--out", str(out), "--k", "4"]
+    return args, out
+
+
+def refused(capsys, *args):
+    """Run a command that must fail with exit code 2, and return its one line."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in args])
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("ard: ")
+    return line
+
+
+def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
+    args, out = mine
+    main(args)
+    said = capsys.readouterr()
+    assert "5 left out" in said.err
+    assert "broken.mp3" in said.err
+    failures = json.loads((out / "failures.json").read_text())["failures"]
+    assert {f["id"] for f in failures} == {"silent.wav", "short.wav", "no samples.wav", "empty.wav", "broken.mp3"}
+
+    clips = pq.read_table(out / "clips.parquet").to_pylist()
+    assert "b/ünïcode naïve_flac" in [clip["id"] for clip in clips]
+    assert [clip["num_tokens"] for clip in clips if clip["id"] == "long_wav#0000"] == [18]
+    sae = TopKSAE.from_pretrained(out / "layer-3" / "e8" / "sae")
+    assert (sae.d_in, sae.d_sae, sae.k) == (32, 256, 4)
+    concepts = pq.read_table(out / "layer-3" / "e8" / "concepts.parquet").to_pylist()
+    assert [concept["feature"] for concept in concepts] == list(range(256))
+    assert all(len(concept["top_ids"]) == len(concept["bottom_ids"]) == 3 for concept in concepts)
+    table = json.loads((out / "tables" / "table4.json").read_text())
+    assert {row["method"] for row in table["rows"]} == {"Poly. Feats.", "AR&D"}
+    assert (out / "report" / "index.html").is_file()
+    assert not list(out.rglob("*.partial"))
+    assert list((out / "wandb").glob("offline-run-*"))
+
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")} | {
+        path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")
+    }
+    main(args)  # nothing is done twice
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+    shutil.rmtree(out / "layer-3")  # and what is missing is done again
+    main(args)
+    again = TopKSAE.from_pretrained(out / "layer-3" / "e8" / "sae")
+    assert torch.equal(again.W_enc, sae.W_enc)
+
+    shutil.rmtree(out / "report")
+    main(["report", "--run", str(out)])
+    assert (out / "report" / "index.html").is_file()
+    other = [*args, "--seed", "1"]
+    assert "holds another run" in refused(capsys, *other)
+
+
+def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, sounds, capsys):
+    args, out = mine
+
+    def changed(option, value):
+        return [value if args[i - 1] == option else arg for i, arg in enumerate(args)]
+
+    assert "does not exist: give a folder" in refused(capsys, *changed("--audio", tmp_path / "nowhere"))
+    assert "is no AudioLLM" in refused(capsys, *changed("--model", tiny_clap))
+    assert "cannot be loaded" in refused(capsys, *changed("--model", tmp_path))
+    assert "layer 9 does not exist" in refused(capsys, *args, "--layer", 9)
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refused(capsys, *changed("--out", tmp_path / "file" / "out"))
+    (tmp_path / "empty").mkdir()
+    assert "0 usable clips" in refused(capsys, *changed("--audio", tmp_path / "empty"))
+    assert "there are tables 1, 3 and 4" in refused(capsys, "table", 2)
+    assert "preset 'none' does not exist: choose one of ['demo'" in refused(capsys, "table", 1, "--preset", "none")
+    assert "is not the folder of a run" in refused(capsys, "report", "--run", tmp_path)
+    assert "give --root DIR" in refused(capsys, "shards", "folder", "--out", out)
+    assert "configuration 'none.yaml' does not exist" in refused(capsys, "fit", "--config", "none.yaml")
+
+
+def test_shards_of_both_sources(sounds, tmp_path):
+    main(["shards", "folder", "--root", str(sounds), "--out", str(tmp_path / "a")])
+    main(["shards", "synthetic", "--num_clips", "3", "--out", str(tmp_path / "b")])
+    for name, num_clips in (("a", 6), ("b", 3)):
+        assert json.loads((tmp_path / name / "manifest.json").read_text())["num_clips"] == num_clips
+
+
+def test_every_command_has_help(capsys):
+    for command in ([], ["demo"], ["run"], ["shards"], ["table"], ["report"], ["fit"], ["test"], ["extract"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "--help"])
+        assert stopped.value.code == 0
+        assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(set(CONFIGS.glob("*/*.yaml")) - set(CONFIGS.glob("*/run.yaml"))),
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_every_shipped_configuration_is_read(path, capsys):
+    command = {"extract": "predict", "fit": "fit"}.get(path.stem, "test")
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--config", str(path), "--print_config"])
+    assert stopped.value.code == 0
+    assert "class_path" in capsys.readouterr().out
+
+
+def test_a_fact_is_changed_on_the_command_line(capsys):
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "fit",
+                "--config",
+                str(CONFIGS / "demo" / "fit.yaml"),
+                "--run.layer=1",
+                "--run.expansion",
+                "16",
+                "--print_config",
+            ]
+        )
+    printed = capsys.readouterr().out
+    assert re.search(r"^ *layer: 1$", printed, re.MULTILINE)
+    assert re.search(r"^ *expansion: 16$", printed, re.MULTILINE)
+    assert re.search(r"out: runs/demo/layer-1/e16/sae$", printed, re.MULTILINE)

@@ -1,0 +1,53 @@
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from ard.types import Figure, Result, Row, write_json
+
+
+def test_an_estimate_lies_in_its_interval_and_narrows_with_samples():
+    rng = np.random.default_rng(0)
+    wide, narrow = (Figure.estimate(rng.normal(5, 1, n), np.mean, "s", seed=0) for n in (20, 2000))
+    for figure in (wide, narrow):
+        assert figure.low < figure.value < figure.high
+        assert figure.low < 5.2
+        assert figure.high > 4.8
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 5
+    assert Figure.estimate(rng.normal(size=9), np.mean, "s", seed=3).n == 9
+
+
+def test_the_interval_is_that_of_the_seed():
+    samples = np.arange(10.0)
+    assert Figure.estimate(samples, np.mean, "s", seed=1) == Figure.estimate(samples, np.mean, "s", seed=1)
+
+
+def test_no_samples_and_equal_samples_are_defined():
+    nothing = Figure.estimate(np.empty(0), np.mean, "s", seed=0)
+    assert (nothing.n, math.isnan(nothing.value)) == (0, True)
+    same = Figure.estimate(np.ones((5, 2)), np.mean, "s", seed=0)
+    assert (same.low, same.value, same.high) == (1, 1, 1)
+
+
+def test_a_result_comes_back_as_it_was(tmp_path):
+    figures = {"f1": Figure(0.5, 0.4, 0.6, 10, "share"), "map": Figure(math.nan, math.nan, math.nan, 0, "share")}
+    result = Result("matching", (Row("AR&D", 4, 8, figures, note="x"),), {"gamma": 0.7}, 0, 1.5, {"a": [1]})
+    path = tmp_path / "deep" / "matching.json"
+    result.save(path)
+    again = Result.load(path)
+    assert again.rows[0].figures["f1"] == figures["f1"]
+    assert math.isnan(again.rows[0].figures["map"].value)
+    assert (again.choices, again.details, again.rows[0].note) == ({"gamma": 0.7}, {"a": [1]}, "x")
+    saved = json.loads(path.read_text())
+    assert saved["version"]
+    assert re.fullmatch("[0-9a-f]{40}", saved["git_commit"] or "0" * 40)
+
+
+def test_json_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
