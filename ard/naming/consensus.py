@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-
 # Words that carry no sound: a phrase neither starts nor ends with one.
 EMPTY_WORDS = frozenset(
     [

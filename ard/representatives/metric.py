@@ -46,14 +46,14 @@ class RepresentativeClips(Metric):
     """Find the clips that stand for each feature most (H^k) and least (L^k), for all scorers in one pass (Sec. 2.2).
 
     Beside the lists it keeps of every feature on how many clips it is active (``n_active``) and its largest activation
-    on a token (``max_activation``, the unit of steering values). Memory is a small multiple of ``num_features * p`` however many clips are seen, and the answer does not depend on
-    batch size, order or world size.
+    on a token (``max_activation``, the unit of steering values). Memory is a small multiple of ``num_features * p``
+    however many clips are seen, and the answer does not depend on batch size, order or world size.
 
     Args:
         num_features: width of the dictionary.
         p: clips in each list.
         tie_seed: None breaks ties by the order of the data set; a number by a hash seeded with it. Most features are
-            silent on most clips, so that L^k is a choice among ties; the paper's figures look like the data set's order.
+            silent on most clips, so that L^k is a choice among ties; the paper's figures look like the former.
         kwargs: passed to :class:`torchmetrics.Metric`.
 
     Raises:
