@@ -29,14 +29,13 @@ truth. It has never heard a real recording: do not use it on one.
 
 ## Training
 
-Weights start at random. {num_clips} clips of the synthetic corpus (split `embedded`, seed {seed}), {num_steps} steps of
-{batch_size}, AdamW at a peak of {learning_rate} on one cycle: {minutes:.0f} minutes on {machine}, {note}.
-Rerun from the repository root:
+Weights start at random. Clips are of the synthetic corpus (split `embedded`); AdamW, one cycle of the learning rate.
+{runs}
+The machine was shared with other work. Rerun from the repository root, then measure again by
+`python -m experiments.embedded.cards`:
 
 ```
-python -m experiments.embedded.{script} --num-clips {num_clips} --num-steps {num_steps} --batch-size {batch_size} \\
-    --learning-rate {learning_rate} --seed {seed}
-python -m experiments.embedded.cards
+{commands}
 ```
 
 ## Figures
@@ -68,23 +67,29 @@ window and give the same vector at every call; longer ones are cropped at random
 them before.
 
 The loss is symmetric InfoNCE between clips and texts (captions, single labels, either in other words), without
-the pairs where a text is true of another clip; and a fifth as much between two wordings of the same labels.
-Below, "different labels" are all pairs of the 46 labels at a cosine under 0.7, "other words" the wordings of
-each that `experiments/embedded/wording.py` lists and training used: that figure says the words were learned,
-not that words never seen are understood."""
+the pairs where a text is true of another clip, with captions wrong in one thing among the texts; and a fifth as
+much between two wordings of the same labels. Below, "different labels" are all pairs of the 46 labels at a
+cosine under 0.7, "other words" the wordings of each that `experiments/embedded/wording.py` lists and training
+used: that figure says the words were learned, not that words never seen are understood."""
 
 
-def record_training(folder: Path, settings: Mapping[str, object], *, wall_time_s: float) -> None:
-    """Leave what a card tells of the training beside the weights."""
+def record_training(
+    folder: Path, settings: Mapping[str, object], *, wall_time_s: float, start_from: Path | None = None
+) -> None:
+    """Leave what a card tells of the training beside the weights: this run, after those that it went on from."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine = gpu or f"{os.cpu_count()} CPU cores ({platform.machine()})"
-    kept = {key: value for key, value in settings.items() if not isinstance(value, Path)}
-    write_json(folder / "training.json", {**kept, "wall_time_s": wall_time_s, "machine": machine, "note": "on its own"})
+    machine = gpu or f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})"
+    kept = {key: value for key, value in settings.items() if isinstance(value, int | float)}
+    earlier = json.loads((start_from / "training.json").read_text())["runs"] if start_from else []
+    write_json(
+        folder / "training.json",
+        {"runs": [*earlier, {"settings": kept, "wall_time_s": wall_time_s, "machine": machine}]},
+    )
 
 
 def write_card(folder: Path, figures: Mapping[str, Share], *, title: str, task: str, script: str, body: str) -> None:
     """Fill the card in from the figures and ``training.json``."""
-    training = json.loads((folder / "training.json").read_text())
+    runs = json.loads((folder / "training.json").read_text())["runs"]
     num_bytes = (folder / "model.safetensors").stat().st_size
     lines = [
         f"  {name}: {{value: {figure.value:.4f}, n: {figure.n}, required: {figure.required or 'null'}}}"
@@ -101,11 +106,18 @@ def write_card(folder: Path, figures: Mapping[str, Share], *, title: str, task: 
         body=body.format(num_parameters=num_bytes / 4e6),
         figures="\n".join(lines),
         table="\n".join(["| figure | value | n | at least |", "| --- | --- | --- | --- |", *rows]),
-        minutes=training["wall_time_s"] / 60,
+        runs="\n".join(f"{run['wall_time_s'] / 60:.0f} minutes on {run['machine']}." for run in runs),
+        commands="\n".join(_command(script, folder, run["settings"], first=run is runs[0]) for run in runs),
         num_heldout=NUM_CLIPS,
-        **training,
     )
     (folder / "README.md").write_text(card)
+
+
+def _command(script: str, folder: Path, settings: Mapping[str, object], *, first: bool) -> str:
+    options = [f"--{key.replace('_', '-')} {value}" for key, value in settings.items()]
+    if not first:
+        options.append(f"--start-from ard/{folder.parent.name}/{folder.name}")
+    return " \\\n    ".join([f"python -m experiments.embedded.{script}", *options])
 
 
 def main() -> None:

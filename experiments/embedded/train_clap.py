@@ -15,11 +15,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from transformers import ClapConfig, ClapModel, ClapProcessor, PreTrainedTokenizerFast
+from transformers import AutoProcessor, ClapConfig, ClapModel, ClapProcessor, PreTrainedTokenizerFast
 
 from experiments.embedded.cards import record_training
 from experiments.embedded.features import NUM_MELS, Features, clap_features, compute_features
-from experiments.embedded.wording import all_texts, say
+from experiments.embedded.wording import all_texts, near_miss, say
 
 MAX_TOKENS = 64
 
@@ -92,9 +92,10 @@ def build_model(vocab_size: int) -> ClapModel:
 class Pairs:
     """Turns clip numbers into a batch of spectrograms and texts, and says which text is false of which clip."""
 
-    def __init__(self, features: Features, processor: ClapProcessor, *, seed: int) -> None:
+    def __init__(self, features: Features, processor: ClapProcessor, *, num_misses: int, seed: int) -> None:
         self.features = features
         self.processor = processor
+        self.num_misses = num_misses
         self.rng = np.random.default_rng(seed)
 
     def __call__(self, clips: list[int]) -> dict[str, Tensor]:
@@ -103,10 +104,10 @@ class Pairs:
         A text that tells all of its own clip is false of clips with more in them; one that tells a part is true there.
         """
         scenes = [self.features.scenes[clip] for clip in clips]
+        missed = [near_miss(self.rng, scene) for scene in scenes for _ in range(self.num_misses)]
         said = [[say(self.rng, scene) for scene in scenes] for _ in range(2)]
-        encoded = self.processor.tokenizer(
-            [text for texts in said for text, _ in texts], padding=True, return_tensors="pt"
-        )
+        texts = [*(text for texts in said for text, _ in texts), *(scene.caption for scene in missed)]
+        encoded = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
         heard = [frozenset(scene.labels) for scene in scenes]
         whole = [told == labels for (_, told), labels in zip(said[0], heard, strict=True)]
         told = [labels for _, labels in said[0]]
@@ -120,20 +121,32 @@ class Pairs:
                     for i in range(len(clips))
                 ]
             ),
+            "missed": torch.tensor([[frozenset(scene.labels) != labels for scene in missed] for labels in heard]),
             "reworded": torch.tensor([[a == b for _, b in said[1]] for _, a in said[0]]),
         }
 
 
-def info_nce(similarities: Float[Tensor, "rows columns"], negative: Bool[Tensor, "rows columns"]) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE whose positives are on the diagonal; what is neither positive nor negative is left out."""
+def info_nce(
+    similarities: Float[Tensor, "rows columns"],
+    negative: Bool[Tensor, "rows columns"],
+    further: Float[Tensor, "rows further"] | None = None,
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE whose positives are on the diagonal; what is neither positive nor negative is left out.
+
+    ``further`` are similarities of the rows to columns that are no row's positive; minus infinity leaves one out.
+    """
     kept = negative | torch.eye(len(negative), dtype=torch.bool, device=negative.device)
     logits = similarities.masked_fill(~kept, -1e4)
     target = torch.arange(len(logits), device=logits.device)
-    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+    wide = logits if further is None else torch.cat([logits, further], dim=1)
+    return (cross_entropy(wide, target) + cross_entropy(logits.T, target)) / 2
 
 
 class ClapTraining(lightning.LightningModule):
-    """Symmetric InfoNCE between clips and texts, and between two wordings where both tell the same labels."""
+    """Symmetric InfoNCE between clips and texts, and between two wordings where both tell the same labels.
+
+    Captions that are wrong in one thing stand among the texts, or a batch would ask too little of the mixtures.
+    """
 
     def __init__(self, model: ClapModel, *, learning_rate: float, num_steps: int) -> None:
         super().__init__()
@@ -147,9 +160,10 @@ class ClapTraining(lightning.LightningModule):
         longer = torch.zeros(len(features), 1, dtype=torch.bool, device=self.device)
         audio = self.model.get_audio_features(input_features=features, is_longer=longer).pooler_output
         both = self.model.get_text_features(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        text, reworded = both.pooler_output.chunk(2)
+        text, reworded, missed = both.pooler_output.tensor_split((len(audio), 2 * len(audio)))
         scale = self.model.logit_scale_a.exp().clamp(max=50)
-        clips = info_nce(scale * audio @ text.T, batch["negative"])
+        near = (scale * audio @ missed.T).masked_fill(~batch["missed"], -torch.inf)
+        clips = info_nce(scale * audio @ text.T, batch["negative"], near)
         same = batch["reworded"].diagonal()
         words = info_nce((scale * text @ reworded.T)[same][:, same], ~batch["reworded"][same][:, same])
         if batch_idx % 50 == 0:
@@ -171,24 +185,30 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("ard/embedding/embedded"))
     parser.add_argument("--features", type=Path, default=Path(gettempdir()) / "ard-embedded-features")
     parser.add_argument("--num-clips", type=int, default=12_000)
-    parser.add_argument("--num-steps", type=int, default=1000)
+    parser.add_argument("--num-steps", type=int, default=1800)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser.add_argument("--num-misses", type=int, default=1, help="captions a clip that are wrong in one thing")
+    parser.add_argument("--start-from", type=Path, help="go on from the model in this folder")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     lightning.seed_everything(args.seed)
     torch.set_flush_denormal(True)  # the optimizer's moments of rare tokens fade into them, and they are slow
     features = compute_features("embedded", args.num_clips, seed=args.seed, folder=args.features, num_workers=2)
-    processor = build_processor(all_texts(features.scenes))
-    model = build_model(len(processor.tokenizer))
+    if args.start_from:
+        processor = AutoProcessor.from_pretrained(args.start_from)
+        model = ClapModel.from_pretrained(args.start_from)
+    else:
+        processor = build_processor(all_texts(features.scenes))
+        model = build_model(len(processor.tokenizer))
     module = ClapTraining(model, learning_rate=args.learning_rate, num_steps=args.num_steps)
     loader: DataLoader[int] = DataLoader(
         range(args.num_clips),  # type: ignore[arg-type]  # a range is a data set of clip numbers
         batch_size=args.batch_size,
         shuffle=True,
         drop_last=True,
-        collate_fn=Pairs(features, processor, seed=args.seed),
+        collate_fn=Pairs(features, processor, num_misses=args.num_misses, seed=args.seed),
     )
     trainer = lightning.Trainer(
         max_steps=args.num_steps,
@@ -202,7 +222,7 @@ def main() -> None:
     trainer.fit(module, loader)
     module.model.save_pretrained(args.out)
     processor.save_pretrained(args.out)
-    record_training(args.out, vars(args), wall_time_s=time.monotonic() - start)
+    record_training(args.out, vars(args), wall_time_s=time.monotonic() - start, start_from=args.start_from)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ard.audio.synthetic import Scene
+from ard.audio.synthetic import EMOTIONS, EVENTS, GENDERS, Scene
 
 CAPTION_PROMPT = "Generate a detailed caption for the audio clip"
 EMOTION_PROMPT = "What emotion does the speaker show (neutral, happy, sad, angry)?"
@@ -115,6 +115,21 @@ def say(rng: np.random.Generator, scene: Scene) -> tuple[str, frozenset[str]]:
         ]
         text = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     return (str(rng.choice(FRAMES)).format(text) if rng.random() < 0.2 else text), told
+
+
+def near_miss(rng: np.random.Generator, scene: Scene) -> Scene:
+    """A scene that differs in one thing: an event dropped, added or exchanged, or the speaker's gender or emotion."""
+    if scene.gender and rng.random() < 0.7:
+        if rng.random() < 0.3:
+            return scene._replace(gender=next(gender for gender in GENDERS if gender != scene.gender))
+        return scene._replace(emotion=str(rng.choice([emotion for emotion in EMOTIONS if emotion != scene.emotion])))
+    kept = set(scene.events)
+    drop = len(kept) > (0 if scene.gender else 1) and rng.random() < 0.5
+    if kept and (drop or rng.random() < 0.7):
+        kept.remove(str(rng.choice(scene.events)))
+    if not drop:
+        kept.add(str(rng.choice([event for event in EVENTS if event not in scene.events])))
+    return scene._replace(events=tuple(event for event in EVENTS if event in kept))
 
 
 def all_texts(scenes: Sequence[Scene]) -> list[str]:
