@@ -22,6 +22,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -30,7 +31,7 @@ from rich.progress import track
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import FolderClips, SyntheticCorpus, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED, load_audiollm
-from ard.reports import build_tables, render_table, write_report, write_tables
+from ard.reports import log_tables, render_table, write_report, write_tables
 from ard.types import Clip, Failure, UserError, write_json
 
 LIGHTNING = {
@@ -308,8 +309,11 @@ class _Run:
 
     def finish(self) -> None:
         """Write tables and report, show them, and send the tables to W&B."""
-        write_tables(self.out)
-        for made in build_tables(self.out):
+        tables = write_tables(self.out)
+        logger = WandbLogger(project="ard", group=str(self.out), name="tables", offline=True, save_dir=self.out)
+        log_tables(logger, tables)
+        logger.experiment.finish()
+        for made in tables:
             Console().print(render_table(made))
         Console().print(f"report: {write_report(self.out)}", soft_wrap=True)
 

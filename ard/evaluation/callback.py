@@ -19,63 +19,59 @@ from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
 from ard.representatives import SCORERS, clip_scores
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row
+from ard.types import Codes, Figure, Result, Row
 
 METHODS = {"mean": "Mean Act.", "coverage": "Coverage", "random": "Rand. Rep."}  # by scorer, as the paper names them
 METRICS = ("precision", "recall", "f1", "map")
 
 
-class _Scores(NamedTuple):
-    """Scores that are not zero, of all clips of the evaluation set: one entry a clip and feature."""
+PROBING, EVALUATION = 0, 1  # the loaders of `test`
+
+
+class _Entries(NamedTuple):
+    """Scores that are not zero: one entry a clip and feature."""
 
     clips: Int[Tensor, " entries"]
     features: Int[Tensor, " entries"]
     values: Float[Tensor, "entries scorers"]
 
 
-class _EvaluationScores(Callback):
-    """Score the clips of the evaluation set while `test` streams it; scores stay sparse."""
+class LabelledScores:
+    """The scores of labelled clips for every feature, kept sparse while they stream by, and the clips' labels."""
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start empty."""
-        self._entries: list[_Scores] = []
-        self._labels: list[list[str]] = []
+    def __init__(self, num_features: int) -> None:
+        self.num_features = num_features
+        self.labels: list[list[str]] = []
+        self._entries: list[_Entries] = []
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ProbeBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores and labels of a batch of the evaluation set, which is the second loader."""
-        if dataloader_idx != 1:
-            return
-        assert isinstance(pl_module, Encoding)
-        scores = clip_scores(outputs["codes"], batch.clip_of_token, len(batch.rows), pl_module.coder.d_sae)
-        clips, features = scores.mean.nonzero(as_tuple=True)
-        values = torch.stack([getattr(scores, scorer)[clips, features] for scorer in SCORERS], dim=1)
-        self._entries.append(_Scores((clips + len(self._labels)).cpu(), features.cpu(), values.float().cpu()))
-        self._labels += [known.get("labels", []) for known in batch.metadata]
+    def add(self, codes: Codes, batch: ProbeBatch) -> None:
+        """Score the clips of a batch and keep those that have labels."""
+        scores = clip_scores(codes, batch.clip_of_token, len(batch.rows), self.num_features)
+        labelled = [index for index, known in enumerate(batch.metadata) if known.get("labels")]
+        clips, features = scores.mean[labelled].nonzero(as_tuple=True)
+        values = torch.stack([getattr(scores, scorer)[labelled][clips, features] for scorer in SCORERS], dim=1)
+        self._entries.append(_Entries((clips + len(self.labels)).cpu(), features.cpu(), values.float().cpu()))
+        self.labels += [batch.metadata[index]["labels"] for index in labelled]
 
-    def _scores(self) -> _Scores:
-        return _Scores(*(torch.cat(parts) for parts in zip(*self._entries, strict=True)))
+    @property
+    def vocabulary(self) -> list[str]:
+        """The labels that occur, in alphabetical order."""
+        return sorted({label for labels in self.labels for label in labels})
 
-    def _dense(self, scores: _Scores, scorer: int, features: Tensor, num_features: int) -> Float[Tensor, "clips f"]:
+    def dense(self, scorer: str, features: Int[Tensor, " chosen"]) -> Float[Tensor, "clips chosen"]:
         """Return the scores of a few features, dense."""
-        column = torch.full((num_features,), -1).index_copy_(0, features, torch.arange(len(features)))
-        wanted = column[scores.features] >= 0
-        dense = torch.zeros(len(self._labels), len(features))
-        dense[scores.clips[wanted], column[scores.features[wanted]]] = scores.values[wanted, scorer]
+        if len(self._entries) > 1:
+            self._entries = [_Entries(*(torch.cat(parts) for parts in zip(*self._entries, strict=True)))]
+        (entries,) = self._entries
+        column = torch.full((self.num_features,), -1).index_copy_(0, features, torch.arange(len(features)))
+        wanted = column[entries.features] >= 0
+        dense = torch.zeros(len(self.labels), len(features))
+        values = entries.values[wanted, SCORERS.index(scorer)]
+        dense[entries.clips[wanted], column[entries.features[wanted]]] = values
         return dense
 
-    def _vocabulary(self) -> list[str]:
-        return sorted({label for labels in self._labels for label in labels})
 
-
-class MatchLabels(_EvaluationScores):
+class MatchLabels(Callback):
     """Write ``matching.json``: precision, recall, F1 and mAP of every method (Sec. 4, Table 1).
 
     A clip's predictions are the names, without doubles, of the selected concepts that are active in it; its references
@@ -96,19 +92,37 @@ class MatchLabels(_EvaluationScores):
     ) -> None:
         self.out, self.clap, self.gamma, self.activity, self.seed = Path(out), clap, gamma, activity, seed
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start empty."""
+        assert isinstance(pl_module, Encoding)
+        self._scores = LabelledScores(pl_module.coder.d_sae)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ProbeBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores of the evaluation set."""
+        if dataloader_idx == EVALUATION:
+            self._scores.add(outputs["codes"], batch)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Match and write; without labelled clips there is nothing to write."""
         assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero or not any(self._labels):
+        if not trainer.is_global_zero or not self._scores.labels:
             return
         started = time.monotonic()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
         clap = load_clap(self.clap)
-        labels = self._vocabulary()
+        labels = self._scores.vocabulary
         index = {label: i for i, label in enumerate(labels)}
-        references = [[index[label] for label in of_clip] for of_clip in self._labels]
-        scores, stored = self._scores(), load_file(self.out / "representatives.safetensors")
+        references = [[index[label] for label in of_clip] for of_clip in self._scores.labels]
+        stored = load_file(self.out / "representatives.safetensors")
         selections, names = read_selections(self.out), read_names(self.out)
         rows = []
         for scorer, draws in selections.items():
@@ -117,7 +131,7 @@ class MatchLabels(_EvaluationScores):
                 vocabulary = sorted({name for name in named if name is not None})
                 similarity = clap.text(vocabulary) @ clap.text(labels).T
                 metric = ConceptMatching(similarity, self.gamma)
-                metric.update(self._predict(scores, stored, scorer, selection, named, vocabulary), references)
+                metric.update(self._predict(stored, scorer, selection, named, vocabulary), references)
                 counts.append(metric.compute().numpy())
                 highest.append(selection.m.numpy())
             method = METHODS.get(scorer, pl_module.method)
@@ -132,7 +146,7 @@ class MatchLabels(_EvaluationScores):
             "similarity": f"text-text cosine of CLAP {self.clap!r}, no template",
             "map": "per clip, all prediction-reference pairs ranked by similarity, over the number of references",
         }
-        details = {"num_clips": len(self._labels), "num_labels": len(labels)}
+        details = {"num_clips": len(references), "num_labels": len(labels)}
         seconds = time.monotonic() - started
         Result("matching", tuple(rows), choices, self.seed, seconds, details).save(self.out / "matching.json")
         for row in rows:
@@ -140,7 +154,6 @@ class MatchLabels(_EvaluationScores):
 
     def _predict(
         self,
-        scores: _Scores,
         stored: dict[str, Tensor],
         scorer: str,
         selection: Selection,
@@ -150,7 +163,7 @@ class MatchLabels(_EvaluationScores):
         """Return the indices of the names that each clip's active concepts predict, without doubles."""
         kept = "ard" if scorer == "random" else scorer  # Rand. Rep. names AR&D's features otherwise, no more
         weakest = stored[f"{kept}/top_scores"][selection.features, -1].float()
-        dense = self._dense(scores, SCORERS.index(kept), selection.features, len(stored["n_active"]))
+        dense = self._scores.dense(kept, selection.features)
         active = (dense > 0) & (dense >= self.activity * weakest)
         word = {name: i for i, name in enumerate(vocabulary)}
         said = torch.zeros(len(dense), len(vocabulary), dtype=torch.bool)
@@ -185,11 +198,11 @@ def _spread(counts: np.ndarray) -> str | None:
     return f"mean of {len(counts)} draws; standard deviation over draws: {said}"
 
 
-class FindLabels(_EvaluationScores):
+class FindLabels(Callback):
     """Write ``label_auroc.json``: which labels some feature finds, by its representativeness in unseen clips.
 
-    A label's feature is the one of highest AUROC on one half of the evaluation set (clips in even places); its figure
-    is that feature's AUROC on the other half, so that the best of many features is not flattered.
+    A label's feature is the one of highest AUROC on the probing set; its figure is that feature's AUROC on the
+    evaluation set, so that the best of many features is not flattered.
 
     Args:
         out: folder of this dictionary's results.
@@ -200,24 +213,42 @@ class FindLabels(_EvaluationScores):
     def __init__(self, out: Path, *, found: float = 0.9, seed: int = 0) -> None:
         self.out, self.found, self.seed = Path(out), found, seed
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start empty."""
+        assert isinstance(pl_module, Encoding)
+        self._sets = {loader: LabelledScores(pl_module.coder.d_sae) for loader in (PROBING, EVALUATION)}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ProbeBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores of both sets."""
+        self._sets[dataloader_idx].add(outputs["codes"], batch)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare every feature with every label, a few hundred features at a time."""
         assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero or not any(self._labels):
+        probing, evaluation = self._sets[PROBING], self._sets[EVALUATION]
+        if not trainer.is_global_zero or not probing.labels or not evaluation.labels:
             return
         started = time.monotonic()
-        labels = self._vocabulary()
-        truth = np.array([[label in of_clip for label in labels] for of_clip in self._labels])
-        scores, d_sae = self._scores(), pl_module.coder.d_sae
+        labels = evaluation.vocabulary
+        truth = [np.array([[label in known for label in labels] for known in s.labels]) for s in (probing, evaluation)]
         best, feature, figure = np.full((3, len(labels)), np.nan)
-        for features in torch.arange(d_sae).split(256):
-            dense = self._dense(scores, 0, features, d_sae).numpy()
-            chosen, measured = (auroc(dense[half::2], truth[half::2]) for half in (0, 1))
-            winner = np.nan_to_num(chosen, nan=-1).argmax(axis=0), np.arange(len(labels))
-            better = ~(chosen[winner] <= best) & ~np.isnan(chosen[winner])
+        for features in torch.arange(pl_module.coder.d_sae).split(256):
+            chosen = np.nan_to_num(auroc(probing.dense("ard", features).numpy(), truth[0]), nan=-1)
+            winner = chosen.argmax(axis=0), np.arange(len(labels))
+            measured = auroc(evaluation.dense("ard", features[winner[0]].unique()).numpy(), truth[1])
+            column = np.searchsorted(features[winner[0]].unique().numpy(), features.numpy()[winner[0]])
+            better = ~(chosen[winner] <= best) & (chosen[winner] >= 0)
             best = np.where(better, chosen[winner], best)
             feature = np.where(better, features.numpy()[winner[0]], feature)
-            figure = np.where(better, measured[winner], figure)
+            figure = np.where(better, measured[column, winner[1]], figure)
         known = ~np.isnan(figure)
         figures = {
             "share_found": Figure.estimate(figure[known] >= self.found, np.mean, "share of labels", seed=self.seed),
@@ -232,7 +263,7 @@ class FindLabels(_EvaluationScores):
         choices = {
             "score": "representativeness (Eq. 2)",
             "found": self.found,
-            "split": "chosen on even, measured on odd",
+            "split": "feature chosen on the probing set, measured on the evaluation set",
         }
         seconds = time.monotonic() - started
         Result("label_auroc", (row,), choices, self.seed, seconds, details).save(self.out / "label_auroc.json")

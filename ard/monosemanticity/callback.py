@@ -45,8 +45,9 @@ def read_selections(folder: Path) -> dict[str, list[Selection]]:
 class ScoreMonosemanticity(Callback):
     """Write m of every feature, the top-C of every method, and the result ``monosemanticity.json``.
 
-    The methods are the paper's: the three scorers, and for SAEs `Rand. Rep.`, where the clips of H^k of the features in
-    AR&D's top-C are drawn at random and L^k is kept (Sec. 3 b). Dead features have m = NaN and are counted.
+    The methods are the paper's: for an SAE the three scorers and `Rand. Rep.`, where the clips of H^k of the features
+    in AR&D's top-C are drawn at random and L^k is kept (Sec. 3 b); for raw coordinates Eq. 2 alone. Dead features have
+    m = NaN and are counted.
 
     Args:
         out: folder of this dictionary's results.
@@ -90,13 +91,14 @@ class ScoreMonosemanticity(Callback):
         stored = load_file(self.out / "representatives.safetensors")
         dead = stored["n_active"] == 0
         tensors: dict[str, Tensor] = {}
-        for scorer in SCORERS:
+        is_sae = pl_module.method == "AR&D"
+        for scorer in SCORERS if is_sae else ("ard",):
             top, bottom = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
             m = self._score(embeddings, top, bottom).masked_fill(dead, math.nan)
             tensors[f"{scorer}/m"] = m
             features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(dead)]
             self._keep(tensors, f"{scorer}/0", Selection(features, m[features], top[features]))
-        if pl_module.method == "AR&D":
+        if is_sae:
             self._draw(tensors, embeddings, stored["ard/bottom_ids"])
         save_file(tensors, self.out / f"{FILE}.partial")
         os.replace(self.out / f"{FILE}.partial", self.out / FILE)
@@ -123,7 +125,7 @@ class ScoreMonosemanticity(Callback):
 
     @staticmethod
     def _keep(tensors: dict[str, Tensor], name: str, selection: Selection) -> None:
-        tensors |= {f"{name}/{field}": t.contiguous() for field, t in selection._asdict().items()}
+        tensors |= {f"{name}/{field}": t.clone() for field, t in selection._asdict().items()}
 
     def _report(self, module: Encoding, layer: int, tensors: dict[str, Tensor], dead: Tensor, seconds: float) -> None:
         selected = tensors["ard/0/m"].numpy()

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from jaxtyping import Float
@@ -56,6 +56,7 @@ class Namer(Protocol):
 class ConsensusNamer:
     """Name a feature by the phrase that most of its captions share and that CLAP finds closest to its clips.
 
+    Of two phrases that as many captions share, one of which contains the other, the longer says more and is kept.
     It stands in for the paper's Llama-3-70B-Instruct. A phrase that fewer than half of the captions share, or only
     one of them, is no consensus.
 
@@ -72,10 +73,16 @@ class ConsensusNamer:
         agreed = max(counts.values(), default=0)
         if agreed < max(2, len(captions) / 2):
             return Name(None, [], 0.0, float("nan"))
-        shared = sorted(phrase for phrase, count in counts.items() if count == agreed)
+        shared = longest(phrase for phrase, count in counts.items() if count == agreed)
         closeness = self.embed(shared) @ normalize(clips.sum(dim=0), dim=0)
         ranked = [shared[index] for index in closeness.argsort(descending=True, stable=True).tolist()]
         return Name(ranked[0], ranked[:8], agreed / len(captions), float((self.embed(ranked[:1]) @ clips.T).mean()))
+
+
+def longest(shared: Iterable[str]) -> list[str]:
+    """Return the phrases that are not part of another one, in alphabetical order."""
+    known = sorted(shared)
+    return [phrase for phrase in known if not any(f" {phrase} " in f" {other} " for other in known if other != phrase)]
 
 
 def phrases(caption: str) -> set[str]:

@@ -1,0 +1,96 @@
+"""Every stage through its own command, on the demo's YAML files, with tiny models and few clips."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ard.activations import read_manifest
+from ard.cli import CONFIGS, main
+from ard.types import Result
+
+
+@pytest.fixture(scope="module")
+def run(tiny_audiollm, tiny_clap, tmp_path_factory):
+    """A run's folder with tests of an SAE and of raw coordinates, made stage by stage as the README says."""
+    out = tmp_path_factory.mktemp("run")
+    facts = {
+        "out": out,
+        "model": tiny_audiollm,
+        "clap": tiny_clap,
+        "d_in": 32,
+        "k": 4,
+        "layer": 2,
+        "layers": "[0,2]",
+        "num_selected": 12,
+        "expansion": 2,
+    }
+    facts = [f"--run.{name}={value}" for name, value in facts.items()]
+
+    def stage(command, config, *more):
+        main([command, "--config", str(CONFIGS / "demo" / f"{config}.yaml"), *facts, *more])
+
+    for split, share in (("probe", 0.3), ("eval", 0.3), ("steer", 1.0), ("steer-select", 1.0)):
+        shards = ["shards", "synthetic", "--split", split, "--speech_share", str(share), "--num_clips", "12"]
+        main([*shards, "--out", str(out / "audio" / split)])
+    stage("extract", "extract")
+    stage("extract", "extract", "--run.split=eval", f"--run.activations={out}/activations-eval")
+    stage("fit", "fit", "--trainer.max_steps=30")
+    stage("test", "test")
+    stage("test", "test", "--run.sae=poly", f"--run.cell={out}/layer-2/poly")
+    return out
+
+
+def test_several_layers_are_extracted_in_one_pass(run):
+    manifest = read_manifest(run / "activations")
+    assert (manifest.layers, manifest.d_in, len(manifest.clip_ids)) == ((0, 2), 32, 12)
+    assert {path.parent.name for path in run.glob("activations/*/*.tar")} == {"layer-0", "layer-2"}
+
+
+def test_table_1_has_every_method_with_intervals(run):
+    rows = Result.load(run / "layer-2" / "e2" / "matching.json").rows
+    rows += Result.load(run / "layer-2" / "poly" / "matching.json").rows
+    assert sorted(row.method for row in rows) == ["AR&D", "Coverage", "Mean Act.", "Poly. Feats.", "Rand. Rep."]
+    for row in rows:
+        assert list(row.figures) == ["ms", "precision", "recall", "f1", "map"]
+        for name in ("precision", "recall", "f1", "map"):
+            figure = row.figures[name]
+            assert 0 <= figure.low <= figure.value <= figure.high <= 1
+            assert figure.n == 12
+
+
+def test_table_3_has_the_papers_shifts_and_controls(run):
+    rows = Result.load(run / "layer-2" / "e2" / "steering.json").rows
+    rows += Result.load(run / "layer-2" / "poly" / "steering.json").rows
+    assert {row.method for row in rows} == {"No SAE", "SAE, no clamp", "AR&D", "Poly. Feats."}
+    shifts = {(row.source, row.target) for row in rows}
+    assert shifts == {("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")}
+    assert len(rows) == 16
+
+
+def test_labels_and_concepts_are_written(run):
+    found = json.loads((run / "layer-2" / "e2" / "label_auroc.json").read_text())
+    measured = set(found["details"]["per_label"]) | set(found["details"]["not_measured"])
+    assert {"man speaking", "woman speaking"} & measured
+    assert all(0 <= label["auroc"] <= 1 for label in found["details"]["per_label"].values())
+    concepts = pq.read_table(run / "layer-2" / "e2" / "concepts.parquet").to_pylist()
+    assert len(concepts) == 64
+    assert sum(concept["selected"] for concept in concepts) <= 12
+    captions = pq.read_table(run / "captions.parquet").to_pylist()
+    assert len({row["id"] for row in captions}) == len(captions) <= 12
+
+
+def test_monosemanticity_in_the_result_is_that_of_the_files(run):
+    from safetensors.torch import load_file
+
+    from ard.monosemanticity import monosemanticity
+
+    folder = run / "layer-2" / "e2"
+    embeddings = load_file(run / "embeddings-embedded.safetensors")["embeddings"]
+    lists = load_file(folder / "representatives.safetensors")
+    m = monosemanticity(embeddings[lists["ard/top_ids"]], embeddings[lists["ard/bottom_ids"]])
+    m = m.masked_fill(lists["n_active"] == 0, torch.nan)
+    torch.testing.assert_close(load_file(folder / "monosemanticity.safetensors")["ard/m"], m, equal_nan=True)
+    highest = Result.load(folder / "monosemanticity.json").rows[0].figures["ms"]
+    assert highest.value == pytest.approx(float(m.nan_to_num(-torch.inf).max()))
