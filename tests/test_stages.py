@@ -53,7 +53,7 @@ def test_table_1_has_every_method_with_intervals(run):
     rows += Result.load(run / "layer-2" / "poly" / "matching.json").rows
     assert sorted(row.method for row in rows) == ["AR&D", "Coverage", "Mean Act.", "Poly. Feats.", "Rand. Rep."]
     for row in rows:
-        assert list(row.figures) == ["ms", "precision", "recall", "f1", "map"]
+        assert list(row.figures) == ["ms", "precision", "recall", "f1", "map", "map_at_matches"]
         for name in ("precision", "recall", "f1", "map"):
             figure = row.figures[name]
             assert 0 <= figure.low <= figure.value <= figure.high <= 1

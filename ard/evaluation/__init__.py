@@ -1,10 +1,11 @@
 """Stage 9a: named concepts against the labels of clips that nothing was trained on (Sec. 4, Table 1)."""
 
 from ard.evaluation.callback import FindLabels, MatchLabels
-from ard.evaluation.functional import auroc, average_precision, hungarian, precision_recall_f1_map
+from ard.evaluation.functional import AveragePrecision, auroc, average_precision, hungarian, precision_recall_f1_map
 from ard.evaluation.metric import ConceptMatching
 
 __all__ = [
+    "AveragePrecision",
     "ConceptMatching",
     "FindLabels",
     "MatchLabels",

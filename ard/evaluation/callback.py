@@ -22,7 +22,7 @@ from ard.sae import Encoding
 from ard.types import Codes, Figure, Result, Row
 
 METHODS = {"mean": "Mean Act.", "coverage": "Coverage", "random": "Rand. Rep."}  # by scorer, as the paper names them
-METRICS = ("precision", "recall", "f1", "map")
+METRICS = ("precision", "recall", "f1", "map", "map_at_matches")
 
 
 PROBING, EVALUATION = 0, 1  # the loaders of `test`
@@ -144,9 +144,10 @@ class MatchLabels(Callback):
             "hungarian": "maximal sum, threshold after",
             "activity": self.activity,
             "similarity": f"text-text cosine of CLAP {self.clap!r}, no template",
-            "map": "per clip, all prediction-reference pairs ranked by similarity, over the number of references",
+            "map": "per clip, all prediction-reference pairs ranked by similarity, precision averaged over all ranks",
+            "map_at_matches": "the same ranking, precision summed at the matches, over the number of references",
         }
-        details = {"num_clips": len(references), "num_labels": len(labels)}
+        details = {"num_clips": len(references), "num_labels": len(labels), "note": _other_reading(rows)}
         seconds = time.monotonic() - started
         Result("matching", tuple(rows), choices, self.seed, seconds, details).save(self.out / "matching.json")
         for row in rows:
@@ -173,7 +174,7 @@ class MatchLabels(Callback):
         return [clip.nonzero()[:, 0] for clip in said]
 
     def _figures(self, counts: np.ndarray, m: np.ndarray) -> dict[str, Figure]:
-        """Return figures from counts [clips, draws, 4] and m [concepts, draws]: means over the draws."""
+        """Return figures from counts [clips, draws, 5] and m [concepts, draws]: means over the draws."""
 
         def mean_of(metric: int, clips: np.ndarray) -> float:
             per_draw = [precision_recall_f1_map(clips[:, draw])[metric] for draw in range(clips.shape[1])]
@@ -189,8 +190,17 @@ class MatchLabels(Callback):
         return {"ms": highest, **figures}
 
 
+def _other_reading(rows: list[Row]) -> str:
+    """Say what mAP would be by the reading that is not in the table."""
+    said = ", ".join(f"{row.method} {row.figures['map_at_matches'].value:.2f}" for row in rows)
+    return (
+        "mAP averages precision over all ranks, as the paper words it. Summed at the matches over the number of "
+        f"references instead, as in object detection, it follows recall and rewards many predictions: {said}."
+    )
+
+
 def _spread(counts: np.ndarray) -> str | None:
-    """Say the spread over draws [draws, clips, 4], where there are several."""
+    """Say the spread over draws [draws, clips, 5], where there are several."""
     if len(counts) == 1:
         return None
     spread = np.std([precision_recall_f1_map(draw) for draw in counts], axis=0)

@@ -1,5 +1,7 @@
 """Matching predicted names to reference labels (Sec. 4), and how well a feature's score tells a label's clips."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
@@ -18,33 +20,43 @@ def hungarian(
     return matched & (similarity >= gamma)
 
 
+class AveragePrecision(NamedTuple):
+    """Two readings of "ranking all prediction-reference pairs by similarity and integrating precision" (Sec. 4)."""
+
+    over_ranks: float  # mean precision over all ranks: the paper's words, and its mAP column follows its precision
+    at_matches: float  # precision at each match, summed over the references: object detection's, which follows recall
+
+
 def average_precision(
     similarity: Float[np.ndarray, "predictions references"], matched: Bool[np.ndarray, "predictions references"]
-) -> float:
-    """Rank all prediction-reference pairs by similarity and average the precision at each match over the references.
+) -> AveragePrecision:
+    """Rank all prediction-reference pairs of a clip by similarity, most similar first, and average the precision.
 
-    A pair is true if it is a match; references without one count as 0, as in object detection. NaN without references.
+    The precision at a rank is the share of matches among the pairs up to it. 0 without predictions; NaN without
+    references.
     """
     if similarity.shape[1] == 0:
-        return float("nan")
-    order = np.argsort(-similarity, axis=None, kind="stable")
-    true = matched.reshape(-1)[order]
+        return AveragePrecision(np.nan, np.nan)
+    if similarity.shape[0] == 0:
+        return AveragePrecision(0.0, 0.0)
+    true = matched.reshape(-1)[np.argsort(-similarity, axis=None, kind="stable")]
     precision = np.cumsum(true) / np.arange(1, len(true) + 1)
-    return float(precision[true].sum() / similarity.shape[1])
+    return AveragePrecision(float(precision.mean()), float(precision[true].sum() / similarity.shape[1]))
 
 
-def precision_recall_f1_map(counts: Float[np.ndarray, "clips 4"]) -> Float[np.ndarray, " 4"]:
-    """Return micro-averaged precision, recall and F1, and the mean over clips of the average precision.
+def precision_recall_f1_map(counts: Float[np.ndarray, "clips 5"]) -> Float[np.ndarray, " 5"]:
+    """Return micro-averaged precision, recall and F1, and the mean over clips of both average precisions.
 
-    Each row of ``counts`` is a clip: matches, predictions, references, average precision. Precision without a
+    Each row of ``counts`` is a clip: matches, predictions, references, and the average precisions. Precision without a
     prediction and F1 without a match are 0; recall and mAP without a reference are NaN.
     """
     matches, predictions, references = counts[:, :3].sum(axis=0)
     precision = matches / predictions if predictions else 0.0
     recall = matches / references if references else np.nan
     f1 = 2 * matches / (predictions + references) if predictions + references else np.nan
-    known = counts[~np.isnan(counts[:, 3]), 3]
-    return np.array([precision, recall, f1, known.mean() if len(known) else np.nan])
+    known = counts[~np.isnan(counts[:, 3]), 3:]
+    mean_ap = known.mean(axis=0) if len(known) else [np.nan, np.nan]
+    return np.array([precision, recall, f1, *mean_ap])
 
 
 def auroc(

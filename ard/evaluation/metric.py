@@ -15,7 +15,7 @@ from ard.evaluation.functional import average_precision, hungarian
 class ConceptMatching(Metric):
     """Match the names that a clip's active concepts predict to its labels (Sec. 4).
 
-    ``compute`` returns one row a clip: matches, predictions, references, average precision; what
+    ``compute`` returns one row a clip: matches, predictions, references, both average precisions; what
     :func:`~ard.evaluation.functional.precision_recall_f1_map` makes of them, a bootstrap can make of any resample.
 
     Args:
@@ -38,9 +38,9 @@ class ConceptMatching(Metric):
         for predicted, labels in zip(predictions, references, strict=True):
             similarity = self.similarity[predicted.numpy()][:, list(labels)]
             matched = hungarian(similarity, self.gamma)
-            counts = [matched.sum(), len(predicted), len(labels), average_precision(similarity, matched)]
+            counts = [matched.sum(), len(predicted), len(labels), *average_precision(similarity, matched)]
             self.counts.append(torch.tensor([counts], dtype=torch.float64))
 
-    def compute(self) -> Float[Tensor, "clips 4"]:
+    def compute(self) -> Float[Tensor, "clips 5"]:
         """Return the counts of every clip, over all ranks."""
-        return dim_zero_cat(self.counts) if self.counts else torch.empty(0, 4, dtype=torch.float64)
+        return dim_zero_cat(self.counts) if self.counts else torch.empty(0, 5, dtype=torch.float64)

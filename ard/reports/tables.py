@@ -72,7 +72,7 @@ def _table1(run: Run) -> Table:
     missing = [name for name in paper.METHODS[2:] if rows and name not in {row.method for row in rows}]
     notes = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
     if rows:
-        notes.append(paper.TABLE1_MS_NOTE)
+        notes += [paper.TABLE1_MS_NOTE, *_unbeaten(lines, list(paper.METRICS.values()))]
     else:
         notes = [_left_out("matching.json", "names can be matched only against labels, and these clips may have none")]
     return Table(
@@ -102,13 +102,15 @@ def _table3(run: Run) -> Table:
         figure = paper.TABLE3.get(row.method, {}).get(_shift(row))
         found = {"sensitivity": figure} if figure else {}
         data.append(_json_row(row, ["sensitivity"], found, layer=paper.LAYER, expansion=paper.EXPANSION))
-    notes = [] if rows else [_left_out("steering.json", "steering asks for clips of known emotion or gender")]
+    heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
+    asked = "steering asks for clips of known emotion or gender"
+    notes = _unbeaten(lines, heads) if rows else [_left_out("steering.json", asked)]
     return Table(
         number=3,
         preset=run.preset,
         title="Sensitivity of feature steering",
         stub_heads=("Method",),
-        heads=tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts),
+        heads=heads,
         paper_heads=("paper",) * len(shifts),
         lines=tuple(lines),
         rows=tuple(data),
@@ -132,18 +134,36 @@ def _table4(run: Run) -> Table:
         at = beside.get(row.layer)
         figure = paper.TABLE4.get((row.method, row.expansion), {}).get(at or 0)
         data.append(_json_row(row, ["ms"], {"ms": figure} if figure else {}, layer=at, expansion=row.expansion))
-    notes = [] if rows else [_left_out("monosemanticity.json", "run `ard run` or `ard demo` to the end")]
+    heads = tuple(f"l = {layer}" for layer in layers)
+    asked = "run `ard run` or `ard demo` to the end"
+    notes = _unbeaten(lines, heads) if rows else [_left_out("monosemanticity.json", asked)]
     return Table(
         number=4,
         preset=run.preset,
         title="Monosemanticity (highest m) by layer and expansion factor",
         stub_heads=("Method", "e"),
-        heads=tuple(f"l = {layer}" for layer in layers),
+        heads=heads,
         paper_heads=tuple(f"paper, l = {beside[layer]}" if layer in beside else "paper" for layer in layers),
         lines=tuple(lines),
         rows=tuple(data),
         notes=(*_provenance(run, "WavCaps and IEMOCAP", rows), *notes, *_notes(results, rows)),
     )
+
+
+def _unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
+    """Say, column by column, which other rows the intervals of AR&D do not lie above; nothing where they all do."""
+    said = []
+    for column, head in enumerate(heads):
+        measured = [(line.stub, figure) for line in lines if (figure := line.cells[column].ours) is not None]
+        unbeaten = [
+            other[0] + (f" (against e = {own[1]})" if len(own) > 1 else "")
+            for own, ours in measured
+            for other, theirs in measured
+            if own[0].startswith("AR&D") and not other[0].startswith("AR&D") and not ours.low > theirs.high
+        ]
+        if unbeaten:
+            said.append(f"{head}: {', '.join(unbeaten)}")
+    return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(said)}"] if said else []
 
 
 def _ordered(results: Iterable[Result]) -> list[Row]:

@@ -35,25 +35,36 @@ def test_the_threshold_comes_after_the_assignment_and_includes_gamma():
 def test_average_precision_by_hand():
     similarity = np.array([[0.9, 0.2], [0.8, 0.1], [0.3, 0.75]])
     matched = hungarian(similarity, 0.7)  # (0, 0) and (2, 1): ranks 1 and 3 of six pairs
-    assert average_precision(similarity, matched) == pytest.approx((1 / 1 + 2 / 3) / 2)
-    assert average_precision(similarity[:0], matched[:0]) == 0
-    assert np.isnan(average_precision(similarity[:, :0], matched[:, :0]))
+    over_ranks, at_matches = average_precision(similarity, matched)
+    assert over_ranks == pytest.approx((1 / 1 + 1 / 2 + 2 / 3 + 2 / 4 + 2 / 5 + 2 / 6) / 6)
+    assert at_matches == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert average_precision(similarity[:0], matched[:0]) == (0, 0)
+    assert np.isnan(average_precision(similarity[:, :0], matched[:, :0])).all()
+
+
+def test_more_wrong_predictions_lower_the_average_over_ranks_and_not_that_at_matches():
+    few, many = np.array([[1.0], [0.1]]), np.array([[1.0]] + [[0.1]] * 20)
+    (few_ranks, few_matches), (many_ranks, many_matches) = (
+        average_precision(s, hungarian(s, 0.7)) for s in (few, many)
+    )
+    assert many_ranks < few_ranks / 2
+    assert many_matches == few_matches == 1
 
 
 def test_predictions_over_references_is_recall_over_precision():
-    counts = np.array([[2.0, 5, 3, 0.5], [1, 4, 2, 0.2], [0, 0, 4, 0]])
-    precision, recall, f1, mean_ap = precision_recall_f1_map(counts)
+    counts = np.array([[2.0, 5, 3, 0.5, 0.6], [1, 4, 2, 0.2, 0.4], [0, 0, 4, 0, 0]])
+    precision, recall, f1, over_ranks, at_matches = precision_recall_f1_map(counts)
     assert (precision, recall) == (3 / 9, 3 / 9)
     assert recall / precision == pytest.approx(counts[:, 1].sum() / counts[:, 2].sum())
     assert f1 == pytest.approx(2 * precision * recall / (precision + recall))
-    assert mean_ap == pytest.approx(0.7 / 3)
+    assert (over_ranks, at_matches) == (pytest.approx(0.7 / 3), pytest.approx(1 / 3))
 
 
 def test_no_predictions_and_no_references_are_defined():
-    assert precision_recall_f1_map(np.array([[0.0, 0, 3, 0]])).tolist() == [0, 0, 0, 0]
-    precision, recall, _, mean_ap = precision_recall_f1_map(np.array([[0.0, 2, 0, np.nan]]))
+    assert precision_recall_f1_map(np.array([[0.0, 0, 3, 0, 0]])).tolist() == [0, 0, 0, 0, 0]
+    precision, recall, _, *mean_ap = precision_recall_f1_map(np.array([[0.0, 2, 0, np.nan, np.nan]]))
     assert precision == 0
-    assert np.isnan([recall, mean_ap]).all()
+    assert np.isnan([recall, *mean_ap]).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -78,5 +89,7 @@ def test_the_metric_merges_and_names_its_counts():
         parts.append(metric)
     parts[0].merge_state(parts[1])
     counts = sorted(parts[0].compute().nan_to_num(-1).tolist())  # a merge does not say whose clips come first
-    assert counts == [[0, 0, 1, 0], [0, 1, 0, -1], [1, 2, 2, 0.5], [2, 2, 2, 1]]
-    assert ConceptMatching(similarity).compute().shape == (0, 4)
+    assert [row[:3] for row in counts] == [[0, 0, 1], [0, 1, 0], [1, 2, 2], [2, 2, 2]]
+    assert [row[4] for row in counts] == [0, -1, 0.5, 1]
+    assert counts[2][3] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert ConceptMatching(similarity).compute().shape == (0, 5)

@@ -14,6 +14,8 @@ from rich.console import Console
 from ard.reports import build_tables, log_tables, paper, render_table, write_tables
 from ard.reports.paper import Printed, counterparts
 from ard.reports.run import Run
+from ard.reports.table import Cell, Line
+from ard.reports.tables import _unbeaten
 from ard.types import Figure, Result, Row, UserError
 
 
@@ -206,3 +208,18 @@ def test_a_folder_that_is_no_run_is_refused(run):
         build_tables(run)
     with pytest.raises(UserError, match=r"holds no run.json: give the --out folder"):
         Run.load(run / "nowhere")
+
+
+def test_a_note_names_the_rows_that_ard_does_not_beat():
+    def line(method, *intervals, expansion=None):
+        cells = tuple(Cell(Figure(low, low, high, 9, "share")) for low, high in intervals)
+        return Line((method,) if expansion is None else (method, expansion), cells)
+
+    beaten, close = line("Poly. Feats.", (0.1, 0.2), (0.1, 0.2)), line("Mean Act.", (0.4, 0.5), (0.1, 0.2))
+    (note,) = _unbeaten([beaten, close, line("AR&D (l = 3)", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"])
+    assert note == "Where the interval of AR&D does not lie above another row's: F1: Mean Act."
+    assert _unbeaten([beaten, line("AR&D", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"]) == []
+    (note,) = _unbeaten(
+        [line("Poly. Feats.", (1.0, 3.0), expansion="–"), line("AR&D", (2, 4), expansion="4")], ["l = 1"]
+    )
+    assert "l = 1: Poly. Feats. (against e = 4)" in note
