@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import webdataset as wds
 from jaxtyping import Float, Int
 from lightning import LightningDataModule
 from safetensors.torch import load
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ard.activations.store import read_manifest, shard_path, stored_ids
-from ard.audio import clip_metadata, read_clips
+from ard.audio import clip_metadata, read_clips, read_samples
 from ard.audiollm import EMBEDDED, AudioPrompts, load_prompter
 from ard.types import UserError
 
@@ -94,16 +93,9 @@ class ClipDataModule(LightningDataModule):
         return DataLoader(clips, batch_size=None, num_workers=self.num_workers)
 
 
-def _read_shard_files(urls: list[str]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+def _read_activations(shards: list[Path]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Read clips from activation shards: x [tokens, d_in] in the dtype of the store, and the clip's metadata."""
-    shards = wds.WebDataset(
-        urls,
-        shardshuffle=False,
-        nodesplitter=wds.split_by_node,
-        workersplitter=wds.split_by_worker,
-        empty_check=False,
-    )
-    for sample in shards:
+    for sample in read_samples(shards):
         yield load(sample["safetensors"])["x"], json.loads(sample["json"])
 
 
@@ -111,9 +103,9 @@ class _Tokens(IterableDataset[Tensor]):
     """Batches of tokens, mixed over many clips by a buffer; endless where it is shuffled, one pass where not."""
 
     def __init__(
-        self, urls: list[str], num_tokens: int, batch_tokens: int, buffer_tokens: int, seed: int | None
+        self, shards: list[Path], num_tokens: int, batch_tokens: int, buffer_tokens: int, seed: int | None
     ) -> None:
-        self.urls = urls
+        self.shards = shards
         self.num_tokens = num_tokens
         self.batch_tokens = batch_tokens
         self.buffer_tokens = buffer_tokens
@@ -121,7 +113,7 @@ class _Tokens(IterableDataset[Tensor]):
 
     def __iter__(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
         if self.seed is None:
-            yield from (x.float() for x in _in_tokens(_read_shard_files(self.urls), self.batch_tokens))
+            yield from (x.float() for x in _in_tokens(_read_activations(self.shards), self.batch_tokens))
             return
         generator = torch.Generator().manual_seed(self.seed)
         rest: list[Tensor] = []
@@ -134,10 +126,10 @@ class _Tokens(IterableDataset[Tensor]):
     def _buffers(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Fill the buffer without end: from the shards, each epoch in another order, or once if all tokens fit."""
         if self.num_tokens <= self.buffer_tokens:
-            yield from repeat(torch.cat([x for x, _ in _read_shard_files(self.urls)]))
+            yield from repeat(torch.cat([x for x, _ in _read_activations(self.shards)]))
         for _ in count():
-            order = torch.randperm(len(self.urls), generator=generator).tolist()
-            yield from _in_tokens(_read_shard_files([self.urls[index] for index in order]), self.buffer_tokens)
+            order = torch.randperm(len(self.shards), generator=generator).tolist()
+            yield from _in_tokens(_read_activations([self.shards[index] for index in order]), self.buffer_tokens)
 
 
 def _in_tokens(clips: Iterable[tuple[Tensor, dict[str, Any]]], num_tokens: int) -> Iterator[Tensor]:
@@ -159,13 +151,13 @@ def _in_tokens(clips: Iterable[tuple[Tensor, dict[str, Any]]], num_tokens: int) 
 class _Probe(IterableDataset[ProbeBatch]):
     """Whole clips in the order of the manifest, each with its row."""
 
-    def __init__(self, folder: Path, urls: list[str], clips_per_batch: int) -> None:
-        self.urls = urls
+    def __init__(self, folder: Path, shards: list[Path], clips_per_batch: int) -> None:
+        self.shards = shards
         self.clips_per_batch = clips_per_batch
         self.row = {clip_id: row for row, clip_id in enumerate(read_manifest(folder).clip_ids)}
 
     def __iter__(self) -> Iterator[ProbeBatch]:
-        for batch in _in_batches(_read_shard_files(self.urls), self.clips_per_batch):
+        for batch in _in_batches(_read_activations(self.shards), self.clips_per_batch):
             xs = [x.float() for x, _ in batch]
             metadata = [known for _, known in batch]
             lengths = torch.tensor([len(x) for x in xs])
@@ -224,18 +216,19 @@ class ActivationDataModule(LightningDataModule):
         """Return whole clips: the probing set, then the evaluation set if there is one."""
         folders = [self.activations, *([self.evaluation] if self.evaluation else [])]
         return [
-            DataLoader(_Probe(folder, self._urls(folder), self.clips_per_batch), batch_size=None) for folder in folders
+            DataLoader(_Probe(folder, self._shards(folder), self.clips_per_batch), batch_size=None)
+            for folder in folders
         ]
 
     def _tokens(self, folder: Path, seed: int | None) -> DataLoader[Tensor]:
         num_tokens = read_manifest(folder).num_tokens
-        tokens = _Tokens(self._urls(folder), num_tokens, self.batch_tokens, self.buffer_tokens, seed)
+        tokens = _Tokens(self._shards(folder), num_tokens, self.batch_tokens, self.buffer_tokens, seed)
         return DataLoader(tokens, batch_size=None)
 
-    def _urls(self, folder: Path) -> list[str]:
+    def _shards(self, folder: Path) -> list[Path]:
         manifest = read_manifest(folder)
         if self.layer not in manifest.layers:
             raise UserError(f"layer {self.layer} was not extracted to {str(folder)!r}: it holds {manifest.layers}")
         if manifest.num_tokens == 0:
             raise UserError(f"{str(folder)!r} holds no tokens: see the failures in its manifest")
-        return [str(path) for path in sorted(shard_path(folder, self.layer, 0).parent.glob("*.tar"))]
+        return sorted(shard_path(folder, self.layer, 0).parent.glob("*.tar"))

@@ -2,7 +2,14 @@
 
 from ard.audio.folder import FolderClips
 from ard.audio.functional import resample
-from ard.audio.shards import AudioManifest, clip_metadata, read_audio_manifest, read_clips, write_audio_shards
+from ard.audio.shards import (
+    AudioManifest,
+    clip_metadata,
+    read_audio_manifest,
+    read_clips,
+    read_samples,
+    write_audio_shards,
+)
 from ard.audio.synthetic import SyntheticCorpus
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "clip_metadata",
     "read_audio_manifest",
     "read_clips",
+    "read_samples",
     "resample",
     "write_audio_shards",
 ]

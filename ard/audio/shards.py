@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,21 +88,13 @@ def read_audio_manifest(folder: Path) -> AudioManifest:
 
 
 def read_clips(folder: Path) -> Iterator[Clip]:
-    """Read the clips of a folder of audio shards, in order; rank and worker each read their own shards.
+    """Read the clips of a folder of audio shards, in order.
 
     Raises:
         UserError: if the folder holds no finished set of shards.
     """
     read_audio_manifest(folder)
-    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
-    shards = wds.WebDataset(
-        urls,
-        shardshuffle=False,
-        nodesplitter=wds.split_by_node,
-        workersplitter=wds.split_by_worker,
-        empty_check=False,
-    )
-    for sample in shards:
+    for sample in read_samples(sorted(folder.glob("*.tar"))):
         known = json.loads(sample["json"])
         suffix = next(key for key in ("flac", "wav", "ogg", "mp3") if key in sample)
         channels, sample_rate_hz = soundfile.read(io.BytesIO(sample[suffix]), dtype="float32", always_2d=True)
@@ -117,6 +109,19 @@ def read_clips(folder: Path) -> Iterator[Clip]:
             gender=known.get("gender"),
             transcript=known.get("transcript"),
         )
+
+
+def read_samples(shards: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Read the samples of WebDataset shards, in order and undecoded; rank and worker each read their own shards."""
+    return iter(
+        wds.WebDataset(
+            [str(path) for path in shards],
+            shardshuffle=False,
+            nodesplitter=wds.split_by_node,
+            workersplitter=wds.split_by_worker,
+            empty_check=False,
+        )
+    )
 
 
 def _flac(clip: Clip) -> bytes:

@@ -220,6 +220,6 @@ def test_a_note_names_the_rows_that_ard_does_not_beat():
     assert note == "Where the interval of AR&D does not lie above another row's: F1: Mean Act."
     assert _unbeaten([beaten, line("AR&D", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"]) == []
     (note,) = _unbeaten(
-        [line("Poly. Feats.", (1.0, 3.0), expansion="–"), line("AR&D", (2, 4), expansion="4")], ["l = 1"]
+        [line("Poly. Feats.", (1.0, 3.0), expansion="–"), line("AR&D", (2.0, 4.0), expansion="4")], ["l = 1"]
     )
     assert "l = 1: Poly. Feats. (against e = 4)" in note
