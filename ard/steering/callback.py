@@ -1,6 +1,5 @@
 """Table 3: how often steering a named concept turns the model's answer into the target."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -168,12 +167,11 @@ class MeasureSteering(Callback):
         self, batches: list[_Batch], task: SteeringTask, ranked: Sequence[tuple[int, str]]
     ) -> tuple[_Trial, dict[str, float]]:
         """Return the most sensitive trial on the selection split, the smallest of equals, and all that was tried."""
-        tried = {
-            _Trial(n, multiple): float(np.mean(self._shifted(batches, task, self._clamp(ranked, _Trial(n, multiple)))))
-            if batches
-            else math.nan
-            for n, multiple in product(self.num_features, self.multiples)
-        }
+        counts = sorted({min(n, len(ranked)) for n in self.num_features})
+        trials = [_Trial(n, multiple) for n, multiple in product(counts, self.multiples) if n]
+        if not trials or not batches:
+            return _Trial(counts[0], self.multiples[0]), {}
+        tried = {trial: float(self._shifted(batches, task, self._clamp(ranked, trial)).mean()) for trial in trials}
         best = max(tried, key=lambda trial: tried[trial])
         return best, {f"{trial.num_features} x {trial.multiple:g}": share for trial, share in tried.items()}
 
