@@ -78,10 +78,14 @@ def evaluate_audiollm(folder: Path, clips: Sequence[Clip]) -> Mapping[str, Share
     emotion = np.array([a == (clip.emotion or NO_SPEAKER) for a, clip in zip(emotions, clips, strict=True)])
     gender = np.array([a == (clip.gender or NO_SPEAKER) for a, clip in zip(genders, clips, strict=True)])
     speech = kinds == "speech"
+    mixtures = [(named_events(a), clip.labels) for a, clip in zip(captions, clips, strict=True) if not clip.gender]
+    mixtures = [(named, labels) for named, labels in mixtures if len(labels) > 1]
     return {
         "caption_of_one_event": share(caption[kinds == "1 events"], 0.95),
         "caption_of_two_events": share(caption[kinds == "2 events"]),
         "caption_of_three_events": share(caption[kinds == "3 events"]),
+        "mixed_events_that_are_named": share([label in named for named, labels in mixtures for label in labels]),
+        "named_events_that_are_there": share([name in labels for named, labels in mixtures for name in named]),
         "caption_of_speech": share(caption[speech]),
         "emotion": share(emotion[speech], 0.95),
         "gender": share(gender[speech], 0.98),
