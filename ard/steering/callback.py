@@ -60,9 +60,8 @@ class MeasureSteering(Callback):
 
     Sensitivity is the share of the clips that the unsteered model answers with the source class whose steered answer
     is the target. Which features, how many and at what value is chosen on ``selection`` and measured on ``audio``:
-    features by the CLAP text cosine of their names with the task's concept, at least ``gamma``, then the first of
-    ``num_features`` x ``multiples`` that is most sensitive. A task for which no name comes that close is steered by
-    nothing, and its choice says so.
+    features by the CLAP text cosine of their names with the task's concept, then the first of ``num_features`` x
+    ``multiples`` that is most sensitive. Where no feature has a name, nothing is steered, and the choice says so.
 
     Args:
         out: folder of this dictionary's results.
@@ -71,7 +70,6 @@ class MeasureSteering(Callback):
         tasks: the columns of the table.
         model: the model that is steered, the one whose activations trained the dictionary.
         clap: the CLAP model that compares names.
-        gamma: least cosine of a name with the concept.
         num_features: numbers of features to try.
         multiples: values to try, in units of each feature's maximum on the probing set.
         positions: see :func:`~ard.steering.steer`.
@@ -90,7 +88,6 @@ class MeasureSteering(Callback):
         tasks: list[SteeringTask],
         model: str = EMBEDDED,
         clap: str = EMBEDDED_CLAP,
-        gamma: float = 0.7,
         num_features: list[int] = [1],  # noqa: B006
         multiples: list[float] = [1.0],  # noqa: B006
         positions: Literal["all", "audio"] = "all",
@@ -100,7 +97,7 @@ class MeasureSteering(Callback):
         seed: int = 0,
     ) -> None:
         self.out, self.selection, self.audio, self.tasks = Path(out), Path(selection), Path(audio), tasks
-        self.model, self.clap, self.gamma = model, clap, gamma
+        self.model, self.clap = model, clap
         self.num_features, self.multiples = num_features, multiples
         self.positions, self.keep_error = positions, keep_error
         self.max_new_tokens, self.clips_per_batch, self.seed = max_new_tokens, clips_per_batch, seed
@@ -140,7 +137,6 @@ class MeasureSteering(Callback):
             "positions": self.positions,
             "keep_error": self.keep_error,
             "value": "multiple of each feature's maximum on the probing set",
-            "gamma": self.gamma,
             "num_features": self.num_features,
             "multiples": self.multiples,
         }
@@ -149,15 +145,14 @@ class MeasureSteering(Callback):
         result.save(self.out / "steering.json")
 
     def _ranked_features(self, concept: str) -> list[tuple[int, str]]:
-        """Return the selected features whose names come close to the concept, the closest first."""
+        """Return the selected features with their names, the names closest to the concept first."""
         selection, names = read_selections(self.out)["ard"][0], read_names(self.out)["ard"][0]
         named = [(f, name) for f, name in zip(selection.features.tolist(), names, strict=True) if name is not None]
         if not named:
             return []
         clap = load_clap(self.clap)
         closeness = (clap.text([name for _, name in named]) @ clap.text([concept]).T)[:, 0]
-        order = closeness.argsort(descending=True, stable=True).tolist()
-        return [named[index] for index in order if closeness[index] >= self.gamma]
+        return [named[index] for index in closeness.argsort(descending=True, stable=True).tolist()]
 
     def _clamp(self, ranked: Sequence[tuple[int, str]], trial: _Trial) -> dict[int, float]:
         maximum = load_file(self.out / "representatives.safetensors")["max_activation"]
