@@ -39,8 +39,11 @@ def share(right: Sequence[bool] | np.ndarray, required: float | None = None) -> 
     return Share(float(np.mean(right)), len(right), required)
 
 
-def heldout(num_clips: int = NUM_CLIPS, *, seed: int = 0) -> list[Clip]:
-    """Clips that no embedded model was trained on."""
+def heldout(num_clips: int = NUM_CLIPS, *, seed: int = 1) -> list[Clip]:
+    """Clips that no embedded model was trained on.
+
+    Those of seed 0 were looked at while the recipe of the CLAP was chosen; the figures are of seed 1, which was not.
+    """
     return list(SyntheticCorpus("heldout", num_clips, seed=seed))
 
 
