@@ -40,7 +40,8 @@ The machine was shared with other work. Rerun from the repository root, then mea
 
 ## Figures
 
-Shares of the {num_heldout} clips of the split `heldout` (seed 1), none of which was trained on or looked at before; `n` counts the cases.
+Shares of the {num_heldout} clips of the split `heldout` (seed 1), none of which was trained on or
+looked at before; `n` counts the cases.
 
 {table}
 
