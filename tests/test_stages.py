@@ -8,7 +8,7 @@ import torch
 
 from ard.activations import read_manifest
 from ard.cli import CONFIGS, main
-from ard.types import Result
+from ard.types import Result, write_json
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,9 @@ def run(tiny_audiollm, tiny_clap, tmp_path_factory):
     stage("extract", "extract", "--run.split=eval", f"--run.activations={out}/activations-eval")
     stage("fit", "fit", "--trainer.max_steps=30")
     stage("test", "test")
-    stage("test", "test", "--run.sae=poly", f"--run.cell={out}/layer-2/poly")
+    stage("test", "test", "--run.sae=poly", "--run.expansion=null", f"--run.cell={out}/layer-2/poly")
+    about = {"preset": "demo", "seed": 0, "model": "tiny", "data": "simulated", "layers": [2], "layer": 2}
+    write_json(out / "run.json", {**about, "expansions": [2], "expansion": 2, "p": 4, "num_selected": 12})
     return out
 
 
@@ -58,6 +60,12 @@ def test_table_1_has_every_method_with_intervals(run):
             figure = row.figures[name]
             assert 0 <= figure.low <= figure.value <= figure.high <= 1
             assert figure.n == 12
+
+
+def test_table_1_says_what_the_other_reading_of_map_gives(run):
+    main(["report", "--run", str(run)])
+    said = (run / "tables" / "table1.md").read_text()
+    assert said.count("rewards many predictions: Poly. Feats.") == 1
 
 
 def test_table_3_has_the_papers_shifts_and_controls(run):

@@ -147,7 +147,7 @@ class MatchLabels(Callback):
             "map": "per clip, all prediction-reference pairs ranked by similarity, precision averaged over all ranks",
             "map_at_matches": "the same ranking, precision summed at the matches, over the number of references",
         }
-        details = {"num_clips": len(references), "num_labels": len(labels), "note": _other_reading(rows)}
+        details = {"num_clips": len(references), "num_labels": len(labels)}
         seconds = time.monotonic() - started
         Result("matching", tuple(rows), choices, self.seed, seconds, details).save(self.out / "matching.json")
         for row in rows:
@@ -188,15 +188,6 @@ class MatchLabels(Callback):
             m, lambda x: float(x.max(axis=0).mean()), "pooled standard deviations", seed=self.seed
         )
         return {"ms": highest, **figures}
-
-
-def _other_reading(rows: list[Row]) -> str:
-    """Say what mAP would be by the reading that is not in the table."""
-    said = ", ".join(f"{row.method} {row.figures['map_at_matches'].value:.2f}" for row in rows)
-    return (
-        "mAP averages precision over all ranks, as the paper words it. Summed at the matches over the number of "
-        f"references instead, as in object detection, it follows recall and rewards many predictions: {said}."
-    )
 
 
 def _spread(counts: np.ndarray) -> str | None:
