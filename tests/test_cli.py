@@ -39,7 +39,9 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
 
     clips = pq.read_table(out / "clips.parquet").to_pylist()
     assert "b/ünïcode naïve_flac" in [clip["id"] for clip in clips]
-    assert [clip["num_tokens"] for clip in clips if clip["id"] == "long_wav#0000"] == [18]
+    assert [clip["num_tokens"] for clip in clips if clip["id"] == "long_wav#0000"] == [
+        19
+    ]  # 0.75 s: 75 mel frames, halved twice
     sae = TopKSAE.from_pretrained(out / "layer-3" / "e8" / "sae")
     assert (sae.d_in, sae.d_sae, sae.k) == (32, 256, 4)
     concepts = pq.read_table(out / "layer-3" / "e8" / "concepts.parquet").to_pylist()
