@@ -53,8 +53,8 @@ class FolderClips:
             return
         try:
             channels, sample_rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError) as error:
-            yield Failure(name, "audio", f"unreadable: {str(error).rpartition(': ')[2]}")
+        except (soundfile.SoundFileError, OSError):  # libsndfile's own words mislead: "File does not exist"
+            yield Failure(name, "audio", "unreadable: its content cannot be decoded")
             return
         waveform = channels.mean(axis=1)
         reason = _unusable(waveform, sample_rate_hz)
