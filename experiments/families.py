@@ -29,7 +29,7 @@ not run.
 {table}
 
 - Voxtral hears in windows of 30 s and Gemma 3n in one; both give every window its full number of audio tokens (375 and
-  188), so that those behind the end of a clip are silence, and are captured like the others.
+  188). Those behind the end of a clip are of silence: they can be steered, and are left out of activation shards.
 - Audio Flamingo 3, Music Flamingo and GLM-ASR hear a long clip in several windows, to 10 minutes and more in all. Of
   their encoders' layers only those of the Flamingos can be looked into, and for clips of one window.
 - Voxtral needs mistral-common; Granite Speech torchaudio, and peft for the adapter through which it hears; both Omnis

@@ -1,5 +1,6 @@
 """Write what `Trainer.predict` extracts as activation shards."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,15 +50,16 @@ class ActivationWriter(BasePredictionWriter):
         """Collect the clips of one batch, with how many seconds each of their tokens stands for; write a full shard."""
         assert isinstance(pl_module, Extraction)
         self._failures[batch.shard] += batch.failures
-        window_s = pl_module.audiollm.prompter.window_s
         for place, known, activations, reason in zip(batch.places, batch.metadata, *prediction, strict=True):
             if reason:
                 self._failures[batch.shard].append(Failure(known["id"], "activations", reason))
                 continue
-            num_tokens = len(next(iter(activations.values())))
-            seconds_per_token = min(known["duration_s"], window_s) / num_tokens
+            heard_s, tokens_s = pl_module.audiollm.prompter.heard_s(known["duration_s"])
+            seconds_per_token = tokens_s / len(next(iter(activations.values())))
+            num_tokens = math.ceil(heard_s / seconds_per_token - 1e-6)  # those behind the clip's end are of silence
             timed = {**known, "num_tokens": num_tokens, "seconds_per_token": seconds_per_token}
-            self._clips[batch.shard].append((place, timed, activations))
+            sound = {layer: x[:num_tokens] for layer, x in activations.items()}
+            self._clips[batch.shard].append((place, timed, sound))
         if batch.last:
             clips = sorted(self._clips.pop(batch.shard, []), key=lambda clip: clip[0])
             failures = self._failures.pop(batch.shard)

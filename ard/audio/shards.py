@@ -15,6 +15,7 @@ import soundfile
 import webdataset as wds
 import xxhash
 
+from ard.audio.decoding import decode
 from ard.types import Clip, Failure, UserError, write_json
 
 MANIFEST = "manifest.json"
@@ -110,7 +111,7 @@ def read_clips(folder: Path) -> Iterator[Clip]:
 
 
 def read_shard(path: Path) -> Iterator[Clip | Failure]:
-    """Read the clips of one audio shard, in order; one whose sound cannot be decoded comes out as a failure.
+    """Read the clips of one audio shard, in order; what cannot be decoded or heard comes out as a failure.
 
     Raises:
         UserError: if the shard itself cannot be read.
@@ -127,14 +128,13 @@ def read_shard(path: Path) -> Iterator[Clip | Failure]:
 def _decoded(sample: dict[str, Any]) -> Clip | Failure:
     known = json.loads(sample["json"])
     suffix = next(key for key in ("flac", "wav", "ogg", "mp3") if key in sample)
-    try:
-        channels, sample_rate_hz = soundfile.read(io.BytesIO(sample[suffix]), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError):
-        return Failure(known["id"], "audio", "unreadable: its content cannot be decoded")
+    recording = decode(sample[suffix], known["id"])
+    if isinstance(recording, Failure):
+        return recording
     return Clip(
         id=known["id"],
-        waveform=channels.mean(axis=1),
-        sample_rate_hz=sample_rate_hz,
+        waveform=recording.waveform,
+        sample_rate_hz=recording.sample_rate_hz,
         dataset=known["dataset"],
         caption=known.get("caption"),
         labels=tuple(known.get("labels", ())),

@@ -104,6 +104,7 @@ class Family(NamedTuple):
 
     prepare: Callable[[Any, Waveform, str], BatchFeature] = chat  # one clip and its question, without padding
     window_s: float | None = None  # the longest clip by the model's card, where its processor does not cut at one
+    filled_s: float | None = None  # clips are filled up with silence to a multiple of it, and it has its tokens too
     lone_encoder: str | None = None  # module path of an audio encoder in which a clip would feel its neighbours
     model_class: Any = AutoModelForMultimodalLM
     processor_class: Any = AutoProcessor
@@ -111,7 +112,7 @@ class Family(NamedTuple):
 
 FAMILIES = {
     "audioflamingo3": Family(model_class=AutoModelForSeq2SeqLM),
-    "gemma3n": Family(_padded_chat, window_s=30),
+    "gemma3n": Family(_padded_chat, window_s=30, filled_s=30.0),
     "glmasr": Family(),
     "granite_speech": Family(_written_chat, window_s=13000, lone_encoder="model.encoder"),  # 128 K tokens, 10 a second
     "musicflamingo": Family(model_class=AutoModelForSeq2SeqLM),
@@ -122,7 +123,7 @@ FAMILIES = {
     "qwen2_audio": Family(),
     "qwen3_asr": Family(_system_chat, window_s=1200),
     "qwen3_omni_moe_thinker": Family(window_s=2400, lone_encoder="model.audio_tower"),
-    "voxtral": Family(_mistral_chat, window_s=2400),
+    "voxtral": Family(_mistral_chat, window_s=2400, filled_s=30.0),
     "whisper": Family(_frames_alone, model_class=AutoModel, processor_class=AutoFeatureExtractor),
 }
 """Model type to what is special about it: the types that the tests cover. Others are tried as the plain case."""

@@ -75,6 +75,16 @@ class AudioPrompter:
         one: float = getattr(extractor(self.processor), "chunk_length", 30)  # most hear as much
         return float(several or one)
 
+    def heard_s(self, clip_s: float) -> tuple[float, float]:
+        """Return how many seconds of a clip are heard, and how many its audio tokens stand for, evenly.
+
+        These are more where the processor fills up clips with silence: the last tokens are then of silence.
+        """
+        heard, shortest = min(clip_s, self.window_s), getattr(extractor(self.processor), "min_length", 0)
+        multiple = self._family.filled_s
+        filled = heard if multiple is None else multiple * math.ceil(heard / multiple)
+        return heard, max(filled, shortest / self.sample_rate_hz)
+
     def __call__(self, clips: Sequence[Clip], prompts: Sequence[str] | None = None) -> AudioPrompts:
         """Put clips and questions into the model's chat template; without questions the user's text is empty.
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ard.activations import ClipDataModule, Extraction, read_manifest
+from ard.activations.module import _unusable
 from ard.activations.store import read_clip_metadata, read_layer
 from ard.audio import read_clips, write_audio_shards
 from ard.audiollm import load_audiollm
@@ -20,7 +21,8 @@ from ard.cli import main
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
 from ard.types import Clip
-from tests.audiollm.families.first import whisper
+from tests.audiollm.families.first import qwen2_audio, voxtral, whisper
+from tests.audiollm.families.second import gemma3n, qwen3_asr
 
 LAYERS = (0, 2)
 
@@ -176,7 +178,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved_and_a_clip_that_is_t
     assert any(len(size) and size[0] > 1 and size.numel() > 80 for size in sizes)
 
 
-def test_clips_that_give_nan_cannot_be_decoded_or_have_no_tokens_are_named_and_the_rest_is_kept(
+def test_clips_that_give_nan_cannot_be_decoded_or_are_too_short_are_named_and_the_rest_is_kept(
     audio, tiny_audiollm, tmp_path, monkeypatch
 ):
     folder = tmp_path / "audio" / "probe"
@@ -200,8 +202,34 @@ def test_clips_that_give_nan_cannot_be_decoded_or_have_no_tokens_are_named_and_t
     assert {failure.id: failure.reason for failure in manifest.failures} == {
         "broken": "unreadable: its content cannot be decoded",
         "nan": "the forward pass gave NaN or infinity",
-        "short": "no audio tokens: the clip is too short",
+        "short": "too short: 0.006 s, at least 0.2 s are needed",
     }
+
+
+def test_a_clip_for_which_a_model_has_no_token_is_named():
+    assert _unusable({0: torch.empty(0, 4)}) == "no audio tokens: the clip is too short"
+
+
+@pytest.mark.parametrize(
+    ("build", "needs"), [(qwen2_audio, "torch"), (qwen3_asr, "torch"), (voxtral, "mistral_common"), (gemma3n, "timm")]
+)
+def test_tokens_are_those_of_the_sound_and_each_has_its_time(tmp_path, build, needs):
+    """Voxtral, Gemma 3n and Qwen3-ASR fill up short clips with silence: its tokens are left out."""
+    pytest.importorskip(needs, exc_type=ImportError)
+    (tmp_path / "model").mkdir()
+    build(tmp_path / "model")
+    lengths = [16000 * 2, 8000 * 3, 7000]
+    clips = [Clip(f"c{n}", np.random.default_rng(n).random(n).astype(np.float32) / 5, 16000, "t") for n in lengths]
+    write_audio_shards(clips, tmp_path / "audio" / "probe")
+    main(command(tmp_path / "audio" / "probe", tmp_path / "model", tmp_path / "out", "--run.layers=[1]"))
+    (shard,) = read_manifest(tmp_path / "out").shards
+    times = [known["seconds_per_token"] for known in read_clip_metadata(tmp_path / "out", shard)]
+    for samples, num_tokens, seconds in zip(lengths, shard.num_tokens, times, strict=True):
+        assert seconds == pytest.approx(times[0], rel=0.1)  # a clip's last token may stand for less than the others
+        assert num_tokens * seconds == pytest.approx(samples / 16000, abs=seconds)
+        assert (num_tokens - 1) * seconds < samples / 16000
+    _, activations = next(read_layer(tmp_path / "out", 1).read())
+    assert [len(x) for x in activations] == list(shard.num_tokens)
 
 
 def test_an_encoders_layers_go_through_the_same_pipeline(audio, tmp_path):
