@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ard.types import Failure
 
-SILENCE_PEAK = 1e-4  # -80 dBFS: below the noise floor of any recording
+SILENCE_PEAK = 2**-13  # -78 dBFS: below the noise floor of any recording, and the same in 16 bits
 SHORTEST_S = 0.2  # five audio tokens of Qwen2-Audio
 
 

@@ -3,6 +3,7 @@ import pytest
 import soundfile
 
 from ard.audio import FolderClips, read_audio_manifest, read_clips, resample, write_audio_shards
+from ard.audio.decoding import SILENCE_PEAK, unusable
 from ard.types import Clip, Failure, UserError
 
 
@@ -64,7 +65,7 @@ def test_shards_hold_what_the_source_gave(sounds, tmp_path):
 
 
 def test_labels_travel_with_the_clip(tmp_path):
-    known = Clip("x", np.ones(800, np.float32) / 2, 8000, "d", "a caption", ("rain",), "happy", "male", "words")
+    known = Clip("x", np.ones(2000, np.float32) / 2, 8000, "d", "a caption", ("rain",), "happy", "male", "words")
     write_audio_shards([known], tmp_path / "out")
     (read,) = read_clips(tmp_path / "out")
     assert (read.caption, read.labels, read.emotion, read.gender, read.transcript) == (
@@ -76,12 +77,21 @@ def test_labels_travel_with_the_clip(tmp_path):
     )
 
 
+def test_the_quietest_clip_that_is_not_silent_can_be_read_again(tmp_path):
+    quietest = np.full(2000, SILENCE_PEAK, np.float32)
+    assert unusable(quietest, 8000) is None
+    assert unusable(quietest * 0.999, 8000).startswith("silent: its peak is 1.2e-04 of full scale")
+    write_audio_shards([Clip("quiet", quietest, 8000, "d")], tmp_path / "out")
+    (read,) = read_clips(tmp_path / "out")
+    assert np.array_equal(read.waveform, quietest)
+
+
 def test_a_source_that_breaks_leaves_the_old_shards(tmp_path):
     def broken():
-        yield Clip("x", np.ones(800, np.float32), 8000, "d")
+        yield Clip("x", np.ones(2000, np.float32), 8000, "d")
         raise KeyboardInterrupt
 
-    write_audio_shards([Clip("old", np.ones(800, np.float32), 8000, "d")], tmp_path / "out")
+    write_audio_shards([Clip("old", np.ones(2000, np.float32), 8000, "d")], tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         write_audio_shards(broken(), tmp_path / "out")
     assert [clip.id for clip in read_clips(tmp_path / "out")] == ["old"]
