@@ -16,6 +16,7 @@ from ard.activations import read_manifest, write_clips_table
 from ard.audio import SyntheticCorpus, read_audio_manifest, write_audio_shards
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
+from ard.sae import PLACEHOLDER
 from ard.types import Clip, Failure, UserError, write_json
 
 console = Console(stderr=True)
@@ -66,12 +67,12 @@ class Chain:
         self.extract()
         if number == 4:
             for layer in self.facts.layers:
+                self.train(layer, self.facts.expansions)
                 for expansion in self.facts.expansions:
-                    self.train(layer, expansion)
                     self.step("score", layer, expansion)
                 self.step("score", layer, None)
         elif self.facts.evaluation:
-            self.train(self.facts.layer, self.facts.expansion)
+            self.train(self.facts.layer, [self.facts.expansion])
             self.describe()
             self.step("test", self.facts.layer, None)
 
@@ -89,11 +90,17 @@ class Chain:
         write_clips_table(Path(self.facts.activations), self.out / "clips.parquet", "probe")
         self.report_failures()
 
-    def train(self, layer: int, expansion: int) -> None:
-        """Train the SAE of a cell."""
-        if not (self._cell(layer, expansion) / "sae" / "cfg.json").is_file():
-            _say(f"SAE: layer {layer}, expansion {expansion}")
-            self._lightning("fit", "fit", self._cell_facts(layer, expansion))
+    def train(self, layer: int, expansions: Iterable[int]) -> None:
+        """Train the SAEs of a layer that are not there yet, side by side: each becomes what it would alone."""
+        missing = [e for e in expansions if not (self._cell(layer, e) / "sae" / "cfg.json").is_file()]
+        if not missing:
+            return
+        _say(f"SAE: layer {layer}, expansion {', '.join(map(str, missing))}")
+        facts = self._cell_facts(layer, missing[0])
+        if len(missing) > 1:
+            together = self._cell(layer, "-".join(map(str, missing)))
+            facts |= {"expansion": missing, "cell": str(together), "sae": str(self._cell(layer, PLACEHOLDER) / "sae")}
+        self._lightning("fit", "fit", facts)
 
     def step(self, config: str, layer: int, expansion: int | None) -> None:
         """Run a test configuration on a cell, or on the raw coordinates; its resolved YAML marks that it is done."""
@@ -125,7 +132,7 @@ class Chain:
             Console().print(render_table(made))
         Console().print(f"report: {write_report(self.out)}", soft_wrap=True)
 
-    def _cell(self, layer: int, expansion: int | None) -> Path:
+    def _cell(self, layer: int, expansion: int | str | None) -> Path:
         return self.out / f"layer-{layer}" / (f"e{expansion}" if expansion else "poly")
 
     def _cell_facts(self, layer: int, expansion: int | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import wandb
 import yaml
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
@@ -75,6 +76,7 @@ def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str
         file = Path(scratch) / path.name
         file.write_text(resolved)
         CLI([command, "--config", str(file)])
+    wandb.finish()  # a logger that comes later would go on in the same run
     return resolved
 
 

@@ -1,12 +1,21 @@
 """Stage 4: the TopK sparse autoencoder (Sec. 2.1, Eq. 1), its training, and the folder that it is kept in."""
 
-from ard.sae.callback import AnnealK, InputNorms, LogQuality, LossRecovered, SaveSAE, WarmUpAndDecay
+from ard.sae.callback import (
+    PLACEHOLDER,
+    AnnealK,
+    InputNorms,
+    LogQuality,
+    LossRecovered,
+    SaveSAE,
+    WarmUpAndDecay,
+)
 from ard.sae.formats import Format, convert
 from ard.sae.metric import NormByPosition, Quality
 from ard.sae.module import Encoding, SAETraining
 from ard.sae.topk import PolyFeatures, Reconstruction, SparseCoder, TopKSAE, load_sparse_coder
 
 __all__ = [
+    "PLACEHOLDER",
     "AnnealK",
     "Encoding",
     "Format",
