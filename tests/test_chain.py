@@ -3,6 +3,7 @@ import torch
 
 from ard.activations.store import write_manifest, write_shard
 from ard.chain import Chain
+from ard.sae import TopKSAE
 
 
 @pytest.fixture
@@ -22,8 +23,14 @@ def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_a
     together.train(0, [2, 4])  # which is done
     assert capsys.readouterr().err.count("SAE: layer 0, expansion 2, 4") == 1
     alone = Chain("demo", {"out": str(tmp_path / "alone"), **facts})
+    runs = ("together", "alone")
     for expansion in (2, 4):
         alone.train(0, [expansion])
-        name = f"layer-0/e{expansion}/sae/sae_weights.safetensors"
-        assert (tmp_path / "together" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+        weights = [tmp_path / run / f"layer-0/e{expansion}/sae/sae_weights.safetensors" for run in runs]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+        kept = [TopKSAE.from_pretrained(tmp_path / run / f"layer-0/e{expansion}/sae").metadata for run in runs]
+        assert kept[0]["metrics"] == kept[1]["metrics"]
+        assert 0 < kept[0]["metrics"]["fvu"] < 1
+        assert (kept[0]["model_name"], kept[0]["layer"]) == ("none", 0)
+        assert kept[0]["metrics_on"] == "the clips that it was trained on"
     assert len(list((tmp_path / "alone" / "wandb").glob("offline-run-*"))) == 2  # one for each training

@@ -295,6 +295,11 @@ class ActivationDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
 
+    def about(self) -> dict[str, Any]:
+        """Return what is trained on and measured on: facts to keep with an SAE."""
+        measured = "held-out clips" if self.evaluation else "the clips that it was trained on"
+        return {"model_name": read_manifest(self.activations).model, "layer": self.layer, "metrics_on": measured}
+
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return endless shuffled batches [batch_tokens, d_in], from the first that the Trainer has not seen."""
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0

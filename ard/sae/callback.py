@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from ard.activations import ProbeBatch
+from ard.activations import ActivationDataModule, ProbeBatch
 from ard.audio import read_clips
 from ard.audiollm import EMBEDDED, AudioLLM, Positions, load_audiollm
 from ard.sae.functional import loss_recovered
@@ -26,7 +26,7 @@ PLACEHOLDER = "{expansion}"
 
 
 class SaveSAE(Callback):
-    """Write the SAE in SAELens' layout when training ends.
+    """Write the SAE in SAELens' layout when training ends, with what it was trained on and how good it came out.
 
     Args:
         out: the folder; ``{expansion}`` in it stands for each SAE's own, where several are trained side by side.
@@ -46,9 +46,19 @@ class SaveSAE(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, once."""
         assert isinstance(pl_module, SAETraining)
-        if trainer.is_global_zero:
-            for expansion, sae in pl_module.trained().items():
-                sae.save_pretrained(Path(str(self.out).replace(PLACEHOLDER, str(expansion))))
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        about = data.about() if isinstance(data, ActivationDataModule) else {}
+        for expansion, sae in pl_module.trained().items():
+            prefix = prefix_of(expansion, pl_module)
+            measured = {
+                name.removeprefix(prefix): float(value)
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith(prefix) and value.isfinite()
+            }
+            sae.metadata |= {**about, "metrics": measured}
+            sae.save_pretrained(Path(str(self.out).replace(PLACEHOLDER, str(expansion))))
 
 
 class LogQuality(Callback):
@@ -87,9 +97,14 @@ class LogQuality(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what all batches of all ranks give."""
         for expansion, metric in self.metrics.items():
-            prefix = "val" if len(self.metrics) == 1 else f"val/e{expansion}"
+            prefix = prefix_of(int(expansion), pl_module)
             for name, value in metric.compute().items():
-                pl_module.log(f"{prefix}/{name}", value, prog_bar=name == "fvu", rank_zero_only=True)
+                pl_module.log(f"{prefix}{name}", value, prog_bar=name == "fvu", rank_zero_only=True)
+
+
+def prefix_of(expansion: int, training: SAETraining) -> str:
+    """Return what the names begin with under which an SAE's metrics are logged."""
+    return "val/" if len(training.expansions) == 1 else f"val/e{expansion}/"
 
 
 class AnnealK(Callback):

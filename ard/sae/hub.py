@@ -46,7 +46,7 @@ def push(
     *,
     inner: str = "",
     metrics: Mapping[str, float | Figure] | None = None,
-    dataset: str = "held-out clips",
+    dataset: str | None = None,
     private: bool = False,
 ) -> str:
     """Upload an SAE in SAELens' layout with a model card, in one commit, and return the commit's address.
@@ -55,7 +55,7 @@ def push(
         folder: where the SAE lies.
         repo_id: ``user/repository``, made if there is none; without ``user`` one's own.
         inner: the folder in the repository, where it keeps several SAEs; each has its card beside it.
-        metrics: for the card.
+        metrics: for the card; those of its training, if not given.
         dataset: what they were measured on.
         private: of a repository that is made.
 
@@ -66,7 +66,7 @@ def push(
     config = json.loads((folder / "cfg.json").read_text())
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        card = model_card(config, f"{repo_id}/{prefix}".rstrip("/"), metrics or {}, dataset)
+        card = model_card(config, f"{repo_id}/{prefix}".rstrip("/"), metrics, dataset)
         operations = [
             CommitOperationAdd(f"{prefix}cfg.json", folder / "cfg.json"),
             CommitOperationAdd(f"{prefix}sae_weights.safetensors", folder / "sae_weights.safetensors"),
@@ -80,16 +80,24 @@ def push(
         ) from None
 
 
-def model_card(config: Mapping[str, Any], source: str, metrics: Mapping[str, float | Figure], dataset: str) -> str:
+def model_card(
+    config: Mapping[str, Any],
+    source: str,
+    metrics: Mapping[str, float | Figure] | None = None,
+    dataset: str | None = None,
+) -> str:
     """Return the model card of an SAE, the metrics in a table and, for the hub to show, in its header.
 
     Args:
         config: SAELens' ``cfg.json``.
         source: what to call the SAE by: ``user/repository`` or ``user/repository/folder``.
-        metrics: by name.
+        metrics: by name; those of its training, if not given.
         dataset: what they were measured on.
     """
-    known = {name: value for name, value in config.get("metadata", {}).items() if isinstance(value, str | int)}
+    metadata = dict(config.get("metadata", {}))
+    trained_on, measured_on = metadata.pop("metrics", {}), metadata.pop("metrics_on", "")
+    metrics, dataset = (trained_on, measured_on) if metrics is None else (metrics, dataset or "held-out clips")
+    known = {name: value for name, value in metadata.items() if isinstance(value, str | int)}
     user, repository, *inner = source.split("/")
     model = str(known.get("model_name", ""))
     values = {name: figure.value if isinstance(figure, Figure) else figure for name, figure in metrics.items()}

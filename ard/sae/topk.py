@@ -150,7 +150,7 @@ class TopKSAE(nn.Module):
         *,
         inner: str = "",
         metrics: Mapping[str, float | Figure] | None = None,
-        dataset: str = "held-out clips",
+        dataset: str | None = None,
         private: bool = False,
     ) -> str:
         """Upload the SAE with a model card that carries the metrics; see :func:`ard.sae.hub.push`."""

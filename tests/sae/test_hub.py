@@ -172,10 +172,17 @@ def test_the_card_carries_the_metrics(tmp_path):
 
 def test_a_card_without_metrics_says_so(tmp_path):
     write(stored(model_name="embedded"), tmp_path, "saelens")
-    card = model_card(json.loads((tmp_path / "cfg.json").read_text()), "me/sae", {}, "held-out clips")
+    card = model_card(json.loads((tmp_path / "cfg.json").read_text()), "me/sae")
     assert "None were given." in card
     assert huggingface_hub.ModelCard(card).data.base_model is None
     assert 'SAE.load_from_disk(snapshot_download("me/sae"))' in card
+
+
+def test_a_card_carries_the_metrics_of_the_training_if_no_others_are_given(tmp_path):
+    write(stored(metrics={"fvu": 0.125}, metrics_on="held-out clips"), tmp_path, "saelens")
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert "| on held-out clips | |\n| --- | --- |\n| fvu | 0.125 |" in model_card(config, "me/sae")
+    assert "0.125" not in model_card(config, "me/sae", METRICS, "AudioSet_SL")
 
 
 def test_an_sae_pushes_and_pulls_itself(hub):
