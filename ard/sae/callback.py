@@ -102,8 +102,9 @@ class LogQuality(Callback):
                 pl_module.log(f"{prefix}{name}", value, prog_bar=name == "fvu", rank_zero_only=True)
 
 
-def prefix_of(expansion: int, training: SAETraining) -> str:
+def prefix_of(expansion: int, training: LightningModule) -> str:
     """Return what the names begin with under which an SAE's metrics are logged."""
+    assert isinstance(training, SAETraining)
     return "val/" if len(training.expansions) == 1 else f"val/e{expansion}/"
 
 
