@@ -5,10 +5,10 @@ import sys
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.bench import extraction, feeding
+from experiments.bench import extraction, feeding, sae
 from experiments.bench.report import keep
 
-BENCHMARKS = {"extraction": extraction, "feeding": feeding}
+BENCHMARKS = {"extraction": extraction, "feeding": feeding, "sae": sae}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

@@ -52,14 +52,18 @@ def machine() -> str:
 
 
 def keep(name: str, title: str, lines: Sequence[Line]) -> str:
-    """Put a benchmark's lines into ``docs/bench.json`` and all benchmarks into ``docs/bench.md``; return the table."""
+    """Put a benchmark's lines into ``docs/bench.json`` and all benchmarks into ``docs/bench.md``; return the table.
+
+    The plots of a benchmark are the PNG files in ``docs`` whose names begin with its own.
+    """
     path = FOLDER / "bench.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     known[name] = {"title": title, "machine": machine(), "lines": [line._asdict() for line in lines]}
     path.write_text(json.dumps(known, indent=2) + "\n")
     tables = {key: _table(saved) for key, saved in sorted(known.items())}
     head = "# Benchmarks\n\nMade by `make bench`; each table is one run, and its ratios are within that run.\n"
-    (FOLDER / "bench.md").write_text("\n".join([head, *tables.values()]))
+    shown = {key: [f"![{key}]({plot.name})\n" for plot in sorted(FOLDER.glob(f"{key}_*.png"))] for key in tables}
+    (FOLDER / "bench.md").write_text("\n".join([head, *("\n".join([tables[key], *shown[key]]) for key in tables)]))
     return tables[name]
 
 
