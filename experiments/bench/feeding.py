@@ -121,7 +121,9 @@ def main() -> list[Line]:
             Line("likeness of neighbours, plain", neighbours(plain_batches(folder, 0)), "cosine"),
             Line("likeness of neighbours, ours", neighbours(our_batches(folder, 0)), "cosine"),
             Line("likeness of neighbours, everything mixed", neighbours(iter(mixed)), "cosine"),
-            Line("for 3.4 GB/s: the paper's shape, 10 ms a step", 2 * PAPER_GB_S / ours, "workers", "by the pace of two"),
+            Line(
+                "for 3.4 GB/s: the paper's shape, 10 ms a step", 2 * PAPER_GB_S / ours, "workers", "by the pace of two"
+            ),
             Line("waiting, of a training step", waiting_share(Path(scratch) / "small"), "share", "to reach: 0.05"),
         ]
 
