@@ -11,8 +11,8 @@ from huggingface_hub import hf_hub_download
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.embedding.clap import Clap
-from ard.types import UserError
+from ard.embedding.clap import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
+from ard.types import Clip, UserError
 
 HUB = "lukewys/laion_clap"  # where LAION's package itself downloads from
 HARMLESS: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]  # numpy numbers
@@ -21,20 +21,22 @@ HARMLESS: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce_
 class LaionClap(Clap):
     """LAION's ``CLAP_Module``: 48 kHz, windows of 10 s, samples rounded to 16 bits as it was trained."""
 
-    sample_rate_hz = 48_000
-    window_s = 10.0
-
     def __init__(self, module: Any, name: str) -> None:
         super().__init__()
         self.module = module.eval()
         self.name = name
         self.d = module.model.joint_embed_shape
 
-    def _hear(self, windows: Sequence[Float[np.ndarray, " _"]]) -> Float[Tensor, "windows d"]:
-        return torch.from_numpy(self.module.get_audio_embedding_from_data(list(windows)))
+    def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
+        """Return one unit vector a clip."""
+        return mean_of_windows(self._hear, clips, 48_000, 10.0)
+
+    def _hear(self, windows: list[Waveform]) -> Float[Tensor, "windows d"]:
+        return torch.from_numpy(self.module.get_audio_embedding_from_data(windows))
 
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
-        return self.module.get_text_embedding(list(texts), use_tensor=True)
+        batches = [texts[start : start + TEXTS_PER_BATCH] for start in range(0, len(texts), TEXTS_PER_BATCH)]
+        return torch.cat([self.module.get_text_embedding(list(batch), use_tensor=True) for batch in batches])
 
 
 def load_laion_clap(checkpoint: str, name: str, device: str) -> LaionClap:

@@ -1,6 +1,12 @@
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ard.audio import write_audio_shards
 from ard.embedding import embed_clips, load_clap
@@ -46,16 +52,102 @@ def test_no_text_gives_no_rows(clap):
     assert clap.text([]).shape == (0, 8)
 
 
-def test_embeddings_are_kept_in_the_order_asked_for(clap, tmp_path, monkeypatch):
-    heard = clips(0.5, 0.9, 0.7)
-    write_audio_shards(heard, tmp_path / "audio")
-    path = tmp_path / "embeddings.safetensors"
-    first = embed_clips(clap, tmp_path / "audio", ["c2", "c0"], path)
-    torch.testing.assert_close(first, clap.audio([heard[2], heard[0]]), atol=2e-3, rtol=0)
+@pytest.fixture
+def audio(tmp_path):
+    """Five clips in three audio shards."""
+    write_audio_shards(clips(0.5, 0.9, 0.7, 0.4, 0.6), tmp_path / "audio", clips_per_shard=2)
+    return tmp_path / "audio"
+
+
+def test_embeddings_are_kept_in_the_order_asked_for(clap, audio, tmp_path, monkeypatch):
+    path, wanted, heard = tmp_path / "embeddings.safetensors", ["c2", "c4", "c0"], clips(0.5, 0.9, 0.7, 0.4, 0.6)
+    first = embed_clips(clap, audio, wanted, path)
+    torch.testing.assert_close(first, clap.audio([heard[2], heard[4], heard[0]]), atol=2e-3, rtol=0)
     monkeypatch.setattr(type(clap), "audio", None)  # nothing is computed twice
-    assert torch.equal(embed_clips(clap, tmp_path / "audio", ["c2", "c0"], path), first)
+    assert torch.equal(embed_clips(clap, audio, wanted, path), first)
+    assert [file.name for file in tmp_path.iterdir()] == ["audio", path.name]
     with pytest.raises(TypeError):
-        embed_clips(clap, tmp_path / "audio", ["c0", "c1"], path)
+        embed_clips(clap, audio, ["c0", "c1"], path)
+
+
+def test_embedding_goes_on_with_the_shard_where_it_was_stopped(clap, audio, tmp_path, monkeypatch):
+    wanted = [f"c{number}" for number in range(5)]
+    whole = embed_clips(clap, audio, wanted, tmp_path / "whole.safetensors")
+    embed, heard = type(clap).audio, []
+
+    def stopped_at(number):
+        def audio(self, batch):
+            if len(heard) == number:
+                raise KeyboardInterrupt
+            heard.append([clip.id for clip in batch])
+            return embed(self, batch)
+
+        return audio
+
+    for number in (2, None):
+        monkeypatch.setattr(type(clap), "audio", stopped_at(number))
+        with nullcontext() if number is None else pytest.raises(KeyboardInterrupt):
+            found = embed_clips(clap, audio, wanted, tmp_path / "again.safetensors")
+    assert heard == [["c0", "c1"], ["c2", "c3"], ["c4"]]
+    assert torch.equal(found, whole)
+
+
+def test_ranks_embed_shards_of_their_own(clap, audio, tmp_path):
+    wanted = [f"c{number}" for number in range(5)]
+    whole = embed_clips(clap, audio, wanted, tmp_path / "whole.safetensors")
+    together = threading.Barrier(2)
+
+    def run(rank):
+        path = tmp_path / "ranks.safetensors"
+        return embed_clips(clap, audio, wanted, path, rank=rank, world_size=2, barrier=together.wait)
+
+    with ThreadPoolExecutor(2) as ranks:
+        for found in ranks.map(run, (0, 1)):
+            assert torch.equal(found, whole)
+
+
+def test_other_audio_under_the_same_ids_is_embedded_anew(clap, audio, tmp_path):
+    first = embed_clips(clap, audio, ["c0"], tmp_path / "embeddings.safetensors")
+    write_audio_shards(clips(0.8), audio)
+    assert not torch.equal(embed_clips(clap, audio, ["c0"], tmp_path / "embeddings.safetensors"), first)
+
+
+def test_clips_that_are_not_in_the_audio_are_named(clap, audio, tmp_path):
+    with pytest.raises(UserError, match=r"clip 'x' and 1 more of the activations are not in .*: give the folder of"):
+        embed_clips(clap, audio, ["c0", "x", "y"], tmp_path / "embeddings.safetensors")
+
+
+def computed(folder, kind, **embeddings):
+    tensors = {"embeddings": torch.tensor(list(embeddings.values()))}
+    save_file(tensors, folder / f"{kind}.safetensors", {"names": json.dumps(list(embeddings))})
+
+
+def test_embeddings_that_were_computed_elsewhere_are_looked_up(audio, tmp_path):
+    computed(tmp_path, "clips", c0=[3.0, 4.0], c1=[0.0, 2.0])
+    clap = load_clap(f"computed:{tmp_path}")
+    assert clap.d == 2
+    assert embed_clips(clap, audio, ["c1", "c0"], tmp_path / "e.safetensors").tolist() == [
+        [0, 1],
+        [0.6000000238418579, 0.800000011920929],
+    ]
+    with pytest.raises(
+        UserError, match=r"'computed:.*' lacks 1 clips \('c2'\): compute them, as experiments/msclap does"
+    ):
+        embed_clips(clap, audio, ["c0", "c2"], tmp_path / "e.safetensors")
+    with pytest.raises(UserError, match=r"lacks 2 texts \('a dog'\)"):
+        clap.text(["a dog", "rain", "a dog"])
+    assert json.loads((tmp_path / "missing.json").read_text()) == {"texts": ["a dog", "rain"]}
+    computed(tmp_path, "texts", **{"rain": [0.0, 5.0], "a dog": [1.0, 0.0]})
+    assert clap.text(["a dog", "rain"]).tolist() == [[1, 0], [0, 1]]
+
+
+def test_computed_embeddings_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "clips.safetensors").write_bytes(b"nothing")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(
+            UserError, match=r"clips.safetensors' cannot be read \(.*\): compute it, as experiments/msclap"
+        ):
+            load_clap(f"computed:{folder}")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
