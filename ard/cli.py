@@ -34,7 +34,7 @@ from ard.chain import Chain, console, say_failures, tracked
 from ard.plan import plan as plan_preset
 from ard.plan import render_plan
 from ard.presets import CLI, preset_files, resolved_arguments
-from ard.reports import write_report, write_tables
+from ard.reports import Order, Run, find_concepts, render_concepts, write_report, write_tables
 from ard.sae.formats import Format
 from ard.sae.formats import convert as convert_sae
 from ard.types import UserError
@@ -234,6 +234,32 @@ def report(run: Path) -> None:
     Console().print(f"report: {write_report(run)}", soft_wrap=True)
 
 
+def concepts(
+    run: Path,
+    *,
+    search: str = "",
+    sort: Order = "m",
+    layer: int | None = None,
+    expansion: int | None = None,
+    most: int = MOST_LINES,
+) -> None:
+    """List the named concepts of a run, searched by a word and sorted.
+
+    Args:
+        run: the run's folder.
+        search: a word in their names or captions.
+        sort: by this column, best first.
+        layer: of the dictionary, if not the run's own.
+        expansion: of the dictionary, if not the run's own.
+        most: lines to show.
+    """
+    about = Run.load(run)
+    chosen = (about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
+    found = find_concepts(about, *chosen, search, sort)
+    Console().print(render_concepts(found[:most]))
+    console.print(f"{len(found[:most])} of {len(found)} concepts, layer {chosen[0]}, expansion {chosen[1]}")
+
+
 def _lightning(args: list[str]) -> None:
     """Run a LightningCLI command, or say what `extract` would do."""
     with resolved_arguments([arg for arg in args if arg != "--dry-run"]) as passed:
@@ -298,6 +324,7 @@ OWN: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
     "table": table,
+    "concepts": concepts,
     "report": report,
     "plan": plan,
     "convert": convert,

@@ -3,8 +3,21 @@
 Reads only files, so a report can be made long after the run, on a machine without the model.
 """
 
+from ard.reports.concepts import Order, find_concepts, render_concepts
 from ard.reports.html import write_report
+from ard.reports.run import Run
 from ard.reports.table import Table, render_table
 from ard.reports.tables import build_tables, log_tables, write_tables
 
-__all__ = ["Table", "build_tables", "log_tables", "render_table", "write_report", "write_tables"]
+__all__ = [
+    "Order",
+    "Run",
+    "Table",
+    "build_tables",
+    "find_concepts",
+    "log_tables",
+    "render_concepts",
+    "render_table",
+    "write_report",
+    "write_tables",
+]

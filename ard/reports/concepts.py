@@ -1,0 +1,56 @@
+"""The concepts of a run, searched and sorted: `ard concepts`."""
+
+import math
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+from rich.markup import escape
+from rich.table import Table
+
+from ard.reports.run import Run
+from ard.types import UserError
+
+Order = Literal["m", "name", "n_active", "agreement", "clap"]
+
+
+def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "", sort: Order = "m") -> list[Any]:
+    """Return the named concepts of a dictionary whose name or captions contain a word, in any case; best first.
+
+    Args:
+        run: whose they are.
+        layer: of the dictionary.
+        expansion: likewise; None for the raw coordinates.
+        search: the word, or several as they stand; all concepts where it is empty.
+        sort: by which column: names from a to z, numbers from the largest, what has none last; equal ones by feature.
+
+    Raises:
+        UserError: if the run has no concepts there.
+    """
+    path = run.sae_folder(layer, expansion) / "concepts.parquet"
+    if not path.is_file():
+        known = sorted(str(found.parent.relative_to(run.folder)) for found in run.folder.glob("layer-*/*/" + path.name))
+        raise UserError(f"{str(path)!r} does not exist: of this run's dictionaries {known} have concepts")
+    named = [concept for concept in pq.read_table(path).to_pylist() if concept["name"] is not None]
+    found = [c for c in named if search.casefold() in "\n".join((c["name"], *c["captions"])).casefold()]
+    if sort == "name":
+        return sorted(found, key=lambda concept: concept["name"].casefold())
+    return sorted(found, key=lambda concept: _number(concept[sort]), reverse=True)
+
+
+def render_concepts(concepts: list[Any]) -> Table:
+    """Return a table for the terminal: a line a concept, with the first of its captions."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("feature", justify="right")
+    table.add_column("name")
+    for head in ("m", "clips", "clap"):
+        table.add_column(head, justify="right")
+    table.add_column("a caption", no_wrap=True, overflow="ellipsis")
+    for concept in concepts:
+        numbers = (f"{_number(concept['m']):.2f}", str(concept["n_active"]), f"{_number(concept['clap']):.2f}")
+        texts = (concept["name"], *numbers, next(iter(concept["captions"]), ""))
+        table.add_row(str(concept["feature"]), *map(escape, texts))
+    return table
+
+
+def _number(value: float | None) -> float:
+    return -math.inf if value is None or math.isnan(value) else value

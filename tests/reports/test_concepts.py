@@ -1,0 +1,49 @@
+import math
+
+import pytest
+
+from ard.cli import main
+from ard.reports import Run, find_concepts
+from ard.types import UserError
+from tests.reports.conftest import concept, write_concepts
+
+IDS = ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def catalogue(run):
+    rows = [
+        concept(1, 2.0, IDS, name="Dog [barking]", clap=0.4, captions=["a dog"]),
+        concept(2, 9.0, IDS, name="rain", clap=None, captions=["rain on a doghouse"]),
+        concept(3, 5.0, IDS, name="birds", clap=0.7, captions=["birds"]),
+        concept(4, math.nan, IDS, name=None, captions=["a dog that is no concept"]),
+        concept(5, 5.0, IDS, name="wind", clap=math.nan, captions=[]),
+    ]
+    write_concepts(run, rows)
+    return run
+
+
+def test_concepts_are_found_by_name_and_caption_and_sorted(catalogue):
+    run = Run.load(catalogue)
+
+    def found(**asked):
+        return [row["feature"] for row in find_concepts(run, 3, 8, **asked)]
+
+    assert found() == [2, 3, 5, 1]
+    assert found(search="DOG") == [2, 1]
+    assert found(sort="name") == [3, 1, 2, 5]
+    assert found(sort="clap") == [3, 1, 2, 5]
+    assert found(search="no such thing") == []
+
+
+def test_the_command_shows_them(catalogue, capsys):
+    main(["concepts", "--run", str(catalogue), "--search", "dog", "--sort", "name", "--most", "1"])
+    said = capsys.readouterr()
+    assert "Dog [barking]" in said.out
+    assert "rain" not in said.out
+    assert "1 of 2 concepts, layer 3, expansion 8" in said.err
+
+
+def test_a_dictionary_without_concepts_is_named(catalogue):
+    with pytest.raises(UserError, match=r"e4/concepts.parquet' does not exist: .* \['layer-3/e8'\] have concepts"):
+        find_concepts(Run.load(catalogue), 3, 4)
