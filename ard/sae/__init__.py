@@ -1,6 +1,7 @@
 """Stage 4: the TopK sparse autoencoder (Sec. 2.1, Eq. 1), its training, and the folder that it is kept in."""
 
 from ard.sae.callback import AnnealK, InputNorms, LogQuality, LossRecovered, SaveSAE, WarmUpAndDecay
+from ard.sae.checkpoint import SaveWhenStopped, WholeCheckpoints, check_checkpoint, is_whole
 from ard.sae.formats import Format, convert
 from ard.sae.metric import NormByPosition, Quality
 from ard.sae.module import Encoding, SAETraining
@@ -19,9 +20,13 @@ __all__ = [
     "Reconstruction",
     "SAETraining",
     "SaveSAE",
+    "SaveWhenStopped",
     "SparseCoder",
     "TopKSAE",
     "WarmUpAndDecay",
+    "WholeCheckpoints",
+    "check_checkpoint",
     "convert",
+    "is_whole",
     "load_sparse_coder",
 ]
