@@ -16,7 +16,7 @@ from ard.activations import read_manifest, write_clips_table
 from ard.audio import SyntheticCorpus, read_audio_manifest, write_audio_shards
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
-from ard.sae import PLACEHOLDER
+from ard.sae import PLACEHOLDER, is_whole
 from ard.types import Clip, Failure, UserError, write_json
 
 console = Console(stderr=True)
@@ -100,7 +100,8 @@ class Chain:
         if len(missing) > 1:
             together = self._cell(layer, "-".join(map(str, missing)))
             facts |= {"expansion": missing, "cell": str(together), "sae": str(self._cell(layer, PLACEHOLDER) / "sae")}
-        self._lightning("fit", "fit", facts)
+        whole = newest_whole(Path(facts["cell"]) / "checkpoints")
+        self._lightning("fit", "fit", facts, *([f"--ckpt_path={whole}"] if whole else []))
 
     def step(self, config: str, layer: int, expansion: int | None) -> None:
         """Run a test configuration on a cell, or on the raw coordinates; its resolved YAML marks that it is done."""
@@ -139,8 +140,18 @@ class Chain:
         cell = {"layer": layer, "expansion": expansion, "cell": str(self._cell(layer, expansion))}
         return cell if expansion else {**cell, "sae": "poly"}
 
-    def _lightning(self, command: str, config: str, facts: dict[str, Any]) -> str:
-        return run_preset(command, self.configs / f"{config}.yaml", self.facts, facts)
+    def _lightning(self, command: str, config: str, facts: dict[str, Any], *options: str) -> str:
+        return run_preset(command, self.configs / f"{config}.yaml", self.facts, facts, *options)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint that is whole, if any, and show which newer ones are not."""
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if is_whole(path):
+            _say(f"goes on from {path}")
+            return path
+        _say(f"{path} is cut short or damaged: passed over")
+    return None
 
 
 def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
@@ -150,7 +161,7 @@ def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
 
 
 def _say(step: str) -> None:
-    console.print(f"[bold]·[/bold] {step}", highlight=False)
+    console.print(f"[bold]·[/bold] {step}", highlight=False, soft_wrap=True)
 
 
 def say_failures(failures: list[Failure], most: int = 20) -> None:

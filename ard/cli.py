@@ -15,6 +15,7 @@ from typing import Any
 
 import transformers
 from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from ard.activations import ClipDataModule, Extraction, dry_run
@@ -77,6 +78,9 @@ def main(args: list[str] | None = None) -> None:
             raise
         console.print(f"ard: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
+    except SIGTERMException:
+        console.print("ard: stopped; the same command goes on from its checkpoint, `fit` with --ckpt_path", style="red")
+        raise SystemExit(143) from None
     except KeyboardInterrupt:
         console.print("ard: stopped; the same command goes on from what is finished", style="red")
         raise SystemExit(130) from None

@@ -9,10 +9,11 @@ from typing import Any
 import wandb
 import yaml
 from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ard.sae import check_checkpoint
 from ard.types import UserError
 
 CONFIGS = next(
@@ -68,14 +69,21 @@ class CLI(LightningCLI):
             run=run,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse a checkpoint that is not there or damaged, before Lightning reads its hyperparameters."""
+        super().parse_arguments(parser, args)
+        checkpoint = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
+        if checkpoint:
+            check_checkpoint(Path(checkpoint))
 
-def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str, Any]) -> str:
+
+def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str, Any], *options: str) -> str:
     """Run one of Lightning's commands on a YAML file with the facts of a run; return the resolved YAML."""
     resolved = _resolved(path, _merged(facts, changes))
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / path.name
         file.write_text(resolved)
-        CLI([command, "--config", str(file)])
+        CLI([command, "--config", str(file), *options])
     wandb.finish()  # a logger that comes later would go on in the same run
     return resolved
 

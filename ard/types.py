@@ -24,6 +24,10 @@ from torch import Tensor
 class UserError(Exception):
     """Bad input that the user can mend: what was wrong, the value received, what to do. The CLI exits with 2."""
 
+    def __str__(self) -> str:
+        """Return the line. An error of a DataLoader's worker arrives as a traceback's text, of which it is the end."""
+        return super().__str__().rpartition("UserError: ")[2].strip()
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -1,6 +1,9 @@
 """Audio shards as batches for extraction, and activation shards as batches for training and probing."""
 
-from collections.abc import Iterator, Mapping
+import logging
+import math
+import signal
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -17,7 +20,7 @@ from ard.activations.module import ClipBatch, Extraction
 from ard.activations.store import Layer, finished_shards, read_clip_metadata, read_layer, read_manifest
 from ard.audio import clip_metadata, read_audio_manifest, read_shard
 from ard.audiollm import AudioPrompter
-from ard.types import Clip, Failure
+from ard.types import Clip, Failure, UserError
 
 
 class ProbeBatch(NamedTuple):
@@ -157,10 +160,19 @@ class _Shuffled(IterableDataset[Tensor]):
     is mixed and cut into batches. What a buffer holds depends on the seed and its number alone, so the stream can go on
     from any batch, and workers take turns, a buffer each. A layer that fits into the buffer is read once and mixed as
     a whole, every epoch anew.
+
+    Tokens that are not finite keep their place in the stream, and are left out of the batches that they fall into.
+    ``not_finite`` counts them, clip by clip, as they are found; it is shared with the workers.
     """
 
-    def __init__(self, source: Layer, batch_tokens: int, buffer_tokens: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self, source: Layer, batch_tokens: int, buffer_tokens: int, seed: int, skip_not_finite: bool, start: int = 0
+    ) -> None:
         self.source = source
+        self.skip_not_finite = skip_not_finite
+        self.clips = [(shard, place) for shard in source.shards for place in range(len(shard.clip_ids))]
+        self.first_clip = {shard.number: row for row, (shard, place) in enumerate(self.clips) if place == 0}
+        self.not_finite = torch.zeros(len(self.clips), dtype=torch.int32).share_memory_()
         self.batch_tokens = batch_tokens
         self.batches_per_buffer = max(1, buffer_tokens // batch_tokens)
         self.fits = source.num_tokens <= buffer_tokens
@@ -174,9 +186,9 @@ class _Shuffled(IterableDataset[Tensor]):
         turn = (self.start + (worker.id if worker else 0)) % num_workers  # the first worker is asked first
         mine = count(-(-(self.start - turn) // num_workers))  # this worker's own batches
         if self.fits:
-            x = torch.cat([x.clone() for _, xs in self.source.read() for x in xs])
+            x = torch.cat([x.clone() for x in self._read()])
             for number in mine:
-                yield x.index_select(0, self._rows(number * num_workers + turn))
+                yield self._cut(x, self._rows(number * num_workers + turn))
         buffer = torch.empty(self.batches_per_buffer * self.batch_tokens, self.source.d_in, dtype=self.source.dtype)
         filled = -1
         for number in mine:
@@ -185,7 +197,41 @@ class _Shuffled(IterableDataset[Tensor]):
                 filled = own
                 self._fill(buffer, own * num_workers + turn)
                 order = torch.randperm(len(buffer), generator=self._generator(1, own * num_workers + turn))
-            yield buffer.index_select(0, order[place * self.batch_tokens :][: self.batch_tokens])
+            yield self._cut(buffer, order[place * self.batch_tokens :][: self.batch_tokens])
+
+    def _read(self, order: Iterable[int] | None = None) -> Iterator[Float[Tensor, "tokens d_in"]]:
+        """Read clip after clip of some shards, and look for what is not finite."""
+        for shard, xs in self.source.read(order):
+            for row, x in enumerate(xs, start=self.first_clip[shard.number]):
+                if not all(map(math.isfinite, x.aminmax())):  # which NaN goes through; it is as fast as copying
+                    self.not_finite[row] = int((~x.isfinite().all(dim=1)).sum())
+                    if not self.skip_not_finite:
+                        raise UserError(
+                            f"{self.name(row)}: delete the shard and run `ard extract` again, which leaves such clips "
+                            "out, or set the data's skip_not_finite to true"
+                        )
+                yield x
+
+    def name(self, row: int) -> str:
+        """Return how a message names a clip with tokens that are not finite."""
+        shard, place = self.clips[row]
+        num_bad, num_tokens = int(self.not_finite[row]), shard.num_tokens[place]
+        said = f"clip {shard.clip_ids[place]!r} of {self.source.said(shard)}"
+        return f"{said} holds NaN or infinity in {num_bad} of {num_tokens} tokens"
+
+    def _cut(
+        self, x: Float[Tensor, "tokens d_in"], rows: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch_or_fewer d_in"]:
+        """Return the tokens of a batch, as many as are finite."""
+        batch = x.index_select(0, rows)
+        if self.not_finite.any():
+            batch = batch[batch.isfinite().all(dim=1)]
+        if len(batch) == 0:
+            raise UserError(
+                f"{str(self.source.folder)!r}: a batch of {len(rows)} tokens holds only NaN or infinity: "
+                "run `ard extract` anew"
+            )
+        return batch
 
     def _rows(self, batch: int) -> Int[Tensor, " tokens"]:
         """Return the tokens of a batch where the whole layer is mixed: it may end one epoch and begin the next."""
@@ -203,11 +249,10 @@ class _Shuffled(IterableDataset[Tensor]):
             sizes = np.cumsum([sum(self.source.shards[place].num_tokens) for place in order])
             begun = int(np.searchsorted(sizes, skip, side="right"))
             skip -= int(sizes[begun - 1]) if begun else 0
-            for _, xs in self.source.read(order[begun:]):
-                for x in xs:
-                    part = x[skip : skip + len(buffer) - filled]
-                    buffer[filled : filled + len(part)] = part
-                    filled, skip = filled + len(part), max(0, skip - len(x))
+            for x in self._read(order[begun:]):
+                part = x[skip : skip + len(buffer) - filled]
+                buffer[filled : filled + len(part)] = part
+                filled, skip = filled + len(part), max(0, skip - len(x))
                 if filled == len(buffer):
                     return
             epoch, skip = epoch + 1, 0
@@ -270,6 +315,8 @@ class ActivationDataModule(LightningDataModule):
         buffer_tokens: tokens that are mixed before batches are cut; a worker holds these and one shard.
         clips_per_batch: clips in a probing batch.
         num_workers: processes that read and mix; another number gives the batches in another order.
+        skip_not_finite: leave tokens that hold NaN or infinity out of training batches, name their clips once and log
+            how many there were (``train/skipped_tokens``, on the first rank), where training else stops.
         seed: of the order of shards and of the buffer.
     """
 
@@ -283,6 +330,7 @@ class ActivationDataModule(LightningDataModule):
         buffer_tokens: int = 131072,
         clips_per_batch: int = 32,
         num_workers: int = 0,
+        skip_not_finite: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -293,7 +341,11 @@ class ActivationDataModule(LightningDataModule):
         self.buffer_tokens = buffer_tokens
         self.clips_per_batch = clips_per_batch
         self.num_workers = num_workers
+        self.skip_not_finite = skip_not_finite
         self.seed = seed
+        self.num_skipped = 0
+        self.named: set[int] = set()
+        self.tokens: _Shuffled | None = None
 
     def about(self) -> dict[str, Any]:
         """Return what is trained on and measured on: facts to keep with an SAE."""
@@ -303,8 +355,11 @@ class ActivationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return endless shuffled batches [batch_tokens, d_in], from the first that the Trainer has not seen."""
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
-        tokens = _Shuffled(self._layer(self.activations), self.batch_tokens, self.buffer_tokens, self.seed, start)
-        return DataLoader(tokens, batch_size=None, num_workers=self.num_workers)
+        settings = self.batch_tokens, self.buffer_tokens, self.seed, self.skip_not_finite
+        self.tokens = _Shuffled(self._layer(self.activations), *settings, start)
+        return DataLoader(
+            self.tokens, batch_size=None, num_workers=self.num_workers, worker_init_fn=_leave_ctrl_c_to_the_trainer
+        )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Return the tokens of the evaluation set in order, or of the probing set if there is no other."""
@@ -317,9 +372,33 @@ class ActivationDataModule(LightningDataModule):
         return [DataLoader(_Probe(self._layer(folder), self.clips_per_batch), batch_size=None) for folder in folders]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Go on in float32, on the device: half as many bytes travel."""
+        """Go on in float32, on the device: half as many bytes travel. A batch that came short is accounted for."""
+        if isinstance(batch, Tensor) and self.trainer and self.trainer.training and len(batch) < self.batch_tokens:
+            self._log_skipped(self.batch_tokens - len(batch), self.trainer)
         return batch.float() if isinstance(batch, Tensor) else batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: how many tokens were skipped."""
+        return {"num_skipped": self.num_skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.num_skipped = state_dict["num_skipped"]
+
+    def _log_skipped(self, num_tokens: int, trainer: Trainer) -> None:
+        assert self.tokens is not None
+        self.num_skipped += num_tokens
+        for row in set(self.tokens.not_finite.nonzero().flatten().tolist()) - self.named:
+            self.named.add(row)
+            logging.getLogger(__name__).warning("%s: skipped", self.tokens.name(row))
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/skipped_tokens": self.num_skipped}, step=trainer.global_step)
 
     def _layer(self, folder: Path | str) -> Layer:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return read_layer(folder, self.layer, rank, world_size)
+
+
+def _leave_ctrl_c_to_the_trainer(_: int) -> None:
+    """Let a worker go on at Ctrl-C, which the terminal sends to it as well: the step that waits for it is finished."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

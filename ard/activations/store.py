@@ -243,12 +243,18 @@ class Layer(NamedTuple):
                 ],
             )
 
+    def said(self, shard: Shard) -> str:
+        """Return how a message names a shard."""
+        return f"activation shard {f'{self.folder}/{self._name(shard)}'!r}"
+
+    def _name(self, shard: Shard) -> str:
+        return f"layer-{self.layer}/{shard.number:06d}.tar"
+
     def _load(self, shard: Shard, memory: bytearray) -> None:
-        name, expected = f"layer-{self.layer}/{shard.number:06d}.tar", shard.num_bytes[self.layer]
-        said = f"activation shard {f'{self.folder}/{name}'!r}"
+        said, expected = self.said(shard), shard.num_bytes[self.layer]
         again = "delete it and run `ard extract` again, which makes it anew"
         try:
-            with _open(self.folder, name) as file:
+            with _open(self.folder, self._name(shard)) as file:
                 size = _fill(file, memory)
         except FileNotFoundError as error:
             raise UserError(f"{said} is missing: run `ard extract` again, which makes it anew") from error

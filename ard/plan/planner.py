@@ -221,7 +221,7 @@ class _Planner:
         dtype = "float32" if precision.startswith("32") else "bfloat16"
         num_weights, copies = 2 * self.d_in * d_sae + d_sae + self.d_in, 0
         if self.preset.trainer("enable_checkpointing", True):
-            copies = 1 + bool(self.setting("fit", ModelCheckpoint, "save_last"))
+            copies = self.setting("fit", ModelCheckpoint, "save_top_k")
         self.assumptions.append(
             f"SAEs train in {dtype} (trainer.precision {precision} in fit.yaml); "
             + (f"{copies} checkpoints of each stay, with Adam's states" if copies else "no checkpoints stay")

@@ -9,6 +9,7 @@ from ard.sae.callback import (
     SaveSAE,
     WarmUpAndDecay,
 )
+from ard.sae.checkpoint import SaveWhenStopped, WholeCheckpoints, check_checkpoint, is_whole
 from ard.sae.formats import Format, convert
 from ard.sae.metric import NormByPosition, Quality
 from ard.sae.module import Encoding, SAETraining
@@ -28,9 +29,13 @@ __all__ = [
     "Reconstruction",
     "SAETraining",
     "SaveSAE",
+    "SaveWhenStopped",
     "SparseCoder",
     "TopKSAE",
     "WarmUpAndDecay",
+    "WholeCheckpoints",
+    "check_checkpoint",
     "convert",
+    "is_whole",
     "load_sparse_coder",
 ]

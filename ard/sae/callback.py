@@ -33,7 +33,7 @@ class SaveSAE(Callback):
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = Path(out)
+        self.out, self.ended = Path(out), False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse one folder for several SAEs, before anything is trained."""
@@ -43,9 +43,16 @@ class SaveSAE(Callback):
                 f"expansions {pl_module.expansions} cannot all be saved to {str(self.out)!r}: put {PLACEHOLDER} into it"
             )
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the other callbacks had their say."""
+        self.ended = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, once."""
         assert isinstance(pl_module, SAETraining)
+        if not self.ended:  # Lightning leaves it out where a checkpoint is that of the last step
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_train_end(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -42,7 +43,8 @@ def affine(
         dtype = torch.get_autocast_dtype(device)
         x, w_enc, b_enc = x.to(dtype), w_enc.to(dtype), b_enc.to(dtype)
     differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, w_enc, b_enc))
-    if device == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() and not differentiable:
+    eager = not (differentiable or torch.compiler.is_compiling())
+    if device == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() and eager:
         # What torch.compile makes of `linear` on a CPU: the same product by oneDNN, up to twice as fast as by MKL.
         return torch.ops.mkldnn._linear_pointwise(x, w_enc.T, b_enc, "none", [], "")
     return linear(x, w_enc.T, b_enc)
@@ -182,6 +184,19 @@ def variance(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
     return x.var(dim=0, correction=0).sum()
 
 
+def joint_variance(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
+    """Return the :func:`variance` of the tokens of all ranks together: within the ranks, and between their means."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return variance(x)
+    mine = torch.cat([x.new_tensor([len(x)]), variance(x)[None], x.mean(dim=0)])
+    ranks = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(ranks, mine)
+    num_tokens, within, means = torch.stack(ranks).split([1, 1, x.shape[1]], dim=1)
+    share = num_tokens / num_tokens.sum()
+    between = (means - (share * means).sum(dim=0)).pow(2).sum(dim=1, keepdim=True)
+    return (share * (within + between)).sum()
+
+
 def fraction_of_variance_unexplained(
     x: Float[Tensor, "tokens d_in"], x_hat: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, ""]:
@@ -229,9 +244,9 @@ def auxiliary_loss(
 ) -> Float[Tensor, ""]:
     """AuxK (reference [17], A.2): how badly the ``k_aux`` strongest dead features explain what the live ones left over.
 
-    Normalised by the variance of the residual, as in openai/sparse_autoencoder and dictionary_learning, so that 1 means
-    that they explain nothing (sparsify divides by the variance of x, SAELens by nothing). The encoder of dead features
-    gets gradient, the residual none. 0 where no feature is dead.
+    Normalised by the variance of the residual on all ranks, as in openai/sparse_autoencoder and dictionary_learning, so
+    that 1 means that they explain nothing (sparsify divides by the variance of x, SAELens by nothing). The encoder of
+    dead features gets gradient, the residual none. 0 where no feature is dead.
     """
     features = dead.nonzero().flatten()
     if len(features) == 0:
@@ -239,7 +254,7 @@ def auxiliary_loss(
     target = residual.detach()
     w_enc, w_dec = w_enc.T.index_select(0, features).T, w_dec.index_select(0, features)
     codes = encode_top_k(x, w_enc, b_enc.index_select(0, features), min(k_aux, len(features)))
-    return (squared_error(target, decode_sparse(codes, w_dec)) / variance(target)).nan_to_num(0.0)
+    return (squared_error(target, decode_sparse(codes, w_dec)) / joint_variance(target)).nan_to_num(0.0)
 
 
 def geometric_median(x: Float[Tensor, "tokens d_in"], num_steps: int = 20) -> Float[Tensor, " d_in"]:

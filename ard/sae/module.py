@@ -163,8 +163,9 @@ class SAETraining(LightningModule):
             for sae in self.by_expansion.values():
                 nn.utils.clip_grad_norm_(sae.parameters(), gradient_clip_val)
 
-    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        """Bring the decoders' rows back to unit norm (``robust``)."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, and bring the decoders' rows back to unit norm (``robust``), before a checkpoint is written."""
+        super().optimizer_step(*args, **kwargs)
         for sae in self.by_expansion.values() if self.robust else ():
             sae.W_dec.data /= sae.W_dec.data.norm(dim=-1, keepdim=True)
 
@@ -174,13 +175,13 @@ class SAETraining(LightningModule):
 
     @torch.no_grad()
     def _start_from(self, x: Tensor) -> None:
-        """Set the scale and the pre-biases from a batch: on every rank from that of the first."""
-        scale = variance(x).sqrt()
-        median = geometric_median(x / scale)
+        """Set the scale and the pre-biases from a batch, that of all ranks together."""
         if dist.is_available() and dist.is_initialized():
-            dist.broadcast(scale, 0)
-            dist.broadcast(median, 0)
-        self.scale.copy_(scale)
+            parts: list[Any] = [None] * dist.get_world_size()  # which may differ in length
+            dist.all_gather_object(parts, x.cpu())
+            x = torch.cat(parts).to(x.device)
+        self.scale.copy_(variance(x).sqrt())
+        median = geometric_median(x / self.scale)
         for sae in self.by_expansion.values():
             sae.b_dec.copy_(median)
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -201,3 +204,23 @@ def test_matryoshka_sums_up_the_groups():
     expected = [squared_error(x, dense[:, :end] @ w_dec[:end] + b_dec) for end in ends]
     torch.testing.assert_close(errors, torch.stack(expected))
     torch.testing.assert_close(x_hat, dense @ w_dec + b_dec)
+
+
+COMPILED = """
+import torch
+from ard.sae import TopKSAE
+
+sae, x = TopKSAE(16, 64, k=4, pre_bias=True, generator=torch.Generator().manual_seed(0)), torch.randn(32, 16)
+with torch.no_grad():
+    torch.testing.assert_close(torch.compile(sae)(x), sae(x))
+gradients = []
+for module in (sae, torch.compile(sae, backend="aot_eager")):
+    sae.zero_grad()
+    module(x).pow(2).sum().backward()
+    gradients.append([parameter.grad for parameter in sae.parameters()])
+torch.testing.assert_close(*gradients)
+"""
+
+
+def test_a_compiled_sae_gives_what_the_eager_one_gives():  # by itself: types that are checked cannot be compiled
+    subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=200)
