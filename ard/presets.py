@@ -83,8 +83,10 @@ def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / path.name
         file.write_text(resolved)
-        CLI([command, "--config", str(file), *options])
-    wandb.finish()  # a logger that comes later would go on in the same run
+        try:
+            CLI([command, "--config", str(file), *options])
+        finally:
+            wandb.finish()  # a logger that comes later would go on in the same run
     return resolved
 
 

@@ -1,5 +1,6 @@
 """Tiny random models of the real classes, saved and loaded as a user's would be."""
 
+import os
 import sys
 from importlib.machinery import PathFinder
 from importlib.metadata import DistributionFinder, MetadataPathFinder
@@ -9,6 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+
+# Whatever runs has one thread, the processes that tests start too: threads that wait for one another across several
+# processes take all the time there is. And bytes are equal only between runs on as many threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 class Extras(MetadataPathFinder):

@@ -27,15 +27,6 @@ from tests.audiollm.families.second import gemma3n, qwen3_asr
 LAYERS = (0, 2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The bytes of activations are those of any run on as many threads: here, one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
     """Ten audio shards of four clips, of lengths between 0.3 and 1 s."""
@@ -72,7 +63,6 @@ def slowly(args):
     """Run a command whose writes take a while, so that it can be killed in the middle of one."""
     fsync = os.fsync
     os.fsync = lambda file: (time.sleep(0.1), fsync(file))
-    torch.set_num_threads(1)
     main(args)
 
 

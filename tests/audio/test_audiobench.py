@@ -1,4 +1,4 @@
-"""AudioBench's data sets as local copies made by `datasets` itself, in both forms of their columns (facts.md 1.4)."""
+"""AudioBench's data sets as local copies made by `datasets` itself, in both forms of their columns."""
 
 import io
 import socket

@@ -1,4 +1,4 @@
-"""FSD50K in the layout of its archives (facts.md 1.3; the collection as FSD50K.doc/README.md describes it)."""
+"""FSD50K in the layout of its archives (the collection as FSD50K.doc/README.md describes it)."""
 
 import os
 

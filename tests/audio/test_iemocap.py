@@ -1,4 +1,4 @@
-"""IEMOCAP in the layout of its release (facts.md 1.2), with the files and lines that are not utterances."""
+"""IEMOCAP in the layout of its release, with the files and lines that are not utterances."""
 
 import os
 

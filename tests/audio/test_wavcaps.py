@@ -1,4 +1,4 @@
-"""WavCaps in the layout of the hub's cvssp/WavCaps and of the archives' own folders (facts.md 1.1)."""
+"""WavCaps in the layout of the hub's cvssp/WavCaps and of the archives' own folders."""
 
 import json
 import os

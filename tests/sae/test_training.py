@@ -13,7 +13,6 @@ import time
 import lightning
 import pytest
 import torch
-import wandb
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
@@ -41,15 +40,6 @@ NUM_SHARDS, CLIPS_PER_SHARD, TOKENS_PER_CLIP, D_IN = 6, 4, 10, 8
 NUM_TOKENS = NUM_SHARDS * CLIPS_PER_SHARD * TOKENS_PER_CLIP
 SEED = torch.Generator().manual_seed(0)
 X = (torch.randn(NUM_SHARDS, CLIPS_PER_SHARD, TOKENS_PER_CLIP, D_IN, generator=SEED) + 1).bfloat16()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The bytes of weights are those of any run on as many threads: here, one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_store(folder, x):
@@ -94,7 +84,6 @@ def slowly(args, environment, seconds_per_step=0.0):
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # as it is by default; here it is inherited
     os.environ.update(environment)
-    torch.set_num_threads(1)
     fsync, step = os.fsync, SAETraining.training_step
     os.fsync = lambda file: (time.sleep(0.02), fsync(file))
     SAETraining.training_step = lambda *given: (time.sleep(seconds_per_step), step(*given))[1]
@@ -200,7 +189,6 @@ QUIET = {
 def follow(out, options, environment):
     """Train on the share of a rank, or on all, and save the weights."""
     os.environ.update(environment)
-    torch.set_num_threads(1)
     ranks = {"devices": 2, "strategy": "ddp"} if environment else {}
     module = SAETraining(16, 4, k=3, lr=1e-3, dead_after_tokens=100, k_aux=8, **options)
     trainer = lightning.Trainer(max_steps=30, **QUIET, **ranks)
@@ -384,7 +372,7 @@ def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_
 ):
     facts = {"activations": str(store), "evaluation": None, "d_in": D_IN, "k": 3, "layers": [1], "layer": 1}
     chains = {name: Chain("demo", {**facts, "out": str(tmp_path / name)}) for name in ("unbroken", "broken")}
-    chains["unbroken"].train(1, 4)
+    chains["unbroken"].train(1, [4])
     capsys.readouterr()
     step, folder = SAETraining.training_step, checkpoints(tmp_path / "broken")
 
@@ -396,16 +384,15 @@ def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_
     monkeypatch.setattr(SAETraining, "training_step", stop)
     for _ in range(2):
         with pytest.raises(SIGTERMException):
-            chains["broken"].train(1, 4)
+            chains["broken"].train(1, [4])
     assert f"goes on from {folder / 'stopped.ckpt'}" in capsys.readouterr().err
     monkeypatch.undo()
     (folder / "stopped.ckpt").write_bytes((folder / "stopped.ckpt").read_bytes()[:-1])
-    chains["broken"].train(1, 4)
+    chains["broken"].train(1, [4])
     said = capsys.readouterr().err
     assert f"{folder / 'stopped.ckpt'} is cut short or damaged: passed over" in said
     assert f"goes on from {folder / 'epoch=0-step=200.ckpt'}" in said
     assert weights(tmp_path / "broken") == weights(tmp_path / "unbroken")
-    wandb.finish()  # as a chain does at its end
     for path in folder.glob("*.ckpt"):
         path.write_bytes(b"")
     assert newest_whole(folder) is None
