@@ -40,6 +40,7 @@ def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
     stage("extract", "extract", "--run.split=eval", f"--run.activations={out}/activations-eval")
     stage("fit", "fit", "--trainer.max_steps=30")
     stage("test", "test")
+    stage("test", "quality")
     stage("test", "test", "--run.sae=poly", "--run.expansion=null", f"--run.cell={out}/layer-2/poly")
     about = {"preset": "demo", "seed": 0, "model": "tiny", "data": "simulated", "layers": [2], "layer": 2}
     write_json(out / "run.json", {**about, "expansions": [2], "expansion": 2, "p": 4, "num_selected": 12})
@@ -101,6 +102,14 @@ def test_names_are_compared_with_the_labels_their_clips_share(run):
         total = result.details["num_concepts"]
         assert total - sum(left_out) <= compared.pop() <= total - max(left_out)
         assert result.choices["rescaled"] is False
+
+
+def test_what_the_sae_loses_is_measured(run):
+    norms = json.loads((run / "layer-2" / "e2" / "input_norms.json").read_text())
+    assert len(norms["mean"]) == len(norms["largest"])
+    recovered = json.loads((run / "layer-2" / "e2" / "loss_recovered.json").read_text())
+    assert recovered["num_clips"] == 12
+    assert min(recovered["original"], recovered["replaced"], recovered["zeroed"]) > 0
 
 
 def test_monosemanticity_in_the_result_is_that_of_the_files(run):

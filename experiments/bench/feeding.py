@@ -1,9 +1,11 @@
 """Activation shards into shuffled training batches, against a plain webdataset pipeline; how well they are mixed."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -72,6 +74,16 @@ def throughput(batches: Iterator[Tensor]) -> float:
     return size / 1e9 / (time.perf_counter() - started)
 
 
+def memory(batches: Iterator[Tensor]) -> float:
+    """Return the bytes that this process holds more, at most, while it is fed."""
+
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = held()
+    return max(held() for _ in islice(batches, NUM_BATCHES)) - before
+
+
 def neighbours(batches: Iterator[Tensor]) -> float:
     """Return the mean cosine of neighbouring tokens in a batch."""
     x = torch.nn.functional.normalize(torch.stack([next(batches) for _ in range(20)]).float(), dim=-1)
@@ -112,11 +124,13 @@ def main() -> list[Line]:
                 Line(f"{said}: ours", ours, "GB/s"),
                 Line(f"{said}: faster", ours / plain, "times", "to reach: 3"),
             ]
+        stated = f"its buffer is {BUFFER_TOKENS * D_IN * 2 / 1e6:.0f} MB, a shard {_shard_size(folder) / 1e6:.0f} MB"
         in_order = iter(ActivationDataModule(folder, layer=0, batch_tokens=BATCH_TOKENS).val_dataloader())
         everything = torch.cat(list(ActivationDataModule(folder, layer=0, batch_tokens=BATCH_TOKENS).val_dataloader()))
         mixed = everything[torch.randperm(len(everything))].split(BATCH_TOKENS)
         return [
             *lines,
+            Line("0 workers: memory of ours", memory(our_batches(folder, 0)) / 1e6, "MB", stated),
             Line("likeness of neighbours, in order", neighbours(in_order), "cosine"),
             Line("likeness of neighbours, plain", neighbours(plain_batches(folder, 0)), "cosine"),
             Line("likeness of neighbours, ours", neighbours(our_batches(folder, 0)), "cosine"),
@@ -126,6 +140,10 @@ def main() -> list[Line]:
             ),
             Line("waiting, of a training step", waiting_share(Path(scratch) / "small"), "share", "to reach: 0.05"),
         ]
+
+
+def _shard_size(folder: Path) -> int:
+    return shard_path(folder, 0, 0).stat().st_size
 
 
 def _decode(sample: dict[str, bytes]) -> Tensor:
