@@ -1,0 +1,173 @@
+"""Activation shards as streams of tokens: shuffled without end, in order, or as whole clips."""
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ard.activations.store import Layer, read_clip_metadata, read_manifest
+from ard.types import UserError
+
+
+class ProbeBatch(NamedTuple):
+    """The activations of a few whole clips, tokens one after another."""
+
+    x: Float[Tensor, "tokens d_in"]
+    clip_of_token: Int[Tensor, " tokens"]  # index into the clips of this batch
+    rows: Int[Tensor, " clips"]  # row of each clip in the manifest, hence in clips.parquet
+    metadata: list[dict[str, Any]]
+
+
+class Shuffled(IterableDataset[Tensor]):
+    """Batches of tokens without end, mixed over many clips.
+
+    The tokens of all epochs, each with its shards in another order, are one stream. It is cut into buffers, each buffer
+    is mixed and cut into batches. What a buffer holds depends on the seed and its number alone, so the stream can go on
+    from any batch, and workers take turns, a buffer each. A layer that fits into the buffer is read once and mixed as
+    a whole, every epoch anew.
+
+    Tokens that are not finite keep their place in the stream, and are left out of the batches that they fall into.
+    ``not_finite`` counts them, clip by clip, as they are found; it is shared with the workers.
+    """
+
+    def __init__(
+        self, source: Layer, batch_tokens: int, buffer_tokens: int, seed: int, skip_not_finite: bool, start: int = 0
+    ) -> None:
+        self.source = source
+        self.skip_not_finite = skip_not_finite
+        self.clips = [(shard, place) for shard in source.shards for place in range(len(shard.clip_ids))]
+        self.first_clip = {shard.number: row for row, (shard, place) in enumerate(self.clips) if place == 0}
+        self.not_finite = torch.zeros(len(self.clips), dtype=torch.int32).share_memory_()
+        self.batch_tokens = batch_tokens
+        self.batches_per_buffer = max(1, buffer_tokens // batch_tokens)
+        self.fits = source.num_tokens <= buffer_tokens
+        self.seed = seed
+        self.start = start
+
+    def __iter__(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
+        """Return the batches of this worker, from the first that is not yet consumed."""
+        worker = get_worker_info()
+        num_workers = worker.num_workers if worker else 1
+        turn = (self.start + (worker.id if worker else 0)) % num_workers  # the first worker is asked first
+        mine = count(-(-(self.start - turn) // num_workers))  # this worker's own batches
+        if self.fits:
+            x = torch.cat([x.clone() for x in self._read()])
+            for number in mine:
+                yield self._cut(x, self._rows(number * num_workers + turn))
+        buffer = torch.empty(self.batches_per_buffer * self.batch_tokens, self.source.d_in, dtype=self.source.dtype)
+        filled = -1
+        for number in mine:
+            own, place = divmod(number, self.batches_per_buffer)
+            if own != filled:
+                filled = own
+                self._fill(buffer, own * num_workers + turn)
+                order = torch.randperm(len(buffer), generator=self._generator(1, own * num_workers + turn))
+            yield self._cut(buffer, order[place * self.batch_tokens :][: self.batch_tokens])
+
+    def _read(self, order: Iterable[int] | None = None) -> Iterator[Float[Tensor, "tokens d_in"]]:
+        """Read clip after clip of some shards, and look for what is not finite."""
+        for shard, xs in self.source.read(order):
+            for row, x in enumerate(xs, start=self.first_clip[shard.number]):
+                if not all(map(math.isfinite, x.aminmax())):  # which NaN goes through; it is as fast as copying
+                    self.not_finite[row] = int((~x.isfinite().all(dim=1)).sum())
+                    if not self.skip_not_finite:
+                        raise UserError(
+                            f"{self.name(row)}: delete the shard and run `ard extract` again, which leaves such clips "
+                            "out, or set the data's skip_not_finite to true"
+                        )
+                yield x
+
+    def name(self, row: int) -> str:
+        """Return how a message names a clip with tokens that are not finite."""
+        shard, place = self.clips[row]
+        num_bad, num_tokens = int(self.not_finite[row]), shard.num_tokens[place]
+        said = f"clip {shard.clip_ids[place]!r} of {self.source.said(shard)}"
+        return f"{said} holds NaN or infinity in {num_bad} of {num_tokens} tokens"
+
+    def _cut(
+        self, x: Float[Tensor, "tokens d_in"], rows: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch_or_fewer d_in"]:
+        """Return the tokens of a batch, as many as are finite."""
+        batch = x.index_select(0, rows)
+        if self.not_finite.any():
+            batch = batch[batch.isfinite().all(dim=1)]
+        if len(batch) == 0:
+            raise UserError(
+                f"{str(self.source.folder)!r}: a batch of {len(rows)} tokens holds only NaN or infinity: "
+                "run `ard extract` anew"
+            )
+        return batch
+
+    def _rows(self, batch: int) -> Int[Tensor, " tokens"]:
+        """Return the tokens of a batch where the whole layer is mixed: it may end one epoch and begin the next."""
+        num_tokens, first = self.source.num_tokens, batch * self.batch_tokens
+        epochs = range(first // num_tokens, (first + self.batch_tokens - 1) // num_tokens + 1)
+        mixed = torch.cat([torch.randperm(num_tokens, generator=self._generator(0, epoch)) for epoch in epochs])
+        return mixed[first - epochs[0] * num_tokens :][: self.batch_tokens]
+
+    def _fill(self, buffer: Float[Tensor, "tokens d_in"], number: int) -> None:
+        """Fill the buffer with its part of the stream, which begins somewhere in an epoch and may run into the next."""
+        epoch, skip = divmod(number * len(buffer), self.source.num_tokens)
+        filled = 0
+        while filled < len(buffer):
+            order = torch.randperm(len(self.source.shards), generator=self._generator(0, epoch)).tolist()
+            sizes = np.cumsum([sum(self.source.shards[place].num_tokens) for place in order])
+            begun = int(np.searchsorted(sizes, skip, side="right"))
+            skip -= int(sizes[begun - 1]) if begun else 0
+            for x in self._read(order[begun:]):
+                part = x[skip : skip + len(buffer) - filled]
+                buffer[filled : filled + len(part)] = part
+                filled, skip = filled + len(part), max(0, skip - len(x))
+                if filled == len(buffer):
+                    return
+            epoch, skip = epoch + 1, 0
+
+    def _generator(self, *key: int) -> torch.Generator:
+        return torch.Generator().manual_seed(
+            int(np.random.SeedSequence([self.seed, *key]).generate_state(1, np.uint64)[0])
+        )
+
+
+class InOrder(IterableDataset[Tensor]):
+    """Every token once, in order."""
+
+    def __init__(self, source: Layer, batch_tokens: int) -> None:
+        self.source = source
+        self.batch_tokens = batch_tokens
+
+    def __iter__(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
+        waiting: list[Tensor] = []
+        for _, xs in self.source.read():
+            *whole, rest = torch.cat([*waiting, *xs]).split(self.batch_tokens)
+            yield from whole
+            waiting = [rest]
+        yield from waiting
+
+
+class Probe(IterableDataset[ProbeBatch]):
+    """Whole clips in the order of the manifest, each with its row."""
+
+    def __init__(self, source: Layer, clips_per_batch: int) -> None:
+        self.source = source
+        self.clips_per_batch = clips_per_batch
+        self.row = {clip_id: row for row, clip_id in enumerate(read_manifest(source.folder).clip_ids)}
+
+    def __iter__(self) -> Iterator[ProbeBatch]:
+        """Return the clips, a few at a time, none of them across two shards."""
+        for shard, xs in self.source.read():
+            known = read_clip_metadata(self.source.folder, shard)
+            for first in range(0, len(xs), self.clips_per_batch):
+                clips = slice(first, first + self.clips_per_batch)
+                lengths = torch.tensor(shard.num_tokens[clips])
+                yield ProbeBatch(
+                    torch.cat(xs[clips]).float(),
+                    torch.arange(len(lengths)).repeat_interleave(lengths),
+                    torch.tensor([self.row[clip_id] for clip_id in shard.clip_ids[clips]]),
+                    known[clips],
+                )
