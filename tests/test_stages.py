@@ -116,3 +116,36 @@ def test_monosemanticity_in_the_result_is_that_of_the_files(run):
     torch.testing.assert_close(load_file(folder / "monosemanticity.safetensors")["ard/m"], m, equal_nan=True)
     highest = Result.load(folder / "monosemanticity.json").rows[0].figures["ms"]
     assert highest.value == pytest.approx(float(m.nan_to_num(-torch.inf).max()))
+
+
+def test_every_m_comes_with_how_far_it_is_from_chance_and_the_weighted_score(run):
+    from safetensors.torch import load_file
+
+    for cell, scorers in (("e2", {"ard", "mean", "coverage"}), ("poly", {"ard"})):
+        folder = run / "layer-2" / cell
+        scores, result = load_file(folder / "monosemanticity.safetensors"), Result.load(folder / "monosemanticity.json")
+        assert set(result.details["num_above_chance"]) == scorers
+        for scorer in scorers:
+            m, p, q = (scores[f"{scorer}/{name}"] for name in ("m", "p_value", "q_value"))
+            assert torch.equal(m.isnan(), p.isnan())
+            assert (p[~p.isnan()] > 0).all()
+            assert int((q <= 0.05).sum()) == result.details["num_above_chance"][scorer]
+        weighted = scores["weighted/m"]
+        assert weighted[~weighted.isnan()].abs().max() <= 1
+        assert int(weighted.isnan().sum()) == result.details["num_without_weighted_ms"] < len(weighted)
+        assert result.choices["sigma"] == "cosines"
+        assert result.choices["ties"] == "stable"
+
+
+def test_representatives_say_where_they_are_active(run):
+    from safetensors.torch import load_file
+
+    num_tokens = torch.tensor([n for shard in read_manifest(run / "activations").shards for n in shard.num_tokens])
+    for cell in ("e2", "poly"):
+        found = load_file(run / "layer-2" / cell / "representatives.safetensors")
+        first, last, strongest = (found[f"ard/top_{name}"] for name in ("first", "last", "strongest"))
+        active = first >= 0
+        assert torch.equal(active, found["coverage/top_scores"] > 0) or cell == "poly"
+        assert ((first <= strongest) & (strongest <= last) & (last < num_tokens[found["ard/top_ids"]])).all()
+        assert found["activation_histogram"].sum() > 0
+        assert (found["activation_quantiles"][:, -1] <= found["max_activation"] * 1.1)[found["n_active"] > 0].all()

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ard.activations import ProbeBatch
@@ -15,6 +16,12 @@ from ard.sae import Encoding
 
 FILE = "representatives.safetensors"
 QUANTILE_LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+
+
+def read_ties(folder: Path) -> dict[str, str]:
+    """Read by which rule the representatives of a dictionary were chosen among clips of equal score."""
+    with safe_open(folder / FILE, framework="pt") as stored:
+        return stored.metadata() or {}
 
 
 class RetrieveRepresentatives(Callback):
@@ -73,7 +80,8 @@ class RetrieveRepresentatives(Callback):
         tensors["activation_edges"] = ACTIVATION_EDGES
         if trainer.is_global_zero:
             self.out.mkdir(parents=True, exist_ok=True)
-            save_file({name: t.cpu() for name, t in tensors.items()}, self.out / f"{FILE}.partial")
+            about = {"ties": self.ties} | ({} if self.ties == "stable" else {"tie_seed": str(self.tie_seed)})
+            save_file({name: t.cpu() for name, t in tensors.items()}, self.out / f"{FILE}.partial", metadata=about)
             os.replace(self.out / f"{FILE}.partial", self.out / FILE)
         trainer.strategy.barrier()
         self._metric.reset()
