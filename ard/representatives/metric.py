@@ -157,15 +157,14 @@ class RepresentativeClips(Metric):
         scores: Float[Tensor, "clips features"],
         *places: Int[Tensor, "clips features"],
     ) -> None:
-        """Fold a batch into a list: only of features of which a clip beats the last that is kept, soon very few."""
+        """Fold a batch into a list: only of features of which a clip may beat the last that is kept, soon very few."""
         slots: Tensor = getattr(self, state)
-        last_score, last_row = slots[:, -1, 0], slots[:, -1, 1].long()
-        every = torch.arange(self.num_features, device=rows.device)
+        last, every = slots[:, -1], torch.arange(self.num_features, device=rows.device)
+        best = scores.amax(dim=0) if rule.largest else scores.amin(dim=0)
+        beaten = best > last[:, 0] if rule.largest else best < last[:, 0]
         keys = tie_keys(rows[:, None], every[None], rule.ties, rule.seed)
-        last_key = tie_keys(last_row, every, rule.ties, rule.seed)
-        beats = (scores > last_score) if rule.largest else (scores < last_score)
-        beats |= (scores == last_score) & (keys < last_key)
-        features = beats.any(dim=0).nonzero()[:, 0]
+        earlier = keys.amin(dim=0) < tie_keys(last[:, 1].long(), every, rule.ties, rule.seed)
+        features = (beaten | ((best == last[:, 0]) & earlier)).nonzero()[:, 0]
         entries = [scores[:, features], rows[:, None].expand(-1, len(features)), *(x[:, features] for x in places)]
         batch = torch.stack([entry.T.double() for entry in entries], dim=-1)
         slots[features] = keep_best(torch.cat([slots[features], batch], dim=1), features, self.p, rule)
