@@ -1,10 +1,12 @@
 """Every stage through its own command, on the demo's YAML files, with tiny models and few clips."""
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from ard.activations import read_manifest
 from ard.cli import main
@@ -101,6 +103,23 @@ def test_names_are_compared_with_the_labels_their_clips_share(run):
         total = result.details["num_concepts"]
         assert total - sum(left_out) <= compared.pop() <= total - max(left_out)
         assert result.choices["rescaled"] is False
+
+
+def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
+    config = yaml.safe_load((CONFIGS / "demo" / "score.yaml").read_text())
+    retrieve, score = (callback["init_args"] for callback in config["trainer"]["callbacks"])
+    retrieve |= {"ties": "shared_random", "tie_seed": 5}
+    score |= {"reading": {"sigma": "trace", "pairs": "ordered"}, "num_null_draws": 100, "false_discovery_rate": 0.5}
+    path = tmp_path / "score.yaml"
+    path.write_text(yaml.safe_dump(config))
+    shutil.copy(CONFIGS / "demo" / "run.yaml", tmp_path)
+    facts = {"out": run, "cell": tmp_path / "cell", "sae": run / "layer-2" / "e2" / "sae", "clap": tiny_clap}
+    facts |= {"d_in": 32, "layer": 2, "expansion": 2}
+    main(["test", "--config", str(path), *(f"--run.{name}={value}" for name, value in facts.items())])
+    result = Result.load(tmp_path / "cell" / "monosemanticity.json")
+    expected = {"sigma": "trace", "pairs": "ordered", "ddof": 0, "ties": "shared_random", "tie_seed": "5"}
+    assert expected.items() <= result.choices.items()
+    assert result.choices["num_null_draws"] == 100
 
 
 def test_monosemanticity_in_the_result_is_that_of_the_files(run):
