@@ -10,6 +10,7 @@ from ard.types import Codes
 
 SCORERS = ("ard", "mean", "coverage")  # r = mu * c (Eq. 2), mu alone (`Mean Act.`), c alone (`Coverage`)
 NO_TOKEN = -1  # where a feature is silent
+MAX_TOKEN = 0xFFFFFFFF  # that a clip may have
 
 BINS_PER_OCTAVE = 4
 ACTIVATION_EDGES = 2.0 ** (torch.arange(-12 * BINS_PER_OCTAVE, 12 * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)
@@ -25,6 +26,15 @@ class ClipScores(NamedTuple):
     ard: Float[Tensor, "clips features"]
     mean: Float[Tensor, "clips features"]
     coverage: Float[Tensor, "clips features"]
+
+
+class ActiveCodes(NamedTuple):
+    """The positive codes of a batch, one entry each."""
+
+    clips: Int[Tensor, " entries"]
+    tokens: Int[Tensor, " entries"]  # counted from the clip's first
+    features: Int[Tensor, " entries"]
+    values: Float[Tensor, " entries"]
 
 
 class Places(NamedTuple):
@@ -56,20 +66,26 @@ def clip_scores(codes: Codes, clip_of_token: Int[Tensor, " tokens"], num_clips: 
     return ClipScores(mean * coverage, mean, coverage)
 
 
-def active_places(codes: Codes, clip_of_token: Int[Tensor, " tokens"], num_clips: int, num_features: int) -> Places:
-    """Find where in each clip of a batch each feature is active, the tokens of a clip lying one after another."""
-    start = torch.searchsorted(clip_of_token.contiguous(), torch.arange(num_clips, device=clip_of_token.device))
-    token = torch.arange(len(clip_of_token), device=clip_of_token.device) - start[clip_of_token]
-    active = codes.values > 0
-    cell = (clip_of_token[:, None] * num_features + codes.indices)[active]
-    token = token[:, None].expand_as(active)[active]
+def active_codes(codes: Codes, clip_of_token: Int[Tensor, " tokens"]) -> ActiveCodes:
+    """Pick the codes that are positive out of a batch, in which the tokens of a clip lie one after another."""
+    entries = (codes.values > 0).flatten().nonzero()[:, 0]
+    row = entries // codes.values.shape[1]
+    clip_of_token = clip_of_token.contiguous()
+    position = torch.arange(len(clip_of_token), device=row.device) - torch.searchsorted(clip_of_token, clip_of_token)
+    features, values = codes.indices.flatten()[entries], codes.values.flatten()[entries].float()
+    return ActiveCodes(clip_of_token[row], position[row], features, values)
+
+
+def active_places(active: ActiveCodes, num_clips: int, num_features: int) -> Places:
+    """Find where in each clip of a batch each feature is active."""
+    cell = active.clips * num_features + active.features
     empty = torch.full((num_clips * num_features,), NO_TOKEN, device=cell.device)
     # Of positive floats the bits are in the order of the numbers: the largest of (bits, -token) is the first strongest.
-    strength = codes.values[active].float().view(torch.int32).long() << 32
-    strongest = empty.scatter_reduce(0, cell, strength | (0xFFFFFFFF - token), "amax")
-    strongest = torch.where(strongest < 0, NO_TOKEN, 0xFFFFFFFF - (strongest & 0xFFFFFFFF))
-    first = empty.scatter_reduce(0, cell, token, "amin", include_self=False)
-    last = empty.scatter_reduce(0, cell, token, "amax")
+    strength = (active.values.view(torch.int32).long() << 32) | (MAX_TOKEN - active.tokens)
+    strongest = empty.scatter_reduce(0, cell, strength, "amax")
+    strongest = torch.where(strongest < 0, NO_TOKEN, MAX_TOKEN - (strongest & MAX_TOKEN))
+    first = empty.scatter_reduce(0, cell, active.tokens, "amin", include_self=False)
+    last = empty.scatter_reduce(0, cell, active.tokens, "amax")
     return Places(*(found.view(num_clips, num_features) for found in (strongest, first, last)))
 
 

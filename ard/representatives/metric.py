@@ -11,9 +11,11 @@ from torchmetrics import Metric
 from ard.representatives.functional import (
     ACTIVATION_EDGES,
     SCORERS,
+    ActiveCodes,
     ClipScores,
     Places,
     Ties,
+    active_codes,
     active_places,
     clip_scores,
     tie_keys,
@@ -132,22 +134,21 @@ class RepresentativeClips(Metric):
         if not scores.mean.isfinite().all():
             bad = rows[~scores.mean.isfinite().all(dim=1)].tolist()
             raise ValueError(f"clips in rows {bad} have a NaN or infinite score: look at their activation shards")
-        self._count(codes, scores)
-        places = active_places(codes, clip_of_token, len(rows), self.num_features)
+        self.num_tokens += len(clip_of_token)
+        active = active_codes(codes, clip_of_token)
+        self._count(active, scores)
+        places = active_places(active, len(rows), self.num_features)
         for scorer, of_clips in scores._asdict().items():
             self._fold(f"{scorer}_top", self.rules["top"], rows, of_clips, *places)
             self._fold(f"{scorer}_bottom", self.rules["bottom"], rows, of_clips)
 
-    def _count(self, codes: Codes, scores: ClipScores) -> None:
-        values, features = codes.values.flatten().float(), codes.indices.flatten()
-        self.max_activation.scatter_reduce_(0, features, values, "amax")
-        active = values > 0
-        inner = ACTIVATION_EDGES[1:-1].to(values.device)
-        bins = features[active] * (len(inner) + 1) + torch.bucketize(values[active], inner, right=True)
+    def _count(self, active: ActiveCodes, scores: ClipScores) -> None:
+        self.max_activation.scatter_reduce_(0, active.features, active.values, "amax")
+        inner = ACTIVATION_EDGES[1:-1].to(active.values.device)
+        bins = active.features * (len(inner) + 1) + torch.bucketize(active.values, inner, right=True)
         self.activation_histogram.view(-1).index_add_(0, bins, torch.ones_like(bins))
         self.n_active += (scores.coverage > 0).sum(dim=0)
         self.num_clips += len(scores.mean)
-        self.num_tokens += len(codes.values)
 
     def _fold(
         self,
