@@ -16,7 +16,8 @@ class WeightedMonosemanticity(Metric):
     where a is first brought to [0, 1] by its least and largest value over all clips; of these the scale cancels, and
     the least is 0 as soon as an SAE's feature is silent on one clip. Since sum_{i<j} a_i a_j e_i.e_j =
     (|sum a_i e_i|^2 - sum a_i^2) / 2, and likewise without e, sums over clips are all that is kept: the score is exact,
-    and its cost grows with the active (clip, feature) pairs.
+    and its cost grows with the active (clip, feature) pairs. Memory is ``num_features * d`` numbers of 8 bytes, however
+    many clips are seen.
 
     Between -1 and 1; higher is more monosemantic. NaN for a feature that is above its least on fewer than two clips.
 

@@ -94,6 +94,7 @@ def write_report(run: Path) -> Path:
             num_features=len(features),
             num_dead=sum(_number(row["m"]) is None for row in features),
             num_selected=len(selected),
+            above_chance=_above_chance(about),
             waveforms=sounds.values(),
             bars=NUM_BARS,
             height=HEIGHT,
@@ -209,6 +210,15 @@ def _truth(run: Run) -> Truth | None:
         figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
         labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),
     )
+
+
+def _above_chance(run: Run) -> tuple[int, float] | None:
+    """Return how many features are above chance, and at which false-discovery rate."""
+    for result in run.results("monosemanticity", [run.layer], [run.expansion])[-1:]:
+        number, rate = result.details.get("num_above_chance", {}).get("ard"), result.choices.get("false_discovery_rate")
+        if result.rows[0].expansion == run.expansion and number is not None and rate is not None:
+            return number, rate
+    return None
 
 
 def _failures(run: Path) -> list[Mapping[str, str]]:

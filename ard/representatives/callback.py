@@ -47,13 +47,13 @@ class RetrieveRepresentatives(Callback):
         tie_seed: likewise.
     """
 
-    def __init__(self, out: Path, p: int = 4, ties: Ties = "stable", tie_seed: int = 0) -> None:
+    def __init__(self, out: Path, p: int = 4, *, ties: Ties = "stable", tie_seed: int = 0) -> None:
         self.out, self.p, self.ties, self.tie_seed = Path(out), p, ties, tie_seed
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty lists."""
         assert isinstance(pl_module, Encoding)
-        self._metric = RepresentativeClips(pl_module.coder.d_sae, self.p, self.ties, self.tie_seed)
+        self._metric = RepresentativeClips(pl_module.coder.d_sae, self.p, ties=self.ties, tie_seed=self.tie_seed)
         self._metric.to(pl_module.device)
 
     def on_test_batch_end(

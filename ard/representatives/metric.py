@@ -110,7 +110,7 @@ class RepresentativeClips(Metric):
     num_clips: Int[Tensor, ""]
     num_tokens: Int[Tensor, ""]
 
-    def __init__(self, num_features: int, p: int, ties: Ties = "stable", tie_seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, num_features: int, p: int, *, ties: Ties = "stable", tie_seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if p < 1:
             raise ValueError(f"p must be at least 1 clip, got {p}")

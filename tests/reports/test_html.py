@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from ard.reports import html as report_html
 from ard.reports import write_report
 from ard.reports.sounds import HEIGHT, NUM_BARS, waveform_path
-from ard.types import UserError
+from ard.types import Result, Row, UserError
 
 from .conftest import NASTY, concept, write_concepts
 
@@ -108,6 +108,14 @@ def test_waveforms_show_where_a_feature_is_active(run):
     assert len(others) == 1
     strongest = [tag["d"] for tag in page.all("path", **{"class": "strongest"})]
     assert strongest == [f"M{round(width * token / 24, 1)} 0v{HEIGHT}" for token in (2.5, 1.5, 2.5)]
+
+
+def test_the_number_of_features_above_chance_is_said_where_it_is_known(run):
+    assert "above chance" not in Page(write_report(run)).text
+    row = Row("AR&D", 3, 8, {})
+    choices, details = {"false_discovery_rate": 0.05}, {"num_above_chance": {"ard": 2, "mean": 1}}
+    Result("monosemanticity", (row,), choices, 0, 1.0, details).save(run / "layer-3/e8/monosemanticity.json")
+    assert "m above chance 2 of 3 at a false-discovery rate of 5.0 %" in Page(write_report(run)).text
 
 
 def test_all_text_is_escaped(run):

@@ -63,7 +63,7 @@ def places(z):
 
 def run(order, step, ties="stable", seed=0, signed=False):
     codes, clip_of_token = world(seed, signed)
-    metric = RepresentativeClips(FEATURES, P, ties, 7)
+    metric = RepresentativeClips(FEATURES, P, ties=ties, tie_seed=7)
     for clips in order.split(step):
         metric.update(*batch(codes, clip_of_token, clips))
     return metric
@@ -107,7 +107,7 @@ def test_partial_runs_merge_also_when_saved_and_loaded(ties):
         file = io.BytesIO()
         torch.save(other.state_dict(), file)
         file.seek(0)
-        loaded = RepresentativeClips(FEATURES, P, ties, 7)
+        loaded = RepresentativeClips(FEATURES, P, ties=ties, tie_seed=7)
         loaded.load_state_dict(torch.load(file))
         first.merge_state(loaded)
     check(first, ties)
