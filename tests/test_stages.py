@@ -1,10 +1,12 @@
 """Every stage through its own command, on the demo's YAML files, with tiny models and few clips."""
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from ard.activations import read_manifest
 from ard.cli import main
@@ -112,6 +114,23 @@ def test_what_the_sae_loses_is_measured(run):
     assert min(recovered["original"], recovered["replaced"], recovered["zeroed"]) > 0
 
 
+def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
+    config = yaml.safe_load((CONFIGS / "demo" / "score.yaml").read_text())
+    retrieve, score = (callback["init_args"] for callback in config["trainer"]["callbacks"])
+    retrieve |= {"ties": "shared_random", "tie_seed": 5}
+    score |= {"reading": {"sigma": "trace", "pairs": "ordered"}, "num_null_draws": 100, "false_discovery_rate": 0.5}
+    path = tmp_path / "score.yaml"
+    path.write_text(yaml.safe_dump(config))
+    shutil.copy(CONFIGS / "demo" / "run.yaml", tmp_path)
+    facts = {"out": run, "cell": tmp_path / "cell", "sae": run / "layer-2" / "e2" / "sae", "clap": tiny_clap}
+    facts |= {"d_in": 32, "layer": 2, "expansion": 2}
+    main(["test", "--config", str(path), *(f"--run.{name}={value}" for name, value in facts.items())])
+    result = Result.load(tmp_path / "cell" / "monosemanticity.json")
+    expected = {"sigma": "trace", "pairs": "ordered", "ddof": 0, "ties": "shared_random", "tie_seed": "5"}
+    assert expected.items() <= result.choices.items()
+    assert result.choices["num_null_draws"] == 100
+
+
 def test_monosemanticity_in_the_result_is_that_of_the_files(run):
     from safetensors.torch import load_file
 
@@ -125,3 +144,36 @@ def test_monosemanticity_in_the_result_is_that_of_the_files(run):
     torch.testing.assert_close(load_file(folder / "monosemanticity.safetensors")["ard/m"], m, equal_nan=True)
     highest = Result.load(folder / "monosemanticity.json").rows[0].figures["ms"]
     assert highest.value == pytest.approx(float(m.nan_to_num(-torch.inf).max()))
+
+
+def test_every_m_comes_with_how_far_it_is_from_chance_and_the_weighted_score(run):
+    from safetensors.torch import load_file
+
+    for cell, scorers in (("e2", {"ard", "mean", "coverage"}), ("poly", {"ard"})):
+        folder = run / "layer-2" / cell
+        scores, result = load_file(folder / "monosemanticity.safetensors"), Result.load(folder / "monosemanticity.json")
+        assert set(result.details["num_above_chance"]) == scorers
+        for scorer in scorers:
+            m, p, q = (scores[f"{scorer}/{name}"] for name in ("m", "p_value", "q_value"))
+            assert torch.equal(m.isnan(), p.isnan())
+            assert (p[~p.isnan()] > 0).all()
+            assert int((q <= 0.05).sum()) == result.details["num_above_chance"][scorer]
+        weighted = scores["weighted/m"]
+        assert weighted[~weighted.isnan()].abs().max() <= 1
+        assert int(weighted.isnan().sum()) == result.details["num_without_weighted_ms"] < len(weighted)
+        assert result.choices["sigma"] == "cosines"
+        assert result.choices["ties"] == "stable"
+
+
+def test_representatives_say_where_they_are_active(run):
+    from safetensors.torch import load_file
+
+    num_tokens = torch.tensor([n for shard in read_manifest(run / "activations").shards for n in shard.num_tokens])
+    for cell in ("e2", "poly"):
+        found = load_file(run / "layer-2" / cell / "representatives.safetensors")
+        first, last, strongest = (found[f"ard/top_{name}"] for name in ("first", "last", "strongest"))
+        active = first >= 0
+        assert torch.equal(active, found["coverage/top_scores"] > 0) or cell == "poly"
+        assert ((first <= strongest) & (strongest <= last) & (last < num_tokens[found["ard/top_ids"]])).all()
+        assert found["activation_histogram"].sum() > 0
+        assert (found["activation_quantiles"][:, -1] <= found["max_activation"] * 1.1)[found["n_active"] > 0].all()

@@ -3,8 +3,9 @@
 import math
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +14,19 @@ from lightning import Callback, LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.activations import ActivationDataModule, read_manifest
+from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
 from ard.embedding import EMBEDDED, embed_clips, load_clap
-from ard.monosemanticity.functional import monosemanticity
-from ard.representatives import SCORERS
+from ard.monosemanticity.functional import (
+    DEFAULT,
+    Reading,
+    chance_scores,
+    num_shared,
+    p_values,
+    q_values,
+    score_lists,
+)
+from ard.monosemanticity.metric import WeightedMonosemanticity
+from ard.representatives import SCORERS, clip_scores, read_ties
 from ard.sae import Encoding
 from ard.types import Figure, Result, Row
 
@@ -47,7 +57,11 @@ class ScoreMonosemanticity(Callback):
 
     The methods are the paper's: for an SAE the three scorers and `Rand. Rep.`, where the clips of H^k of the features
     in AR&D's top-C are drawn at random and L^k is kept (Sec. 3 b); for raw coordinates Eq. 2 alone. Dead features have
-    m = NaN and are counted.
+    m = NaN and are counted. ``monosemanticity.safetensors`` has of every method the selections and, of every feature:
+
+    - ``<scorer>/m``; ``<scorer>/p_value``, how often the same formula gives as much on shuffled clips, and
+      ``<scorer>/q_value``, the least false-discovery rate at which the feature passes (Benjamini and Hochberg).
+    - ``weighted/m``: the score of reference [18] over all clips, weighted by the mean activation of a clip's tokens.
 
     Args:
         out: folder of this dictionary's results.
@@ -56,9 +70,10 @@ class ScoreMonosemanticity(Callback):
         clap: the CLAP model.
         num_selected: C (the paper's 5000), bounded by the number of live features.
         num_draws: draws of random representatives (the paper's 10).
-        eps: see :func:`~ard.monosemanticity.monosemanticity`.
-        ddof: likewise.
-        seed: of the draws and the bootstrap.
+        reading: of Eq. 3 and 4.
+        num_null_draws: shuffles that an m is held against; no p-value is below one over their number.
+        false_discovery_rate: at which the features that are above chance are counted.
+        seed: of the draws, the shuffles and the bootstrap.
     """
 
     def __init__(
@@ -70,58 +85,101 @@ class ScoreMonosemanticity(Callback):
         clap: str = EMBEDDED,
         num_selected: int = 5000,
         num_draws: int = 10,
-        eps: float = 1e-8,
-        ddof: int = 0,
+        reading: Reading = DEFAULT,
+        num_null_draws: int = 20_000,
+        false_discovery_rate: float = 0.05,
         seed: int = 0,
     ) -> None:
         self.out, self.audio, self.embeddings, self.clap = Path(out), Path(audio), Path(embeddings), clap
-        self.num_selected, self.num_draws = num_selected, num_draws
-        self.eps, self.ddof, self.seed = eps, ddof, seed
+        self.num_selected, self.num_draws, self.reading, self.seed = num_selected, num_draws, reading, seed
+        self.num_null_draws, self.false_discovery_rate = num_null_draws, false_discovery_rate
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Embed the clips, each rank its share, and read the embeddings on all."""
+        assert isinstance(pl_module, Encoding)
+        started = time.monotonic()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ActivationDataModule)
+        self._embedded = embed_clips(
+            load_clap(self.clap, device=str(pl_module.device)),
+            self.audio,
+            read_manifest(data.activations).clip_ids,
+            self.embeddings,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            barrier=trainer.strategy.barrier,
+        )
+        self._weighted = WeightedMonosemanticity(pl_module.coder.d_sae, self._embedded.shape[1]).to(pl_module.device)
+        self._embedding_s = time.monotonic() - started
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ProbeBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Fold a batch of the probing set into the weighted score."""
+        if dataloader_idx == 0:
+            assert isinstance(pl_module, Encoding)
+            scores = clip_scores(outputs["codes"], batch.clip_of_token, len(batch.rows), pl_module.coder.d_sae)
+            self._weighted.update(scores.mean, self._embedded[batch.rows.cpu()].to(scores.mean.device))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score, select, write."""
         assert isinstance(pl_module, Encoding)
+        started = time.monotonic()
+        weighted = self._weighted.compute().cpu()
+        self._weighted.reset()
         if not trainer.is_global_zero:
             return
-        started = time.monotonic()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
-        clip_ids = read_manifest(data.activations).clip_ids
-        clap = load_clap(self.clap, device=str(pl_module.device))
-        embeddings = embed_clips(clap, self.audio, clip_ids, self.embeddings)
         stored = load_file(self.out / "representatives.safetensors")
         dead = stored["n_active"] == 0
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {"weighted/m": weighted.masked_fill(dead, math.nan)}
         is_sae = pl_module.method == "AR&D"
         for scorer in SCORERS if is_sae else ("ard",):
             top, bottom = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
-            m = self._score(embeddings, top, bottom).masked_fill(dead, math.nan)
+            m = score_lists(self._embedded, top, bottom, self.reading).masked_fill(dead, math.nan)
             tensors[f"{scorer}/m"] = m
-            features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(dead)]
+            features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(m)]
             self._keep(tensors, f"{scorer}/0", Selection(features, m[features], top[features]))
+        self._hold_against_chance(tensors, stored)
         if is_sae:
-            self._draw(tensors, embeddings, stored["ard/bottom_ids"])
+            self._draw(tensors, stored["ard/bottom_ids"])
         save_file(tensors, self.out / f"{FILE}.partial")
         os.replace(self.out / f"{FILE}.partial", self.out / FILE)
-        self._report(pl_module, data.layer, tensors, dead, time.monotonic() - started)
+        self._report(pl_module, data.layer, tensors, dead, self._embedding_s + time.monotonic() - started)
 
-    def _count(self, dead: Tensor) -> int:
-        return min(self.num_selected, int((~dead).sum()))
+    def _count(self, m: Tensor) -> int:
+        return min(self.num_selected, int((~m.isnan()).sum()))
 
-    def _score(self, embeddings: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
-        """Score a thousand features at a time, so that memory does not grow with their number."""
-        chunks = zip(top.split(1024), bottom.split(1024), strict=True)
-        scores = [monosemanticity(embeddings[t], embeddings[b], eps=self.eps, ddof=self.ddof) for t, b in chunks]
-        return torch.cat(scores)
+    def _hold_against_chance(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+        """Add p- and q-values; the shuffles are the same for all scorers."""
+        scorers = [scorer for scorer in SCORERS if f"{scorer}/m" in tensors]
+        shared = {s: num_shared(stored[f"{s}/top_ids"], stored[f"{s}/bottom_ids"]) for s in scorers}
+        length, generator = stored["ard/top_ids"].shape[1], torch.Generator().manual_seed(self.seed)
+        chance = {
+            number: chance_scores(
+                self._embedded, length, number, self.reading, num_draws=self.num_null_draws, generator=generator
+            )
+            for number in torch.cat(list(shared.values())).unique().tolist()
+        }
+        for scorer in scorers:
+            p = p_values(tensors[f"{scorer}/m"], shared[scorer], chance)
+            tensors |= {f"{scorer}/p_value": p, f"{scorer}/q_value": q_values(p)}
 
-    def _draw(self, tensors: dict[str, Tensor], embeddings: Tensor, bottom: Tensor) -> None:
+    def _draw(self, tensors: dict[str, Tensor], bottom: Tensor) -> None:
         """Draw the random representatives of AR&D's top-C and score them against the same L^k."""
         features = tensors["ard/0/features"]
         generator = torch.Generator().manual_seed(self.seed)
         for draw in range(self.num_draws):
             p = bottom.shape[1]
-            top = torch.stack([torch.randperm(len(embeddings), generator=generator)[:p] for _ in features])
-            m = self._score(embeddings, top, bottom[features])
+            top = torch.stack([torch.randperm(len(self._embedded), generator=generator)[:p] for _ in features])
+            m = score_lists(self._embedded, top, bottom[features], self.reading)
             self._keep(tensors, f"random/{draw}", Selection(features, m, top))
 
     @staticmethod
@@ -130,18 +188,30 @@ class ScoreMonosemanticity(Callback):
 
     def _report(self, module: Encoding, layer: int, tensors: dict[str, Tensor], dead: Tensor, seconds: float) -> None:
         selected = tensors["ard/0/m"].numpy()
+        weighted = tensors["weighted/m"][tensors["ard/0/features"]].numpy()
+        weighted = weighted[np.isfinite(weighted)]
         figures = {
             "ms": Figure.estimate(selected, np.max, "pooled standard deviations", seed=self.seed),
             "mean_ms": Figure.estimate(selected, np.mean, "pooled standard deviations", seed=self.seed),
+            "mean_weighted_ms": Figure.estimate(weighted, np.mean, "cosine", seed=self.seed),
         }
         choices = {
-            "sigma": f"standard deviation of the pairwise cosines, ddof {self.ddof}",
-            "pairs": "unordered",
-            "eps": self.eps,
+            **asdict(self.reading),
+            **read_ties(self.out),
             "clap": self.clap,
             "num_selected": len(selected),
+            "chance": "H and L drawn without replacement, pooled over features",
+            "num_null_draws": self.num_null_draws,
+            "false_discovery_rate": self.false_discovery_rate,
+        }
+        q = {name.partition("/")[0]: t for name, t in tensors.items() if name.endswith("/q_value")}
+        details = {
+            "num_features": len(dead),
+            "num_dead": int(dead.sum()),
+            "num_above_chance": {scorer: int((t <= self.false_discovery_rate).sum()) for scorer, t in q.items()},
+            "num_selected_above_chance": int((q["ard"][tensors["ard/0/features"]] <= self.false_discovery_rate).sum()),
+            "num_without_weighted_ms": int(tensors["weighted/m"].isnan().sum()),
         }
         row = Row(module.method, layer, module.expansion, figures)
-        details = {"num_features": len(dead), "num_dead": int(dead.sum())}
         Result("monosemanticity", (row,), choices, self.seed, seconds, details).save(self.out / "monosemanticity.json")
         module.log("monosemanticity/highest", float(figures["ms"].value))

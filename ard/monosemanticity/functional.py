@@ -1,36 +1,149 @@
-"""The monosemanticity score (Sec. 2.3, Eq. 3 and 4)."""
+"""The monosemanticity score (Sec. 2.3, Eq. 3 and 4) by any of its readings, and how far it is from chance."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
+CHUNK = 256
+"""Features that are scored at once: few enough for the cache of a CPU, enough for its threads to share."""
 
-def pairwise_cosines(embeddings: Float[Tensor, "features p d"]) -> Float[Tensor, "features pairs"]:
-    """Return the cosines of the p (p - 1) / 2 unordered pairs i < j of unit vectors, which is Eq. 3's B."""
-    i, j = torch.triu_indices(embeddings.shape[1], embeddings.shape[1], offset=1)
-    return (embeddings @ embeddings.mT)[:, i, j]
+
+@dataclass(frozen=True)
+class Reading:
+    """What Eq. 3 and 4 leave open. The defaults are those under which the paper's values are natural.
+
+    Attributes:
+        pairs: B counts ``unordered`` pairs, so that E is a mean; ``ordered`` pairs over the same B double E.
+        skip_identical: read e_i != e_j as unequal embeddings, so that pairs of identical clips do not count.
+        sigma: the standard deviation of the ``cosines`` of the pairs; of the embeddings' ``dimensions``, averaged; or
+            the root of the ``trace`` of the embeddings' covariance.
+        ddof: 0 is the population's standard deviation, 1 the sample's.
+        eps: keeps identical clips from dividing by zero.
+    """
+
+    pairs: Literal["unordered", "ordered"] = "unordered"
+    skip_identical: bool = False
+    sigma: Literal["cosines", "dimensions", "trace"] = "cosines"
+    ddof: int = 0
+    eps: float = 1e-8
+
+
+DEFAULT = Reading()
 
 
 def monosemanticity(
-    top: Float[Tensor, "features p d"], bottom: Float[Tensor, "features p d"], *, eps: float = 1e-8, ddof: int = 0
+    top: Float[Tensor, "features p d"], bottom: Float[Tensor, "features p d"], reading: Reading = DEFAULT
 ) -> Float[Tensor, " features"]:
     """Score features: m = (E_H - E_L) / (sigma_pooled + eps), with E the mean pairwise cosine (Eq. 3 and 4).
 
-    sigma is the standard deviation of the pairwise cosines of each set (the only reading under which the paper's values
-    are natural), and sigma_pooled = sqrt((sigma_H^2 + sigma_L^2) / 2). Not bounded; higher is more monosemantic; NaN
-    where an embedding is NaN.
+    sigma_pooled = sqrt((sigma_H^2 + sigma_L^2) / 2). Not bounded; higher is more monosemantic; NaN where an embedding
+    is NaN, or where no pair of a set counts.
 
     Args:
         top: unit embeddings of H^k.
         bottom: unit embeddings of L^k.
-        eps: keeps identical clips from dividing by zero.
-        ddof: 0 is the population's standard deviation.
+        reading: of the equations.
 
     Raises:
         ValueError: if there are fewer than two clips in a set, so that there is no pair.
     """
     if top.shape[1] < 2:
         raise ValueError(f"monosemanticity needs p >= 2 clips in each set, got {top.shape[1]}")
-    of_top, of_bottom = pairwise_cosines(top.double()), pairwise_cosines(bottom.double())
-    pooled = ((of_top.var(dim=1, correction=ddof) + of_bottom.var(dim=1, correction=ddof)) / 2).sqrt()
-    return (of_top.mean(dim=1) - of_bottom.mean(dim=1)) / (pooled + eps)
+    (mean_top, var_top), (mean_bottom, var_bottom) = (_spread(e.double(), reading) for e in (top, bottom))
+    return (mean_top - mean_bottom) / (((var_top + var_bottom) / 2).sqrt() + reading.eps)
+
+
+def _spread(
+    embeddings: Float[Tensor, "features p d"], reading: Reading
+) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
+    """Return E (Eq. 3) and sigma^2 of a set of each feature."""
+    i, j = torch.triu_indices(embeddings.shape[1], embeddings.shape[1], offset=1)
+    cosines = (embeddings @ embeddings.mT)[:, i, j]
+    counts: Bool[Tensor, "features pairs"] = torch.ones_like(cosines, dtype=torch.bool)
+    if reading.skip_identical:
+        counts = (embeddings[:, i] != embeddings[:, j]).any(dim=-1)
+    num_pairs = counts.sum(dim=1)
+    mean = (cosines * counts).sum(dim=1) / num_pairs
+    if reading.sigma == "cosines":
+        squares = ((cosines - mean[:, None]).square() * counts).sum(dim=1)
+        variance = squares / (num_pairs - reading.ddof).clamp_min(0)
+    elif reading.sigma == "dimensions":
+        variance = embeddings.std(dim=1, correction=reading.ddof).mean(dim=-1).square()
+    else:
+        variance = embeddings.var(dim=1, correction=reading.ddof).sum(dim=-1)
+    return mean * 2 if reading.pairs == "ordered" else mean, variance
+
+
+def score_lists(
+    embeddings: Float[Tensor, "clips d"],
+    top_ids: Int[Tensor, "features p"],
+    bottom_ids: Int[Tensor, "features p"],
+    reading: Reading = DEFAULT,
+) -> Float[Tensor, " features"]:
+    """Score features from their lists, a few at a time, so that memory does not grow with their number."""
+    lists = zip(top_ids.split(CHUNK), bottom_ids.split(CHUNK), strict=True)
+    return torch.cat([monosemanticity(embeddings[top], embeddings[bottom], reading) for top, bottom in lists])
+
+
+def num_shared(top_ids: Int[Tensor, "features p"], bottom_ids: Int[Tensor, "features p"]) -> Int[Tensor, " features"]:
+    """Count the clips that are in both lists of a feature: some are where it is active on fewer than p clips."""
+    return (top_ids[:, :, None] == bottom_ids[:, None, :]).any(dim=2).sum(dim=1)
+
+
+def chance_scores(
+    embeddings: Float[Tensor, "clips d"],
+    p: int,
+    shared: int,
+    reading: Reading = DEFAULT,
+    *,
+    num_draws: int,
+    generator: torch.Generator,
+) -> Float[Tensor, " draws"]:
+    """Return m by the same formula on shuffled clips, in ascending order: what chance gives.
+
+    When the clips change places at random, H^k and L^k become clips drawn without replacement, as many of them in both
+    lists as there were. That law is the same for all features whose lists share equally many, so that draws made once
+    serve all of these.
+    """
+    rows = draw_clips(len(embeddings), 2 * p - shared, num_draws, generator)
+    m = score_lists(embeddings, rows[:, :p], rows[:, -p:], reading)
+    return m[~m.isnan()].sort().values
+
+
+def p_values(
+    m: Float[Tensor, " features"], shared: Int[Tensor, " features"], chance: Mapping[int, Float[Tensor, " draws"]]
+) -> Float[Tensor, " features"]:
+    """Return p = (1 + draws that reach m) / (1 + draws), never 0, from the ``chance`` scores by ``shared`` clips.
+
+    NaN where m is.
+    """
+    found = torch.full_like(m, torch.nan)
+    for number, draws in chance.items():
+        chosen = (shared == number) & ~m.isnan()
+        reach = len(draws) - torch.searchsorted(draws, m[chosen])
+        found[chosen] = (1 + reach).double() / (1 + len(draws))
+    return found
+
+
+def draw_clips(num_clips: int, size: int, num_draws: int, generator: torch.Generator) -> Int[Tensor, "draws size"]:
+    """Draw clips without replacement, in random order, many times at once (Floyd's algorithm)."""
+    drawn = torch.empty(num_draws, 0, dtype=torch.int64)
+    for last in range(num_clips - size, num_clips):
+        row = torch.randint(last + 1, (num_draws, 1), generator=generator)
+        drawn = torch.cat([drawn, torch.where((drawn == row).any(dim=1, keepdim=True), last, row)], dim=1)
+    return drawn.gather(1, torch.rand(num_draws, size, generator=generator).argsort(dim=1))
+
+
+def q_values(p: Float[Tensor, " features"]) -> Float[Tensor, " features"]:
+    """Return the least false-discovery rate at which a feature passes (Benjamini and Hochberg); NaN where p is."""
+    known = ~p.isnan()
+    q = torch.full_like(p, torch.nan)
+    if known.any():
+        q[known] = torch.from_numpy(np.asarray(false_discovery_control(p[known].numpy())))
+    return q

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 import pyarrow.parquet as pq
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ard.reports.run import Run
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
@@ -25,6 +27,14 @@ NUM_SHOWN = 200
 EVALUATIONS = ("matching", "monosemanticity", "steering", "label_auroc")
 
 
+class Activity(NamedTuple):
+    """Where in a clip a feature is active: from, to, and the middle of its strongest token, as shares of the clip."""
+
+    start: float
+    end: float
+    strongest: float
+
+
 class ClipCard(NamedTuple):
     """One clip of a concept: what the AudioLLM said of it (``heard``), and what is known of it (``known``)."""
 
@@ -33,6 +43,7 @@ class ClipCard(NamedTuple):
     known: str | None
     duration_s: float | None
     sound: Sound | None
+    activity: Activity | None
 
 
 class ConceptCard(NamedTuple):
@@ -63,6 +74,7 @@ def write_report(run: Path) -> Path:
     wanted = dict.fromkeys(
         clip_id for row in shown for side in ("top_ids", "bottom_ids") for clip_id in row[side] or ()
     )
+    places = _places(about.own_folder / "representatives.safetensors")
     report = run / "report"
     shutil.rmtree(report / "audio", ignore_errors=True)
     sounds = copy_sounds(run / "audio", wanted, report / "audio")
@@ -76,11 +88,13 @@ def write_report(run: Path) -> Path:
             commit=git_commit(),
             tables=build_tables(run),
             shown={row["feature"] for row in shown},
-            concepts=[_concept(row, clips, sounds) for row in shown],
+            concepts=[_concept(row, clips, sounds, places) for row in shown],
             clips=clips,
+            places=places,
             num_features=len(features),
             num_dead=sum(_number(row["m"]) is None for row in features),
             num_selected=len(selected),
+            above_chance=_above_chance(about),
             waveforms=sounds.values(),
             bars=NUM_BARS,
             height=HEIGHT,
@@ -124,9 +138,30 @@ def _descending_m(row: Mapping[str, Any]) -> tuple[bool, float, int]:
     return m is None, -(m or 0.0), row["feature"]
 
 
-def _concept(row: Mapping[str, Any], clips: Mapping[str, Any], sounds: Mapping[str, Sound]) -> ConceptCard:
+def _places(path: Path) -> Mapping[str, Tensor]:
+    """Read where features are active in their most representative clips, by token: [features, p] each."""
+    stored = load_file(path) if path.is_file() else {}
+    return {name: stored[f"ard/top_{name}"] for name in ("first", "last", "strongest") if f"ard/top_{name}" in stored}
+
+
+def _activity(clip: Mapping[str, Any], first: int, last: int, strongest: int) -> Activity | None:
+    """Turn tokens into shares of a clip's duration; None where the feature is silent, or the clip's times unknown."""
+    seconds_per_token, duration_s = (_number(clip.get(key)) for key in ("seconds_per_token", "duration_s"))
+    if first < 0 or not seconds_per_token or not duration_s:
+        return None
+    token = seconds_per_token / duration_s
+    return Activity(first * token, min((last + 1) * token, 1.0), min((strongest + 0.5) * token, 1.0))
+
+
+def _concept(
+    row: Mapping[str, Any], clips: Mapping[str, Any], sounds: Mapping[str, Sound], places: Mapping[str, Tensor]
+) -> ConceptCard:
     top, bottom, captions = row["top_ids"] or [], row["bottom_ids"] or [], row["captions"] or []
     heard = [*captions, *[None] * len(top)]
+    activities: list[Activity | None] = [None] * len(top)
+    if places:
+        tokens = zip(*(places[name][row["feature"]].tolist() for name in ("first", "last", "strongest")), strict=True)
+        activities = [_activity(clips.get(i, {}), *found) for i, found in zip(top, tokens, strict=False)]
     return ConceptCard(
         feature=row["feature"],
         layer=row["layer"],
@@ -136,15 +171,24 @@ def _concept(row: Mapping[str, Any], clips: Mapping[str, Any], sounds: Mapping[s
         agreement=_number(row["agreement"]),
         clap=_number(row["clap"]),
         candidates=row["candidates"] or [],
-        top=[_clip(clip_id, said, clips, sounds) for clip_id, said in zip(top, heard, strict=False)],
-        bottom=[_clip(clip_id, None, clips, sounds) for clip_id in bottom],
+        top=[
+            _clip(clip_id, said, clips, sounds, where)
+            for clip_id, said, where in zip(top, heard, activities, strict=False)
+        ],
+        bottom=[_clip(clip_id, None, clips, sounds, None) for clip_id in bottom],
     )
 
 
-def _clip(clip_id: str, heard: str | None, clips: Mapping[str, Any], sounds: Mapping[str, Sound]) -> ClipCard:
+def _clip(
+    clip_id: str,
+    heard: str | None,
+    clips: Mapping[str, Any],
+    sounds: Mapping[str, Sound],
+    activity: Activity | None,
+) -> ClipCard:
     row = clips.get(clip_id, {})
     known = row.get("caption") or ", ".join(row.get("labels") or ()) or None
-    return ClipCard(clip_id, heard, known, _number(row.get("duration_s")), sounds.get(clip_id))
+    return ClipCard(clip_id, heard, known, _number(row.get("duration_s")), sounds.get(clip_id), activity)
 
 
 class Truth(NamedTuple):
@@ -166,6 +210,15 @@ def _truth(run: Run) -> Truth | None:
         figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
         labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),
     )
+
+
+def _above_chance(run: Run) -> tuple[int, float] | None:
+    """Return how many features are above chance, and at which false-discovery rate."""
+    for result in run.results("monosemanticity", [run.layer], [run.expansion])[-1:]:
+        number, rate = result.details.get("num_above_chance", {}).get("ard"), result.choices.get("false_discovery_rate")
+        if result.rows[0].expansion == run.expansion and number is not None and rate is not None:
+            return number, rate
+    return None
 
 
 def _failures(run: Path) -> list[Mapping[str, str]]:

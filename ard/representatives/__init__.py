@@ -1,7 +1,17 @@
 """Stage 5: which clips stand for a feature most and least (Sec. 2.2, Eq. 2)."""
 
-from ard.representatives.callback import RetrieveRepresentatives
-from ard.representatives.functional import SCORERS, clip_scores
-from ard.representatives.metric import RepresentativeClips, Representatives
+from ard.representatives.callback import RetrieveRepresentatives, read_ties
+from ard.representatives.functional import SCORERS, Ties, clip_scores
+from ard.representatives.metric import RepresentativeClips, Representatives, Retrieved, Statistics
 
-__all__ = ["SCORERS", "RepresentativeClips", "Representatives", "RetrieveRepresentatives", "clip_scores"]
+__all__ = [
+    "SCORERS",
+    "RepresentativeClips",
+    "Representatives",
+    "RetrieveRepresentatives",
+    "Retrieved",
+    "Statistics",
+    "Ties",
+    "clip_scores",
+    "read_ties",
+]

@@ -6,31 +6,55 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ard.activations import ProbeBatch
+from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_quantiles
 from ard.representatives.metric import RepresentativeClips
 from ard.sae import Encoding
 
 FILE = "representatives.safetensors"
+QUANTILE_LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+
+
+def read_ties(folder: Path) -> dict[str, str]:
+    """Read by which rule the representatives of a dictionary were chosen among clips of equal score."""
+    with safe_open(folder / FILE, framework="pt") as stored:
+        return stored.metadata() or {}
 
 
 class RetrieveRepresentatives(Callback):
     """Write ``representatives.safetensors``: for every scorer the p most and least representative clips (Eq. 2).
 
+    Its tensors, of every feature, clips as rows of clips.parquet:
+
+    - ``<scorer>/top_ids``, ``bottom_ids`` [features, p]: H^k, best first, and L^k, worst first; ``top_scores``,
+      ``bottom_scores``.
+    - ``<scorer>/top_strongest``, ``top_first``, ``top_last`` [features, p]: the audio token of a clip of H^k where the
+      feature is strongest, and the first and last where it is active, -1 where it is silent. Token t stands for the
+      time from t to t + 1 times ``seconds_per_token`` of clips.parquet.
+    - ``n_active`` [features]: clips where it is active; ``max_activation`` [features]: its largest on a token.
+    - ``activation_histogram`` [features, bins]: the tokens where it is active, by activation; bin i lies between
+      ``activation_edges`` i and i + 1, and the outermost take what lies beyond.
+    - ``activation_quantiles`` [features, levels] at ``quantile_levels``: from the histogram, hence to within 9 %.
+    - ``num_clips``, ``num_tokens``: what was seen.
+
     Args:
         out: folder of this dictionary's results.
         p: clips in each list (the paper's 4).
-        tie_seed: see :class:`~ard.representatives.RepresentativeClips`.
+        ties: see :class:`~ard.representatives.RepresentativeClips`.
+        tie_seed: likewise.
     """
 
-    def __init__(self, out: Path, p: int = 4, tie_seed: int | None = None) -> None:
-        self.out, self.p, self.tie_seed = Path(out), p, tie_seed
+    def __init__(self, out: Path, p: int = 4, *, ties: Ties = "stable", tie_seed: int = 0) -> None:
+        self.out, self.p, self.ties, self.tie_seed = Path(out), p, ties, tie_seed
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty lists."""
         assert isinstance(pl_module, Encoding)
-        self._metric = RepresentativeClips(pl_module.coder.d_sae, self.p, self.tie_seed).to(pl_module.device)
+        self._metric = RepresentativeClips(pl_module.coder.d_sae, self.p, ties=self.ties, tie_seed=self.tie_seed)
+        self._metric.to(pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -47,13 +71,17 @@ class RetrieveRepresentatives(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the lists."""
-        found_lists = self._metric.compute()
-        tensors = {"n_active": self._metric.n_active, "max_activation": self._metric.max_activation}
-        for scorer, found in found_lists.items():
-            tensors |= {f"{scorer}/{name}": tensor.contiguous() for name, tensor in found._asdict().items()}
+        found = self._metric.compute()
+        tensors = found.statistics._asdict()
+        for scorer, lists in found.lists.items():
+            tensors |= {f"{scorer}/{name}": tensor for name, tensor in lists._asdict().items()}
+        quantiles = activation_quantiles(found.statistics.activation_histogram, QUANTILE_LEVELS)
+        tensors |= {"activation_quantiles": quantiles, "quantile_levels": QUANTILE_LEVELS}
+        tensors["activation_edges"] = ACTIVATION_EDGES
         if trainer.is_global_zero:
             self.out.mkdir(parents=True, exist_ok=True)
-            save_file({name: t.cpu() for name, t in tensors.items()}, self.out / f"{FILE}.partial")
+            about = {"ties": self.ties} | ({} if self.ties == "stable" else {"tie_seed": str(self.tie_seed)})
+            save_file({name: t.cpu() for name, t in tensors.items()}, self.out / f"{FILE}.partial", metadata=about)
             os.replace(self.out / f"{FILE}.partial", self.out / FILE)
         trainer.strategy.barrier()
         self._metric.reset()

@@ -8,52 +8,94 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
-from ard.representatives.functional import SCORERS, clip_scores, tie_keys
+from ard.representatives.functional import (
+    ACTIVATION_EDGES,
+    SCORERS,
+    ActiveCodes,
+    ClipScores,
+    Places,
+    Ties,
+    active_codes,
+    active_places,
+    clip_scores,
+    tie_keys,
+)
 from ard.types import Codes
 
 NO_CLIP = -1  # row in a slot that no clip has filled yet
 
 
 class Representatives(NamedTuple):
-    """H^k and L^k of every feature: best first and worst first, as rows of the probing set."""
+    """H^k and L^k of every feature, best first and worst first, as rows of the probing set; where H^k is active."""
 
     top_scores: Float[Tensor, "features p"]
     top_ids: Int[Tensor, "features p"]
     bottom_scores: Float[Tensor, "features p"]
     bottom_ids: Int[Tensor, "features p"]
+    top_strongest: Int[Tensor, "features p"]  # the token, counted from the clip's first; -1 where it is silent
+    top_first: Int[Tensor, "features p"]
+    top_last: Int[Tensor, "features p"]
+
+
+class Statistics(NamedTuple):
+    """How often and how strongly every feature is active."""
+
+    n_active: Int[Tensor, " features"]  # clips
+    max_activation: Float[Tensor, " features"]  # on a token: the unit of steering values
+    activation_histogram: Int[Tensor, "features bins"]  # tokens by activation, between ``ACTIVATION_EDGES``
+    num_clips: Int[Tensor, ""]
+    num_tokens: Int[Tensor, ""]
+
+
+class Retrieved(NamedTuple):
+    """The lists of every scorer, and the statistics."""
+
+    lists: dict[str, Representatives]
+    statistics: Statistics
+
+
+class Rule(NamedTuple):
+    """Which of two slots goes first: the one of larger or of smaller score, and of equals by the tie rule."""
+
+    largest: bool
+    ties: Ties
+    seed: int
 
 
 def keep_best(
-    slots: Float[Tensor, "features slots 2"], p: int, largest: bool, tie_seed: int | None
-) -> Float[Tensor, "features p 2"]:
-    """Keep the p best slots (score, row) of every feature; equal scores go by the tie rule.
+    slots: Float[Tensor, "features slots entries"], features: Int[Tensor, " features"], p: int, rule: Rule
+) -> Float[Tensor, "features p entries"]:
+    """Keep the p best slots (score, row, ...) of each of the features; equal scores go by the tie rule.
 
     Associative and commutative, so that one rule folds in a batch, a rank or an earlier run, in any order.
     """
-    scores, rows = slots.unbind(-1)
-    keys = tie_keys(rows.long(), tie_seed).masked_fill(rows < 0, torch.iinfo(torch.int64).max)
+    scores, rows = slots[..., 0], slots[..., 1].long()
+    keys = tie_keys(rows, features[:, None], rule.ties, rule.seed).masked_fill(rows < 0, torch.iinfo(torch.int64).max)
     by_key = keys.argsort(dim=1, stable=True)
-    by_score = scores.gather(1, by_key).argsort(dim=1, descending=largest, stable=True)[:, :p]
+    by_score = scores.gather(1, by_key).argsort(dim=1, descending=rule.largest, stable=True)[:, :p]
     return slots.take_along_dim(by_key.gather(1, by_score)[..., None], dim=1)
 
 
-def _merge(ranks: Float[Tensor, "ranks features p 2"], p: int, largest: bool, tie_seed: int | None) -> Tensor:
+def _merge(ranks: Float[Tensor, "ranks features p entries"], p: int, rule: Rule) -> Tensor:
     """Fold one list per rank into one; torchmetrics calls this when it synchronises."""
-    return keep_best(torch.cat(tuple(ranks), dim=1), p, largest, tie_seed)
+    slots = torch.cat(tuple(ranks), dim=1)
+    return keep_best(slots, torch.arange(len(slots), device=slots.device), p, rule)
 
 
 class RepresentativeClips(Metric):
     """Find the clips that stand for each feature most (H^k) and least (L^k), for all scorers in one pass (Sec. 2.2).
 
-    Beside the lists it keeps of every feature on how many clips it is active (``n_active``) and its largest activation
-    on a token (``max_activation``, the unit of steering values). Memory is a small multiple of ``num_features * p``
-    however many clips are seen, and the answer does not depend on batch size, order or world size.
+    Beside the lists it keeps where in each clip of H^k the feature is active, on how many clips, a histogram of its
+    activations on tokens, and the largest. Memory is a small multiple of ``num_features * p`` however many clips are
+    seen, and the answer does not depend on batch size, order or world size. ``state_dict`` carries the state, so that
+    an earlier run can be loaded and merged (``merge_state``).
 
     Args:
         num_features: width of the dictionary.
         p: clips in each list.
-        tie_seed: None breaks ties by the order of the data set; a number by a hash seeded with it. Most features are
-            silent on most clips, so that L^k is a choice among ties; the paper's figures look like the former.
+        ties: order among equal scores, see :func:`~ard.representatives.functional.tie_keys`. Most features are silent
+            on most clips, so that L^k is a choice among ties; the paper's figures look like ``stable``.
+        tie_seed: of the random orders.
         kwargs: passed to :class:`torchmetrics.Metric`.
 
     Raises:
@@ -64,43 +106,75 @@ class RepresentativeClips(Metric):
     full_state_update = False
     n_active: Int[Tensor, " features"]
     max_activation: Float[Tensor, " features"]
+    activation_histogram: Int[Tensor, "features bins"]
     num_clips: Int[Tensor, ""]
+    num_tokens: Int[Tensor, ""]
 
-    def __init__(self, num_features: int, p: int, tie_seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, num_features: int, p: int, *, ties: Ties = "stable", tie_seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if p < 1:
             raise ValueError(f"p must be at least 1 clip, got {p}")
-        self.num_features, self.p, self.tie_seed = num_features, p, tie_seed
+        self.num_features, self.p = num_features, p
+        self.rules = {side: Rule(side == "top", ties, tie_seed) for side in ("top", "bottom")}
+        num_bins = len(ACTIVATION_EDGES) - 1
         for scorer in SCORERS:
-            for side, worst in (("top", -torch.inf), ("bottom", torch.inf)):
-                empty = torch.tensor([worst, NO_CLIP], dtype=torch.float64).repeat(num_features, p, 1)
-                merge = partial(_merge, p=p, largest=side == "top", tie_seed=tie_seed)
-                self.add_state(f"{scorer}_{side}", empty, dist_reduce_fx=merge)
-        self.add_state("max_activation", torch.zeros(num_features), dist_reduce_fx="max")
-        self.add_state("n_active", torch.zeros(num_features, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("num_clips", torch.tensor(0), dist_reduce_fx="sum")
+            for side, worst, num_places in (("top", -torch.inf, len(Places._fields)), ("bottom", torch.inf, 0)):
+                slot = torch.tensor([worst, NO_CLIP] + [0.0] * num_places, dtype=torch.float64)
+                merge = partial(_merge, p=p, rule=self.rules[side])
+                self.add_state(f"{scorer}_{side}", slot.repeat(num_features, p, 1), merge, persistent=True)
+        self.add_state("max_activation", torch.zeros(num_features), "max", persistent=True)
+        for name, shape in (("n_active", [num_features]), ("activation_histogram", [num_features, num_bins])):
+            self.add_state(name, torch.zeros(shape, dtype=torch.int64), "sum", persistent=True)
+        self.add_state("num_clips", torch.tensor(0), "sum", persistent=True)
+        self.add_state("num_tokens", torch.tensor(0), "sum", persistent=True)
 
     def update(self, codes: Codes, clip_of_token: Int[Tensor, " tokens"], rows: Int[Tensor, " clips"]) -> None:
-        """Fold a batch of whole clips in; ``rows`` are their rows in the probing set."""
+        """Fold a batch of whole clips in, one after another; ``rows`` are their rows in the probing set."""
         scores = clip_scores(codes, clip_of_token, len(rows), self.num_features)
         if not scores.mean.isfinite().all():
             bad = rows[~scores.mean.isfinite().all(dim=1)].tolist()
             raise ValueError(f"clips in rows {bad} have a NaN or infinite score: look at their activation shards")
-        strongest = codes.values.flatten().float()
-        self.max_activation.scatter_reduce_(0, codes.indices.flatten(), strongest, "amax")
-        self.n_active += (scores.coverage > 0).sum(dim=0)
-        self.num_clips += len(rows)
+        self.num_tokens += len(clip_of_token)
+        active = active_codes(codes, clip_of_token)
+        self._count(active, scores)
+        places = active_places(active, len(rows), self.num_features)
         for scorer, of_clips in scores._asdict().items():
-            slots = torch.stack([of_clips.T, rows.double().expand(self.num_features, -1)], dim=-1)
-            for side in ("top", "bottom"):
-                state = torch.cat([getattr(self, f"{scorer}_{side}"), slots], dim=1)
-                setattr(self, f"{scorer}_{side}", keep_best(state, self.p, side == "top", self.tie_seed))
+            self._fold(f"{scorer}_top", self.rules["top"], rows, of_clips, *places)
+            self._fold(f"{scorer}_bottom", self.rules["bottom"], rows, of_clips)
 
-    def compute(self) -> dict[str, Representatives]:
-        """Return the lists of every scorer, over all ranks."""
+    def _count(self, active: ActiveCodes, scores: ClipScores) -> None:
+        self.max_activation.scatter_reduce_(0, active.features, active.values, "amax")
+        inner = ACTIVATION_EDGES[1:-1].to(active.values.device)
+        bins = active.features * (len(inner) + 1) + torch.bucketize(active.values, inner, right=True)
+        self.activation_histogram.view(-1).index_add_(0, bins, torch.ones_like(bins))
+        self.n_active += (scores.coverage > 0).sum(dim=0)
+        self.num_clips += len(scores.mean)
+
+    def _fold(
+        self,
+        state: str,
+        rule: Rule,
+        rows: Int[Tensor, " clips"],
+        scores: Float[Tensor, "clips features"],
+        *places: Int[Tensor, "clips features"],
+    ) -> None:
+        """Fold a batch into a list: only of features of which a clip may beat the last that is kept, soon very few."""
+        slots: Tensor = getattr(self, state)
+        last, every = slots[:, -1], torch.arange(self.num_features, device=rows.device)
+        best = scores.amax(dim=0) if rule.largest else scores.amin(dim=0)
+        beaten = best > last[:, 0] if rule.largest else best < last[:, 0]
+        keys = tie_keys(rows[:, None], every[None], rule.ties, rule.seed)
+        earlier = keys.amin(dim=0) < tie_keys(last[:, 1].long(), every, rule.ties, rule.seed)
+        features = (beaten | ((best == last[:, 0]) & earlier)).nonzero()[:, 0]
+        entries = [scores[:, features], rows[:, None].expand(-1, len(features)), *(x[:, features] for x in places)]
+        batch = torch.stack([entry.T.double() for entry in entries], dim=-1)
+        slots[features] = keep_best(torch.cat([slots[features], batch], dim=1), features, self.p, rule)
+
+    def compute(self) -> Retrieved:
+        """Return what was found, over all ranks."""
         if self.num_clips < self.p:
             raise ValueError(f"{self.p} representatives asked for, but only {int(self.num_clips)} clips were seen")
-        found = {}
+        lists = {}
         for scorer in SCORERS:
             top, bottom = getattr(self, f"{scorer}_top"), getattr(self, f"{scorer}_bottom")
             for slots in (top, bottom):
@@ -108,5 +182,8 @@ class RepresentativeClips(Metric):
                 twice = rows[:, 1:][rows.diff(dim=1) == 0].unique().long().tolist()
                 if twice:
                     raise ValueError(f"clips in rows {twice} fill two slots: do two ranks or workers read one shard?")
-            found[scorer] = Representatives(top[..., 0], top[..., 1].long(), bottom[..., 0], bottom[..., 1].long())
-        return found
+            top_scores, top_ids, *places = (entry.contiguous() for entry in top.unbind(-1))
+            bottom_scores, bottom_ids = (entry.contiguous() for entry in bottom.unbind(-1))
+            rows_and_places = (entry.long() for entry in (bottom_ids, *places))
+            lists[scorer] = Representatives(top_scores, top_ids.long(), bottom_scores, *rows_and_places)
+        return Retrieved(lists, Statistics(*(getattr(self, name).clone() for name in Statistics._fields)))

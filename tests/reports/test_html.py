@@ -7,13 +7,17 @@ import shutil
 import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
+from safetensors.torch import save_file
 
 from ard.reports import html as report_html
 from ard.reports import write_report
 from ard.reports.sounds import HEIGHT, NUM_BARS, waveform_path
-from ard.types import UserError
+from ard.types import Result, Row, UserError
 
 from .conftest import NASTY, concept, write_concepts
 
@@ -84,6 +88,34 @@ def test_every_clip_shown_has_its_audio_and_no_other(run):
     with tarfile.open(run / "audio/probe/000000.tar") as tar:
         original = tar.extractfile("000000.flac").read()
     assert original in [path.read_bytes() for path in (run / "report/audio").iterdir()]
+
+
+def test_waveforms_show_where_a_feature_is_active(run):
+    assert "shaded" not in Page(write_report(run)).text
+    clips = pq.read_table(run / "clips.parquet")
+    times = pa.array([0.25 / 12, 0.25 / 12, None, 0.25 / 12], pa.float64())  # tokens of the first half of a clip
+    pq.write_table(clips.append_column("seconds_per_token", times), run / "clips.parquet")
+    places = {"first": [[0, 2]], "last": [[3, 2]], "strongest": [[1, 2]]}
+    stored = {f"ard/top_{name}": torch.tensor(rows * 8) for name, rows in places.items()}
+    stored["ard/top_first"][7, 0] = -1  # silent
+    save_file(stored, run / "layer-3/e8/representatives.safetensors")
+    page = Page(write_report(run))
+    assert "shaded" in page.text
+    width = 2 * NUM_BARS
+    first, second, *others = [(float(tag["x"]), float(tag["width"])) for tag in page.all("rect", **{"class": "active"})]
+    assert first == pytest.approx((width * 2 / 24, width / 24), abs=0.1)  # feature 7, its second clip: token 2 of 24
+    assert second == pytest.approx((0, width * 4 / 24), abs=0.1)
+    assert len(others) == 1
+    strongest = [tag["d"] for tag in page.all("path", **{"class": "strongest"})]
+    assert strongest == [f"M{round(width * token / 24, 1)} 0v{HEIGHT}" for token in (2.5, 1.5, 2.5)]
+
+
+def test_the_number_of_features_above_chance_is_said_where_it_is_known(run):
+    assert "above chance" not in Page(write_report(run)).text
+    row = Row("AR&D", 3, 8, {})
+    choices, details = {"false_discovery_rate": 0.05}, {"num_above_chance": {"ard": 2, "mean": 1}}
+    Result("monosemanticity", (row,), choices, 0, 1.0, details).save(run / "layer-3/e8/monosemanticity.json")
+    assert "m above chance 2 of 3 at a false-discovery rate of 5.0 %" in Page(write_report(run)).text
 
 
 def test_all_text_is_escaped(run):

@@ -1,23 +1,26 @@
+import io
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ard.representatives import SCORERS, RepresentativeClips, clip_scores
-from ard.representatives.functional import tie_keys
+from ard.representatives.functional import ACTIVATION_EDGES, activation_quantiles, tie_keys
 from ard.types import Codes
 
 FEATURES, P, CLIPS, K = 12, 3, 25, 3
-FS = range(FEATURES)
+TIES = ["stable", "seeded_random", "shared_random"]
 
 
-def world(seed=0):
+def world(seed=0, signed=False):
     """Clips of one to six tokens with few distinct activations, so that many scores are equal."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 7, (CLIPS,), generator=generator)
     num_tokens = int(lengths.sum())
     indices = torch.rand(num_tokens, FEATURES - 2, generator=generator).argsort(dim=1)[:, :K]  # the last two are dead
-    values = torch.randint(0, 3, (num_tokens, K), generator=generator).float()
+    values = torch.randint(-2 if signed else 0, 3, (num_tokens, K), generator=generator).float()
     return Codes(values, indices), torch.arange(CLIPS).repeat_interleave(lengths)
 
 
@@ -29,12 +32,12 @@ def batch(codes, clip_of_token, clips):
     return Codes(codes.values[tokens], codes.indices[tokens]), local, clips
 
 
-def brute(codes, clip_of_token, tie_seed=None):
-    """Dense scores by the definition, and lists by sorting (score, tie key)."""
+def brute(codes, clip_of_token, ties):
+    """Dense codes and scores by the definition, and lists by sorting (score, tie key)."""
     dense = torch.zeros(len(clip_of_token), FEATURES, dtype=torch.float64)
     dense.scatter_(1, codes.indices, codes.values.double())
     lists = {}
-    keys = tie_keys(torch.arange(CLIPS).expand(FEATURES, -1), tie_seed)
+    keys = tie_keys(torch.arange(CLIPS).expand(FEATURES, -1), torch.arange(FEATURES)[:, None], ties, 7)
     for scorer in SCORERS:
         scores = torch.empty(CLIPS, FEATURES, dtype=torch.float64)
         for clip in range(CLIPS):
@@ -43,57 +46,81 @@ def brute(codes, clip_of_token, tie_seed=None):
             scores[clip] = {"ard": mu * c, "mean": mu, "coverage": c}[scorer]
         order = [
             [
-                sorted(range(CLIPS), key=lambda i, f=f, s=sign: (s * float(scores[i, f]), int(keys[f, i])))[:P]
+                sorted(range(CLIPS), key=lambda i, f=f, s=sign: (s * float(scores[i, f]), int(keys[f, i])))
                 for f in range(FEATURES)
             ]
             for sign in (-1, 1)
         ]
-        lists[scorer] = tuple(torch.tensor(side) for side in order)
+        lists[scorer] = tuple(torch.tensor(side)[:, :P] for side in order), scores
     return lists, dense
 
 
-def run(order, step, tie_seed=None, seed=0):
-    codes, clip_of_token = world(seed)
-    metric = RepresentativeClips(FEATURES, P, tie_seed)
+def places(z):
+    """Where a feature is active among the tokens of one clip."""
+    active = (z > 0).nonzero()[:, 0].tolist()
+    return (int(z.argmax()), active[0], active[-1]) if active else (-1, -1, -1)
+
+
+def run(order, step, ties="stable", seed=0, signed=False):
+    codes, clip_of_token = world(seed, signed)
+    metric = RepresentativeClips(FEATURES, P, ties=ties, tie_seed=7)
     for clips in order.split(step):
         metric.update(*batch(codes, clip_of_token, clips))
     return metric
 
 
-def check(metric, tie_seed=None, seed=0):
-    expected, dense = brute(*world(seed), tie_seed)
+def check(metric, ties="stable", seed=0, signed=False):
+    codes, clip_of_token = world(seed, signed)
+    expected, dense = brute(codes, clip_of_token, ties)
     found = metric.compute()
-    for scorer in SCORERS:
-        assert torch.equal(found[scorer].top_ids, expected[scorer][0])
-        assert torch.equal(found[scorer].bottom_ids, expected[scorer][1])
-    return dense
+    for scorer, ((top, bottom), scores) in expected.items():
+        of_scorer = found.lists[scorer]
+        assert torch.equal(of_scorer.top_ids, top)
+        assert torch.equal(of_scorer.bottom_ids, bottom)
+        assert torch.equal(of_scorer.top_scores, scores.T.gather(1, top))
+        assert torch.equal(of_scorer.bottom_scores, scores.T.gather(1, bottom))
+        for f, row in enumerate(top.tolist()):
+            where = torch.tensor([places(dense[clip_of_token == clip, f]) for clip in row]).T
+            assert torch.equal(torch.stack(of_scorer[-3:])[:, f], where)
+    counted = found.statistics
+    assert torch.equal(counted.max_activation, dense.max(dim=0).values.float())
+    assert counted.n_active.tolist() == [clip_of_token[dense[:, f] > 0].unique().numel() for f in range(FEATURES)]
+    assert (counted.num_clips, counted.num_tokens) == (CLIPS, len(dense))
+    for f in range(FEATURES):
+        of_feature = dense[:, f][dense[:, f] > 0].float()
+        histogram = torch.histogram(of_feature, ACTIVATION_EDGES).hist.long()
+        assert torch.equal(counted.activation_histogram[f], histogram)
 
 
-@pytest.mark.parametrize("tie_seed", [None, 7])
+@pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("step", [1, 4, CLIPS])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_any_order_and_batch_size_gives_the_brute_force_lists(step, seed, tie_seed):
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_and_batch_size_gives_the_brute_force_lists(step, seed, ties):
     order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(seed))
-    dense = check(run(order, step, tie_seed, seed), tie_seed, seed)
-    metric = run(order, step, tie_seed, seed)
-    assert torch.equal(metric.max_activation, dense.max(dim=0).values.float())
-    active = [torch.unique(world(seed)[1][dense[:, f] > 0]).numel() for f in range(FEATURES)]
-    assert metric.n_active.tolist() == active
+    check(run(order, step, ties, seed, signed=seed > 1), ties, seed, signed=seed > 1)
 
 
-def test_partial_runs_merge():
-    first, *others = (run(torch.arange(i, CLIPS, 3), 2) for i in range(3))
+@pytest.mark.parametrize("ties", TIES)
+def test_partial_runs_merge_also_when_saved_and_loaded(ties):
+    first, *others = (run(torch.arange(i, CLIPS, 3), 2, ties) for i in range(3))
     for other in others:
-        first.merge_state(other)
-    check(first)
+        file = io.BytesIO()
+        torch.save(other.state_dict(), file)
+        file.seek(0)
+        loaded = RepresentativeClips(FEATURES, P, ties=ties, tie_seed=7)
+        loaded.load_state_dict(torch.load(file))
+        first.merge_state(loaded)
+    check(first, ties)
 
 
-def test_seeded_ties_differ_between_features_and_stable_ones_do_not():
+def test_random_ties_are_of_each_feature_or_of_all_and_stable_ones_the_order_of_the_data():
     dead = [FEATURES - 2, FEATURES - 1]
-    stable, seeded = run(torch.arange(CLIPS), 5).compute(), run(torch.arange(CLIPS), 5, tie_seed=1).compute()
-    assert stable["ard"].bottom_ids[dead].tolist() == [[0, 1, 2]] * 2
-    first, second = seeded["ard"].bottom_ids[dead].tolist()
-    assert first != second
+    stable, seeded, shared = (
+        run(torch.arange(CLIPS), 5, ties).compute().lists["ard"].bottom_ids[dead] for ties in TIES
+    )
+    assert stable.tolist() == [[0, 1, 2]] * 2
+    assert seeded[0].tolist() != seeded[1].tolist()
+    assert shared[0].tolist() == shared[1].tolist() != [0, 1, 2]
 
 
 def test_scores_of_one_clip_by_hand():
@@ -102,6 +129,37 @@ def test_scores_of_one_clip_by_hand():
     assert scores.mean.tolist() == [[3.0, 0.5, 0.0]]
     assert scores.coverage.tolist() == [[1.0, 0.5, 0.0]]
     assert scores.ard.tolist() == [[3.0, 0.25, 0.0]]
+
+
+def test_quantiles_are_within_the_width_of_a_bin_of_the_exact_ones():
+    levels = torch.tensor([0.0, 0.05, 0.5, 0.95, 1.0], dtype=torch.float64)
+    values = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)).exp()
+    metric = RepresentativeClips(5, 1)
+    metric.update(
+        Codes(values, torch.arange(4).expand(1000, -1)), torch.arange(10).repeat_interleave(100), torch.arange(10)
+    )
+    found = activation_quantiles(metric.compute().statistics.activation_histogram, levels)
+    exact = values.double().quantile(levels, dim=0, interpolation="higher").T
+    assert (found[:4] / exact).log2().abs().max() <= 1 / 8 + 0.01
+    assert found[4].isnan().all()
+
+
+def test_activations_beyond_the_edges_are_in_the_outermost_bins():
+    metric = RepresentativeClips(1, 1)
+    metric.update(
+        Codes(torch.tensor([[1e-9], [1e9]]), torch.zeros(2, 1, dtype=torch.int64)),
+        torch.zeros(2).long(),
+        torch.tensor([0]),
+    )
+    histogram = metric.compute().statistics.activation_histogram[0]
+    assert (histogram[0], histogram[-1], histogram.sum()) == (1, 1, 2)
+
+
+def test_memory_does_not_grow_with_clips():
+    def num_bytes(metric):
+        return sum(getattr(metric, name).nbytes for name in metric._defaults)
+
+    assert num_bytes(run(torch.arange(4), 1)) == num_bytes(run(torch.arange(CLIPS), 1))
 
 
 def test_bad_input_is_named():
@@ -114,7 +172,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="3 representatives asked for, but only 0 clips were seen"):
         metric.compute()
     broken = Codes(codes.values.clone(), codes.indices)
-    broken.values[clip_of_token == 4] = torch.nan
+    broken.values[clip_of_token == 4] = math.nan
     with pytest.raises(ValueError, match=r"clips in rows \[4\] have a NaN or infinite score"):
         metric.update(broken, clip_of_token, torch.arange(CLIPS))
     twice = run(torch.tensor([0, 1, 2, 3, 0]), 2)
@@ -124,11 +182,11 @@ def test_bad_input_is_named():
 
 def _rank(rank, world_size, path):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world_size)
-    metric = run(torch.arange(rank, CLIPS, world_size), 2)
-    check(metric)
+    for ties in TIES:
+        check(run(torch.arange(rank, CLIPS, world_size), 2, ties), ties)
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_agree_with_a_single_process(world_size, tmp_path):
     mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)

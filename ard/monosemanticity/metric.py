@@ -1,0 +1,64 @@
+"""The monosemanticity score of reference [18], weighted by activations over all clips, while the data streams by."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+from torchmetrics import Metric
+
+MANY_TIMES_LESS = 1e-12  # of the squared sum of weights: rounding, and no second clip
+
+
+class WeightedMonosemanticity(Metric):
+    """Mean cosine of all pairs of clips, each pair weighted by the product of its activations (reference [18]).
+
+    For a feature with activations a_i on clips of unit embeddings e_i: sum_{i<j} a_i a_j e_i.e_j / sum_{i<j} a_i a_j,
+    where a is first brought to [0, 1] by its least and largest value over all clips; of these the scale cancels, and
+    the least is 0 as soon as an SAE's feature is silent on one clip. Since sum_{i<j} a_i a_j e_i.e_j =
+    (|sum a_i e_i|^2 - sum a_i^2) / 2, and likewise without e, sums over clips are all that is kept: the score is exact,
+    and its cost grows with the active (clip, feature) pairs. Memory is ``num_features * d`` numbers of 8 bytes, however
+    many clips are seen.
+
+    Between -1 and 1; higher is more monosemantic. NaN for a feature that is above its least on fewer than two clips.
+
+    Args:
+        num_features: width of the dictionary.
+        d: width of the embeddings.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_features: int, d: int) -> None:
+        super().__init__()
+        self.num_clips: Tensor
+        self.least: Tensor
+        self.sum: Tensor
+        self.sum_squares: Tensor
+        self.sum_weighted: Tensor
+        self.sum_embeddings: Tensor
+        self.add_state("num_clips", torch.tensor(0), "sum", persistent=True)
+        self.add_state("least", torch.full((num_features,), torch.inf, dtype=torch.float64), "min", persistent=True)
+        shapes = {"sum": [num_features], "sum_squares": [num_features], "sum_weighted": [num_features, d]}
+        for name, shape in {**shapes, "sum_embeddings": [d]}.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), "sum", persistent=True)
+
+    def update(self, activations: Float[Tensor, "clips features"], embeddings: Float[Tensor, "clips d"]) -> None:
+        """Add a batch of clips: what each feature's activation on each of them is (its mean over tokens, say)."""
+        weights, unit = activations.double(), normalize(embeddings.double(), dim=-1)
+        active = weights.any(dim=0).nonzero()[:, 0]
+        self.least = torch.minimum(self.least, weights.amin(dim=0))
+        self.sum += weights.sum(dim=0)
+        self.sum_squares += weights.square().sum(dim=0)
+        self.sum_weighted.index_add_(0, active, weights[:, active].T @ unit)
+        self.sum_embeddings += unit.sum(dim=0)
+        self.num_clips += len(weights)
+
+    def compute(self) -> Float[Tensor, " features"]:
+        """Return the score of every feature."""
+        least = self.least.masked_fill(self.num_clips == 0, 0)
+        total = self.sum - self.num_clips * least
+        squares = self.sum_squares - 2 * least * self.sum + self.num_clips * least.square()
+        weighted = self.sum_weighted - least[:, None] * self.sum_embeddings
+        pairs = total.square() - squares
+        score = (weighted.square().sum(dim=1) - squares) / pairs
+        return score.masked_fill(~(pairs > MANY_TIMES_LESS * total.square()), torch.nan)
