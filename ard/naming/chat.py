@@ -1,0 +1,288 @@
+"""Language models that answer prompts, at an OpenAI-compatible endpoint or in process."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import torch
+from rich.progress import Progress
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ard.naming.answers import Answers, request_key
+from ard.types import UserError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+Content = str | list[dict[str, Any]]  # text, or content parts as OpenAI's API has them, such as text and input_audio
+Keep = Callable[[str, str], None]
+
+
+class Chat(ABC):
+    """A language model that is given one user message and answers it, by its most likely words.
+
+    Every answer is kept on disk when it comes, under what was asked (model, messages, parameters), so that a run that
+    is killed pays for none of them twice.
+
+    Attributes:
+        model: the model's name.
+        parameters: what is asked of its answers.
+    """
+
+    def __init__(self, model: str, cache: Path, max_tokens: int) -> None:
+        self.model = model
+        self.parameters = {"temperature": 0, "max_tokens": max_tokens}
+        self._answers = Answers(Path(cache))
+
+    def __call__(self, prompts: Sequence[Content], description: str = "answers") -> list[str]:
+        """Answer every prompt; those that were answered before, and doubles, are not asked again.
+
+        Raises:
+            UserError: if an answer cannot be had; those that came before are kept.
+        """
+        keys = [request_key(self._request(prompt)) for prompt in prompts]
+        known = self._answers.known
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
+        if missing:
+            with Progress(transient=True) as progress:
+                task = progress.add_task(description, total=len(missing))
+
+                def keep(key: str, answer: str) -> None:
+                    self._answers.keep(key, answer)
+                    progress.advance(task)
+
+                self._ask(missing, keep)
+        return [known[key] for key in keys]
+
+    def check(self) -> None:
+        """Fail now and not after hours of other work, by a first question where no answer is kept yet.
+
+        Raises:
+            UserError: if it cannot be answered.
+        """
+        if not self._answers.known:
+            self(["Say one word."])
+
+    def _request(self, prompt: Content) -> dict[str, Any]:
+        messages = [{"role": "user", "content": prompt}]
+        return {"model": self.model, "messages": messages, **self.parameters}
+
+    @abstractmethod
+    def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
+        """Ask what is given by key, and keep each answer when it comes."""
+
+
+class EndpointChat(Chat):
+    """A model behind an OpenAI-compatible endpoint, by OpenAI's own client: their service, vLLM, `transformers serve`.
+
+    Args:
+        base_url: the endpoint, such as ``http://localhost:8000/v1``. It holds no password: it is written into logs.
+        model: the model's name there.
+        cache: where answers are kept (JSON lines); several chats may share it.
+        max_tokens: longest answer.
+        key_variable: the environment variable that holds the key, and the only place where it is looked for; an
+            endpoint of one's own mostly wants none.
+        concurrency: requests that are under way at a time.
+        max_retries: how often the client asks again after 429, 5xx, or no answer, waiting longer each time, or as long
+            as the server says.
+        timeout_s: how long it waits for one answer.
+
+    Raises:
+        UserError: if the URL is none, or holds what must not be written down.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        cache: Path,
+        max_tokens: int = 128,
+        key_variable: str = "OPENAI_API_KEY",
+        concurrency: int = 8,
+        max_retries: int = 6,
+        timeout_s: float = 120.0,
+    ) -> None:
+        super().__init__(model, cache, max_tokens)
+        parts = urlsplit(base_url)
+        if parts.username or parts.password or parts.query:
+            raise UserError(
+                f"base_url for {parts.hostname!r} holds a password or a query, which would be written into logs: leave "
+                f"it out, and put the key into the environment variable {key_variable}"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(f"base_url {base_url!r} is no endpoint: give one such as 'http://localhost:8000/v1'")
+        self.base_url, self.key_variable = base_url, key_variable
+        self.concurrency, self.max_retries, self.timeout_s = concurrency, max_retries, timeout_s
+
+    def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
+        """Ask a few at a time; after a failure no more are sent, and those under way are still kept."""
+        with self._client() as client, ThreadPoolExecutor(self.concurrency) as pool:
+
+            def ask(key: str, prompt: Content) -> None:
+                keep(key, self._answer(client, prompt))
+
+            under_way = [pool.submit(ask, key, prompt) for key, prompt in prompts.items()]
+            try:
+                for done in as_completed(under_way):
+                    done.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    @cached_property
+    def _key(self) -> str | None:
+        key = os.environ.get(self.key_variable, "").strip()
+        if not (key.isascii() and key.isprintable() and " " not in key):  # the HTTP library would show it in its error
+            raise UserError(
+                f"the key in the environment variable {self.key_variable} has characters that no key has: set it again"
+            )
+        return key or None
+
+    def _client(self) -> "OpenAI":
+        from openai import OpenAI  # a second to import, and only some runs want it
+
+        return OpenAI(
+            base_url=self.base_url,
+            api_key=self._key or "none",
+            max_retries=self.max_retries,
+            timeout=self.timeout_s,
+        )
+
+    def _answer(self, client: "OpenAI", prompt: Content) -> str:
+        """Ask once, with the client's own retries; what comes back is shown without the key, should it hold it."""
+        import openai
+
+        where = f"endpoint {self.base_url!r}"
+        again = f"then run the same command again: {len(self._answers.known)} answers are kept"
+        try:
+            completion: Any = client.chat.completions.create(**self._request(prompt))
+            said = completion.choices[0].message.content
+            if not isinstance(said, str | None):
+                raise TypeError(f"an answer of {type(said).__name__}")
+            return self._hidden(said or "")
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            given = "refuses the key in" if self._key else "wants a key, and there is none in"
+            problem = f"{where} {given} the environment variable {self.key_variable}: set it, {again}"
+        except openai.NotFoundError as error:
+            problem = f"{where} has no model {self.model!r} or is no such endpoint ({self._reason(error)}): mend either"
+        except openai.APITimeoutError:
+            problem = (
+                f"{where} gave no answer within {self.timeout_s:g} s, asked {self.max_retries + 1} times: see to the "
+                f"server, or raise timeout_s, {again}"
+            )
+        except (openai.RateLimitError, openai.InternalServerError) as error:
+            problem = (
+                f"{where} keeps failing, asked {self.max_retries + 1} times (status {error.status_code}, "
+                f"{self._reason(error)}): see to the server, or raise max_retries, {again}"
+            )
+        except openai.APIStatusError as error:
+            problem = (
+                f"{where} refuses a request (status {error.status_code}, {self._reason(error)}): see what it says of "
+                f"model {self.model!r}, {again}"
+            )
+        except openai.APIConnectionError as error:
+            problem = (
+                f"{where} cannot be reached ({self._reason(error.__cause__ or error)}): start the server, such as "
+                f"`vllm serve {self.model}`, or mend base_url, {again}"
+            )
+        except (openai.APIError, ValueError, AttributeError, IndexError, TypeError) as error:
+            problem = (
+                f"{where} answers what is no chat completion ({self._reason(error)}): is it OpenAI-compatible? Mend "
+                f"base_url, {again}"
+            )
+        raise UserError(problem)
+
+    def _reason(self, error: BaseException) -> str:
+        response = getattr(error, "response", None)  # which says more than the client makes of it
+        said = response.text if response is not None else str(error)
+        return self._hidden(" ".join(said.split()) or type(error).__name__)[:200]
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+class TransformersChat(Chat):
+    """An instruction model in this process, by transformers: its own chat template, batches, greedy.
+
+    The model is loaded when something is to be asked, and let go afterwards. One that does not fit the device wants an
+    endpoint (:class:`EndpointChat`).
+
+    Args:
+        model: a local folder or hub id.
+        cache: where answers are kept (JSON lines); several chats may share it.
+        max_tokens: longest answer.
+        prompts_per_batch: prompts that are answered at once.
+        device: where it runs; ``auto`` is a GPU if there is one.
+        dtype: of the weights; ``auto`` is what the checkpoint says.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        cache: Path,
+        max_tokens: int = 128,
+        prompts_per_batch: int = 16,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        super().__init__(model, cache, max_tokens)
+        self.prompts_per_batch, self.dtype = prompts_per_batch, dtype
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    def check(self) -> None:
+        """Fail now and not after hours of other work, where there is no such model; its weights are not loaded yet."""
+        self._tokenizer()
+
+    @torch.inference_mode()
+    def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
+        """Answer prompts of like length together."""
+        tokenizer, network = self._tokenizer(), self._network()
+        keys = sorted(prompts, key=lambda key: len(prompts[key]))
+        for start in range(0, len(keys), self.prompts_per_batch):
+            batch = keys[start : start + self.prompts_per_batch]
+            inputs = tokenizer.apply_chat_template(
+                [self._request(prompts[key])["messages"] for key in batch],
+                add_generation_prompt=True,
+                padding=True,
+                return_dict=True,
+                return_tensors="pt",
+            ).to(self.device)
+            tokens = network.generate(
+                **inputs,
+                max_new_tokens=self.parameters["max_tokens"],
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            new = tokens[:, inputs["input_ids"].shape[1] :]
+            for key, answer in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+                keep(key, answer.strip())
+
+    def _tokenizer(self) -> Any:
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise self._unloadable(error) from error
+        if tokenizer.chat_template is None:
+            raise UserError(f"model {self.model!r} has no chat template: give an instruction model")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def _network(self) -> Any:
+        try:
+            network: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype, use_safetensors=True)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise self._unloadable(error) from error
+        return network.to(self.device).eval()
+
+    def _unloadable(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200]
+        return UserError(
+            f"model {self.model!r} cannot be loaded ({reason}): give a local folder or a hub id of an instruction model"
+        )
