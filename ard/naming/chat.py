@@ -91,9 +91,6 @@ class EndpointChat(Chat):
         max_retries: how often the client asks again after 429, 5xx, or no answer, waiting longer each time, or as long
             as the server says.
         timeout_s: how long it waits for one answer.
-
-    Raises:
-        UserError: if the URL is none, or holds what must not be written down.
     """
 
     def __init__(
@@ -109,16 +106,27 @@ class EndpointChat(Chat):
         timeout_s: float = 120.0,
     ) -> None:
         super().__init__(model, cache, max_tokens)
-        parts = urlsplit(base_url)
+        self.base_url, self.key_variable = base_url, key_variable
+        self.concurrency, self.max_retries, self.timeout_s = concurrency, max_retries, timeout_s
+
+    def check(self) -> None:
+        """Fail now and not after hours of other work: over a bad URL or key, or a server that was never there.
+
+        Raises:
+            UserError: if the URL is none, or holds what must not be written down; if no first answer can be had.
+        """
+        self._check_url()
+        super().check()
+
+    def _check_url(self) -> None:
+        parts = urlsplit(self.base_url)
         if parts.username or parts.password or parts.query:
             raise UserError(
                 f"base_url for {parts.hostname!r} holds a password or a query, which would be written into logs: leave "
-                f"it out, and put the key into the environment variable {key_variable}"
+                f"it out, and put the key into the environment variable {self.key_variable}"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"base_url {base_url!r} is no endpoint: give one such as 'http://localhost:8000/v1'")
-        self.base_url, self.key_variable = base_url, key_variable
-        self.concurrency, self.max_retries, self.timeout_s = concurrency, max_retries, timeout_s
+            raise UserError(f"base_url {self.base_url!r} is no endpoint: give one such as 'http://localhost:8000/v1'")
 
     def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
         """Ask a few at a time; after a failure no more are sent, and those under way are still kept."""
@@ -146,6 +154,7 @@ class EndpointChat(Chat):
     def _client(self) -> "OpenAI":
         from openai import OpenAI  # a second to import, and only some runs want it
 
+        self._check_url()
         return OpenAI(
             base_url=self.base_url,
             api_key=self._key or "none",

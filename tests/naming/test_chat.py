@@ -146,14 +146,14 @@ def test_an_answer_of_nothing_is_an_answer(misbehave, chat):
 @pytest.mark.parametrize("base_url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2"])
 def test_a_url_with_a_password_is_refused_without_showing_it(chat, base_url):
     with pytest.raises(UserError, match="base_url for 'host' holds a password or a query") as raised:
-        chat(base_url)
+        chat(base_url)(["hello"])
     assert "hunter2" not in str(raised.value)
 
 
 @pytest.mark.parametrize("base_url", ["localhost:8000/v1", "", "ftp://host/v1"])
 def test_a_url_that_is_none_is_refused(chat, base_url):
     with pytest.raises(UserError, match=f"base_url {base_url!r} is no endpoint"):
-        chat(base_url)
+        chat(base_url).check()
 
 
 def test_a_check_asks_only_where_nothing_is_known(misbehave, chat):
