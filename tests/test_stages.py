@@ -1,6 +1,7 @@
 """Every stage through its own command, on the demo's YAML files, with tiny models and few clips."""
 
 import json
+import math
 
 import pyarrow.parquet as pq
 import pytest
@@ -101,6 +102,18 @@ def test_names_are_compared_with_the_labels_their_clips_share(run):
         total = result.details["num_concepts"]
         assert total - sum(left_out) <= compared.pop() <= total - max(left_out)
         assert result.choices["rescaled"] is False
+
+
+def test_names_are_put_to_the_test_on_clips_that_they_never_saw(run):
+    for cell, method in (("e2", "AR&D"), ("poly", "Poly. Feats.")):
+        result = Result.load(run / "layer-2" / cell / "detection.json")
+        assert [row.method for row in result.rows] == [method, f"{method}, names shuffled"]
+        assert result.details["num_clips"] == 12
+        concepts = pq.read_table(run / "layer-2" / cell / "concepts.parquet").to_pylist()
+        figures = [concept["detection"] for concept in concepts if not math.isnan(concept["detection"])]
+        assert len(figures) == result.rows[0].figures["auroc"].n
+        assert all(0 <= figure <= 1 for figure in figures)
+        assert {concept["n_active_unseen"] is not None for concept in concepts if concept["selected"]} == {True}
 
 
 def test_monosemanticity_in_the_result_is_that_of_the_files(run):

@@ -21,7 +21,7 @@ def name_evidence(
     names: Float[Tensor, "concepts d"], clips: Float[Tensor, "concepts p d"], others: Float[Tensor, "clips d"]
 ) -> Evidence:
     """Compare unit vectors of names with the clips of their H^k and with random clips; equal cosines count half."""
-    own = (clips @ names[:, :, None])[:, :, 0]
+    own = torch.stack([(name[None] @ heard.T)[0] for name, heard in zip(names, clips, strict=True)])
     chance, percentile = torch.empty(len(names)), torch.empty(len(names))
     for start in range(0, len(names), BLOCK):
         part = slice(start, start + BLOCK)

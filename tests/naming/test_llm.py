@@ -11,11 +11,15 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
+from ard.audio import SyntheticCorpus
+from ard.audiollm import EMBEDDED
+from ard.audiollm.prompter import source
 from ard.cli import main
 from ard.naming import EndpointChat, LLMNamer, TransformersChat
-from ard.naming.captions import caption_clips, chat_captioner, spoken
+from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner, spoken
 from ard.presets import CONFIGS
 from ard.types import Clip, Result
+from tests.naming.conftest import serve
 
 CAPTIONS = [["a dog barks", "a dog\nand rain"], ["a man speaks", "a woman speaks"]]
 CLIPS = torch.zeros(2, 2, 3)
@@ -75,6 +79,19 @@ def test_a_clip_travels_as_wav_and_is_captioned_once(misbehave, tmp_path, monkey
     waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["input_audio"]["data"])))
     assert rate == 8000
     np.testing.assert_allclose(waveform, clips[0].waveform, atol=1e-4)
+
+
+def test_a_served_audiollm_captions_as_it_does_in_process(tmp_path):
+    clips = list(SyntheticCorpus("probe", 3))
+    process, base_url = serve(source(EMBEDDED), tmp_path)
+    try:
+        chat = EndpointChat(base_url, source(EMBEDDED), cache=tmp_path / "answers.jsonl")
+        heard = chat_captioner(chat)(clips)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert heard == audiollm_captioner(EMBEDDED, "cpu", 128)(clips)
+    assert chat_captioner(chat)(clips) == heard  # from disk
 
 
 @pytest.fixture(scope="module")
