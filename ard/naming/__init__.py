@@ -3,9 +3,11 @@
 from ard.naming.callback import NameConcepts
 from ard.naming.captions import CAPTION_PROMPT
 from ard.naming.catalogue import CONCEPTS, read_names
-from ard.naming.chat import Chat, EndpointChat, TransformersChat
+from ard.naming.chat import Chat
 from ard.naming.consensus import ConsensusNamer
+from ard.naming.endpoint import EndpointChat
 from ard.naming.llm import NAME_PROMPT, LLMNamer
+from ard.naming.local import TransformersChat
 from ard.naming.namer import Name, Namer
 
 __all__ = [

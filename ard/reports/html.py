@@ -45,6 +45,7 @@ class ConceptCard(NamedTuple):
     n_active: int
     agreement: float | None
     clap: float | None
+    detection: float | None
     candidates: list[str]
     top: list[ClipCard]
     bottom: list[ClipCard]
@@ -135,6 +136,7 @@ def _concept(row: Mapping[str, Any], clips: Mapping[str, Any], sounds: Mapping[s
         n_active=row["n_active"],
         agreement=_number(row["agreement"]),
         clap=_number(row["clap"]),
+        detection=_number(row.get("detection")),
         candidates=row["candidates"] or [],
         top=[_clip(clip_id, said, clips, sounds) for clip_id, said in zip(top, heard, strict=False)],
         bottom=[_clip(clip_id, None, clips, sounds) for clip_id in bottom],

@@ -134,6 +134,8 @@ class Server:
                     self.send(200, json.dumps(good).encode())
                 elif word == "429":
                     self.send(429, json.dumps(error).encode(), {"Retry-After": "0.1"})
+                elif word == "hour":
+                    self.send(429, json.dumps(error).encode(), {"Retry-After": "3600"})
                 elif word.isdigit():
                     self.send(int(word), json.dumps(error).encode(), {"Retry-After-Ms": "50"})
                 elif word == "half":  # the connection ends in the middle of the body

@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ard.naming import EndpointChat, TransformersChat
 from ard.types import UserError
@@ -76,8 +78,8 @@ def test_what_passes_is_asked_again(misbehave, chat, word):
 
 
 PROBLEMS = {
-    "429": "keeps failing, asked 2 times (status 429",
-    "500": "keeps failing, asked 2 times (status 500",
+    "429": "keeps failing (status 429",
+    "500": "keeps failing (status 500",
     "401": "refuses the key in the environment variable OPENAI_API_KEY",
     "403": "refuses the key in the environment variable OPENAI_API_KEY",
     "404": "has no model 'a-model'",
@@ -130,6 +132,18 @@ def test_an_endpoint_that_wants_a_key_says_where_to_put_it(misbehave, chat, monk
 def test_an_answer_that_repeats_the_key_is_kept_without_it(misbehave, chat, tmp_path):
     assert chat(misbehave(then="echo").base_url)(["hello"]) == ["you sent Bearer [key]"]
     assert SECRET not in (tmp_path / "answers.jsonl").read_text()
+
+
+def test_a_word_in_place_of_a_key_is_not_looked_for_in_answers(misbehave, chat, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "e")
+    assert chat(misbehave(then="echo").base_url)(["hello"]) == ["you sent Bearer e"]
+
+
+def test_a_server_that_wants_an_hour_is_not_waited_for(misbehave, chat):
+    server = misbehave("hour")
+    with pytest.raises(UserError, match=r"keeps failing \(status 429"):
+        chat(server.base_url)(["hello"])
+    assert len(server.asked) == 1
 
 
 def test_a_key_that_cannot_be_sent_is_not_shown(misbehave, chat, monkeypatch):
@@ -214,3 +228,12 @@ def test_a_model_in_process_needs_its_weights(tiny_chat, tmp_path):
     made.check()
     with pytest.raises(UserError, match=r"cannot be loaded .* of an instruction model"):
         made(["hello"])
+
+
+def test_a_model_in_process_that_lacks_a_tensor_is_refused(tiny_chat, tmp_path):
+    shutil.copytree(tiny_chat, tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"has no weights for 1 of its tensors, such as 'model.layers.1.mlp.up_proj"):
+        TransformersChat(str(tmp_path / "model"), device="cpu", cache=tmp_path / "answers.jsonl")(["hello"])
