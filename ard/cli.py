@@ -160,7 +160,9 @@ def run(
         "expansion": expansion,
         "k": k or max(16, audiollm.d_in * 250 // 4096),
         "evaluation": None,
-        "embeddings": f"{out}/embeddings-{clap.replace('/', '--')}.safetensors",
+        "embeddings": (embeddings := f"{out}/embeddings-{clap.replace('/', '--')}.safetensors"),
+        "unseen": "probe",  # less the clips that names were made of
+        "embeddings_unseen": embeddings,
         "tasks": [],
     }
     chain = Chain("demo", facts)

@@ -1,6 +1,7 @@
 """Every stage through its own command, on the demo's YAML files, with tiny models and few clips."""
 
 import json
+import math
 import shutil
 
 import pyarrow.parquet as pq
@@ -129,6 +130,18 @@ def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
     expected = {"sigma": "trace", "pairs": "ordered", "ddof": 0, "ties": "shared_random", "tie_seed": "5"}
     assert expected.items() <= result.choices.items()
     assert result.choices["num_null_draws"] == 100
+
+
+def test_names_are_put_to_the_test_on_clips_that_they_never_saw(run):
+    for cell, method in (("e2", "AR&D"), ("poly", "Poly. Feats.")):
+        result = Result.load(run / "layer-2" / cell / "detection.json")
+        assert [row.method for row in result.rows] == [method, f"{method}, names shuffled"]
+        assert result.details["num_clips"] == 12
+        concepts = pq.read_table(run / "layer-2" / cell / "concepts.parquet").to_pylist()
+        figures = [concept["detection"] for concept in concepts if not math.isnan(concept["detection"])]
+        assert len(figures) == result.rows[0].figures["auroc"].n
+        assert all(0 <= figure <= 1 for figure in figures)
+        assert {concept["n_active_unseen"] is not None for concept in concepts if concept["selected"]} == {True}
 
 
 def test_monosemanticity_in_the_result_is_that_of_the_files(run):

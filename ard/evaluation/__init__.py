@@ -2,11 +2,13 @@
 
 from ard.evaluation.bertscore import BERTScore
 from ard.evaluation.callback import CompareNames, FindLabels, MatchLabels
+from ard.evaluation.detection import DetectConcepts
 from ard.evaluation.functional import (
     AveragePrecision,
     auroc,
     average_precision,
     hungarian,
+    paired_auroc,
     precision_recall_f1_map,
     shared_label,
 )
@@ -17,11 +19,13 @@ __all__ = [
     "BERTScore",
     "CompareNames",
     "ConceptMatching",
+    "DetectConcepts",
     "FindLabels",
     "MatchLabels",
     "auroc",
     "average_precision",
     "hungarian",
+    "paired_auroc",
     "precision_recall_f1_map",
     "shared_label",
 ]

@@ -68,11 +68,28 @@ def auroc(
 
     NaN for a label that all clips have, or none.
     """
+    return _area(rankdata(scores, axis=0).T @ labels, labels)
+
+
+def paired_auroc(
+    scores: Float[np.ndarray, "clips concepts"], fires: Bool[np.ndarray, "clips concepts"]
+) -> Float[np.ndarray, " concepts"]:
+    """Return the area under the ROC curve of every concept's score for whether it fires; ties count half.
+
+    NaN for a concept that fires in all clips, or in none. Ranks are taken of a few hundred concepts at a time.
+    """
+    areas = np.empty(scores.shape[1])
+    for start in range(0, scores.shape[1], 256):
+        part = slice(start, start + 256)
+        areas[part] = _area((rankdata(scores[:, part], axis=0) * fires[:, part]).sum(axis=0), fires[:, part])
+    return areas
+
+
+def _area(rank_sums: Float[np.ndarray, "*rows labels"], labels: Bool[np.ndarray, "clips labels"]) -> np.ndarray:
+    """Return AUROC from the summed ranks of the clips that have a label (Mann and Whitney's U)."""
     positives = labels.sum(axis=0)
-    negatives = len(labels) - positives
-    rank_sums = rankdata(scores, axis=0).T @ labels
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (rank_sums - positives * (positives + 1) / 2) / (positives * negatives)
+        return (rank_sums - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
 
 
 def shared_label(labels: Sequence[Sequence[str]], frequency: Mapping[str, int]) -> str | None:

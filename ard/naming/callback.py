@@ -1,44 +1,35 @@
 """Caption the representative clips, name the selected features of every method, and write the catalogue."""
 
-import math
-from itertools import islice
+import time
+from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import numpy as np
+import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import Progress
-from safetensors.torch import load_file
-from torch import Tensor
 
-from ard.activations import ActivationDataModule, read_manifest, write_parquet
-from ard.audio import read_clips
-from ard.audiollm import EMBEDDED, load_audiollm
+from ard.activations import ActivationDataModule, read_manifest
+from ard.audiollm import EMBEDDED
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.embedding import embed_clips, load_clap
-from ard.monosemanticity import Selection, read_selections
-from ard.naming.consensus import ConsensusNamer, Name
+from ard.monosemanticity import read_selections
+from ard.naming.captions import CAPTION_PROMPT, audiollm_captioner, caption_clips, chat_captioner
+from ard.naming.catalogue import Named, weigh, write_concepts, write_names
+from ard.naming.chat import Chat
+from ard.naming.consensus import ConsensusNamer
+from ard.naming.namer import Namer
 from ard.sae import Encoding
+from ard.types import Figure, Result, Row
 
-CAPTION_PROMPT = "Generate a detailed caption for the audio clip"  # Sec. 2.3
-NAMES, CONCEPTS = "names.parquet", "concepts.parquet"
-
-
-def read_names(folder: Path) -> dict[str, list[list[str | None]]]:
-    """Read the names of the selected features by scorer and draw, in the order of the selections."""
-    names: dict[str, list[list[str | None]]] = {}
-    for row in pq.read_table(folder / NAMES).to_pylist():
-        draws = names.setdefault(row["scorer"], [])
-        if row["draw"] == len(draws):
-            draws.append([])
-        draws[row["draw"]].append(row["name"])
-    return names
+NUM_RANDOM_CLIPS = 1024  # that names are held against
 
 
 class NameConcepts(Callback):
-    """Write ``names.parquet`` (selected features of every method) and ``concepts.parquet`` (one row a feature).
+    """Write ``names.parquet`` (selected features of every method), ``concepts.parquet`` and ``naming.json``.
 
     Every clip is captioned once in a run, with the paper's prompt; captions are kept, so that a run that was stopped
-    pays for none of them twice.
+    pays for none of them twice. Of every name it is found which better concept's name it repeats, and how close it is
+    to the clips of H^k and to random clips.
 
     Args:
         out: folder of this dictionary's results.
@@ -46,9 +37,13 @@ class NameConcepts(Callback):
         embeddings: the clips' embeddings.
         captions: where captions are kept (parquet), shared by the dictionaries of a run.
         audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B).
-        clap: the CLAP model of the consensus namer.
+        captioner: a chat that hears and writes captions in place of the model, at an endpoint.
+        namer: makes the names of captions; by default their consensus.
+        clap: the CLAP model: of the consensus namer, of duplicates, and of the names' evidence.
+        duplicate_cosine: least cosine of two names that say the same.
         clips_per_batch: clips that are captioned at once.
         max_new_tokens: longest caption.
+        seed: of the random clips and the bootstrap.
     """
 
     def __init__(
@@ -59,19 +54,32 @@ class NameConcepts(Callback):
         embeddings: Path,
         captions: Path,
         audiollm: str = EMBEDDED,
+        captioner: Chat | None = None,
+        namer: Namer | None = None,
         clap: str = EMBEDDED_CLAP,
+        duplicate_cosine: float = 0.95,
         clips_per_batch: int = 32,
         max_new_tokens: int = 128,
+        seed: int = 0,
     ) -> None:
         self.out, self.audio, self.embeddings, self.captions = Path(out), Path(audio), Path(embeddings), Path(captions)
-        self.audiollm, self.clap = audiollm, clap
+        self.audiollm, self.captioner, self.namer, self.clap = audiollm, captioner, namer or ConsensusNamer(), clap
+        self.duplicate_cosine, self.seed = duplicate_cosine, seed
         self.clips_per_batch, self.max_new_tokens = clips_per_batch, max_new_tokens
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fail now if names cannot be had at the end."""
+        if trainer.is_global_zero:
+            self.namer.check()
+            if self.captioner is not None:
+                self.captioner.check()
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Caption, name, write."""
+        """Caption, name, weigh, write."""
         assert isinstance(pl_module, Encoding)
         if not trainer.is_global_zero:
             return
+        started = time.monotonic()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
         clip_ids = read_manifest(data.activations).clip_ids
@@ -79,78 +87,48 @@ class NameConcepts(Callback):
         heard = {row for draws in selections.values() for draw in draws for row in draw.top_ids.flatten().tolist()}
         captions = self._caption([clip_ids[row] for row in sorted(heard)], str(pl_module.device))
         clap = load_clap(self.clap, device=str(pl_module.device))
-        namer = ConsensusNamer(clap.text)
         embeddings = embed_clips(clap, self.audio, clip_ids, self.embeddings)
-        named: dict[str, list[list[Name]]] = {
-            scorer: [
-                [namer([captions[clip_ids[row]] for row in top.tolist()], embeddings[top]) for top in draw.top_ids]
-                for draw in draws
-            ]
-            for scorer, draws in selections.items()
-        }
-        self._write_names(selections, named)
-        self._write_concepts(data.layer, clip_ids, captions, selections["ard"][0], named["ard"][0])
-        found = [name.name is not None for name in named["ard"][0]]
-        pl_module.log("naming/named_share", sum(found) / max(len(found), 1))
+        others = torch.randperm(len(clip_ids), generator=torch.Generator().manual_seed(self.seed))[:NUM_RANDOM_CLIPS]
+        named: dict[str, list[Named]] = {}
+        for scorer, draws in selections.items():
+            for draw in draws:
+                of_concepts = [[captions[clip_ids[row]] for row in top] for top in draw.top_ids.tolist()]
+                names = self.namer(of_concepts, embeddings[draw.top_ids], clap.text)
+                weighed = weigh(draw, names, embeddings, others, clap.text, self.duplicate_cosine)
+                named.setdefault(scorer, []).append(weighed)
+        write_names(self.out, named)
+        write_concepts(self.out, data.layer, clip_ids, captions, named["ard"][0])
+        self._report(pl_module, data.layer, named["ard"][0], time.monotonic() - started)
 
     def _caption(self, clip_ids: list[str], device: str) -> dict[str, str]:
-        """Return a caption of every clip, from the file of captions or by the model."""
-        known: dict[str, str] = {}
-        if self.captions.is_file():
-            rows = pq.read_table(self.captions).to_pylist()
-            known = {row["id"]: row["caption"] for row in rows if row["model"] == self.audiollm}
-        missing = set(clip_ids) - known.keys()
-        if missing:
-            model = load_audiollm(self.audiollm, device=device)
-            clips = (clip for clip in read_clips(self.audio) if clip.id in missing)
-            with Progress(transient=True) as progress:
-                task = progress.add_task("captions", total=len(missing))
-                while batch := list(islice(clips, self.clips_per_batch)):
-                    answers = model.generate(batch, [CAPTION_PROMPT] * len(batch), self.max_new_tokens)
-                    known |= {clip.id: answer for clip, answer in zip(batch, answers, strict=True)}
-                    self._keep_captions(known)
-                    progress.advance(task, len(batch))
-        return known
+        """Return a caption of every clip."""
+        if self.captioner is not None:
+            model, load = self.captioner.model, partial(chat_captioner, self.captioner)
+        else:
+            model, load = self.audiollm, partial(audiollm_captioner, self.audiollm, device, self.max_new_tokens)
+        return caption_clips(clip_ids, self.audio, self.captions, model, load, self.clips_per_batch)
 
-    def _keep_captions(self, known: dict[str, str]) -> None:
-        rows = [{"id": clip_id, "caption": caption, "model": self.audiollm} for clip_id, caption in known.items()]
-        write_parquet(rows, self.captions)
-
-    def _write_names(self, selections: dict[str, list[Selection]], named: dict[str, list[list[Name]]]) -> None:
-        rows = [
-            {"scorer": scorer, "draw": index, "feature": feature, "m": m, "name": name.name}
-            for scorer, draws in selections.items()
-            for index, (draw, names) in enumerate(zip(draws, named[scorer], strict=True))
-            for feature, m, name in zip(draw.features.tolist(), draw.m.tolist(), names, strict=True)
-        ]
-        write_parquet(rows, self.out / NAMES)
-
-    def _write_concepts(
-        self, layer: int, clip_ids: tuple[str, ...], captions: dict[str, str], selection: Selection, names: list[Name]
-    ) -> None:
-        stored = load_file(self.out / "representatives.safetensors")
-        m: Tensor = load_file(self.out / "monosemanticity.safetensors")["ard/m"]
-        name_of = dict(zip(selection.features.tolist(), names, strict=True))
-        nothing = Name(None, [], math.nan, math.nan)
-        rows = []
-        for feature, (top, bottom) in enumerate(
-            zip(stored["ard/top_ids"].tolist(), stored["ard/bottom_ids"].tolist(), strict=True)
-        ):
-            name = name_of.get(feature, nothing)
-            rows.append(
-                {
-                    "feature": feature,
-                    "layer": layer,
-                    "name": name.name,
-                    "m": float(m[feature]),
-                    "n_active": int(stored["n_active"][feature]),
-                    "selected": feature in name_of,
-                    "top_ids": [clip_ids[row] for row in top],
-                    "bottom_ids": [clip_ids[row] for row in bottom],
-                    "captions": [captions[clip_ids[row]] for row in top] if feature in name_of else [],
-                    "candidates": name.candidates,
-                    "agreement": name.agreement,
-                    "clap": name.clap,
-                }
-            )
-        write_parquet(rows, self.out / CONCEPTS)
+    def _report(self, module: Encoding, layer: int, named: Named, seconds: float) -> None:
+        has_name = np.array([name.name is not None for name in named.names], dtype=float)
+        repeats = np.array([of is not None for of in named.duplicate_of], dtype=float)
+        percentile = named.evidence.clap_percentile.numpy()[has_name > 0]
+        figures = {
+            "named_share": Figure.estimate(has_name, np.mean, "share of concepts", seed=self.seed),
+            "distinct_share": Figure.estimate(has_name - repeats, np.mean, "share of concepts", seed=self.seed),
+            "clap_percentile": Figure.estimate(percentile, np.mean, "share of random clips", seed=self.seed),
+        }
+        choices = {
+            **self.namer.choices,
+            "caption_prompt": CAPTION_PROMPT,
+            "captioner": self.captioner.model if self.captioner else self.audiollm,
+            "clap": self.clap,
+            "duplicate_cosine": self.duplicate_cosine,
+        }
+        details = {
+            "num_concepts": len(has_name),
+            "num_without_name": int((1 - has_name).sum()),
+            "num_duplicates": int(repeats.sum()),
+        }
+        row = Row(module.method, layer, module.expansion, figures)
+        Result("naming", (row,), choices, self.seed, seconds, details).save(self.out / "naming.json")
+        module.log("naming/named_share", figures["named_share"].value)

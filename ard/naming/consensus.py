@@ -2,12 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from ard.naming.namer import Embed, Name, Namer
 
 # Words that carry no sound: a phrase neither starts nor ends with one.
 EMPTY_WORDS = frozenset(
@@ -36,47 +38,35 @@ EMPTY_WORDS = frozenset(
 LONGEST_PHRASE = 6
 
 
-class Name(NamedTuple):
-    """A concept's name and the evidence for it; ``name`` is None where the captions agree on nothing."""
-
-    name: str | None
-    candidates: list[str]  # the phrases it was chosen from, best first
-    agreement: float  # share of the captions that contain it
-    clap: float  # mean cosine between the name and the clips of H^k
-
-
-class Namer(Protocol):
-    """Whatever makes one name from the captions of a feature's most representative clips."""
-
-    def __call__(self, captions: Sequence[str], clips: Float[Tensor, "p d"]) -> Name:
-        """Name a feature from the captions and the embeddings of H^k."""
-        ...
-
-
-class ConsensusNamer:
+class ConsensusNamer(Namer):
     """Name a feature by the phrase that most of its captions share and that CLAP finds closest to its clips.
 
     Of two phrases that as many captions share, one of which contains the other, the longer says more and is kept.
     It stands in for the paper's Llama-3-70B-Instruct. A phrase that fewer than half of the captions share, or only
     one of them, is no consensus.
-
-    Args:
-        embed: gives phrases their place among the clips: unit vectors, as :meth:`ard.embedding.Clap.text` does.
     """
 
-    def __init__(self, embed: Callable[[Sequence[str]], Tensor]) -> None:
-        self.embed = embed
+    def __call__(
+        self, captions: Sequence[Sequence[str]], clips: Float[Tensor, "concepts p d"], embed: Embed
+    ) -> list[Name]:
+        """Name every feature."""
+        return [self._name(of_feature, own, embed) for of_feature, own in zip(captions, clips, strict=True)]
 
-    def __call__(self, captions: Sequence[str], clips: Float[Tensor, "p d"]) -> Name:
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """How it names."""
+        return {"namer": "consensus of the captions"}
+
+    def _name(self, captions: Sequence[str], clips: Float[Tensor, "p d"], embed: Embed) -> Name:
         """Choose among the phrases of highest agreement the one closest to the clips."""
         counts = Counter(phrase for caption in captions for phrase in phrases(caption))
         agreed = max(counts.values(), default=0)
         if agreed < max(2, len(captions) / 2):
-            return Name(None, [], 0.0, float("nan"))
+            return Name(None, [], 0.0)
         shared = longest(phrase for phrase, count in counts.items() if count == agreed)
-        closeness = self.embed(shared) @ normalize(clips.sum(dim=0), dim=0)
+        closeness = embed(shared) @ normalize(clips.sum(dim=0), dim=0)
         ranked = [shared[index] for index in closeness.argsort(descending=True, stable=True).tolist()]
-        return Name(ranked[0], ranked[:8], agreed / len(captions), float((self.embed(ranked[:1]) @ clips.T).mean()))
+        return Name(ranked[0], ranked[:8], agreed / len(captions))
 
 
 def longest(shared: Iterable[str]) -> list[str]:

@@ -259,10 +259,14 @@ class _Planner:
     def _embedding(self) -> StagePlan:
         config, source = read_clap_config(self.fact("clap"))
         self.assumptions.append(f"dimensions of {self.fact('clap')}: {source}")
-        corpus = self.corpora["probe"]
-        windows = np.maximum(1, np.ceil(corpus.num_samples / corpus.rates_hz / CLAP_WINDOW_S))
+        corpora = [
+            self.corpora[split] for split in self.extracted
+        ]  # clips that names are made of, and put to the test on
+        durations_s = np.concatenate([corpus.num_samples / corpus.rates_hz for corpus in corpora])
+        windows = np.maximum(1, np.ceil(durations_s / CLAP_WINDOW_S))
         num_bytes, flops = 4 * len(windows) * config.projection_dim, int(windows.sum()) * cost.clap_flops(config)
-        return StagePlan("CLAP embedding", "probe", "float32", len(windows), num_bytes=num_bytes, flops=flops)
+        part = ", ".join(self.extracted)
+        return StagePlan("CLAP embedding", part, "float32", len(windows), num_bytes=num_bytes, flops=flops)
 
     def _captions(self) -> StagePlan:
         """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""

@@ -56,6 +56,7 @@ class ConceptCard(NamedTuple):
     n_active: int
     agreement: float | None
     clap: float | None
+    detection: float | None
     candidates: list[str]
     top: list[ClipCard]
     bottom: list[ClipCard]
@@ -170,6 +171,7 @@ def _concept(
         n_active=row["n_active"],
         agreement=_number(row["agreement"]),
         clap=_number(row["clap"]),
+        detection=_number(row.get("detection")),
         candidates=row["candidates"] or [],
         top=[
             _clip(clip_id, said, clips, sounds, where)

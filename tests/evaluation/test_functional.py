@@ -10,6 +10,7 @@ from ard.evaluation import (
     auroc,
     average_precision,
     hungarian,
+    paired_auroc,
     precision_recall_f1_map,
     shared_label,
 )
@@ -80,6 +81,16 @@ def test_auroc_equals_scikit_learns_with_ties(seed):
     scores, labels = rng.integers(0, 4, (40, 5)).astype(float), rng.random((40, 3)) < 0.4
     expected = [[roc_auc_score(labels[:, j], scores[:, i]) for j in range(3)] for i in range(5)]
     np.testing.assert_allclose(auroc(scores, labels), expected)
+
+
+@pytest.mark.parametrize("count", [0, 3, 300])
+def test_paired_auroc_is_that_of_each_concept_alone(count):
+    rng = np.random.default_rng(count)
+    scores, fires = rng.integers(0, 6, (30, count)).astype(float), rng.random((30, count)) < 0.5
+    expected = [roc_auc_score(fires[:, i], scores[:, i]) for i in range(count)]
+    np.testing.assert_allclose(paired_auroc(scores, fires), expected)
+    assert np.isnan(paired_auroc(scores, np.ones_like(fires))).all()
+    assert np.isnan(paired_auroc(scores[:0], fires[:0])).all()
 
 
 def test_a_label_that_all_clips_have_gives_nan():

@@ -99,6 +99,7 @@ def concept(feature, m, ids, **changes):
         "candidates": ["dog", "bark"],
         "agreement": 0.75,
         "clap": None,
+        "detection": 0.934,
     }
     return row | changes
 
@@ -108,6 +109,7 @@ def write_concepts(run, rows):
     fields = [("feature", pa.int64()), ("layer", pa.int64()), ("name", pa.string()), ("m", pa.float64())]
     fields += [("n_active", pa.int64()), ("selected", pa.bool_()), ("top_ids", texts), ("bottom_ids", texts)]
     fields += [("captions", texts), ("candidates", texts), ("agreement", pa.float64()), ("clap", pa.float64())]
+    fields += [("detection", pa.float64())]
     path = run / "layer-3/e8/concepts.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), path)

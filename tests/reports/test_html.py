@@ -70,7 +70,14 @@ def test_concepts_are_sorted_by_m_and_dead_ones_are_left_out(run):
     assert [card["data-feature"] for card in cards] == ["7", "5"]
     assert [card["data-m"] for card in cards] == ["9.25", "1.5"]
     assert cards[0]["data-name"] == "dog & <bark>"
-    for words in ("9.25", "active in 8 of 4 clips", "agreement 0.75", "Considered: dog · bark", "a dog barks"):
+    for words in (
+        "9.25",
+        "active in 8 of 4 clips",
+        "agreement 0.75",
+        "detection 0.93",
+        "Considered: dog · bark",
+        "a dog barks",
+    ):
         assert words in page.text
     assert "nan" not in page.text.lower().split()
     assert "None" not in page.text

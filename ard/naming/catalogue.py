@@ -1,0 +1,131 @@
+"""The catalogue of a dictionary's names, with what speaks for each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ard.activations import write_parquet
+from ard.monosemanticity import Selection
+from ard.naming.functional import Evidence, name_evidence, near_duplicates
+from ard.naming.namer import Embed, Name
+
+NAMES, CONCEPTS = "names.parquet", "concepts.parquet"
+
+
+def read_names(folder: Path) -> dict[str, list[list[str | None]]]:
+    """Read the names of the selected features by scorer and draw, in the order of the selections."""
+    names: dict[str, list[list[str | None]]] = {}
+    for row in pq.read_table(folder / NAMES).to_pylist():
+        draws = names.setdefault(row["scorer"], [])
+        if row["draw"] == len(draws):
+            draws.append([])
+        draws[row["draw"]].append(row["name"])
+    return names
+
+
+class Named(NamedTuple):
+    """A selection's features, their names, and what speaks for these; one entry a concept in every field."""
+
+    selection: Selection
+    names: list[Name]
+    duplicate_of: list[int | None]  # the feature whose name it repeats
+    evidence: Evidence  # NaN without a name
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what both files say of every selected feature."""
+        known = zip(
+            self.selection.features.tolist(),
+            self.selection.m.tolist(),
+            self.names,
+            self.duplicate_of,
+            *(values.tolist() for values in self.evidence),
+            strict=True,
+        )
+        return [
+            {
+                "feature": feature,
+                "m": m,
+                "name": name.name,
+                "duplicate_of": repeated,
+                **dict(zip(Evidence._fields, evidence, strict=True)),
+            }
+            for feature, m, name, repeated, *evidence in known
+        ]
+
+
+def weigh(
+    selection: Selection,
+    names: list[Name],
+    embeddings: Float[Tensor, "clips d"],
+    others: Int[Tensor, " others"],
+    embed: Embed,
+    threshold: float,
+) -> Named:
+    """Find near-duplicates among a selection's names, and compare each name with its clips and with other ones."""
+    rows = [row for row, name in enumerate(names) if name.name is not None]
+    said = [name.name for name in names if name.name is not None]
+    evidence = Evidence(*torch.full((3, len(names)), math.nan))
+    if rows:
+        found = name_evidence(embed(said), embeddings[selection.top_ids[rows]], embeddings[others])
+        for values, of_named in zip(evidence, found, strict=True):
+            values[rows] = of_named
+    first: dict[str, int] = {}
+    for row, name in zip(rows, said, strict=True):
+        first.setdefault(name, row)
+    distinct = list(first)
+    repeats = near_duplicates(embed(distinct), threshold).tolist() if distinct else []
+    origin = {name: first[distinct[of] if of >= 0 else name] for name, of in zip(distinct, repeats, strict=True)}
+    features = selection.features.tolist()
+    duplicate_of: list[int | None] = [None] * len(names)
+    for row, name in zip(rows, said, strict=True):
+        duplicate_of[row] = features[origin[name]] if origin[name] != row else None
+    return Named(selection, names, duplicate_of, evidence)
+
+
+def write_names(folder: Path, named: Mapping[str, Sequence[Named]]) -> None:
+    """Write the names of the selected features of every scorer and draw."""
+    rows = [
+        {"scorer": scorer, "draw": draw, **row}
+        for scorer, draws in named.items()
+        for draw, of_draw in enumerate(draws)
+        for row in of_draw.rows()
+    ]
+    write_parquet(rows, folder / NAMES)
+
+
+def write_concepts(
+    folder: Path, layer: int, clip_ids: Sequence[str], captions: Mapping[str, str], named: Named
+) -> None:
+    """Write one row a feature of the dictionary, with a name where it is selected."""
+    stored = load_file(folder / "representatives.safetensors")
+    m: Tensor = load_file(folder / "monosemanticity.safetensors")["ard/m"]
+    known = {row["feature"]: (row, name) for row, name in zip(named.rows(), named.names, strict=True)}
+    unknown = {"name": None, "duplicate_of": None, **dict.fromkeys(Evidence._fields, math.nan)}
+    lists = zip(stored["ard/top_ids"].tolist(), stored["ard/bottom_ids"].tolist(), strict=True)
+    rows = []
+    for feature, (top, bottom) in enumerate(lists):
+        row, name = known.get(feature, (unknown, Name(None, [], math.nan)))
+        rows.append(
+            {
+                "feature": feature,
+                "layer": layer,
+                "name": name.name,
+                "m": float(m[feature]),
+                "n_active": int(stored["n_active"][feature]),
+                "selected": feature in known,
+                "top_ids": [clip_ids[clip] for clip in top],
+                "bottom_ids": [clip_ids[clip] for clip in bottom],
+                "captions": [captions[clip_ids[clip]] for clip in top] if feature in known else [],
+                "candidates": name.candidates,
+                "agreement": name.agreement,
+                **{field: row[field] for field in (*Evidence._fields, "duplicate_of")},
+            }
+        )
+    write_parquet(rows, folder / CONCEPTS)

@@ -1,0 +1,47 @@
+"""Names by an instruction model, with the paper's prompt."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ard.naming.chat import Chat
+from ard.naming.cleaning import clean_name
+from ard.naming.namer import Embed, Name, Namer
+
+NAME_PROMPT = "Describe the common sound-related concept present among these captions"  # Sec. 2.3
+
+
+class LLMNamer(Namer):
+    """Name a feature by what a language model finds common to its captions (the paper's Llama-3-70B-Instruct).
+
+    Args:
+        chat: the language model.
+        instruction: what follows the paper's prompt and the captions. The paper's prompt alone is answered in whole
+            sentences, which are cut down to a phrase as well as can be; an empty one asks in the paper's words only.
+    """
+
+    def __init__(self, chat: Chat, instruction: str = "Answer with one short phrase.") -> None:
+        self.chat, self.instruction = chat, instruction
+
+    def __call__(
+        self, captions: Sequence[Sequence[str]], clips: Float[Tensor, "concepts p d"], embed: Embed
+    ) -> list[Name]:
+        """Name every feature."""
+        answers = self.chat([self._prompt(of_feature) for of_feature in captions], "names")
+        return [Name(clean_name(answer), [answer], float("nan")) for answer in answers]
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """How it names."""
+        asked = {"prompt": NAME_PROMPT, "instruction": self.instruction}
+        return {"namer": self.chat.model, **asked, **self.chat.parameters}
+
+    def check(self) -> None:
+        """Ask the model something, if it was never asked."""
+        self.chat.check()
+
+    def _prompt(self, captions: Sequence[str]) -> str:
+        listed = "\n".join(f"{number}. {' '.join(caption.split())}" for number, caption in enumerate(captions, 1))
+        return f"{NAME_PROMPT}:\n{listed}\n\n{self.instruction}".strip()

@@ -1,0 +1,101 @@
+"""A language model in this process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ard.naming.chat import Chat, Content, Keep
+from ard.types import UserError
+
+
+class TransformersChat(Chat):
+    """An instruction model in this process, by transformers: its own chat template, batches, greedy.
+
+    The model is loaded when something is to be asked, and let go afterwards. One that does not fit the device wants an
+    endpoint (:class:`EndpointChat`).
+
+    Args:
+        model: a local folder or hub id.
+        cache: where answers are kept (JSON lines); several chats may share it.
+        max_tokens: longest answer.
+        prompts_per_batch: prompts that are answered at once.
+        device: where it runs; ``auto`` is a GPU if there is one.
+        dtype: of the weights; ``auto`` is what the checkpoint says.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        cache: Path,
+        max_tokens: int = 128,
+        prompts_per_batch: int = 16,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        super().__init__(model, cache, max_tokens)
+        self.prompts_per_batch, self.dtype = prompts_per_batch, dtype
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    def check(self) -> None:
+        """Fail now and not after hours of other work, where there is no such model; its weights are not loaded yet."""
+        self._tokenizer()
+
+    @torch.inference_mode()
+    def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
+        """Answer prompts of like length together."""
+        tokenizer, network = self._tokenizer(), self._network()
+        keys = sorted(prompts, key=lambda key: len(prompts[key]))
+        for start in range(0, len(keys), self.prompts_per_batch):
+            batch = keys[start : start + self.prompts_per_batch]
+            inputs = tokenizer.apply_chat_template(
+                [self._request(prompts[key])["messages"] for key in batch],
+                add_generation_prompt=True,
+                padding=True,
+                return_dict=True,
+                return_tensors="pt",
+            ).to(self.device)
+            tokens = network.generate(
+                **inputs,
+                max_new_tokens=self.parameters["max_tokens"],
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            new = tokens[:, inputs["input_ids"].shape[1] :]
+            for key, answer in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+                keep(key, answer.strip())
+
+    def _tokenizer(self) -> Any:
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise self._unloadable(error) from error
+        if tokenizer.chat_template is None:
+            raise UserError(f"model {self.model!r} has no chat template: give an instruction model")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def _network(self) -> Any:
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.model, dtype=self.dtype, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise self._unloadable(error) from error
+        network, info = loaded
+        if info["missing_keys"]:  # which transformers fills up with random numbers
+            raise UserError(
+                f"model {self.model!r} has no weights for {len(info['missing_keys'])} of its tensors, such as "
+                f"{min(info['missing_keys'])!r}: download it again"
+            )
+        return network.to(self.device).eval()
+
+    def _unloadable(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200]
+        return UserError(
+            f"model {self.model!r} cannot be loaded ({reason}): give a local folder or a hub id of an instruction model"
+        )

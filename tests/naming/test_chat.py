@@ -1,0 +1,239 @@
+"""Chats against a real served model, a real model in process, and a server that does what it should not."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ard.naming import EndpointChat, TransformersChat
+from ard.types import UserError
+
+SECRET = "sk-very-secret-0123456789"
+PROMPTS = [f"Describe the common sound among these captions: a dog, rain {i}" for i in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+
+@pytest.fixture
+def chat(tmp_path):
+    """Make a chat at an endpoint that waits for nothing long."""
+
+    def make(base_url, **settings):
+        quick = {"timeout_s": 5.0, "max_retries": 2, "concurrency": 3, "cache": tmp_path / "answers.jsonl"}
+        return EndpointChat(base_url, "a-model", **(quick | settings))
+
+    return make
+
+
+def test_a_served_model_says_what_it_says_in_process(served, tiny_chat, tmp_path):
+    settings = {"cache": tmp_path / "served.jsonl", "max_tokens": 9}
+    endpoint = EndpointChat(served, tiny_chat, **settings)
+    endpoint.check()
+    answers = endpoint(PROMPTS)
+    alone = TransformersChat(tiny_chat, prompts_per_batch=1, device="cpu", cache=tmp_path / "alone.jsonl", max_tokens=9)
+    together = TransformersChat(
+        tiny_chat, prompts_per_batch=3, device="cpu", cache=tmp_path / "together.jsonl", max_tokens=9
+    )
+    assert [answer.strip() for answer in answers] == alone(PROMPTS) == together(PROMPTS)
+    assert len(set(answers)) > 1
+    assert EndpointChat("http://127.0.0.1:9/v1", tiny_chat, **settings)(PROMPTS) == answers  # no server is asked
+
+
+def test_a_served_model_refuses_what_it_is_not(served, tmp_path):
+    with pytest.raises(UserError, match=r"refuses a request \(status 400, .*pinned.*model 'other'"):
+        EndpointChat(served, "other", cache=tmp_path / "answers.jsonl")(["hello"])
+
+
+def test_answers_are_in_the_order_of_the_prompts_and_doubles_are_asked_once(misbehave, chat, tmp_path):
+    server = misbehave()
+    made = chat(server.base_url)
+    answers = made([*PROMPTS, *PROMPTS[:2]])
+    assert answers[:2] == answers[-2:]
+    assert all(prompt[-6:] in answer for prompt, answer in zip(PROMPTS, answers, strict=False))
+    assert len(server.asked) == len(PROMPTS)
+    assert 1 < server.most_at_once <= 3
+    assert server.asked[0]["temperature"] == 0
+    made(PROMPTS)
+    assert len(server.asked) == len(PROMPTS)
+    chat(server.base_url, max_tokens=5)(PROMPTS[:1])  # another question
+    assert len(server.asked) == len(PROMPTS) + 1
+
+
+@pytest.mark.parametrize("word", ["429", "500", "503", "half", "drop"])
+def test_what_passes_is_asked_again(misbehave, chat, word):
+    server = misbehave(word, word)
+    assert len(chat(server.base_url, concurrency=1)(PROMPTS)) == len(PROMPTS)
+    assert len(server.asked) == len(PROMPTS) + 2
+
+
+PROBLEMS = {
+    "429": "keeps failing (status 429",
+    "500": "keeps failing (status 500",
+    "401": "refuses the key in the environment variable OPENAI_API_KEY",
+    "403": "refuses the key in the environment variable OPENAI_API_KEY",
+    "404": "has no model 'a-model'",
+    "422": "refuses a request (status 422",
+    "half": "cannot be reached",
+    "drop": "cannot be reached",
+    "hang": "gave no answer within 0.5 s, asked 2 times",
+    "cut": "answers what is no chat completion",
+    "empty": "answers what is no chat completion",
+    "html": "answers what is no chat completion",
+    "other": "answers what is no chat completion",
+    "list": "answers what is no chat completion",
+    "parts": "answers what is no chat completion",
+}
+
+
+@pytest.mark.parametrize("word", PROBLEMS)
+def test_what_does_not_pass_is_one_line_without_the_key_and_keeps_what_came(misbehave, chat, word, tmp_path, caplog):
+    server = misbehave("good", "good", then=word)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(UserError, match=re.escape(PROBLEMS[word])) as raised:
+        chat(server.base_url, max_retries=1, timeout_s=0.5, concurrency=1)(PROMPTS)
+    said = str(raised.value)
+    assert server.base_url in said
+    assert "\n" not in said
+    assert raised.value.__cause__ is raised.value.__context__ is None
+    kept = (tmp_path / "answers.jsonl").read_text()
+    assert kept.count("\n") == 2
+    for text in (said, kept, caplog.text, repr(raised.value)):
+        assert SECRET not in text
+    healthy = misbehave()
+    assert len(chat(healthy.base_url)(PROMPTS)) == len(PROMPTS)
+    assert len(healthy.asked) == len(PROMPTS) - 2
+
+
+def test_a_server_that_is_not_there_says_how_to_start_one(chat):
+    with pytest.raises(UserError, match=r"cannot be reached .*vllm serve a-model"):
+        chat("http://127.0.0.1:9/v1", max_retries=0).check()
+
+
+def test_an_endpoint_that_wants_a_key_says_where_to_put_it(misbehave, chat, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="wants a key, and there is none in the environment variable OPENAI_API_KEY"):
+        chat(misbehave("401").base_url)(["hello"])
+    monkeypatch.setenv("OTHER_KEY", SECRET)
+    with pytest.raises(UserError, match="refuses the key in the environment variable OTHER_KEY"):
+        chat(misbehave("401").base_url, key_variable="OTHER_KEY")(["hello"])
+
+
+def test_an_answer_that_repeats_the_key_is_kept_without_it(misbehave, chat, tmp_path):
+    assert chat(misbehave(then="echo").base_url)(["hello"]) == ["you sent Bearer [key]"]
+    assert SECRET not in (tmp_path / "answers.jsonl").read_text()
+
+
+def test_a_word_in_place_of_a_key_is_not_looked_for_in_answers(misbehave, chat, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "e")
+    assert chat(misbehave(then="echo").base_url)(["hello"]) == ["you sent Bearer e"]
+
+
+def test_a_server_that_wants_an_hour_is_not_waited_for(misbehave, chat):
+    server = misbehave("hour")
+    with pytest.raises(UserError, match=r"keeps failing \(status 429"):
+        chat(server.base_url)(["hello"])
+    assert len(server.asked) == 1
+
+
+def test_a_key_that_cannot_be_sent_is_not_shown(misbehave, chat, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\nexport X=1")
+    with pytest.raises(UserError, match="OPENAI_API_KEY has characters that no key has") as raised:
+        chat(misbehave().base_url)(["hello"])
+    assert SECRET not in str(raised.value)
+
+
+def test_an_answer_of_nothing_is_an_answer(misbehave, chat):
+    assert chat(misbehave(then="null").base_url)(["hello"]) == [""]
+
+
+@pytest.mark.parametrize("base_url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2"])
+def test_a_url_with_a_password_is_refused_without_showing_it(chat, base_url):
+    with pytest.raises(UserError, match="base_url for 'host' holds a password or a query") as raised:
+        chat(base_url)(["hello"])
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("base_url", ["localhost:8000/v1", "", "ftp://host/v1"])
+def test_a_url_that_is_none_is_refused(chat, base_url):
+    with pytest.raises(UserError, match=f"base_url {base_url!r} is no endpoint"):
+        chat(base_url).check()
+
+
+def test_a_check_asks_only_where_nothing_is_known(misbehave, chat):
+    server = misbehave()
+    for _ in range(2):
+        chat(server.base_url).check()
+    assert len(server.asked) == 1
+
+
+def test_what_was_kept_by_half_is_asked_again_and_the_rest_is_not(misbehave, chat, tmp_path):
+    path, server = tmp_path / "answers.jsonl", misbehave()
+    answers = chat(server.base_url, concurrency=1)(PROMPTS)
+    kept = path.read_bytes()
+    assert kept.count(b"\n") == len(PROMPTS)
+    path.write_bytes(b'null\n"x"\n{"key": 1}\n\xff\xfe\n' + kept[:-9])  # the last line is not whole
+    assert chat(server.base_url)(PROMPTS) == answers
+    assert len(server.asked) == len(PROMPTS) + 1
+    assert chat(server.base_url)(PROMPTS) == answers
+    assert len(server.asked) == len(PROMPTS) + 1
+
+
+KILLED = """
+import sys
+from ard.naming import EndpointChat
+url, cache = sys.argv[1:]
+EndpointChat(url, "a-model", cache=cache, concurrency=3)([f"prompt {i}" for i in range(40)])
+"""
+
+
+def test_a_run_that_is_killed_pays_for_nothing_twice(misbehave, chat, tmp_path):
+    cache = tmp_path / "answers.jsonl"
+    first = misbehave(*["good"] * 17, then="hang")
+    process = subprocess.Popen([sys.executable, "-c", KILLED, first.base_url, str(cache)], env=dict(os.environ))
+    deadline = time.monotonic() + 120
+    while (cache.read_bytes().count(b"\n") if cache.is_file() else 0) < 17 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    second = misbehave()
+    answers = chat(second.base_url)([f"prompt {i}" for i in range(40)])
+    assert len(answers) == 40
+    asked = {json.dumps(body["messages"]) for body in second.asked}
+    assert len(second.asked) == len(asked) == 40 - 17
+    assert not asked & {json.dumps(body["messages"]) for body in first.answered}
+
+
+def test_a_model_in_process_must_be_there_and_chat(tiny_roberta, tmp_path):
+    for model, problem in ((str(tmp_path), "cannot be loaded"), (tiny_roberta, "has no chat template")):
+        with pytest.raises(UserError, match=f"model '{model}' {problem}"):
+            TransformersChat(model, cache=tmp_path / "answers.jsonl").check()
+
+
+def test_a_model_in_process_needs_its_weights(tiny_chat, tmp_path):
+    (tmp_path / "model").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
+        (tmp_path / "model" / name).symlink_to(f"{tiny_chat}/{name}")
+    made = TransformersChat(str(tmp_path / "model"), device="cpu", cache=tmp_path / "answers.jsonl")
+    made.check()
+    with pytest.raises(UserError, match=r"cannot be loaded .* of an instruction model"):
+        made(["hello"])
+
+
+def test_a_model_in_process_that_lacks_a_tensor_is_refused(tiny_chat, tmp_path):
+    shutil.copytree(tiny_chat, tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"has no weights for 1 of its tensors, such as 'model.layers.1.mlp.up_proj"):
+        TransformersChat(str(tmp_path / "model"), device="cpu", cache=tmp_path / "answers.jsonl")(["hello"])

@@ -1,0 +1,183 @@
+"""Names by a language model: the prompt, the served model, and the whole stage by the command line."""
+
+import base64
+import io
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from omegaconf import OmegaConf
+
+from ard.audio import SyntheticCorpus
+from ard.audiollm import EMBEDDED
+from ard.audiollm.prompter import source
+from ard.cli import main
+from ard.naming import EndpointChat, LLMNamer, TransformersChat
+from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner, spoken
+from ard.presets import CONFIGS
+from ard.types import Clip, Result
+from tests.naming.conftest import serve
+
+CAPTIONS = [["a dog barks", "a dog\nand rain"], ["a man speaks", "a woman speaks"]]
+CLIPS = torch.zeros(2, 2, 3)
+
+
+def embed(texts):
+    return torch.zeros(len(texts), 3)
+
+
+def test_the_model_is_asked_in_the_papers_words_and_its_answer_is_cleaned(misbehave, tmp_path):
+    server = misbehave("null", "good")
+    chat = EndpointChat(server.base_url, "m", concurrency=1, cache=tmp_path / "answers.jsonl")
+    names = LLMNamer(chat)(CAPTIONS, CLIPS, embed)
+    assert server.asked[0]["messages"] == [
+        {
+            "role": "user",
+            "content": "Describe the common sound-related concept present among these captions:\n"
+            "1. a dog barks\n2. a dog and rain\n\nAnswer with one short phrase.",
+        }
+    ]
+    assert names[0].name is None
+    assert names[0].candidates == [""]
+    assert names[1].name.startswith("answer to")
+    assert LLMNamer(chat, instruction="")._prompt(["a"]).endswith("captions:\n1. a")
+
+
+def test_a_served_model_and_one_in_process_give_the_same_names(served, tiny_chat, tmp_path):
+    chats = [
+        EndpointChat(served, tiny_chat, max_tokens=8, cache=tmp_path / "served.jsonl"),
+        TransformersChat(tiny_chat, max_tokens=8, device="cpu", cache=tmp_path / "alone.jsonl"),
+    ]
+    names = [[name.name for name in LLMNamer(chat)(CAPTIONS, CLIPS, embed)] for chat in chats]
+    assert names[0] == names[1]
+
+
+def test_a_clip_travels_as_wav_and_is_captioned_once(misbehave, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    clips = [Clip(f"c{n}", rng.uniform(-0.5, 0.5, 800).astype(np.float32), 8000, "d") for n in range(5)]
+    monkeypatch.setattr("ard.naming.captions.read_clips", lambda _: iter(clips))
+    server = misbehave(*["good"] * 3, then="500")
+    chat = EndpointChat(server.base_url, "ears", max_retries=0, concurrency=1, cache=tmp_path / "answers.jsonl")
+
+    def caption(chat):
+        ids = [clip.id for clip in clips]
+        return caption_clips(ids, tmp_path, tmp_path / "captions.parquet", "ears", lambda: chat_captioner(chat), 2)
+
+    with pytest.raises(Exception, match="keeps failing"):
+        caption(chat)
+    assert pq.read_table(tmp_path / "captions.parquet").num_rows == 2  # whole batches; the third is in the answers
+    healthy = misbehave()
+    captions = caption(EndpointChat(healthy.base_url, "ears", cache=tmp_path / "answers.jsonl"))
+    assert list(captions) == ["c0", "c1", "c2", "c3", "c4"]
+    assert len(healthy.asked) == 2
+    sound, text = spoken(clips[0])
+    assert server.asked[0]["messages"][0]["content"] == [sound, text]
+    assert text["text"] == "Generate a detailed caption for the audio clip"
+    waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["input_audio"]["data"])))
+    assert rate == 8000
+    np.testing.assert_allclose(waveform, clips[0].waveform, atol=1e-4)
+
+
+def test_a_served_audiollm_captions_as_it_does_in_process(tmp_path):
+    clips = list(SyntheticCorpus("probe", 3))
+    process, base_url = serve(source(EMBEDDED), tmp_path)
+    try:
+        chat = EndpointChat(base_url, source(EMBEDDED), cache=tmp_path / "answers.jsonl")
+        heard = chat_captioner(chat)(clips)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert heard == audiollm_captioner(EMBEDDED, "cpu", 128)(clips)
+    assert chat_captioner(chat)(clips) == heard  # from disk
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_audiollm, tiny_clap, tmp_path_factory):
+    """A run's folder up to a trained SAE, and the facts of it."""
+    out = tmp_path_factory.mktemp("run")
+    facts = {"out": out, "model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "layer": 2, "layers": "[2]"}
+    facts |= {"num_selected": 12, "expansion": 2, "tasks": "[]"}
+    facts = [f"--run.{name}={value}" for name, value in facts.items()]
+    for split in ("probe", "eval"):
+        main(["shards", "synthetic", "--split", split, "--num_clips", "12", "--out", str(out / "audio" / split)])
+    main(["extract", "--config", str(CONFIGS / "demo/extract.yaml"), *facts])
+    activations = f"--run.activations={out}/activations-eval"
+    main(["extract", "--config", str(CONFIGS / "demo/extract.yaml"), *facts, "--run.split=eval", activations])
+    main(["fit", "--config", str(CONFIGS / "demo/fit.yaml"), *facts, "--trainer.max_steps=30"])
+    return out, facts
+
+
+def with_namer(tmp_path, chat):
+    """Return the demo's test.yaml with a language model for its namer, beside the demo's run.yaml."""
+    config = OmegaConf.load(CONFIGS / "demo/test.yaml")
+    (naming,) = [c for c in config.trainer.callbacks if c.class_path == "ard.naming.NameConcepts"]
+    naming.init_args.namer = {"class_path": "ard.naming.LLMNamer", "init_args": {"chat": chat}}
+    OmegaConf.save(config, tmp_path / "test.yaml")
+    shutil.copy(CONFIGS / "demo/run.yaml", tmp_path)
+    return str(tmp_path / "test.yaml")
+
+
+def test_concepts_are_named_by_a_served_model(folder, served, tiny_chat, tmp_path):
+    out, facts = folder
+    cache = str(out / "requests.jsonl")
+    settings = {"base_url": served, "model": tiny_chat, "max_tokens": 6, "cache": cache}
+    config = with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings})
+    main(["test", "--config", config, *facts])
+    result = Result.load(out / "layer-2/e2/naming.json")
+    assert result.choices["namer"] == tiny_chat
+    assert result.choices["instruction"] == "Answer with one short phrase."
+    concepts = pq.read_table(out / "layer-2/e2/concepts.parquet").to_pylist()
+    selected = [concept for concept in concepts if concept["selected"]]
+    assert len(selected) == result.details["num_concepts"] > 0
+    assert result.details["num_without_name"] == sum(concept["name"] is None for concept in selected)
+    assert result.details["num_duplicates"] == sum(concept["duplicate_of"] is not None for concept in selected)
+    by_feature = {concept["feature"]: concept for concept in selected}
+    for concept in selected:
+        if concept["name"] is not None:
+            assert 0 <= concept["clap_percentile"] <= 1
+            assert -1 <= concept["clap_random"] <= 1
+        if concept["duplicate_of"] is not None:
+            original = by_feature[concept["duplicate_of"]]
+            assert original["duplicate_of"] is None
+            assert original["m"] >= concept["m"]
+    settings["base_url"] = "http://127.0.0.1:9/v1"  # all is answered: no server is wanted
+    main(
+        [
+            "test",
+            "--config",
+            with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings}),
+            *facts,
+        ]
+    )
+    assert pq.read_table(out / "layer-2/e2/concepts.parquet").to_pylist()[0]["name"] == concepts[0]["name"]
+
+
+def test_a_run_without_its_endpoint_ends_at_once_in_one_line(folder, tmp_path, capsys, monkeypatch):
+    out, facts = folder
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    settings = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0, "cache": str(tmp_path / "a.jsonl")}
+    config = with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings})
+    before = (out / "layer-2/e2").stat().st_mtime_ns if (out / "layer-2/e2").is_dir() else None
+    with pytest.raises(SystemExit) as ended:
+        main(["test", "--config", config, *facts, f"--run.cell={tmp_path}/cell", f"--run.sae={out}/layer-2/e2/sae"])
+    assert ended.value.code == 2
+    assert "endpoint 'http://127.0.0.1:9/v1' cannot be reached" in capsys.readouterr().err
+    assert not (tmp_path / "cell").exists()
+    assert before == (out / "layer-2/e2").stat().st_mtime_ns
+    for path in [*tmp_path.rglob("*"), *out.rglob("*")]:
+        assert not path.is_file() or b"sk-very-secret" not in path.read_bytes()
+
+
+def test_a_url_with_a_password_is_refused_by_the_command_line(folder, tmp_path, capsys):
+    _, facts = folder
+    settings = {"base_url": "http://me:hunter2@host/v1", "model": "m", "cache": "a.jsonl"}
+    config = with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings})
+    with pytest.raises(SystemExit) as ended:
+        main(["test", "--config", config, *facts])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "base_url for 'host' holds a password" in said
+    assert "hunter2" not in said
