@@ -59,7 +59,13 @@ class EndpointChat(Chat):
         super().check()
 
     def _check_url(self) -> None:
-        parts = urlsplit(self.base_url)
+        try:
+            parts = urlsplit(self.base_url)
+            _ = parts.port
+        except ValueError:  # what cannot be taken apart may hold a password, and is not shown
+            raise UserError(
+                "the host or port of base_url cannot be read: give an endpoint such as 'http://localhost:8000/v1'"
+            ) from None
         if parts.username or parts.password or parts.query:
             raise UserError(
                 f"base_url for {parts.hostname!r} holds a password or a query, which would be written into logs: leave "

@@ -274,6 +274,11 @@ class _Planner:
         num_selected = min(self.fact("num_selected"), self.fact("expansion") * self.d_in)
         heard = self.frames["probe"][: num_lists * num_selected * self.fact("p")]
         self.assumptions.append(f"at most {len(heard):,} clips are captioned, each at the greatest length")
+        if self.setting("test", NameConcepts, "namer") is not None:
+            asked = num_lists * num_selected
+            self.assumptions.append(
+                f"at most {asked:,} names are asked of a language model elsewhere, not counted here"
+            )
         model = self._model(self.setting("test", NameConcepts, "audiollm"))
         return self._answers("captions", "representatives", NameConcepts, model, [(1.0, heard, CAPTION_PROMPT)])
 

@@ -164,6 +164,14 @@ def test_a_url_with_a_password_is_refused_without_showing_it(chat, base_url):
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize("base_url", ["http://me:hunter2/v1", "http://[hunter2/v1"])
+def test_a_url_that_cannot_be_taken_apart_is_refused_without_showing_it(chat, base_url):
+    with pytest.raises(UserError, match="host or port of base_url cannot be read") as raised:
+        chat(base_url).check()
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
 @pytest.mark.parametrize("base_url", ["localhost:8000/v1", "", "ftp://host/v1"])
 def test_a_url_that_is_none_is_refused(chat, base_url):
     with pytest.raises(UserError, match=f"base_url {base_url!r} is no endpoint"):
