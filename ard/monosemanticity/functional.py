@@ -93,8 +93,10 @@ def score_lists(
     reading: Reading = DEFAULT,
 ) -> Float[Tensor, " features"]:
     """Score features from their lists, a few at a time, so that memory does not grow with their number."""
-    lists = zip(top_ids.split(CHUNK), bottom_ids.split(CHUNK), strict=True)
-    return torch.cat([monosemanticity(embeddings[top], embeddings[bottom], reading) for top, bottom in lists])
+    m = embeddings.new_empty(len(top_ids), dtype=torch.float64)
+    for part, top, bottom in zip(m.split(CHUNK), top_ids.split(CHUNK), bottom_ids.split(CHUNK), strict=True):
+        part.copy_(monosemanticity(embeddings[top], embeddings[bottom], reading))
+    return m
 
 
 def num_shared(top_ids: Int[Tensor, "features p"], bottom_ids: Int[Tensor, "features p"]) -> Int[Tensor, " features"]:
