@@ -65,19 +65,25 @@ def _spread(
     """Return E (Eq. 3) and sigma^2 of a set of each feature."""
     i, j = torch.triu_indices(embeddings.shape[1], embeddings.shape[1], offset=1)
     cosines = (embeddings @ embeddings.mT)[:, i, j]
-    counts: Bool[Tensor, "features pairs"] = torch.ones_like(cosines, dtype=torch.bool)
     if reading.skip_identical:
-        counts = (embeddings[:, i] != embeddings[:, j]).any(dim=-1)
-    num_pairs = counts.sum(dim=1)
-    mean = (cosines * counts).sum(dim=1) / num_pairs
-    if reading.sigma == "cosines":
-        squares = ((cosines - mean[:, None]).square() * counts).sum(dim=1)
-        variance = squares / (num_pairs - reading.ddof).clamp_min(0)
-    elif reading.sigma == "dimensions":
-        variance = embeddings.std(dim=1, correction=reading.ddof).mean(dim=-1).square()
+        mean, variance = _moments(cosines, (embeddings[:, i] != embeddings[:, j]).any(dim=-1), reading.ddof)
     else:
+        mean, variance = cosines.mean(dim=1), cosines.var(dim=1, correction=reading.ddof)
+    if reading.sigma == "dimensions":
+        variance = embeddings.std(dim=1, correction=reading.ddof).mean(dim=-1).square()
+    elif reading.sigma == "trace":
         variance = embeddings.var(dim=1, correction=reading.ddof).sum(dim=-1)
     return mean * 2 if reading.pairs == "ordered" else mean, variance
+
+
+def _moments(
+    cosines: Float[Tensor, "features pairs"], counts: Bool[Tensor, "features pairs"], ddof: int
+) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
+    """Return mean and variance of the pairs that count; NaN where there are too few."""
+    number = counts.sum(dim=1)
+    mean = (cosines * counts).sum(dim=1) / number
+    squares = ((cosines - mean[:, None]).square() * counts).sum(dim=1)
+    return mean, squares / (number - ddof).clamp_min(0)
 
 
 def score_lists(
@@ -87,8 +93,10 @@ def score_lists(
     reading: Reading = DEFAULT,
 ) -> Float[Tensor, " features"]:
     """Score features from their lists, a few at a time, so that memory does not grow with their number."""
-    lists = zip(top_ids.split(CHUNK), bottom_ids.split(CHUNK), strict=True)
-    return torch.cat([monosemanticity(embeddings[top], embeddings[bottom], reading) for top, bottom in lists])
+    m = embeddings.new_empty(len(top_ids), dtype=torch.float64)
+    for part, top, bottom in zip(m.split(CHUNK), top_ids.split(CHUNK), bottom_ids.split(CHUNK), strict=True):
+        part.copy_(monosemanticity(embeddings[top], embeddings[bottom], reading))
+    return m
 
 
 def num_shared(top_ids: Int[Tensor, "features p"], bottom_ids: Int[Tensor, "features p"]) -> Int[Tensor, " features"]:
