@@ -132,6 +132,19 @@ def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
     assert result.choices["num_null_draws"] == 100
 
 
+def test_labels_that_names_state_are_listed_with_the_missing_and_the_wrong(run):
+    for cell, method in (("e2", "AR&D"), ("poly", "Poly. Feats.")):
+        result = Result.load(run / "layer-2" / cell / "stated_labels.json")
+        (row,) = result.rows
+        stated, missing = result.details["stated"], result.details["missing"]
+        assert row.method == method
+        assert row.figures["share_stated"].n == len(stated) + len(missing)
+        assert row.figures["share_stated"].value == len(stated) / (len(stated) + len(missing))
+        assert not stated.keys() & set(missing)
+        assert all(names for names in stated.values())
+        assert len(result.details["wrong"]) <= result.details["num_named"] <= 12
+
+
 def test_names_are_put_to_the_test_on_clips_that_they_never_saw(run):
     for cell, method in (("e2", "AR&D"), ("poly", "Poly. Feats.")):
         result = Result.load(run / "layer-2" / cell / "detection.json")

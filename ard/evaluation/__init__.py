@@ -1,7 +1,7 @@
 """Stage 9a: named concepts against the labels of clips that nothing was trained on (Sec. 4, Table 1)."""
 
 from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.callback import CompareNames, FindLabels, MatchLabels
+from ard.evaluation.callback import FindLabels, MatchLabels
 from ard.evaluation.detection import DetectConcepts
 from ard.evaluation.functional import (
     AveragePrecision,
@@ -11,8 +11,10 @@ from ard.evaluation.functional import (
     paired_auroc,
     precision_recall_f1_map,
     shared_label,
+    stated_labels,
 )
 from ard.evaluation.metric import ConceptMatching
+from ard.evaluation.names import CompareNames
 
 __all__ = [
     "AveragePrecision",
@@ -28,4 +30,5 @@ __all__ = [
     "paired_auroc",
     "precision_recall_f1_map",
     "shared_label",
+    "stated_labels",
 ]

@@ -1,7 +1,6 @@
-"""Names and features against labels: of clips that nothing was trained on (Table 1), and of a concept's own clips."""
+"""Names and features against the labels of clips that nothing was trained on (Table 1)."""
 
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.embedding import EMBEDDED, load_clap
-from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.functional import auroc, precision_recall_f1_map, shared_label
+from ard.evaluation.functional import auroc, precision_recall_f1_map
 from ard.evaluation.metric import ConceptMatching
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
@@ -271,82 +269,3 @@ class FindLabels(Callback):
         seconds = time.monotonic() - started
         Result("label_auroc", (row,), choices, self.seed, seconds, details).save(self.out / "label_auroc.json")
         pl_module.log("label_auroc/share_found", figures["share_found"].value)
-
-
-class CompareNames(Callback):
-    """Write ``name_similarity.json``: how close names come to the label that their concept's own clips share.
-
-    The measures are Table 2's, CLAP cosine and BERTScore; labels of a corpus take the place of the paper's human
-    raters. Concepts whose clips share no label are counted and left out. A second row has the names shuffled among the
-    concepts: what a name scores that knows nothing of its concept.
-
-    Args:
-        out: folder of this dictionary's results.
-        clap: the CLAP model.
-        bertscore: the language model of BERTScore (the usual one is ``roberta-large``), a hub id or a local folder;
-            without one, BERTScore is left out.
-        seed: of the shuffle and the bootstrap.
-    """
-
-    def __init__(self, out: Path, *, clap: str = EMBEDDED, bertscore: str | None = None, seed: int = 0) -> None:
-        self.out, self.clap, self.bertscore, self.seed = Path(out), clap, bertscore, seed
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start empty."""
-        self._labels: dict[int, list[str]] = {}
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ProbeBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the labels of the probing set."""
-        if dataloader_idx == PROBING:
-            known = (
-                (row, clip.get("labels", [])) for row, clip in zip(batch.rows.tolist(), batch.metadata, strict=True)
-            )
-            self._labels |= {row: labels for row, labels in known if labels}
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare and write; without labels there is nothing to write."""
-        assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero or not self._labels:
-            return
-        started = time.monotonic()
-        selection, names = read_selections(self.out)["ard"][0], read_names(self.out)["ard"][0]
-        frequency = Counter(label for labels in self._labels.values() for label in labels)
-        shared = [
-            shared_label([self._labels.get(row, []) for row in top], frequency) for top in selection.top_ids.tolist()
-        ]
-        pairs = [(name, label) for name, label in zip(names, shared, strict=True) if name and label]
-        said, labels = [name for name, _ in pairs], [label for _, label in pairs]
-        shuffled = [said[i] for i in np.random.default_rng(self.seed).permutation(len(said))]
-        clap = load_clap(self.clap, device=str(pl_module.device))
-        bertscore = BERTScore(self.bertscore, device=str(pl_module.device)) if self.bertscore else None
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        rows = []
-        for method, of_method in ((pl_module.method, said), (f"{pl_module.method}, names shuffled", shuffled)):
-            cosine = (clap.text(of_method) * clap.text(labels)).sum(dim=1).numpy()
-            figures = {"clap_cosine": Figure.estimate(cosine, np.mean, "cosine", seed=self.seed)}
-            if bertscore:
-                figures["bertscore"] = Figure.estimate(bertscore(of_method, labels), np.mean, "F1", seed=self.seed)
-            rows.append(Row(method, data.layer, pl_module.expansion, figures))
-        choices = {
-            "reference": "the label that more than half of a concept's clips have, of several the rarest",
-            "clap": self.clap,
-            "bertscore": self.bertscore,
-            "rescaled": bertscore.rescaled if bertscore else None,
-        }
-        details = {
-            "num_concepts": len(names),
-            "num_without_name": sum(name is None for name in names),
-            "num_without_shared_label": sum(label is None for label in shared),
-        }
-        seconds = time.monotonic() - started
-        result = Result("name_similarity", tuple(rows), choices, self.seed, seconds, details)
-        result.save(self.out / "name_similarity.json")
-        pl_module.log("name_similarity/clap_cosine", rows[0].figures["clap_cosine"].value)

@@ -1,5 +1,6 @@
 """Matching predicted names to reference labels (Sec. 4), and how well a feature's score tells a label's clips."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -100,3 +101,26 @@ def shared_label(labels: Sequence[Sequence[str]], frequency: Mapping[str, int]) 
     count = Counter(label for of_clip in labels for label in set(of_clip))
     shared = [label for label, clips in count.items() if 2 * clips > len(labels)]
     return min(shared, key=lambda label: (-count[label], frequency[label], label), default=None)
+
+
+def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence[str]]]) -> list[list[str]]:
+    """Return for each concept the labels that its name states and that are true of it.
+
+    A name states a label by containing its words, one after another; it is true of a concept where more than half of
+    its clips have it.
+
+    Args:
+        names: of the concepts.
+        heard: the labels of each of a concept's clips.
+    """
+    found = []
+    for name, clips in zip(names, heard, strict=True):
+        counts = Counter(label for labels in clips for label in set(labels))
+        said = f" {' '.join(_words(name or ''))} "
+        true = [label for label, count in counts.items() if 2 * count > len(clips)]
+        found.append(sorted(label for label in true if f" {' '.join(_words(label))} " in said))
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())

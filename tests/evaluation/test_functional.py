@@ -13,6 +13,7 @@ from ard.evaluation import (
     paired_auroc,
     precision_recall_f1_map,
     shared_label,
+    stated_labels,
 )
 
 
@@ -120,3 +121,12 @@ def test_a_shared_label_is_that_of_more_than_half_and_the_rarest_of_several():
     assert shared_label([["dog", "rain"], ["dog", "rain"]], frequency) == "rain"
     assert shared_label([["bell", "rain"]], frequency) == "bell"
     assert shared_label([], frequency) is None
+
+
+def test_a_name_states_the_labels_whose_words_it_has_and_that_most_clips_have():
+    heard = [["Dog, barking", "rain"], ["Dog, barking"], ["Dog, barking", "rain"], []]
+    names = ["a dog barking in the rain", "barking dog", "Dog Barking!", "dog", None, "hotdog barking"]
+    stated = stated_labels(names, [heard] * len(names))
+    assert stated == [["Dog, barking"], [], ["Dog, barking"], [], [], []]
+    assert stated_labels(["rain and dog barking"], [heard[:3]]) == [["Dog, barking", "rain"]]
+    assert stated_labels(["rain"], [[]]) == [[]]
