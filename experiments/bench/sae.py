@@ -34,6 +34,7 @@ from experiments.bench.report import FOLDER, Line
 
 TITLE = "SAE: one training step, d_in 512, d_sae 4096, K 32, 2048 tokens"
 D_IN, D_SAE, K, TOKENS = 512, 4096, 32, 2048
+MILLISECONDS = (20, 50, 100, 200, 500)
 PEERS = Path(sys.prefix) / "peers"
 Step = Callable[[], object]
 
@@ -175,6 +176,7 @@ def growth(x: Tensor) -> None:
         ticks = [p[axis is axes[1]] for p in points]
         axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axis.minorticks_off()
+    axes[0].set_yticks(MILLISECONDS, [str(tick) for tick in MILLISECONDS])
     axes[0].set_ylabel(f"ms a step, {TOKENS} tokens, d_in {D_IN}")
     axes[0].legend(fontsize=8)
     figure.tight_layout()
@@ -223,7 +225,7 @@ def side_by_side(d_in: int, k: int, batch_tokens: int, steps: int) -> tuple[floa
 
             return fit
 
-        found = median_times({"together": run([4, 8, 16]), **{str(e): run(e) for e in (4, 8, 16)}}, 3)
+        found = median_times({"together": run([4, 8, 16]), **{str(e): run(e) for e in (4, 8, 16)}}, 2)
         together = found.pop("together")
         return together / steps, sum(found.values()) / steps
 
@@ -242,7 +244,7 @@ def main() -> list[Line]:
             "robust": ours_robust(D_SAE, K, x),
             "dense": dense(D_SAE, K, x),
         },
-        11,
+        9,
     )
     product, step = found["one encoder product"], found["ours"]
     growth(x)
