@@ -105,7 +105,7 @@ def write_concepts(
 ) -> None:
     """Write one row a feature of the dictionary, with a name where it is selected."""
     stored = load_file(folder / "representatives.safetensors")
-    m: Tensor = load_file(folder / "monosemanticity.safetensors")["ard/m"]
+    scored = load_file(folder / "monosemanticity.safetensors")
     known = {row["feature"]: (row, name) for row, name in zip(named.rows(), named.names, strict=True)}
     unknown = {"name": None, "duplicate_of": None, **dict.fromkeys(Evidence._fields, math.nan)}
     lists = zip(stored["ard/top_ids"].tolist(), stored["ard/bottom_ids"].tolist(), strict=True)
@@ -117,7 +117,8 @@ def write_concepts(
                 "feature": feature,
                 "layer": layer,
                 "name": name.name,
-                "m": float(m[feature]),
+                "m": float(scored["ard/m"][feature]),
+                "q_value": float(scored["ard/q_value"][feature]),
                 "n_active": int(stored["n_active"][feature]),
                 "selected": feature in known,
                 "top_ids": [clip_ids[clip] for clip in top],

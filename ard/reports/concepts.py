@@ -10,7 +10,7 @@ from rich.table import Table
 from ard.reports.run import Run
 from ard.types import UserError
 
-Order = Literal["m", "name", "n_active", "agreement", "clap"]
+Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
 
 
 def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "", sort: Order = "m") -> list[Any]:
@@ -42,13 +42,15 @@ def render_concepts(concepts: list[Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("feature", justify="right")
     table.add_column("name")
-    for head in ("m", "clips", "clap"):
+    for head in ("m", "clips", "clap", "detection"):
         table.add_column(head, justify="right")
     table.add_column("a caption", no_wrap=True, overflow="ellipsis")
     for concept in concepts:
-        numbers = (f"{_number(concept['m']):.2f}", str(concept["n_active"]), f"{_number(concept['clap']):.2f}")
-        texts = (concept["name"], *numbers, next(iter(concept["captions"]), ""))
-        table.add_row(str(concept["feature"]), *map(escape, texts))
+        m, clap, detection = (_number(concept[column]) for column in ("m", "clap", "detection"))
+        numbers = (m, concept["n_active"], clap, detection)
+        shown = ("–" if x == -math.inf else f"{x:.2f}" if isinstance(x, float) else str(x) for x in numbers)
+        caption = next(iter(concept["captions"]), "")
+        table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, escape(caption))
     return table
 
 
