@@ -95,6 +95,7 @@ class MatchLabels(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty."""
         assert isinstance(pl_module, Encoding)
+        pl_module.refuse_ranks()
         self._scores = LabelledScores(pl_module.coder.d_sae)
 
     def on_test_batch_end(
@@ -217,6 +218,7 @@ class FindLabels(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty."""
         assert isinstance(pl_module, Encoding)
+        pl_module.refuse_ranks()
         self._sets = {loader: LabelledScores(pl_module.coder.d_sae) for loader in (PROBING, EVALUATION)}
 
     def on_test_batch_end(

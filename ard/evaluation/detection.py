@@ -57,6 +57,11 @@ class DetectConcepts(Callback):
         self.out, self.audio, self.embeddings = Path(out), Path(audio), Path(embeddings)
         self.clap, self.activity, self.seed = clap, activity, seed
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that all clips are at hand."""
+        assert isinstance(pl_module, Encoding)
+        pl_module.refuse_ranks()
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to the clips again, compare, write."""
         assert isinstance(pl_module, Encoding)

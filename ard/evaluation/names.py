@@ -42,6 +42,8 @@ class CompareNames(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty."""
+        assert isinstance(pl_module, Encoding)
+        pl_module.refuse_ranks()
         self._labels: dict[int, list[str]] = {}
 
     def on_test_batch_end(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ard.activations import ProbeBatch
 from ard.sae.functional import auxiliary_loss, geometric_median, nested_errors, squared_error, variance
 from ard.sae.topk import Reconstruction, TopKSAE, load_sparse_coder
-from ard.types import Codes
+from ard.types import Codes, UserError
 
 
 class SAETraining(LightningModule):
@@ -223,6 +223,18 @@ class Encoding(LightningModule):
     def expansion(self) -> int | None:
         """The expansion factor e; None for raw coordinates."""
         return self.coder.d_sae // self.coder.d_in if isinstance(self.coder, TopKSAE) else None
+
+    def refuse_ranks(self) -> None:
+        """Refuse several processes, for callbacks that would each see some of the clips only.
+
+        Raises:
+            UserError: if there are several.
+        """
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"names are held against labels in one process, and there are {self.trainer.world_size}: leave out "
+                "trainer.devices here; extraction, training and score.yaml take several"
+            )
 
     def test_step(self, batch: ProbeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Codes]:
         """Return the codes of the batch's tokens, under ``codes``."""
