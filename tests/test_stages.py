@@ -3,11 +3,14 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from ard.activations import read_manifest
 from ard.cli import main
@@ -157,9 +160,22 @@ def test_names_are_put_to_the_test_on_clips_that_they_never_saw(run):
         assert {concept["n_active_unseen"] is not None for concept in concepts if concept["selected"]} == {True}
 
 
-def test_monosemanticity_in_the_result_is_that_of_the_files(run):
-    from safetensors.torch import load_file
+def test_two_ranks_score_as_one(run, tiny_clap, tmp_path):
+    facts = {"out": run, "sae": run / "layer-2" / "e2" / "sae", "clap": tiny_clap, "d_in": 32, "layer": 2}
+    args = ["test", "--config", str(CONFIGS / "demo" / "score.yaml"), "--run.expansion=2"]
+    args += [f"--run.{name}={value}" for name, value in facts.items()]
+    for ranks in (1, 2):
+        several = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={ranks}"]
+        kept = [f"--run.cell={tmp_path}/{ranks}", f"--run.embeddings={tmp_path}/{ranks}.safetensors"]
+        command = [sys.executable, "-m", "ard", *args, *several, *kept]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    for name in ("representatives", "monosemanticity"):
+        one, two = (load_file(tmp_path / str(ranks) / f"{name}.safetensors") for ranks in (1, 2))
+        for key, tensor in one.items():
+            torch.testing.assert_close(two[key], tensor, rtol=1e-6, atol=1e-9, equal_nan=True, msg=key)
 
+
+def test_monosemanticity_in_the_result_is_that_of_the_files(run):
     from ard.monosemanticity import monosemanticity
 
     folder = run / "layer-2" / "e2"
@@ -173,8 +189,6 @@ def test_monosemanticity_in_the_result_is_that_of_the_files(run):
 
 
 def test_every_m_comes_with_how_far_it_is_from_chance_and_the_weighted_score(run):
-    from safetensors.torch import load_file
-
     for cell, scorers in (("e2", {"ard", "mean", "coverage"}), ("poly", {"ard"})):
         folder = run / "layer-2" / cell
         scores, result = load_file(folder / "monosemanticity.safetensors"), Result.load(folder / "monosemanticity.json")
@@ -192,8 +206,6 @@ def test_every_m_comes_with_how_far_it_is_from_chance_and_the_weighted_score(run
 
 
 def test_representatives_say_where_they_are_active(run):
-    from safetensors.torch import load_file
-
     num_tokens = torch.tensor([n for shard in read_manifest(run / "activations").shards for n in shard.num_tokens])
     for cell in ("e2", "poly"):
         found = load_file(run / "layer-2" / cell / "representatives.safetensors")
