@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import os
 import shutil
@@ -97,17 +98,18 @@ def read_audio_manifest(folder: Path) -> AudioManifest:
 
 
 def read_clips(folder: Path) -> Iterator[Clip]:
-    """Read the clips of a folder of audio shards, in order.
+    """Read the clips of a folder of audio shards, in order; what cannot be heard is passed over, with a warning.
 
     Raises:
-        UserError: if the folder holds no finished set of shards, or a clip of it cannot be read.
+        UserError: if the folder holds no finished set of shards.
     """
     read_audio_manifest(folder)
     for path in sorted(folder.glob("*.tar")):
         for clip in read_shard(path):
-            if isinstance(clip, Failure):
-                raise UserError(f"clip {clip.id!r} of {str(path)!r} is {clip.reason}: make the shards anew")
-            yield clip
+            if isinstance(clip, Clip):
+                yield clip
+            else:
+                logging.getLogger(__name__).warning("clip %r of %s is passed over: %s", clip.id, path, clip.reason)
 
 
 def read_shard(path: Path) -> Iterator[Clip | Failure]:

@@ -86,6 +86,14 @@ def test_the_quietest_clip_that_is_not_silent_can_be_read_again(tmp_path):
     assert np.array_equal(read.waveform, quietest)
 
 
+def test_clips_that_cannot_be_heard_are_passed_over_with_a_warning(tmp_path, caplog):
+    clips = [Clip(name, np.full(n, 0.5, np.float32), 8000, "d") for name, n in (("good", 2000), ("short", 9))]
+    write_audio_shards(clips, tmp_path / "out")
+    assert [clip.id for clip in read_clips(tmp_path / "out")] == ["good"]
+    assert "clip 'short' of" in caplog.text
+    assert "000000.tar is passed over: too short: 0.001 s, at least 0.2 s are needed" in caplog.text
+
+
 def test_a_source_that_breaks_leaves_the_old_shards(tmp_path):
     def broken():
         yield Clip("x", np.ones(2000, np.float32), 8000, "d")
