@@ -13,8 +13,10 @@ import yaml
 from safetensors.torch import load_file
 
 from ard.activations import read_manifest
+from ard.activations.store import read_layer
 from ard.cli import main
 from ard.presets import CONFIGS
+from ard.sae import TopKSAE
 from ard.types import Result, write_json
 
 
@@ -118,21 +120,39 @@ def test_what_the_sae_loses_is_measured(run):
     assert min(recovered["original"], recovered["replaced"], recovered["zeroed"]) > 0
 
 
-def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
+def scored(run, clap, folder, retrieve=(), score=()):
+    """Score the SAE of a run with other settings of the two callbacks, into a cell of its own."""
     config = yaml.safe_load((CONFIGS / "demo" / "score.yaml").read_text())
-    retrieve, score = (callback["init_args"] for callback in config["trainer"]["callbacks"])
-    retrieve |= {"ties": "shared_random", "tie_seed": 5}
-    score |= {"reading": {"sigma": "trace", "pairs": "ordered"}, "num_null_draws": 100, "false_discovery_rate": 0.5}
-    path = tmp_path / "score.yaml"
-    path.write_text(yaml.safe_dump(config))
-    shutil.copy(CONFIGS / "demo" / "run.yaml", tmp_path)
-    facts = {"out": run, "cell": tmp_path / "cell", "sae": run / "layer-2" / "e2" / "sae", "clap": tiny_clap}
+    for callback, settings in zip(config["trainer"]["callbacks"], (retrieve, score), strict=True):
+        callback["init_args"] |= dict(settings)
+    (folder / "score.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(CONFIGS / "demo" / "run.yaml", folder)
+    facts = {"out": run, "cell": folder / "cell", "sae": run / "layer-2" / "e2" / "sae", "clap": clap}
     facts |= {"d_in": 32, "layer": 2, "expansion": 2}
-    main(["test", "--config", str(path), *(f"--run.{name}={value}" for name, value in facts.items())])
-    result = Result.load(tmp_path / "cell" / "monosemanticity.json")
+    given = (f"--run.{name}={value}" for name, value in facts.items())
+    main(["test", "--config", str(folder / "score.yaml"), *given])
+    return folder / "cell"
+
+
+def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
+    reading = {"reading": {"sigma": "trace", "pairs": "ordered"}, "num_null_draws": 100, "false_discovery_rate": 0.5}
+    cell = scored(run, tiny_clap, tmp_path, {"ties": "shared_random", "tie_seed": 5}, reading)
+    result = Result.load(cell / "monosemanticity.json")
     expected = {"sigma": "trace", "pairs": "ordered", "ddof": 0, "ties": "shared_random", "tie_seed": "5"}
     assert expected.items() <= result.choices.items()
     assert result.choices["num_null_draws"] == 100
+
+
+def test_ties_by_pre_activations_take_the_clips_that_are_furthest_from_being_active(run, tiny_clap, tmp_path):
+    found = load_file(scored(run, tiny_clap, tmp_path, {"ties": "preact"}) / "representatives.safetensors")
+    sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")
+    clips = [x.float() for _, xs in read_layer(run / "activations", 2).read() for x in xs]
+    with torch.no_grad():
+        means = torch.stack([sae.pre_activations(x).mean(dim=0) for x in clips])
+    dead = (found["n_active"] == 0).nonzero()[:, 0]
+    assert len(dead)
+    assert torch.equal(found["ard/bottom_ids"][dead], means[:, dead].argsort(dim=0)[:4].T)
+    assert torch.equal(found["ard/top_ids"][dead], means[:, dead].argsort(dim=0, descending=True)[:4].T)
 
 
 def test_labels_that_names_state_are_listed_with_the_missing_and_the_wrong(run):

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning import Callback, LightningModule, Trainer
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ard.activations import ProbeBatch
 from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_quantiles
 from ard.representatives.metric import RepresentativeClips
-from ard.sae import Encoding
+from ard.sae import Encoding, SparseCoder
 
 FILE = "representatives.safetensors"
 QUANTILE_LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
@@ -67,7 +69,10 @@ class RetrieveRepresentatives(Callback):
     ) -> None:
         """Fold in a batch of the probing set."""
         if dataloader_idx == 0:
-            self._metric.update(outputs["codes"], batch.clip_of_token, batch.rows)
+            assert isinstance(pl_module, Encoding)
+            wanted = self.ties == "preact"
+            pre_activations = _mean_pre_activations(pl_module.coder, batch) if wanted else None
+            self._metric.update(outputs["codes"], batch.clip_of_token, batch.rows, pre_activations)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the lists."""
@@ -80,10 +85,17 @@ class RetrieveRepresentatives(Callback):
         tensors["activation_edges"] = ACTIVATION_EDGES
         if trainer.is_global_zero:
             self.out.mkdir(parents=True, exist_ok=True)
-            about = {"ties": self.ties} | ({} if self.ties == "stable" else {"tie_seed": str(self.tie_seed)})
+            about = {"ties": self.ties} | ({"tie_seed": str(self.tie_seed)} if "random" in self.ties else {})
             save_file({name: t.cpu() for name, t in tensors.items()}, self.out / f"{FILE}.partial", metadata=about)
             os.replace(self.out / f"{FILE}.partial", self.out / FILE)
         trainer.strategy.barrier()
         self._metric.reset()
         dead = (tensors["n_active"] == 0).double().mean()
         pl_module.log("representatives/dead_share", dead.to(torch.float32))
+
+
+def _mean_pre_activations(coder: SparseCoder, batch: ProbeBatch) -> Float[Tensor, "clips features"]:
+    """Return the mean over each clip's tokens of what TopK selects from: that of their mean, since it is affine."""
+    total = batch.x.new_zeros(len(batch.rows), batch.x.shape[1]).index_add_(0, batch.clip_of_token, batch.x)
+    num_tokens = torch.bincount(batch.clip_of_token, minlength=len(batch.rows))
+    return coder.pre_activations(total / num_tokens[:, None])

@@ -16,8 +16,9 @@ BINS_PER_OCTAVE = 4
 ACTIVATION_EDGES = 2.0 ** (torch.arange(-12 * BINS_PER_OCTAVE, 12 * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)
 """Of the bins of activation histograms: four to a doubling, from 2^-12 to 2^12; the outermost take what lies beyond."""
 
-Ties = Literal["stable", "seeded_random", "shared_random"]
-"""Who comes first among clips of equal score: the order of the data set, or a random one, of each feature or of all."""
+Ties = Literal["stable", "seeded_random", "shared_random", "preact"]
+"""Who comes first among clips of equal score: by the order of the data set; by a random one, of each feature or of all;
+or by the mean pre-activation (the larger, and in L^k the smaller), and of equals again by the order of the data set."""
 
 
 class ClipScores(NamedTuple):
@@ -113,10 +114,9 @@ def tie_keys(
 
     ``stable``: the row of the clip, hence the order of the data set, the same for all features. ``seeded_random``: a
     hash of seed, feature and row, so that every feature has an order of its own. ``shared_random``: a hash of seed and
-    row, one random order for all features. The order of the mean pre-activation before TopK is not among them: of what
-    was not selected, sparse codes know nothing.
+    row, one random order for all features. ``preact``: as ``stable``, where pre-activations are equal too.
     """
-    if ties == "stable":
+    if ties in ("stable", "preact"):
         return rows
     salt = _mix(torch.tensor(seed, device=rows.device))
     return _mix((_mix(salt ^ features) if ties == "seeded_random" else salt) ^ rows)

@@ -65,15 +65,16 @@ class Rule(NamedTuple):
 def keep_best(
     slots: Float[Tensor, "features slots entries"], features: Int[Tensor, " features"], p: int, rule: Rule
 ) -> Float[Tensor, "features p entries"]:
-    """Keep the p best slots (score, row, ...) of each of the features; equal scores go by the tie rule.
+    """Keep the p best slots (score, row, pre-activation, ...) of each of the features; equal scores go by the tie rule.
 
     Associative and commutative, so that one rule folds in a batch, a rank or an earlier run, in any order.
     """
     scores, rows = slots[..., 0], slots[..., 1].long()
     keys = tie_keys(rows, features[:, None], rule.ties, rule.seed).masked_fill(rows < 0, torch.iinfo(torch.int64).max)
-    by_key = keys.argsort(dim=1, stable=True)
-    by_score = scores.gather(1, by_key).argsort(dim=1, descending=rule.largest, stable=True)[:, :p]
-    return slots.take_along_dim(by_key.gather(1, by_score)[..., None], dim=1)
+    order = keys.argsort(dim=1, stable=True)
+    for values in (slots[..., 2], scores) if rule.ties == "preact" else (scores,):
+        order = order.gather(1, values.gather(1, order).argsort(dim=1, descending=rule.largest, stable=True))
+    return slots.take_along_dim(order[:, :p, None], dim=1)
 
 
 def _merge(ranks: Float[Tensor, "ranks features p entries"], p: int, rule: Rule) -> Tensor:
@@ -99,8 +100,9 @@ class RepresentativeClips(Metric):
         kwargs: passed to :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: on construction if ``p`` is not positive; in ``update`` if a score is not finite; in ``compute`` if
-            fewer than ``p`` clips were seen or one fills two slots of a list.
+        ValueError: on construction if ``p`` is not positive; in ``update`` if a score is not finite, or if ties go by
+            pre-activations that are not given; in ``compute`` if fewer than ``p`` clips were seen or one fills two
+            slots of a list.
     """
 
     full_state_update = False
@@ -119,7 +121,7 @@ class RepresentativeClips(Metric):
         num_bins = len(ACTIVATION_EDGES) - 1
         for scorer in SCORERS:
             for side, worst, num_places in (("top", -torch.inf, len(Places._fields)), ("bottom", torch.inf, 0)):
-                slot = torch.tensor([worst, NO_CLIP] + [0.0] * num_places, dtype=torch.float64)
+                slot = torch.tensor([worst, NO_CLIP, 0.0] + [0.0] * num_places, dtype=torch.float64)
                 merge = partial(_merge, p=p, rule=self.rules[side])
                 self.add_state(f"{scorer}_{side}", slot.repeat(num_features, p, 1), merge, persistent=True)
         self.add_state("max_activation", torch.zeros(num_features), "max", persistent=True)
@@ -128,19 +130,36 @@ class RepresentativeClips(Metric):
         self.add_state("num_clips", torch.tensor(0), "sum", persistent=True)
         self.add_state("num_tokens", torch.tensor(0), "sum", persistent=True)
 
-    def update(self, codes: Codes, clip_of_token: Int[Tensor, " tokens"], rows: Int[Tensor, " clips"]) -> None:
-        """Fold a batch of whole clips in, one after another; ``rows`` are their rows in the probing set."""
+    def update(
+        self,
+        codes: Codes,
+        clip_of_token: Int[Tensor, " tokens"],
+        rows: Int[Tensor, " clips"],
+        pre_activations: Float[Tensor, "clips features"] | None = None,
+    ) -> None:
+        """Fold a batch of whole clips in, one after another.
+
+        Args:
+            codes: of their tokens.
+            clip_of_token: index into the clips of the batch.
+            rows: of the clips in the probing set.
+            pre_activations: their means over each clip, where ties go by them.
+        """
         scores = clip_scores(codes, clip_of_token, len(rows), self.num_features)
         if not scores.mean.isfinite().all():
             bad = rows[~scores.mean.isfinite().all(dim=1)].tolist()
             raise ValueError(f"clips in rows {bad} have a NaN or infinite score: look at their activation shards")
+        if pre_activations is None:
+            if self.rules["top"].ties == "preact":
+                raise ValueError("ties 'preact' go by the clips' mean pre-activations: give them")
+            pre_activations = scores.mean.new_zeros(1, 1).expand_as(scores.mean)
         self.num_tokens += len(clip_of_token)
         active = active_codes(codes, clip_of_token)
         self._count(active, scores)
         places = active_places(active, len(rows), self.num_features)
         for scorer, of_clips in scores._asdict().items():
-            self._fold(f"{scorer}_top", self.rules["top"], rows, of_clips, *places)
-            self._fold(f"{scorer}_bottom", self.rules["bottom"], rows, of_clips)
+            self._fold(f"{scorer}_top", self.rules["top"], rows, of_clips, pre_activations, *places)
+            self._fold(f"{scorer}_bottom", self.rules["bottom"], rows, of_clips, pre_activations)
 
     def _count(self, active: ActiveCodes, scores: ClipScores) -> None:
         self.max_activation.scatter_reduce_(0, active.features, active.values, "amax")
@@ -156,6 +175,7 @@ class RepresentativeClips(Metric):
         rule: Rule,
         rows: Int[Tensor, " clips"],
         scores: Float[Tensor, "clips features"],
+        pre_activations: Float[Tensor, "clips features"],
         *places: Int[Tensor, "clips features"],
     ) -> None:
         """Fold a batch into a list: only of features of which a clip may beat the last that is kept, soon very few."""
@@ -165,8 +185,12 @@ class RepresentativeClips(Metric):
         beaten = best > last[:, 0] if rule.largest else best < last[:, 0]
         keys = tie_keys(rows[:, None], every[None], rule.ties, rule.seed)
         earlier = keys.amin(dim=0) < tie_keys(last[:, 1].long(), every, rule.ties, rule.seed)
+        if rule.ties == "preact":
+            ahead = pre_activations >= last[:, 2] if rule.largest else pre_activations <= last[:, 2]
+            earlier = (ahead & (scores == last[:, 0])).any(dim=0)
         features = (beaten | ((best == last[:, 0]) & earlier)).nonzero()[:, 0]
-        entries = [scores[:, features], rows[:, None].expand(-1, len(features)), *(x[:, features] for x in places)]
+        others = (x[:, features] for x in (pre_activations, *places))
+        entries = [scores[:, features], rows[:, None].expand(-1, len(features)), *others]
         batch = torch.stack([entry.T.double() for entry in entries], dim=-1)
         slots[features] = keep_best(torch.cat([slots[features], batch], dim=1), features, self.p, rule)
 
@@ -182,8 +206,8 @@ class RepresentativeClips(Metric):
                 twice = rows[:, 1:][rows.diff(dim=1) == 0].unique().long().tolist()
                 if twice:
                     raise ValueError(f"clips in rows {twice} fill two slots: do two ranks or workers read one shard?")
-            top_scores, top_ids, *places = (entry.contiguous() for entry in top.unbind(-1))
-            bottom_scores, bottom_ids = (entry.contiguous() for entry in bottom.unbind(-1))
+            top_scores, top_ids, _, *places = (entry.contiguous() for entry in top.unbind(-1))
+            bottom_scores, bottom_ids, _ = (entry.contiguous() for entry in bottom.unbind(-1))
             rows_and_places = (entry.long() for entry in (bottom_ids, *places))
             lists[scorer] = Representatives(top_scores, top_ids.long(), bottom_scores, *rows_and_places)
         return Retrieved(lists, Statistics(*(getattr(self, name).clone() for name in Statistics._fields)))

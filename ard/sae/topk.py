@@ -175,6 +175,10 @@ class PolyFeatures(nn.Module):
         super().__init__()
         self.d_in = self.d_sae = d_in
 
+    def pre_activations(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens features"]:
+        """Return x: every coordinate is selected."""
+        return x
+
     def encode(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float] | None = None) -> Codes:
         """Return every coordinate as a feature; ``clamp`` sets coordinates."""
         values = x.clone()

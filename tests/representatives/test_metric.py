@@ -11,7 +11,8 @@ from ard.representatives.functional import ACTIVATION_EDGES, activation_quantile
 from ard.types import Codes
 
 FEATURES, P, CLIPS, K = 12, 3, 25, 3
-TIES = ["stable", "seeded_random", "shared_random"]
+TIES = ["stable", "seeded_random", "shared_random", "preact"]
+PRE_ACTIVATIONS = torch.randint(-2, 2, (CLIPS, FEATURES), generator=torch.Generator().manual_seed(5)).float()
 
 
 def world(seed=0, signed=False):
@@ -37,7 +38,8 @@ def brute(codes, clip_of_token, ties):
     dense = torch.zeros(len(clip_of_token), FEATURES, dtype=torch.float64)
     dense.scatter_(1, codes.indices, codes.values.double())
     lists = {}
-    keys = tie_keys(torch.arange(CLIPS).expand(FEATURES, -1), torch.arange(FEATURES)[:, None], ties, 7)
+    keys = tie_keys(torch.arange(CLIPS).expand(FEATURES, -1), torch.arange(FEATURES)[:, None], ties, 7).numpy()
+    wanted = (PRE_ACTIVATIONS * (ties == "preact")).numpy()
     for scorer in SCORERS:
         scores = torch.empty(CLIPS, FEATURES, dtype=torch.float64)
         for clip in range(CLIPS):
@@ -46,7 +48,7 @@ def brute(codes, clip_of_token, ties):
             scores[clip] = {"ard": mu * c, "mean": mu, "coverage": c}[scorer]
         order = [
             [
-                sorted(range(CLIPS), key=lambda i, f=f, s=sign: (s * float(scores[i, f]), int(keys[f, i])))
+                sorted(range(CLIPS), key=lambda i, f=f, s=sign: (s * float(scores[i, f]), s * wanted[i, f], keys[f, i]))
                 for f in range(FEATURES)
             ]
             for sign in (-1, 1)
@@ -65,7 +67,8 @@ def run(order, step, ties="stable", seed=0, signed=False):
     codes, clip_of_token = world(seed, signed)
     metric = RepresentativeClips(FEATURES, P, ties=ties, tie_seed=7)
     for clips in order.split(step):
-        metric.update(*batch(codes, clip_of_token, clips))
+        given = [PRE_ACTIVATIONS[clips]] if ties == "preact" else []
+        metric.update(*batch(codes, clip_of_token, clips), *given)
     return metric
 
 
@@ -116,7 +119,7 @@ def test_partial_runs_merge_also_when_saved_and_loaded(ties):
 def test_random_ties_are_of_each_feature_or_of_all_and_stable_ones_the_order_of_the_data():
     dead = [FEATURES - 2, FEATURES - 1]
     stable, seeded, shared = (
-        run(torch.arange(CLIPS), 5, ties).compute().lists["ard"].bottom_ids[dead] for ties in TIES
+        run(torch.arange(CLIPS), 5, ties).compute().lists["ard"].bottom_ids[dead] for ties in TIES[:3]
     )
     assert stable.tolist() == [[0, 1, 2]] * 2
     assert seeded[0].tolist() != seeded[1].tolist()
@@ -175,6 +178,8 @@ def test_bad_input_is_named():
     broken.values[clip_of_token == 4] = math.nan
     with pytest.raises(ValueError, match=r"clips in rows \[4\] have a NaN or infinite score"):
         metric.update(broken, clip_of_token, torch.arange(CLIPS))
+    with pytest.raises(ValueError, match="ties 'preact' go by the clips' mean pre-activations: give them"):
+        RepresentativeClips(FEATURES, P, ties="preact").update(codes, clip_of_token, torch.arange(CLIPS))
     twice = run(torch.tensor([0, 1, 2, 3, 0]), 2)
     with pytest.raises(ValueError, match=r"clips in rows \[0.*\] fill two slots"):
         twice.compute()
