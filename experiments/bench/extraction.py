@@ -106,7 +106,7 @@ def measure(folder: str, plain: bool) -> Measured:
 
 def whole_extraction(folder: str, scratch: Path) -> float:
     """Return the seconds a clip of `ard extract` itself: decoding, features, passes and writing."""
-    clips = make_clips(repeats=4)
+    clips = make_clips(repeats=2)
     write_audio_shards(clips, scratch / "audio" / "probe", clips_per_shard=len(DURATIONS_S))
     writer = ActivationWriter(scratch / "activations")
     data = ClipDataModule(
