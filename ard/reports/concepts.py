@@ -39,12 +39,12 @@ def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "",
 
 def render_concepts(concepts: list[Any]) -> Table:
     """Return a table for the terminal: a line a concept, with the first of its captions."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("feature", justify="right")
-    table.add_column("name")
+    table.add_column("name", no_wrap=True)
     for head in ("m", "clips", "clap", "detection"):
-        table.add_column(head, justify="right")
-    table.add_column("a caption", no_wrap=True, overflow="ellipsis")
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("a caption", no_wrap=True, ratio=1)  # as much as there is room for
     for concept in concepts:
         m, clap, detection = (_number(concept[column]) for column in ("m", "clap", "detection"))
         numbers = (m, concept["n_active"], clap, detection)
