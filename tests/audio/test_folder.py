@@ -94,6 +94,16 @@ def test_clips_that_cannot_be_heard_are_passed_over_with_a_warning(tmp_path, cap
     assert "000000.tar is passed over: too short: 0.001 s, at least 0.2 s are needed" in caplog.text
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2 + 100], lambda b: b"nothing of a tar" * 100])
+def test_a_damaged_shard_is_named(tmp_path, damage):
+    noise = np.random.default_rng(0).random(20000).astype(np.float32)
+    write_audio_shards([Clip(name, noise, 8000, "d") for name in ("a", "b")], tmp_path / "out")
+    shard = tmp_path / "out" / "000000.tar"
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(UserError, match=r"audio shard '.*000000.tar' is damaged \(.*\): make the shards anew"):
+        list(read_clips(tmp_path / "out"))
+
+
 def test_a_source_that_breaks_leaves_the_old_shards(tmp_path):
     def broken():
         yield Clip("x", np.ones(2000, np.float32), 8000, "d")
