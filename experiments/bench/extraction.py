@@ -92,15 +92,14 @@ def measure(folder: str, plain: bool) -> Measured:
             else:
                 model.capture(batch, LAYERS)
 
-    run()
+    with FlopCounterMode(display=False) as counter:
+        run()
     times = []
     for _ in range(3):
         started = time.perf_counter()
         run()
         times.append(time.perf_counter() - started)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    with FlopCounterMode(display=False) as counter:
-        run()
     return Measured(sorted(times)[1] / len(clips), peak, counter.get_total_flops() / len(clips))
 
 
