@@ -105,6 +105,15 @@ class Figure:
             low, high = float(interval.low), float(interval.high)
         return cls(value, low, high, len(samples), unit)
 
+    @classmethod
+    def resampled(cls, values: Float[np.ndarray, " resamples"], n: int, unit: str) -> "Figure":
+        """Return the first of the values, with the 95 % percentile interval of the others, its bootstrap resamples.
+
+        Of one sample there is nothing to resample: the interval is NaN.
+        """
+        low, high = np.quantile(values[1:], [0.025, 0.975]).tolist() if n > 1 else (math.nan, math.nan)
+        return cls(float(values[0]), low, high, n, unit)
+
 
 @dataclass(frozen=True)
 class Row:

@@ -1,34 +1,29 @@
 """Stage 9a: named concepts against the labels of clips that nothing was trained on (Sec. 4, Table 1)."""
 
 from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.callback import FindLabels, MatchLabels
+from ard.evaluation.callback import MatchLabels
 from ard.evaluation.detection import DetectConcepts
-from ard.evaluation.functional import (
-    AveragePrecision,
-    auroc,
-    average_precision,
-    hungarian,
-    paired_auroc,
-    precision_recall_f1_map,
-    shared_label,
-    stated_labels,
-)
-from ard.evaluation.metric import ConceptMatching
+from ard.evaluation.finding import FindLabels
+from ard.evaluation.functional import auroc, label_text, paired_auroc, shared_label, stated_labels
+from ard.evaluation.matching import AveragePrecision, MatchReading, average_precision, match
+from ard.evaluation.metric import ConceptAveragePrecision, ConceptMatching
 from ard.evaluation.names import CompareNames
 
 __all__ = [
     "AveragePrecision",
     "BERTScore",
     "CompareNames",
+    "ConceptAveragePrecision",
     "ConceptMatching",
     "DetectConcepts",
     "FindLabels",
     "MatchLabels",
+    "MatchReading",
     "auroc",
     "average_precision",
-    "hungarian",
+    "label_text",
+    "match",
     "paired_auroc",
-    "precision_recall_f1_map",
     "shared_label",
     "stated_labels",
 ]

@@ -1,96 +1,86 @@
-"""Names and features against the labels of clips that nothing was trained on (Table 1)."""
+"""Names against the labels of clips that nothing was trained on (Table 1)."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.embedding import EMBEDDED, load_clap
-from ard.evaluation.functional import auroc, precision_recall_f1_map
-from ard.evaluation.metric import ConceptMatching
+from ard.evaluation.functional import LabelText, label_text
+from ard.evaluation.matching import DEFAULT, MatchReading
+from ard.evaluation.metric import Clips, ConceptAveragePrecision, ConceptMatching
+from ard.evaluation.scores import EVALUATION, Active, ActiveBy, LabelledScores, predicted
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
-from ard.representatives import SCORERS, clip_scores
 from ard.sae import Encoding
-from ard.types import Codes, Figure, Result, Row
+from ard.types import Figure, Result, Row, UserError
 
 METHODS = {"mean": "Mean Act.", "coverage": "Coverage", "random": "Rand. Rep."}  # by scorer, as the paper names them
-METRICS = ("precision", "recall", "f1", "map", "map_at_matches")
+METRICS = {"precision": "precision", "recall": "recall", "f1": "F1", "map": "mAP", "map_at_matches": "mAP at matches"}
+AT_MATCHES: Literal["references"] = "references"
+EmbedText = Callable[[Sequence[str]], Tensor]
 
 
-PROBING, EVALUATION = 0, 1  # the loaders of `test`
+class Predictions(NamedTuple):
+    """What is predicted of every clip, as rows of the predicted texts' embeddings."""
 
-
-class _Entries(NamedTuple):
-    """Scores that are not zero: one entry a clip and feature."""
-
-    clips: Int[Tensor, " entries"]
-    features: Int[Tensor, " entries"]
-    values: Float[Tensor, "entries scorers"]
-
-
-class LabelledScores:
-    """The scores of labelled clips for every feature, kept sparse while they stream by, and the clips' labels."""
-
-    def __init__(self, num_features: int) -> None:
-        self.num_features = num_features
-        self.labels: list[list[str]] = []
-        self._entries: list[_Entries] = []
-
-    def add(self, codes: Codes, batch: ProbeBatch) -> None:
-        """Score the clips of a batch and keep those that have labels."""
-        scores = clip_scores(codes, batch.clip_of_token, len(batch.rows), self.num_features)
-        labelled = [index for index, known in enumerate(batch.metadata) if known.get("labels")]
-        clips, features = scores.mean[labelled].nonzero(as_tuple=True)
-        values = torch.stack([getattr(scores, scorer)[labelled][clips, features] for scorer in SCORERS], dim=1)
-        self._entries.append(_Entries((clips + len(self.labels)).cpu(), features.cpu(), values.float().cpu()))
-        self.labels += [batch.metadata[index]["labels"] for index in labelled]
-
-    @property
-    def vocabulary(self) -> list[str]:
-        """The labels that occur, in alphabetical order."""
-        return sorted({label for labels in self.labels for label in labels})
-
-    def dense(self, scorer: str, features: Int[Tensor, " chosen"]) -> Float[Tensor, "clips chosen"]:
-        """Return the scores of a few features, dense."""
-        if len(self._entries) > 1:
-            self._entries = [_Entries(*(torch.cat(parts) for parts in zip(*self._entries, strict=True)))]
-        (entries,) = self._entries
-        column = torch.full((self.num_features,), -1).index_copy_(0, features, torch.arange(len(features)))
-        wanted = column[entries.features] >= 0
-        dense = torch.zeros(len(self.labels), len(features))
-        values = entries.values[wanted, SCORERS.index(scorer)]
-        dense[entries.clips[wanted], column[entries.features[wanted]]] = values
-        return dense
+    of_clips: Clips
+    space: Float[Tensor, "texts d"]
 
 
 class MatchLabels(Callback):
     """Write ``matching.json``: precision, recall, F1 and mAP of every method (Sec. 4, Table 1).
 
     A clip's predictions are the names, without doubles, of the selected concepts that are active in it; its references
-    are its labels. They are compared by the cosine of their CLAP text embeddings, matched by the Hungarian algorithm,
-    and a match counts from gamma on; counts are summed over clips before precision and recall are taken.
+    are its labels. They are compared by the cosine of their CLAP text embeddings and matched as the ``reading`` says.
+    Two rows say what the figures of an SAE are worth: its names shuffled among its concepts, and as a ceiling the
+    clips' own labels in the place of predictions.
 
     Args:
         out: folder of this dictionary's results.
         clap: the CLAP model.
-        gamma: least cosine of a match (the paper's 0.7).
-        activity: a concept is active in a clip whose score reaches this share of the score of the weakest clip in H^k;
-            0 takes every clip whose score is positive.
-        seed: of the bootstrap.
+        reading: of Sec. 4 where it leaves a choice.
+        activity: when a concept is active in a clip: the number of the rule ``active_by``; 0 takes every clip whose
+            score is positive.
+        active_by: see :data:`~ard.evaluation.scores.ActiveBy`.
+        labels: how a label is put to CLAP, see :func:`~ard.evaluation.functional.label_text`.
+        num_shuffles: draws of shuffled names.
+        result: name of the file, so that one folder can hold several readings.
+        seed: of the shuffles and the bootstrap.
+
+    Raises:
+        UserError: if the activity is none that the rule knows.
     """
 
     def __init__(
-        self, out: Path, *, clap: str = EMBEDDED, gamma: float = 0.7, activity: float = 0.0, seed: int = 0
+        self,
+        out: Path,
+        *,
+        clap: str = EMBEDDED,
+        reading: MatchReading = DEFAULT,
+        activity: float = 0.0,
+        active_by: ActiveBy = "share",
+        labels: LabelText = "space",
+        num_shuffles: int = 10,
+        result: str = "matching.json",
+        seed: int = 0,
     ) -> None:
-        self.out, self.clap, self.gamma, self.activity, self.seed = Path(out), clap, gamma, activity, seed
+        if activity < 0 or (activity > 1 and active_by != "top"):
+            raise UserError(
+                f"activity {activity} is no {active_by}: give a number from 0" + " to 1" * (active_by != "top")
+            )
+        self.out, self.clap, self.reading, self.seed = Path(out), clap, reading, seed
+        self.activity, self.active_by, self.labels = activity, active_by, labels
+        self.num_shuffles, self.result = num_shuffles, result
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty."""
@@ -116,158 +106,106 @@ class MatchLabels(Callback):
         assert isinstance(pl_module, Encoding)
         if not trainer.is_global_zero or not self._scores.labels:
             return
-        started = time.monotonic()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
-        clap = load_clap(self.clap, device=str(pl_module.device))
-        labels = self._scores.vocabulary
-        index = {label: i for i, label in enumerate(labels)}
-        references = [[index[label] for label in of_clip] for of_clip in self._scores.labels]
+        embed = load_clap(self.clap, device=str(pl_module.device)).text
+        for row in self.match(self._scores, embed, Row(pl_module.method, data.layer, pl_module.expansion, {})):
+            pl_module.log(f"matching/{row.method}/f1", row.figures["f1"].value)
+
+    def match(self, scores: LabelledScores, embed: EmbedText, dictionary: Row) -> list[Row]:
+        """Match the names of a dictionary's concepts to the labels of clips; write and return a row a method.
+
+        Args:
+            scores: the clips' scores and labels.
+            embed: texts into the space where they are compared.
+            dictionary: its method, layer and expansion.
+        """
+        started = time.monotonic()
+        vocabulary = scores.vocabulary
+        index = {label: i for i, label in enumerate(vocabulary)}
+        references = [torch.tensor([index[label] for label in dict.fromkeys(of)]) for of in scores.labels]
+        if self.reading.scope != "clip":
+            references = [torch.arange(len(vocabulary))]
+        truth = Predictions(references, embed([label_text(label, self.labels) for label in vocabulary]))
         stored = load_file(self.out / "representatives.safetensors")
         selections, names = read_selections(self.out), read_names(self.out)
         rows = []
         for scorer, draws in selections.items():
-            counts, highest = [], []
-            for selection, named in zip(draws, names[scorer], strict=True):
-                vocabulary = sorted({name for name in named if name is not None})
-                similarity = clap.text(vocabulary) @ clap.text(labels).T
-                metric = ConceptMatching(similarity, self.gamma)
-                metric.update(self._predict(stored, scorer, selection, named, vocabulary), references)
-                counts.append(metric.compute().numpy())
-                highest.append(selection.m.numpy())
-            method = METHODS.get(scorer, pl_module.method)
-            figures = self._figures(np.stack(counts, axis=1), np.stack(highest, axis=1))
-            rows.append(Row(method, data.layer, pl_module.expansion, figures, note=_spread(np.stack(counts))))
-        choices = {
-            "scope": "clip",
-            "average": "micro",
-            "gamma": self.gamma,
-            "hungarian": "maximal sum, threshold after",
-            "activity": self.activity,
-            "similarity": f"text-text cosine of CLAP {self.clap!r}, no template",
-            "map": "per clip, all prediction-reference pairs ranked by similarity, precision averaged over all ranks",
-            "map_at_matches": "the same ranking, precision summed at the matches, over the number of references",
-        }
-        details = {"num_clips": len(references), "num_labels": len(labels)}
-        seconds = time.monotonic() - started
-        Result("matching", tuple(rows), choices, self.seed, seconds, details).save(self.out / "matching.json")
-        for row in rows:
-            pl_module.log(f"matching/{row.method}/f1", row.figures["f1"].value)
+            active = self._active(scores, stored, scorer, draws[0])
+            told = [self._predict(active, named, len(scores.labels), embed) for named in names[scorer]]
+            row = self._row(told, truth, replace(dictionary, method=METHODS.get(scorer, dictionary.method)))
+            rows.append(replace(row, figures={"ms": self._highest(draws), **row.figures}))
+        if "random" in selections:
+            active, rng = self._active(scores, stored, "ard", selections["ard"][0]), np.random.default_rng(self.seed)
+            own = np.array(names["ard"][0], dtype=object)
+            told = [
+                self._predict(active, rng.permutation(own).tolist(), len(scores.labels), embed)
+                for _ in range(self.num_shuffles)
+            ]
+            rows.append(self._row(told, truth, replace(dictionary, method=f"{dictionary.method}, names shuffled")))
+            rows.append(self._row([truth], truth, replace(dictionary, method="Labels as names")))
+        num_unnamed = {scorer: sum(name is None for name in draws[0]) for scorer, draws in names.items()}
+        self._write(rows, time.monotonic() - started, len(scores.labels), len(vocabulary), num_unnamed)
+        return rows
 
-    def _predict(
-        self,
-        stored: dict[str, Tensor],
-        scorer: str,
-        selection: Selection,
-        named: list[str | None],
-        vocabulary: list[str],
-    ) -> list[Tensor]:
-        """Return the indices of the names that each clip's active concepts predict, without doubles."""
+    def _active(
+        self, scores: LabelledScores, stored: Mapping[str, Tensor], scorer: str, selection: Selection
+    ) -> Active:
         kept = "ard" if scorer == "random" else scorer  # Rand. Rep. names AR&D's features otherwise, no more
         weakest = stored[f"{kept}/top_scores"][selection.features, -1].float()
-        dense = self._scores.dense(kept, selection.features)
-        active = (dense > 0) & (dense >= self.activity * weakest)
+        return scores.active(kept, selection.features, weakest, self.activity, self.active_by)
+
+    def _predict(self, active: Active, named: Sequence[str | None], num_clips: int, embed: EmbedText) -> Predictions:
+        """Return what the names of the active concepts predict; a concept without a name predicts nothing."""
+        vocabulary = sorted({name for name in named if name is not None})
         word = {name: i for i, name in enumerate(vocabulary)}
-        said = torch.zeros(len(dense), len(vocabulary), dtype=torch.bool)
-        for column, name in enumerate(named):
-            if name is not None:
-                said[:, word[name]] |= active[:, column]
-        return [clip.nonzero()[:, 0] for clip in said]
+        words = np.array([-1 if name is None else word[name] for name in named], dtype=np.int64)
+        of_clips: Clips
+        if self.reading.scope == "clip":
+            of_clips = predicted(active, words, num_clips)
+        else:
+            known = torch.from_numpy(words[words >= 0])
+            of_clips = [known if self.reading.scope == "vocabulary" else known.unique()]
+        return Predictions(of_clips, embed(vocabulary))
 
-    def _figures(self, counts: np.ndarray, m: np.ndarray) -> dict[str, Figure]:
-        """Return figures from counts [clips, draws, 5] and m [concepts, draws]: means over the draws."""
+    def _row(self, draws: Sequence[Predictions], truth: Predictions, about: Row) -> Row:
+        """Return a row with its figures: means over draws, where there are several, whose spread its note tells."""
+        at_matches = replace(self.reading, average_precision=AT_MATCHES)
+        values = []
+        for draw in draws:
+            similarity = draw.space @ truth.space.T
+            metrics = (
+                ConceptMatching(similarity, self.reading, seed=self.seed),
+                ConceptAveragePrecision(similarity, self.reading, seed=self.seed),
+                ConceptAveragePrecision(similarity, at_matches, seed=self.seed),
+            )
+            for metric in metrics:
+                metric.update(draw.of_clips, truth.of_clips)
+            values.append(np.column_stack([metric.compute().numpy() for metric in metrics]))
+        mean, num_clips = np.mean(values, axis=0), len(truth.of_clips)
+        figures = {name: Figure.resampled(mean[:, i], num_clips, "share") for i, name in enumerate(METRICS)}
+        if len(draws) == 1:
+            return replace(about, figures=figures)
+        spread = np.std([of_draw[0] for of_draw in values], axis=0)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in zip(METRICS.values(), spread, strict=True))
+        note = f"mean of {len(draws)} draws; standard deviation over draws: {told}"
+        return replace(about, figures=figures, note=note)
 
-        def mean_of(metric: int, clips: np.ndarray) -> float:
-            per_draw = [precision_recall_f1_map(clips[:, draw])[metric] for draw in range(clips.shape[1])]
-            return float(np.mean(per_draw))
+    def _highest(self, draws: Sequence[Selection]) -> Figure:
+        """Return the highest m, the mean over draws."""
+        m = np.stack([draw.m.numpy() for draw in draws], axis=1)
+        unit = "pooled standard deviations"
+        return Figure.estimate(m, lambda drawn: float(drawn.max(axis=0).mean()), unit, seed=self.seed)
 
-        figures = {
-            name: Figure.estimate(counts, lambda clips, i=i: mean_of(i, clips), "share", seed=self.seed)  # type: ignore[misc]
-            for i, name in enumerate(METRICS)
-        }
-        highest = Figure.estimate(
-            m, lambda x: float(x.max(axis=0).mean()), "pooled standard deviations", seed=self.seed
-        )
-        return {"ms": highest, **figures}
-
-
-def _spread(counts: np.ndarray) -> str | None:
-    """Say the spread over draws [draws, clips, 5], where there are several."""
-    if len(counts) == 1:
-        return None
-    spread = np.std([precision_recall_f1_map(draw) for draw in counts], axis=0)
-    said = ", ".join(f"{name} {value:.3f}" for name, value in zip(METRICS, spread, strict=True))
-    return f"mean of {len(counts)} draws; standard deviation over draws: {said}"
-
-
-class FindLabels(Callback):
-    """Write ``label_auroc.json``: which labels some feature finds, by its representativeness in unseen clips.
-
-    A label's feature is the one of highest AUROC on the probing set; its figure is that feature's AUROC on the
-    evaluation set, so that the best of many features is not flattered.
-
-    Args:
-        out: folder of this dictionary's results.
-        found: least AUROC of a label that counts as found.
-        seed: of the bootstrap.
-    """
-
-    def __init__(self, out: Path, *, found: float = 0.9, seed: int = 0) -> None:
-        self.out, self.found, self.seed = Path(out), found, seed
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start empty."""
-        assert isinstance(pl_module, Encoding)
-        pl_module.refuse_ranks()
-        self._sets = {loader: LabelledScores(pl_module.coder.d_sae) for loader in (PROBING, EVALUATION)}
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ProbeBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def _write(
+        self, rows: Sequence[Row], seconds: float, num_clips: int, num_labels: int, num_unnamed: Mapping[str, int]
     ) -> None:
-        """Keep the scores of both sets."""
-        self._sets[dataloader_idx].add(outputs["codes"], batch)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare every feature with every label, a few hundred features at a time."""
-        assert isinstance(pl_module, Encoding)
-        probing, evaluation = self._sets[PROBING], self._sets[EVALUATION]
-        if not trainer.is_global_zero or not probing.labels or not evaluation.labels:
-            return
-        started = time.monotonic()
-        labels = evaluation.vocabulary
-        truth = [np.array([[label in known for label in labels] for known in s.labels]) for s in (probing, evaluation)]
-        best, feature, figure = np.full((3, len(labels)), np.nan)
-        for features in torch.arange(pl_module.coder.d_sae).split(256):
-            chosen = np.nan_to_num(auroc(probing.dense("ard", features).numpy(), truth[0]), nan=-1)
-            winner = chosen.argmax(axis=0), np.arange(len(labels))
-            measured = auroc(evaluation.dense("ard", features[winner[0]].unique()).numpy(), truth[1])
-            column = np.searchsorted(features[winner[0]].unique().numpy(), features.numpy()[winner[0]])
-            better = ~(chosen[winner] <= best) & (chosen[winner] >= 0)
-            best = np.where(better, chosen[winner], best)
-            feature = np.where(better, features.numpy()[winner[0]], feature)
-            figure = np.where(better, measured[column, winner[1]], figure)
-        known = ~np.isnan(figure)
-        figures = {
-            "share_found": Figure.estimate(figure[known] >= self.found, np.mean, "share of labels", seed=self.seed),
-            "mean_auroc": Figure.estimate(figure[known], np.mean, "AUROC", seed=self.seed),
-        }
-        per_label = {
-            label: {"auroc": figure[i], "feature": int(feature[i])} for i, label in enumerate(labels) if known[i]
-        }
-        details = {"per_label": per_label, "not_measured": [label for i, label in enumerate(labels) if not known[i]]}
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        row = Row(pl_module.method, data.layer, pl_module.expansion, figures)
         choices = {
-            "score": "representativeness (Eq. 2)",
-            "found": self.found,
-            "split": "feature chosen on the probing set, measured on the evaluation set",
+            **asdict(self.reading),
+            "activity": self.activity,
+            "active_by": self.active_by,
+            "similarity": f"text-text cosine of CLAP {self.clap!r}, no template",
+            "label_text": self.labels,
         }
-        seconds = time.monotonic() - started
-        Result("label_auroc", (row,), choices, self.seed, seconds, details).save(self.out / "label_auroc.json")
-        pl_module.log("label_auroc/share_found", figures["share_found"].value)
+        details = {"num_clips": num_clips, "num_labels": num_labels, "num_concepts_without_name": num_unnamed}
+        Result("matching", tuple(rows), choices, self.seed, seconds, details).save(self.out / self.result)

@@ -1,65 +1,13 @@
-"""Matching predicted names to reference labels (Sec. 4), and how well a feature's score tells a label's clips."""
+"""How well a feature's score tells a label's clips, and what labels the clips of a concept share."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
-
-
-def hungarian(
-    similarity: Float[np.ndarray, "predictions references"], gamma: float
-) -> Bool[np.ndarray, "predictions references"]:
-    """Match every prediction to at most one reference so that the summed similarity is highest; keep pairs >= gamma.
-
-    The threshold comes after the assignment. True marks a match; an empty side gives no match.
-    """
-    matched = np.zeros(similarity.shape, dtype=bool)
-    matched[linear_sum_assignment(similarity, maximize=True)] = True
-    return matched & (similarity >= gamma)
-
-
-class AveragePrecision(NamedTuple):
-    """Two readings of "ranking all prediction-reference pairs by similarity and integrating precision" (Sec. 4)."""
-
-    over_ranks: float  # mean precision over all ranks: the paper's words, and its mAP column follows its precision
-    at_matches: float  # precision at each match, summed over the references: object detection's, which follows recall
-
-
-def average_precision(
-    similarity: Float[np.ndarray, "predictions references"], matched: Bool[np.ndarray, "predictions references"]
-) -> AveragePrecision:
-    """Rank all prediction-reference pairs of a clip by similarity, most similar first, and average the precision.
-
-    The precision at a rank is the share of matches among the pairs up to it. 0 without predictions; NaN without
-    references.
-    """
-    if similarity.shape[1] == 0:
-        return AveragePrecision(np.nan, np.nan)
-    if similarity.shape[0] == 0:
-        return AveragePrecision(0.0, 0.0)
-    true = matched.reshape(-1)[np.argsort(-similarity, axis=None, kind="stable")]
-    precision = np.cumsum(true) / np.arange(1, len(true) + 1)
-    return AveragePrecision(float(precision.mean()), float(precision[true].sum() / similarity.shape[1]))
-
-
-def precision_recall_f1_map(counts: Float[np.ndarray, "clips 5"]) -> Float[np.ndarray, " 5"]:
-    """Return micro-averaged precision, recall and F1, and the mean over clips of both average precisions.
-
-    Each row of ``counts`` is a clip: matches, predictions, references, and the average precisions. Precision without a
-    prediction and F1 without a match are 0; recall and mAP without a reference are NaN.
-    """
-    matches, predictions, references = counts[:, :3].sum(axis=0)
-    precision = matches / predictions if predictions else 0.0
-    recall = matches / references if references else np.nan
-    f1 = 2 * matches / (predictions + references) if predictions + references else np.nan
-    known = counts[~np.isnan(counts[:, 3]), 3:]
-    mean_ap = known.mean(axis=0) if len(known) else [np.nan, np.nan]
-    return np.array([precision, recall, f1, *mean_ap])
 
 
 def auroc(
@@ -101,6 +49,21 @@ def shared_label(labels: Sequence[Sequence[str]], frequency: Mapping[str, int]) 
     count = Counter(label for of_clip in labels for label in set(of_clip))
     shared = [label for label, clips in count.items() if 2 * clips > len(labels)]
     return min(shared, key=lambda label: (-count[label], frequency[label], label), default=None)
+
+
+LabelText = Literal["space", "audioset", "as_is"]
+
+
+def label_text(label: str, style: LabelText = "space") -> str:
+    """Spell a label as a text for CLAP.
+
+    ``space`` puts a space in the place of every underscore; ``audioset`` also turns FSD50K's ``_and_`` back into the
+    comma that AudioSet has there (``Fixed-wing_aircraft_and_airplane``, but ``Chink_and_clink`` just so); ``as_is``
+    leaves the label alone.
+    """
+    if style == "as_is":
+        return label
+    return (label.replace("_and_", ", ") if style == "audioset" else label).replace("_", " ")
 
 
 def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence[str]]]) -> list[list[str]]:

@@ -1,46 +1,160 @@
-"""Precision, recall, F1 and mAP of named concepts against labels, streaming over clips and merging over ranks."""
+"""Table 1's figures of named concepts against labels, streaming over clips and merging over ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from ard.evaluation.functional import average_precision, hungarian
+from ard.evaluation.matching import (
+    DEFAULT,
+    MatchReading,
+    average_precision,
+    class_average_precision,
+    match,
+    mean_average_precision,
+    pooled_average_precision,
+    precision_recall_f1,
+    resampled,
+)
+
+Clips = Sequence[Int[Tensor, " _"]]
+
+
+def _pairs(
+    similarity: Float[np.ndarray, "names labels"], predictions: Clips, references: Clips
+) -> Iterator[Float[np.ndarray, "predictions references"]]:
+    """Yield the cosines of each clip's predictions with its references."""
+    for predicted, labels in zip(predictions, references, strict=True):
+        yield similarity[np.ix_(predicted.numpy(), labels.numpy())]
 
 
 class ConceptMatching(Metric):
-    """Match the names that a clip's active concepts predict to its labels (Sec. 4).
+    """Precision, recall and F1 of the names that clips' concepts predict, matched to the clips' labels (Sec. 4).
 
-    ``compute`` returns one row a clip: matches, predictions, references, both average precisions; what
-    :func:`~ard.evaluation.functional.precision_recall_f1_map` makes of them, a bootstrap can make of any resample.
+    ``compute`` returns one row a resample [1 + num_resamples, 3]: the figures, then those of each bootstrap resample of
+    the clips. NaN without a clip.
 
     Args:
         similarity: cosine of every name of the vocabulary with every label.
-        gamma: least cosine of a match (the paper's 0.7).
+        reading: how Sec. 4 is read.
+        num_resamples: of the bootstrap over clips.
+        seed: of the bootstrap; metrics of one seed and number of clips draw the same clips.
         kwargs: passed to :class:`torchmetrics.Metric`.
     """
 
     full_state_update = False
     counts: list[Tensor]
 
-    def __init__(self, similarity: Float[Tensor, "names labels"], gamma: float = 0.7, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        similarity: Float[Tensor, "names labels"],
+        reading: MatchReading = DEFAULT,
+        *,
+        num_resamples: int = 1000,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.similarity = similarity.double().numpy()
-        self.gamma = gamma
+        self.similarity, self.reading = similarity.double().numpy(), reading
+        self.num_resamples, self.seed = num_resamples, seed
         self.add_state("counts", [], dist_reduce_fx="cat")
 
-    def update(self, predictions: Sequence[Int[Tensor, " _"]], references: Sequence[Sequence[int]]) -> None:
-        """Fold in clips: for each the indices of its predicted names, without doubles, and those of its labels."""
-        for predicted, labels in zip(predictions, references, strict=True):
-            similarity = self.similarity[predicted.numpy()][:, list(labels)]
-            matched = hungarian(similarity, self.gamma)
-            counts = [matched.sum(), len(predicted), len(labels), *average_precision(similarity, matched)]
-            self.counts.append(torch.tensor([counts], dtype=torch.float64))
+    def update(self, predictions: Clips, references: Clips) -> None:
+        """Fold in clips: for each the indices of its predicted names and those of its labels."""
+        counts = [[match(of, self.reading).sum(), *of.shape] for of in _pairs(self.similarity, predictions, references)]
+        self.counts.append(torch.tensor(counts, dtype=torch.float64).reshape(-1, 3))
 
-    def compute(self) -> Float[Tensor, "clips 5"]:
-        """Return the counts of every clip, over all ranks."""
-        return dim_zero_cat(self.counts) if self.counts else torch.empty(0, 5, dtype=torch.float64)
+    def compute(self) -> Float[Tensor, "resamples 3"]:
+        """Return precision, recall and F1, over all ranks."""
+        counts = dim_zero_cat(self.counts).numpy() if len(self.counts) else np.empty((0, 3))
+        if not len(counts):
+            return torch.full((1 + self.num_resamples, 3), torch.nan, dtype=torch.float64)
+        return torch.from_numpy(
+            precision_recall_f1(counts, resampled(len(counts), self.num_resamples, self.seed), self.reading.average)
+        )
+
+
+class ConceptAveragePrecision(Metric):
+    """mAP of the names that clips' concepts predict (Sec. 4).
+
+    ``compute`` returns one number a resample [1 + num_resamples]: the figure, then that of each bootstrap resample of
+    the clips. NaN without a clip.
+
+    Args:
+        similarity: cosine of every name of the vocabulary with every label.
+        reading: how Sec. 4 is read.
+        num_resamples: of the bootstrap over clips.
+        seed: of the bootstrap; metrics of one seed and number of clips draw the same clips.
+        kwargs: passed to :class:`torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    of_clips: list[Tensor]
+    num_references: list[Tensor]
+    num_pairs: list[Tensor]
+    pairs: list[Tensor]
+
+    def __init__(
+        self,
+        similarity: Float[Tensor, "names labels"],
+        reading: MatchReading = DEFAULT,
+        *,
+        num_resamples: int = 1000,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.similarity, self.reading = similarity.double().numpy(), reading
+        self.num_resamples, self.seed = num_resamples, seed
+        for state in ("of_clips", "num_references", "num_pairs", "pairs"):
+            self.add_state(state, [], dist_reduce_fx="cat")
+
+    def update(self, predictions: Clips, references: Clips) -> None:
+        """Fold in clips: for each the indices of its predicted names and those of its labels."""
+        kind = self.reading.average_precision
+        if kind == "classes":
+            self._rank_labels(predictions, references)
+            return
+        for similarity in _pairs(self.similarity, predictions, references):
+            matched = match(similarity, self.reading)
+            if kind == "pooled":
+                counted = similarity >= self.reading.gamma  # no match lies below
+                pairs = np.stack([similarity[counted], matched[counted]], axis=1)
+                self.pairs.append(torch.from_numpy(pairs))
+                self.num_pairs.append(torch.tensor([len(pairs)]))
+                self.num_references.append(torch.tensor([float(similarity.shape[1])], dtype=torch.float64))
+            else:
+                found = getattr(average_precision(similarity, matched), kind)
+                self.of_clips.append(torch.tensor([found], dtype=torch.float64))
+
+    def _rank_labels(self, predictions: Clips, references: Clips) -> None:
+        for predicted, labels in zip(predictions, references, strict=True):
+            ranked = np.full((1, self.similarity.shape[1], 2), -1.0)  # no name, no cosine
+            if len(predicted):
+                ranked[0, :, 0] = self.similarity[predicted.numpy()].max(axis=0)
+            ranked[0, :, 1] = 0
+            ranked[0, labels.numpy(), 1] = 1
+            self.of_clips.append(torch.from_numpy(ranked))
+
+    def compute(self) -> Float[Tensor, " resamples"]:
+        """Return mAP, over all ranks."""
+        kind = self.reading.average_precision
+        states = self.num_references if kind == "pooled" else self.of_clips
+        if not len(states):
+            return torch.full((1 + self.num_resamples,), torch.nan, dtype=torch.float64)
+        of_clips = dim_zero_cat(states).numpy()
+        weights = resampled(len(of_clips), self.num_resamples, self.seed)
+        if kind == "classes":
+            found = class_average_precision(of_clips[..., 0], of_clips[..., 1] > 0, weights)
+        elif kind == "pooled":
+            pairs, num_pairs = dim_zero_cat(self.pairs).numpy(), dim_zero_cat(self.num_pairs).numpy()
+            clips = np.arange(len(num_pairs)).repeat(num_pairs)
+            found = pooled_average_precision(pairs[:, 0], pairs[:, 1] > 0, clips, of_clips, weights)
+        else:
+            found = mean_average_precision(of_clips, weights)
+        return torch.from_numpy(found)

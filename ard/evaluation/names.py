@@ -11,8 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.embedding import EMBEDDED, load_clap
 from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.callback import PROBING
 from ard.evaluation.functional import shared_label, stated_labels
+from ard.evaluation.scores import PROBING
 from ard.monosemanticity import read_selections
 from ard.naming import read_names
 from ard.sae import Encoding

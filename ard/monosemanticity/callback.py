@@ -5,7 +5,7 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +20,16 @@ from ard.monosemanticity.functional import (
     DEFAULT,
     Reading,
     chance_scores,
+    draw_clips,
     num_shared,
     p_values,
     q_values,
     score_lists,
 )
 from ard.monosemanticity.metric import WeightedMonosemanticity
-from ard.representatives import SCORERS, clip_scores, read_ties
+from ard.representatives import RANDOM_ACTIVE, SCORERS, clip_scores, read_ties
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row
+from ard.types import Figure, Result, Row, UserError
 
 FILE = "monosemanticity.safetensors"
 
@@ -69,7 +70,11 @@ class ScoreMonosemanticity(Callback):
         embeddings: where the clips' embeddings are kept.
         clap: the CLAP model.
         num_selected: C (the paper's 5000), bounded by the number of live features.
+        baselines: score `Mean Act.`, `Coverage` and `Rand. Rep.` too.
         num_draws: draws of random representatives (the paper's 10).
+        random_from: draw them from ``all`` clips, or from those where the feature is ``active``, which retrieval has to
+            draw (its ``num_random``).
+        random_lowest: draw the clips of L^k at random too, rather than keep them.
         reading: of Eq. 3 and 4.
         num_null_draws: shuffles that an m is held against; no p-value is below one over their number.
         false_discovery_rate: at which the features that are above chance are counted.
@@ -84,14 +89,19 @@ class ScoreMonosemanticity(Callback):
         embeddings: Path,
         clap: str = EMBEDDED,
         num_selected: int = 5000,
+        baselines: bool = True,
         num_draws: int = 10,
+        random_from: Literal["all", "active"] = "all",
+        random_lowest: bool = False,
         reading: Reading = DEFAULT,
         num_null_draws: int = 20_000,
         false_discovery_rate: float = 0.05,
         seed: int = 0,
     ) -> None:
         self.out, self.audio, self.embeddings, self.clap = Path(out), Path(audio), Path(embeddings), clap
-        self.num_selected, self.num_draws, self.reading, self.seed = num_selected, num_draws, reading, seed
+        self.num_selected, self.baselines, self.num_draws = num_selected, baselines, num_draws
+        self.random_from, self.random_lowest = random_from, random_lowest
+        self.reading, self.seed = reading, seed
         self.num_null_draws, self.false_discovery_rate = num_null_draws, false_discovery_rate
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,15 +151,15 @@ class ScoreMonosemanticity(Callback):
         dead = stored["n_active"] == 0
         tensors: dict[str, Tensor] = {"weighted/m": weighted.masked_fill(dead, math.nan)}
         is_sae = pl_module.method == "AR&D"
-        for scorer in SCORERS if is_sae else ("ard",):
+        for scorer in SCORERS if is_sae and self.baselines else ("ard",):
             top, bottom = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
             m = score_lists(self._embedded, top, bottom, self.reading).masked_fill(dead, math.nan)
             tensors[f"{scorer}/m"] = m
             features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(m)]
             self._keep(tensors, f"{scorer}/0", Selection(features, m[features], top[features]))
         self._hold_against_chance(tensors, stored)
-        if is_sae:
-            self._draw(tensors, stored["ard/bottom_ids"])
+        if is_sae and self.baselines:
+            self._draw(tensors, stored)
         save_file(tensors, self.out / f"{FILE}.partial")
         os.replace(self.out / f"{FILE}.partial", self.out / FILE)
         self._report(pl_module, data.layer, tensors, dead, self._embedding_s + time.monotonic() - started)
@@ -172,14 +182,24 @@ class ScoreMonosemanticity(Callback):
             p = p_values(tensors[f"{scorer}/m"], shared[scorer], chance)
             tensors |= {f"{scorer}/p_value": p, f"{scorer}/q_value": q_values(p)}
 
-    def _draw(self, tensors: dict[str, Tensor], bottom: Tensor) -> None:
-        """Draw the random representatives of AR&D's top-C and score them against the same L^k."""
+    def _draw(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+        """Draw the random representatives of AR&D's top-C and score them, as it says against the same L^k."""
         features = tensors["ard/0/features"]
         generator = torch.Generator().manual_seed(self.seed)
+        lowest = stored["ard/bottom_ids"][features]
+        num_clips, p = len(self._embedded), lowest.shape[1]
+        if self.random_from == "active" and len(stored.get(RANDOM_ACTIVE, ())) < self.num_draws:
+            raise UserError(
+                f"random_from 'active' wants {self.num_draws} draws of retrieval, and there are "
+                f"{len(stored.get(RANDOM_ACTIVE, ()))}: give RetrieveRepresentatives num_random: {self.num_draws}"
+            )
         for draw in range(self.num_draws):
-            p = bottom.shape[1]
-            top = torch.stack([torch.randperm(len(self._embedded), generator=generator)[:p] for _ in features])
-            m = score_lists(self._embedded, top, bottom[features], self.reading)
+            if self.random_from == "active":
+                top = stored[RANDOM_ACTIVE][draw, features]
+            else:
+                top = draw_clips(num_clips, p, len(features), generator)
+            bottom = draw_clips(num_clips, p, len(features), generator) if self.random_lowest else lowest
+            m = score_lists(self._embedded, top, bottom, self.reading)
             self._keep(tensors, f"random/{draw}", Selection(features, m, top))
 
     @staticmethod
@@ -202,6 +222,8 @@ class ScoreMonosemanticity(Callback):
             "num_selected": len(selected),
             "chance": "H and L drawn without replacement, pooled over features",
             "num_null_draws": self.num_null_draws,
+            "random_from": self.random_from,
+            "random_lowest": self.random_lowest,
             "false_discovery_rate": self.false_discovery_rate,
         }
         q = {name.partition("/")[0]: t for name, t in tensors.items() if name.endswith("/q_value")}

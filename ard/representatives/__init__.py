@@ -1,11 +1,19 @@
 """Stage 5: which clips stand for a feature most and least (Sec. 2.2, Eq. 2)."""
 
-from ard.representatives.callback import RetrieveRepresentatives, read_ties
+from ard.representatives.callback import RANDOM_ACTIVE, RetrieveRepresentatives, read_ties
 from ard.representatives.functional import SCORERS, Ties, clip_scores
-from ard.representatives.metric import RepresentativeClips, Representatives, Retrieved, Statistics
+from ard.representatives.metric import (
+    RandomActiveClips,
+    RepresentativeClips,
+    Representatives,
+    Retrieved,
+    Statistics,
+)
 
 __all__ = [
+    "RANDOM_ACTIVE",
     "SCORERS",
+    "RandomActiveClips",
     "RepresentativeClips",
     "Representatives",
     "RetrieveRepresentatives",

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ard.activations import ProbeBatch
 from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_quantiles
-from ard.representatives.metric import RepresentativeClips
+from ard.representatives.metric import RandomActiveClips, RepresentativeClips
 from ard.sae import Encoding, SparseCoder
 
 FILE = "representatives.safetensors"
+RANDOM_ACTIVE = "random_active/top_ids"
 QUANTILE_LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
 
 
@@ -41,22 +42,37 @@ class RetrieveRepresentatives(Callback):
       ``activation_edges`` i and i + 1, and the outermost take what lies beyond.
     - ``activation_quantiles`` [features, levels] at ``quantile_levels``: from the histogram, hence to within 9 %.
     - ``num_clips``, ``num_tokens``: what was seen.
+    - ``random_active/top_ids`` [draws, features, p], where asked for: random clips in which the feature is active.
 
     Args:
         out: folder of this dictionary's results.
         p: clips in each list (the paper's 4).
         ties: see :class:`~ard.representatives.RepresentativeClips`.
         tie_seed: likewise.
+        num_random: draws of random clips in which a feature is active, for a reading of `Rand. Rep.`
+        random_seed: of these draws.
     """
 
-    def __init__(self, out: Path, p: int = 4, *, ties: Ties = "stable", tie_seed: int = 0) -> None:
+    def __init__(
+        self,
+        out: Path,
+        p: int = 4,
+        *,
+        ties: Ties = "stable",
+        tie_seed: int = 0,
+        num_random: int = 0,
+        random_seed: int = 0,
+    ) -> None:
         self.out, self.p, self.ties, self.tie_seed = Path(out), p, ties, tie_seed
+        self.num_random, self.random_seed = num_random, random_seed
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start empty lists."""
         assert isinstance(pl_module, Encoding)
         self._metric = RepresentativeClips(pl_module.coder.d_sae, self.p, ties=self.ties, tie_seed=self.tie_seed)
         self._metric.to(pl_module.device)
+        self._random = RandomActiveClips(pl_module.coder.d_sae, self.p, self.num_random, seed=self.random_seed)
+        self._random.to(pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -73,6 +89,8 @@ class RetrieveRepresentatives(Callback):
             wanted = self.ties == "preact"
             pre_activations = _mean_pre_activations(pl_module.coder, batch) if wanted else None
             self._metric.update(outputs["codes"], batch.clip_of_token, batch.rows, pre_activations)
+            if self.num_random:
+                self._random.update(outputs["codes"], batch.clip_of_token, batch.rows)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the lists."""
@@ -83,6 +101,8 @@ class RetrieveRepresentatives(Callback):
         quantiles = activation_quantiles(found.statistics.activation_histogram, QUANTILE_LEVELS)
         tensors |= {"activation_quantiles": quantiles, "quantile_levels": QUANTILE_LEVELS}
         tensors["activation_edges"] = ACTIVATION_EDGES
+        if self.num_random:
+            tensors[RANDOM_ACTIVE] = self._random.compute()
         if trainer.is_global_zero:
             self.out.mkdir(parents=True, exist_ok=True)
             about = {"ties": self.ties} | ({"tie_seed": str(self.tie_seed)} if "random" in self.ties else {})

@@ -211,3 +211,43 @@ class RepresentativeClips(Metric):
             rows_and_places = (entry.long() for entry in (bottom_ids, *places))
             lists[scorer] = Representatives(top_scores, top_ids.long(), bottom_scores, *rows_and_places)
         return Retrieved(lists, Statistics(*(getattr(self, name).clone() for name in Statistics._fields)))
+
+
+class RandomActiveClips(Metric):
+    """Draw p clips for each feature at random among those where it is active, several times, in one pass.
+
+    A feature that is active in fewer than p clips gets others beside them. Memory is a small multiple of ``num_draws *
+    num_features * p`` however many clips are seen; the draws depend on neither batch size, order nor world size.
+
+    Args:
+        num_features: width of the dictionary.
+        p: clips in each draw.
+        num_draws: draws.
+        seed: of the draws.
+        kwargs: passed to :class:`torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_features: int, p: int, num_draws: int, *, seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_features, self.p = num_features, p
+        self.rules = [Rule(True, "seeded_random", seed + draw) for draw in range(num_draws)]
+        empty = torch.tensor([-1.0, NO_CLIP, 0.0], dtype=torch.float64).repeat(num_features, p, 1)
+        for draw, rule in enumerate(self.rules):
+            self.add_state(f"draw_{draw}", empty.clone(), partial(_merge, p=p, rule=rule))
+
+    def update(self, codes: Codes, clip_of_token: Int[Tensor, " tokens"], rows: Int[Tensor, " clips"]) -> None:
+        """Fold a batch of whole clips in, one after another."""
+        active = clip_scores(codes, clip_of_token, len(rows), self.num_features).coverage > 0
+        for draw, rule in enumerate(self.rules):
+            slots: Tensor = getattr(self, f"draw_{draw}")
+            features = (active.any(dim=0) | (slots[:, -1, 0] <= 0)).nonzero()[:, 0]
+            of_features = active[:, features].T.double()
+            batch = torch.stack([of_features, rows.expand_as(of_features), torch.zeros_like(of_features)], dim=-1)
+            slots[features] = keep_best(torch.cat([slots[features], batch], dim=1), features, self.p, rule)
+
+    def compute(self) -> Int[Tensor, "draws features p"]:
+        """Return the rows of the clips, over all ranks."""
+        drawn: list[Tensor] = [getattr(self, f"draw_{draw}") for draw in range(len(self.rules))]
+        return torch.stack([slots[..., 1].long() for slots in drawn])

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ard.representatives import SCORERS, RepresentativeClips, clip_scores
+from ard.representatives import SCORERS, RandomActiveClips, RepresentativeClips, clip_scores
 from ard.representatives.functional import ACTIVATION_EDGES, activation_quantiles, tie_keys
 from ard.types import Codes
 
@@ -195,3 +195,29 @@ def _rank(rank, world_size, path):
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_agree_with_a_single_process(world_size, tmp_path):
     mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)
+
+
+def random_active(order, size):
+    codes, clip_of_token = world()
+    metric = RandomActiveClips(FEATURES, P, 40, seed=3)
+    for start in range(0, CLIPS, size):
+        metric.update(*batch(codes, clip_of_token, order[start : start + size]))
+    return metric
+
+
+def test_random_clips_are_drawn_among_those_where_the_feature_is_active():
+    codes, clip_of_token = world()
+    active = clip_scores(codes, clip_of_token, CLIPS, FEATURES).coverage > 0
+    drawn = random_active(torch.arange(CLIPS), CLIPS).compute()
+    assert drawn.shape == (40, FEATURES, P)
+    for feature in range(FEATURES):
+        wanted = min(P, int(active[:, feature].sum()))
+        assert (active[drawn[:, feature], feature].sum(dim=1) == wanted).all()
+        assert all(len(set(clips)) == P for clips in drawn[:, feature].tolist())
+        if wanted == P:  # in forty draws every clip comes, whichever goes first in the data set
+            assert set(drawn[:, feature].flatten().tolist()) == set(active[:, feature].nonzero()[:, 0].tolist())
+    again = random_active(torch.randperm(CLIPS, generator=torch.Generator().manual_seed(1)), 4)
+    assert torch.equal(again.compute(), drawn)
+    first, second = (random_active(half, 5) for half in (torch.arange(12), torch.arange(12, CLIPS)))
+    assert not torch.equal(first.compute(), drawn)
+    second.merge_state(first)

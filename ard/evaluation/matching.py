@@ -1,0 +1,204 @@
+"""Names matched to labels, and precision, recall, F1 and mAP of the matches (Sec. 4, Table 1), by every reading.
+
+What is counted of each clip is added up, so that a figure and its bootstrap over clips are one product with weights: a
+row of ``weights`` says how often each clip was drawn, and a row of ones gives the figure itself.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+from scipy.special import digamma
+
+from ard.types import UserError
+
+
+@dataclass(frozen=True)
+class MatchReading:
+    """Sec. 4 as it is read where it leaves a choice; the one that was taken is written beside Table 1.
+
+    Args:
+        scope: of one matching. ``clip``: the distinct names of the concepts that are active in a clip against the
+            clip's labels. ``vocabulary``: all names, one a concept, against all labels at once; ``distinct``: the same
+            without doubles. Of the last two there is one matching only, hence no interval, and precision cannot exceed
+            the number of labels over that of names.
+        average: ``micro`` sums matches, predictions and references over clips; ``macro`` averages the clips' figures,
+            where a clip without predictions has precision 0.
+        gamma: least cosine of a match (the paper's 0.7).
+        strict: a match must lie above gamma, rather than reach it.
+        assignment: ``hungarian``, the one-to-one assignment of the highest summed cosine, or ``greedy``, the most
+            similar pair first.
+        threshold: of gamma, ``after`` the assignment, or ``before`` it: then pairs below gamma count for nothing in it.
+        average_precision: of mAP. All pairs of a clip's predictions and references are ranked by cosine, and the
+            precision at a rank is the share of matches up to it. ``ranks`` averages it over all ranks, as the paper
+            words it; ``references`` sums it at the matches, over the number of references, as in object detection;
+            ``matches`` over the number of matches. ``pooled`` is ``references`` with all clips in one ranking.
+            ``classes`` is the usual mAP of many labels: every label ranks the clips by the highest cosine of one of
+            their names, and the mean over labels is taken.
+
+    Raises:
+        UserError: if gamma is no cosine, or a reading asks for several clips where the scope has one matching.
+    """
+
+    scope: Literal["clip", "vocabulary", "distinct"] = "clip"
+    average: Literal["micro", "macro"] = "micro"
+    gamma: float = 0.7
+    strict: bool = False
+    assignment: Literal["hungarian", "greedy"] = "hungarian"
+    threshold: Literal["after", "before"] = "after"
+    average_precision: Literal["ranks", "references", "matches", "pooled", "classes"] = "ranks"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be read."""
+        if not -1 <= self.gamma <= 1:
+            raise UserError(f"gamma {self.gamma} is no cosine: give a number from -1 to 1")
+        if self.scope != "clip" and self.average_precision == "classes":
+            raise UserError(f"average_precision 'classes' ranks clips: it needs scope 'clip', not {self.scope!r}")
+
+
+DEFAULT = MatchReading()
+
+
+def match(
+    similarity: Float[np.ndarray, "predictions references"], reading: MatchReading = DEFAULT
+) -> Bool[np.ndarray, "predictions references"]:
+    """Match every prediction to at most one reference and every reference to at most one prediction.
+
+    True marks a match; an empty side gives none.
+    """
+    eligible = similarity > reading.gamma if reading.strict else similarity >= reading.gamma
+    worth = np.where(eligible, similarity, 0.0) if reading.threshold == "before" else similarity
+    matched = np.zeros(similarity.shape, dtype=bool)
+    if reading.assignment == "hungarian":
+        matched[linear_sum_assignment(worth, maximize=True)] = True
+    else:
+        left = worth.copy()
+        for _ in range(min(left.shape)):
+            row, column = np.unravel_index(left.argmax(), left.shape)
+            matched[row, column] = True
+            left[row], left[:, column] = -np.inf, -np.inf
+    return matched & eligible
+
+
+class AveragePrecision(NamedTuple):
+    """The average precision of one ranking by the readings that see no other clip."""
+
+    ranks: float
+    references: float
+    matches: float
+
+
+def average_precision(
+    similarity: Float[np.ndarray, "predictions references"], matched: Bool[np.ndarray, "predictions references"]
+) -> AveragePrecision:
+    """Rank all pairs of a clip by cosine, highest first, equal ones in their order, and average the precision.
+
+    0 without a match; NaN without references.
+    """
+    num_references = similarity.shape[1]
+    if num_references == 0:
+        return AveragePrecision(np.nan, np.nan, np.nan)
+    places, flat = np.flatnonzero(matched), similarity.reshape(-1)
+    if len(places) == 0:
+        return AveragePrecision(0.0, 0.0, 0.0)
+    own = flat[places, None]
+    ahead = (flat > own) | ((flat == own) & (np.arange(len(flat)) < places[:, None]))
+    ranks = np.sort(ahead.sum(axis=1)) + 1
+    at_matches = float((np.arange(1, len(ranks) + 1) / ranks).sum())
+    # A match at rank r is among the first q from q = r on: over all ranks it adds 1/r + 1/(r+1) + ... + 1/n.
+    over_ranks = float((digamma(len(flat) + 1) - digamma(ranks)).sum() / len(flat))
+    return AveragePrecision(over_ranks, at_matches / num_references, at_matches / len(ranks))
+
+
+def resampled(num_clips: int, num_resamples: int, seed: int) -> Float[np.ndarray, "resamples clips"]:
+    """Return the weights of the clips as they are and, in each further row, in a bootstrap resample."""
+    rng = np.random.default_rng(seed)
+    drawn = [np.bincount(rng.integers(num_clips, size=num_clips), minlength=num_clips) for _ in range(num_resamples)]
+    return np.stack([np.ones(num_clips), *drawn])
+
+
+def precision_recall_f1(
+    counts: Float[np.ndarray, "clips 3"],
+    weights: Float[np.ndarray, "resamples clips"],
+    average: Literal["micro", "macro"] = "micro",
+) -> Float[np.ndarray, "resamples 3"]:
+    """Return precision, recall and F1 from matches, predictions and references of each clip.
+
+    Precision without a prediction is 0, and so is F1 without a match. Recall without a reference is NaN, and so is F1
+    where there is no prediction either.
+    """
+    if average == "micro":
+        return _precision_recall_f1(weights @ counts)
+    of_clips = _precision_recall_f1(counts)
+    known = ~np.isnan(of_clips)
+    return _ratio(weights @ np.where(known, of_clips, 0), weights @ known.astype(float), np.nan)
+
+
+def _precision_recall_f1(counts: Float[np.ndarray, "rows 3"]) -> Float[np.ndarray, "rows 3"]:
+    matches, predictions, references = counts.T
+    precision, recall = _ratio(matches, predictions, 0.0), _ratio(matches, references, np.nan)
+    return np.stack([precision, recall, _ratio(2 * matches, predictions + references, np.nan)], axis=1)
+
+
+def mean_average_precision(
+    of_clips: Float[np.ndarray, " clips"], weights: Float[np.ndarray, "resamples clips"]
+) -> Float[np.ndarray, " resamples"]:
+    """Return the mean of the clips' average precisions, but for clips without references (NaN)."""
+    known = ~np.isnan(of_clips)
+    return _ratio(weights @ np.where(known, of_clips, 0), weights @ known.astype(float), np.nan)
+
+
+def pooled_average_precision(
+    similarity: Float[np.ndarray, " pairs"],
+    matched: Bool[np.ndarray, " pairs"],
+    clips: Int[np.ndarray, " pairs"],
+    num_references: Float[np.ndarray, " clips"],
+    weights: Float[np.ndarray, "resamples clips"],
+) -> Float[np.ndarray, " resamples"]:
+    """Return the average precision of all clips' pairs in one ranking, summed at the matches, over all references.
+
+    The same name and label in two clips are equally similar: equal pairs stand at one rank together. Pairs that are
+    less similar than the last match change nothing and may be left out. NaN without references.
+    """
+    order = np.argsort(-similarity, kind="stable")
+    matched, clips, last = matched[order], clips[order], _last_of_equals(similarity[order])
+    summed = np.empty(len(weights))
+    for row, of_clips in enumerate(weights):
+        drawn = of_clips[clips]
+        hits = np.cumsum(drawn * matched)[last]
+        summed[row] = (_ratio(hits, np.cumsum(drawn)[last], 0.0) * np.diff(hits, prepend=0)).sum()
+    return _ratio(summed, weights @ num_references, np.nan)
+
+
+def class_average_precision(
+    scores: Float[np.ndarray, "clips labels"],
+    relevant: Bool[np.ndarray, "clips labels"],
+    weights: Float[np.ndarray, "resamples clips"],
+) -> Float[np.ndarray, " resamples"]:
+    """Return the mean over labels of the average precision with which a label's scores rank the clips.
+
+    Clips of equal score stand at one rank together. A label that no drawn clip has is left out; NaN without any.
+    """
+    total, count = np.zeros(len(weights)), np.zeros(len(weights))
+    for column in range(scores.shape[1]):
+        order = np.argsort(-scores[:, column], kind="stable")
+        last = _last_of_equals(scores[order, column])
+        drawn = weights[:, order]
+        hits = np.cumsum(drawn * relevant[order, column], axis=1)[:, last]
+        precision = _ratio(hits, np.cumsum(drawn, axis=1)[:, last], 0.0)
+        positives = hits[:, -1]
+        total += _ratio((precision * np.diff(hits, axis=1, prepend=0)).sum(axis=1), positives, 0.0)
+        count += positives > 0
+    return _ratio(total, count, np.nan)
+
+
+def _last_of_equals(ordered: Float[np.ndarray, " n"]) -> Int[np.ndarray, " groups"]:
+    """Return the place of the last of each group of equal numbers."""
+    return np.flatnonzero(np.append(np.diff(ordered) != 0, len(ordered) > 0))
+
+
+def _ratio(over: np.ndarray, under: np.ndarray, otherwise: float) -> np.ndarray:
+    """Divide; where there is nothing to divide by, ``otherwise``."""
+    return np.divide(over, under, out=np.full(np.broadcast(over, under).shape, otherwise), where=under > 0)
