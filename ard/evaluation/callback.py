@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.embedding import EMBEDDED, load_clap
 from ard.evaluation.functional import LabelText, label_text
-from ard.evaluation.matching import DEFAULT, MatchReading
+from ard.evaluation.matching import DEFAULT, AveragePrecisionKind, MatchReading
 from ard.evaluation.metric import Clips, ConceptAveragePrecision, ConceptMatching
 from ard.evaluation.scores import EVALUATION, Active, ActiveBy, LabelledScores, predicted
 from ard.monosemanticity import Selection, read_selections
@@ -26,7 +26,7 @@ from ard.types import Figure, Result, Row, UserError
 
 METHODS = {"mean": "Mean Act.", "coverage": "Coverage", "random": "Rand. Rep."}  # by scorer, as the paper names them
 METRICS = {"precision": "precision", "recall": "recall", "f1": "F1", "map": "mAP", "map_at_matches": "mAP at matches"}
-AT_MATCHES: Literal["references"] = "references"
+AT_MATCHES: AveragePrecisionKind = "references"
 EmbedText = Callable[[Sequence[str]], Tensor]
 
 
@@ -129,12 +129,13 @@ class MatchLabels(Callback):
         truth = Predictions(references, embed([label_text(label, self.labels) for label in vocabulary]))
         stored = load_file(self.out / "representatives.safetensors")
         selections, names = read_selections(self.out), read_names(self.out)
-        rows = []
+        rows, num_silent = [], {}
         for scorer, draws in selections.items():
             active = self._active(scores, stored, scorer, draws[0])
             told = [self._predict(active, named, len(scores.labels), embed) for named in names[scorer]]
             row = self._row(told, truth, replace(dictionary, method=METHODS.get(scorer, dictionary.method)))
             rows.append(replace(row, figures={"ms": self._highest(draws), **row.figures}))
+            num_silent[row.method] = sum(len(of_clip) == 0 for of_clip in told[0].of_clips)
         if "random" in selections:
             active, rng = self._active(scores, stored, "ard", selections["ard"][0]), np.random.default_rng(self.seed)
             own = np.array(names["ard"][0], dtype=object)
@@ -144,8 +145,21 @@ class MatchLabels(Callback):
             ]
             rows.append(self._row(told, truth, replace(dictionary, method=f"{dictionary.method}, names shuffled")))
             rows.append(self._row([truth], truth, replace(dictionary, method="Labels as names")))
-        num_unnamed = {scorer: sum(name is None for name in draws[0]) for scorer, draws in names.items()}
-        self._write(rows, time.monotonic() - started, len(scores.labels), len(vocabulary), num_unnamed)
+        details = {
+            "num_clips": len(scores.labels),
+            "num_labels": len(vocabulary),
+            "num_concepts_without_name": {scorer: draws[0].count(None) for scorer, draws in names.items()},
+            "num_clips_without_prediction": num_silent,
+        }
+        choices = {
+            **asdict(self.reading),
+            "activity": self.activity,
+            "active_by": self.active_by,
+            "clap": self.clap,
+            "label_text": self.labels,
+        }
+        result = Result("matching", tuple(rows), choices, self.seed, time.monotonic() - started, details)
+        result.save(self.out / self.result)
         return rows
 
     def _active(
@@ -170,18 +184,17 @@ class MatchLabels(Callback):
 
     def _row(self, draws: Sequence[Predictions], truth: Predictions, about: Row) -> Row:
         """Return a row with its figures: means over draws, where there are several, whose spread its note tells."""
-        at_matches = replace(self.reading, average_precision=AT_MATCHES)
+        kinds = (self.reading.average_precision, AT_MATCHES)
         values = []
         for draw in draws:
             similarity = draw.space @ truth.space.T
             metrics = (
                 ConceptMatching(similarity, self.reading, seed=self.seed),
-                ConceptAveragePrecision(similarity, self.reading, seed=self.seed),
-                ConceptAveragePrecision(similarity, at_matches, seed=self.seed),
+                ConceptAveragePrecision(similarity, self.reading, kinds=kinds, seed=self.seed),
             )
             for metric in metrics:
                 metric.update(draw.of_clips, truth.of_clips)
-            values.append(np.column_stack([metric.compute().numpy() for metric in metrics]))
+            values.append(np.concatenate([metric.compute().numpy() for metric in metrics], axis=1))
         mean, num_clips = np.mean(values, axis=0), len(truth.of_clips)
         figures = {name: Figure.resampled(mean[:, i], num_clips, "share") for i, name in enumerate(METRICS)}
         if len(draws) == 1:
@@ -196,16 +209,3 @@ class MatchLabels(Callback):
         m = np.stack([draw.m.numpy() for draw in draws], axis=1)
         unit = "pooled standard deviations"
         return Figure.estimate(m, lambda drawn: float(drawn.max(axis=0).mean()), unit, seed=self.seed)
-
-    def _write(
-        self, rows: Sequence[Row], seconds: float, num_clips: int, num_labels: int, num_unnamed: Mapping[str, int]
-    ) -> None:
-        choices = {
-            **asdict(self.reading),
-            "activity": self.activity,
-            "active_by": self.active_by,
-            "similarity": f"text-text cosine of CLAP {self.clap!r}, no template",
-            "label_text": self.labels,
-        }
-        details = {"num_clips": num_clips, "num_labels": num_labels, "num_concepts_without_name": num_unnamed}
-        Result("matching", tuple(rows), choices, self.seed, seconds, details).save(self.out / self.result)

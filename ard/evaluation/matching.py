@@ -5,6 +5,7 @@ row of ``weights`` says how often each clip was drawn, and a row of ones gives t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import digamma
 
 from ard.types import UserError
+
+AveragePrecisionKind = Literal["ranks", "references", "matches", "pooled", "classes"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class MatchReading:
     strict: bool = False
     assignment: Literal["hungarian", "greedy"] = "hungarian"
     threshold: Literal["after", "before"] = "after"
-    average_precision: Literal["ranks", "references", "matches", "pooled", "classes"] = "ranks"
+    average_precision: AveragePrecisionKind = "ranks"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read."""
@@ -112,11 +115,14 @@ def average_precision(
     return AveragePrecision(over_ranks, at_matches / num_references, at_matches / len(ranks))
 
 
+@lru_cache(maxsize=1)  # many metrics ask for the same
 def resampled(num_clips: int, num_resamples: int, seed: int) -> Float[np.ndarray, "resamples clips"]:
     """Return the weights of the clips as they are and, in each further row, in a bootstrap resample."""
     rng = np.random.default_rng(seed)
     drawn = [np.bincount(rng.integers(num_clips, size=num_clips), minlength=num_clips) for _ in range(num_resamples)]
-    return np.stack([np.ones(num_clips), *drawn])
+    weights = np.stack([np.ones(num_clips), *drawn])
+    weights.flags.writeable = False
+    return weights
 
 
 def precision_recall_f1(

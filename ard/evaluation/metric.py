@@ -12,6 +12,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from ard.evaluation.matching import (
     DEFAULT,
+    AveragePrecision,
+    AveragePrecisionKind,
     MatchReading,
     average_precision,
     class_average_precision,
@@ -30,7 +32,7 @@ def _pairs(
 ) -> Iterator[Float[np.ndarray, "predictions references"]]:
     """Yield the cosines of each clip's predictions with its references."""
     for predicted, labels in zip(predictions, references, strict=True):
-        yield similarity[np.ix_(predicted.numpy(), labels.numpy())]
+        yield similarity[predicted.numpy()[:, None], labels.numpy()]
 
 
 class ConceptMatching(Metric):
@@ -82,12 +84,13 @@ class ConceptMatching(Metric):
 class ConceptAveragePrecision(Metric):
     """mAP of the names that clips' concepts predict (Sec. 4).
 
-    ``compute`` returns one number a resample [1 + num_resamples]: the figure, then that of each bootstrap resample of
-    the clips. NaN without a clip.
+    ``compute`` returns one row a resample [1 + num_resamples, kinds]: the figures, then those of each bootstrap
+    resample of the clips. NaN without a clip.
 
     Args:
         similarity: cosine of every name of the vocabulary with every label.
         reading: how Sec. 4 is read.
+        kinds: of average precision, in the place of the reading's own.
         num_resamples: of the bootstrap over clips.
         seed: of the bootstrap; metrics of one seed and number of clips draw the same clips.
         kwargs: passed to :class:`torchmetrics.Metric`.
@@ -95,7 +98,7 @@ class ConceptAveragePrecision(Metric):
 
     full_state_update = False
     of_clips: list[Tensor]
-    num_references: list[Tensor]
+    ranked_labels: list[Tensor]
     num_pairs: list[Tensor]
     pairs: list[Tensor]
 
@@ -104,57 +107,52 @@ class ConceptAveragePrecision(Metric):
         similarity: Float[Tensor, "names labels"],
         reading: MatchReading = DEFAULT,
         *,
+        kinds: Sequence[AveragePrecisionKind] = (),
         num_resamples: int = 1000,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.similarity, self.reading = similarity.double().numpy(), reading
+        self.kinds = tuple(kinds) or (reading.average_precision,)
         self.num_resamples, self.seed = num_resamples, seed
-        for state in ("of_clips", "num_references", "num_pairs", "pairs"):
+        for state in ("of_clips", "ranked_labels", "num_pairs", "pairs"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
     def update(self, predictions: Clips, references: Clips) -> None:
         """Fold in clips: for each the indices of its predicted names and those of its labels."""
-        kind = self.reading.average_precision
-        if kind == "classes":
-            self._rank_labels(predictions, references)
-            return
         for similarity in _pairs(self.similarity, predictions, references):
             matched = match(similarity, self.reading)
-            if kind == "pooled":
+            found = [*average_precision(similarity, matched), similarity.shape[1]]
+            self.of_clips.append(torch.tensor([found], dtype=torch.float64))
+            if "pooled" in self.kinds:
                 counted = similarity >= self.reading.gamma  # no match lies below
-                pairs = np.stack([similarity[counted], matched[counted]], axis=1)
-                self.pairs.append(torch.from_numpy(pairs))
-                self.num_pairs.append(torch.tensor([len(pairs)]))
-                self.num_references.append(torch.tensor([float(similarity.shape[1])], dtype=torch.float64))
-            else:
-                found = getattr(average_precision(similarity, matched), kind)
-                self.of_clips.append(torch.tensor([found], dtype=torch.float64))
+                self.pairs.append(torch.from_numpy(np.stack([similarity[counted], matched[counted]], axis=1)))
+                self.num_pairs.append(torch.tensor([int(counted.sum())]))
+        if "classes" in self.kinds:
+            for predicted, labels in zip(predictions, references, strict=True):
+                ranked = np.full((1, self.similarity.shape[1], 2), -1.0)  # no name, no cosine
+                if len(predicted):
+                    ranked[0, :, 0] = self.similarity[predicted.numpy()].max(axis=0)
+                ranked[0, labels.numpy(), 1] = 1
+                self.ranked_labels.append(torch.from_numpy(ranked))
 
-    def _rank_labels(self, predictions: Clips, references: Clips) -> None:
-        for predicted, labels in zip(predictions, references, strict=True):
-            ranked = np.full((1, self.similarity.shape[1], 2), -1.0)  # no name, no cosine
-            if len(predicted):
-                ranked[0, :, 0] = self.similarity[predicted.numpy()].max(axis=0)
-            ranked[0, :, 1] = 0
-            ranked[0, labels.numpy(), 1] = 1
-            self.of_clips.append(torch.from_numpy(ranked))
-
-    def compute(self) -> Float[Tensor, " resamples"]:
+    def compute(self) -> Float[Tensor, "resamples kinds"]:
         """Return mAP, over all ranks."""
-        kind = self.reading.average_precision
-        states = self.num_references if kind == "pooled" else self.of_clips
-        if not len(states):
-            return torch.full((1 + self.num_resamples,), torch.nan, dtype=torch.float64)
-        of_clips = dim_zero_cat(states).numpy()
+        if not len(self.of_clips):
+            return torch.full((1 + self.num_resamples, len(self.kinds)), torch.nan, dtype=torch.float64)
+        of_clips = dim_zero_cat(self.of_clips).numpy()
         weights = resampled(len(of_clips), self.num_resamples, self.seed)
-        if kind == "classes":
-            found = class_average_precision(of_clips[..., 0], of_clips[..., 1] > 0, weights)
-        elif kind == "pooled":
-            pairs, num_pairs = dim_zero_cat(self.pairs).numpy(), dim_zero_cat(self.num_pairs).numpy()
-            clips = np.arange(len(num_pairs)).repeat(num_pairs)
-            found = pooled_average_precision(pairs[:, 0], pairs[:, 1] > 0, clips, of_clips, weights)
-        else:
-            found = mean_average_precision(of_clips, weights)
-        return torch.from_numpy(found)
+        columns = []
+        for kind in self.kinds:
+            if kind == "classes":
+                ranked = dim_zero_cat(self.ranked_labels).numpy()
+                columns.append(class_average_precision(ranked[..., 0], ranked[..., 1] > 0, weights))
+            elif kind == "pooled":
+                pairs, num_pairs = dim_zero_cat(self.pairs).numpy(), dim_zero_cat(self.num_pairs).numpy()
+                clips = np.arange(len(num_pairs)).repeat(num_pairs)
+                pooled = pooled_average_precision(pairs[:, 0], pairs[:, 1] > 0, clips, of_clips[:, -1], weights)
+                columns.append(pooled)
+            else:
+                columns.append(mean_average_precision(of_clips[:, AveragePrecision._fields.index(kind)], weights))
+        return torch.from_numpy(np.stack(columns, axis=1))
