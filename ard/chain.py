@@ -75,6 +75,9 @@ class Chain:
             self.train(self.facts.layer, [self.facts.expansion])
             self.describe()
             self.step("test", self.facts.layer, None)
+            for layer in self.facts.layers if number == 1 else ():
+                self.train(layer, [self.facts.expansion])
+                self.step("test", layer, self.facts.expansion)
 
     def describe(self) -> None:
         """Retrieve, score, name and evaluate on the run's main cell."""
@@ -137,7 +140,9 @@ class Chain:
         return self.out / f"layer-{layer}" / (f"e{expansion}" if expansion else "poly")
 
     def _cell_facts(self, layer: int, expansion: int | None) -> dict[str, Any]:
-        cell = {"layer": layer, "expansion": expansion, "cell": str(self._cell(layer, expansion))}
+        cell: dict[str, Any] = {"layer": layer, "expansion": expansion, "cell": str(self._cell(layer, expansion))}
+        if layer != self.facts.layer:  # of other layers Table 1 has AR&D alone, and Table 3 nothing
+            cell |= {"baselines": False, "tasks": []}
         return cell if expansion else {**cell, "sae": "poly"}
 
     def _lightning(self, command: str, config: str, facts: dict[str, Any], *options: str) -> str:

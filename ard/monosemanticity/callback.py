@@ -210,9 +210,12 @@ class ScoreMonosemanticity(Callback):
         selected = tensors["ard/0/m"].numpy()
         weighted = tensors["weighted/m"][tensors["ard/0/features"]].numpy()
         weighted = weighted[np.isfinite(weighted)]
+        q = {name.partition("/")[0]: t for name, t in tensors.items() if name.endswith("/q_value")}
+        passed = (q["ard"][tensors["ard/0/features"]] <= self.false_discovery_rate).double().numpy()
         figures = {
             "ms": Figure.estimate(selected, np.max, "pooled standard deviations", seed=self.seed),
             "mean_ms": Figure.estimate(selected, np.mean, "pooled standard deviations", seed=self.seed),
+            "above_chance": Figure.estimate(passed, np.mean, "share of the top-C", seed=self.seed),
             "mean_weighted_ms": Figure.estimate(weighted, np.mean, "cosine", seed=self.seed),
         }
         choices = {
@@ -226,12 +229,11 @@ class ScoreMonosemanticity(Callback):
             "random_lowest": self.random_lowest,
             "false_discovery_rate": self.false_discovery_rate,
         }
-        q = {name.partition("/")[0]: t for name, t in tensors.items() if name.endswith("/q_value")}
         details = {
             "num_features": len(dead),
             "num_dead": int(dead.sum()),
             "num_above_chance": {scorer: int((t <= self.false_discovery_rate).sum()) for scorer, t in q.items()},
-            "num_selected_above_chance": int((q["ard"][tensors["ard/0/features"]] <= self.false_discovery_rate).sum()),
+            "num_selected_above_chance": int(passed.sum()),
             "num_without_weighted_ms": int(tensors["weighted/m"].isnan().sum()),
         }
         row = Row(module.method, layer, module.expansion, figures)

@@ -16,8 +16,12 @@ LAYER, EXPANSION = 26, 8
 
 LAYERS = (5, 16, 26)
 
-METHODS = ("No SAE", "SAE, no clamp", "Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
-"""The order of rows; the first two are controls of ours."""
+SHUFFLED, CEILING = "AR&D, names shuffled", "Labels as names"
+METHODS = (
+    *("No SAE", "SAE, no clamp", "Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D"),
+    *(SHUFFLED, CEILING),
+)
+"""The order of rows; the first two and the last two are controls of ours."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,11 @@ def _table1(run: Run) -> Table:
         where = f" (l = {row.layer})" if row.method == "AR&D" else ""
         lines.append(Line((row.method + where,), _cells(row, paper.METRICS, printed)))
         data.append(_json_row(row, paper.METRICS, printed, layer=at, expansion=paper.EXPANSION))
-    missing = [name for name in paper.METHODS[2:] if rows and name not in {row.method for row in rows}]
+    missing = [name for name in paper.METHODS[2:7] if rows and name not in {row.method for row in rows}]
     notes = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
     if rows:
-        notes += [paper.TABLE1_MS_NOTE, *_unbeaten(lines, list(paper.METRICS.values())), *_map_at_matches(rows)]
+        heads = list(paper.METRICS.values())
+        notes += [*_reading(results), paper.TABLE1_MS_NOTE, *_unbeaten(lines, heads), *_map_at_matches(rows)]
     else:
         notes = [_left_out("matching.json", "names can be matched only against labels, and these clips may have none")]
     return Table(
@@ -84,7 +86,7 @@ def _table1(run: Run) -> Table:
         paper_heads=("paper",) * len(paper.METRICS),
         lines=tuple(lines),
         rows=tuple(data),
-        notes=(*_provenance(run, "FSD50K", rows), *notes, *_notes(results, rows)),
+        notes=(*_provenance(run, "FSD50K", rows), *notes, *_undefined(lines), *_notes(results, rows)),
     )
 
 
@@ -114,7 +116,12 @@ def _table3(run: Run) -> Table:
         paper_heads=("paper",) * len(shifts),
         lines=tuple(lines),
         rows=tuple(data),
-        notes=(*_provenance(run, "IEMOCAP-Emotion and VoxCeleb1-Gender", rows), *notes, *_notes(results, rows)),
+        notes=(
+            *_provenance(run, "IEMOCAP-Emotion and VoxCeleb1-Gender", rows),
+            *notes,
+            *_undefined(lines),
+            *_notes(results, rows),
+        ),
     )
 
 
@@ -123,31 +130,77 @@ def _table4(run: Run) -> Table:
     rows = _ordered(results)
     layers = sorted({row.layer for row in rows})
     beside = paper.counterparts(run.layers, max(run.layers))
-    lines = []
-    for method, expansion in dict.fromkeys((row.method, row.expansion) for row in rows):
-        printed = paper.TABLE4.get((method, expansion), {})
-        ours = {row.layer: row.figures.get("ms") for row in rows if (row.method, row.expansion) == (method, expansion)}
-        cells = tuple(Cell(ours.get(layer), printed.get(beside.get(layer, 0))) for layer in layers)
-        lines.append(Line((method, "–" if expansion is None else str(expansion)), cells))
+    lines: dict[str, list[Line]] = {measure: [] for measure in _MEASURES}
+    for (method, expansion), measure in product(dict.fromkeys((r.method, r.expansion) for r in rows), _MEASURES):
+        printed = paper.TABLE4.get((method, expansion), {}) if measure == "ms" else {}
+        of_layer = {row.layer: row for row in rows if (row.method, row.expansion) == (method, expansion)}
+        cells = tuple(
+            Cell(of_layer[at].figures.get(measure) if at in of_layer else None, printed.get(beside.get(at, 0)))
+            for at in layers
+        )
+        which = (method, "–" if expansion is None else str(expansion)) if measure == "ms" else ("", "")
+        lines[measure].append(Line((*which, _MEASURES[measure].format(run.num_selected)), cells))
     data = []
     for row in rows:
         at = beside.get(row.layer)
         figure = paper.TABLE4.get((row.method, row.expansion), {}).get(at or 0)
-        data.append(_json_row(row, ["ms"], {"ms": figure} if figure else {}, layer=at, expansion=row.expansion))
+        data.append(_json_row(row, _MEASURES, {"ms": figure} if figure else {}, layer=at, expansion=row.expansion))
     heads = tuple(f"l = {layer}" for layer in layers)
     asked = "run `ard run` or `ard demo` to the end"
-    notes = _unbeaten(lines, heads) if rows else [_left_out("monosemanticity.json", asked)]
+    notes = _unbeaten(lines["ms"], heads) if rows else [_left_out("monosemanticity.json", asked)]
     return Table(
         number=4,
         preset=run.preset,
-        title="Monosemanticity (highest m) by layer and expansion factor",
-        stub_heads=("Method", "e"),
+        title="Monosemanticity by layer and expansion factor",
+        stub_heads=("Method", "e", "Measure"),
         heads=heads,
         paper_heads=tuple(f"paper, l = {beside[layer]}" if layer in beside else "paper" for layer in layers),
-        lines=tuple(lines),
+        lines=tuple(chain.from_iterable(zip(*lines.values(), strict=True))),
         rows=tuple(data),
-        notes=(*_provenance(run, "WavCaps and IEMOCAP", rows), *notes, *_notes(results, rows)),
+        notes=(
+            *_provenance(run, "WavCaps and IEMOCAP", rows),
+            *notes,
+            *_undefined(chain.from_iterable(lines.values())),
+            *_notes(results, rows),
+        ),
     )
+
+
+_MEASURES = {"ms": "highest m", "mean_ms": "mean m of the top {}", "above_chance": "share of them above chance"}
+"""Of Table 4: the paper's, and beside it what says more than a maximum."""
+
+_SCOPES = {
+    "clip": "the distinct names of the concepts active in a clip against its labels",
+    "vocabulary": "all names at once against all labels, so that there is one matching and no interval",
+    "distinct": "all distinct names at once against all labels, so that there is one matching and no interval",
+}
+_ACTIVE = {
+    "share": "active from {} of the score of the weakest clip in H^k on, and above 0",
+    "quantile": "active above the {} quantile of its scores, and above 0",
+    "top": "active where it is among the clip's {:.0f} of highest score above 0",
+}
+_AVERAGE_PRECISION = {
+    "ranks": "mAP averages precision over all ranks of a clip's pairs, as the paper words it",
+    "references": "mAP sums precision at the matches of a clip over its labels",
+    "matches": "mAP averages precision at the matches of a clip",
+    "pooled": "mAP ranks all clips' pairs together and sums precision at the matches over all labels",
+    "classes": "mAP ranks the clips for every label by the closest of their names, and averages over labels",
+}
+
+
+def _reading(results: Sequence[Result]) -> list[str]:
+    """Say how the paper was read where it leaves a choice."""
+    taken = [result.choices for result in results if "scope" in result.choices]
+    if not taken:
+        return []
+    chosen = taken[0]
+    cosine = f"{'above' if chosen['strict'] else 'at least'} {chosen['gamma']}"
+    return [
+        f"Read as: {_SCOPES[chosen['scope']]}; a concept is {_ACTIVE[chosen['active_by']].format(chosen['activity'])}; "
+        f"{chosen['assignment']} assignment, cosine {cosine}, asked {chosen['threshold']} it; "
+        f"{chosen['average']}-averaged; {_AVERAGE_PRECISION[chosen['average_precision']]}. "
+        "experiments/table1 has every other reading."
+    ]
 
 
 def _map_at_matches(rows: Sequence[Row]) -> list[str]:
@@ -155,8 +208,8 @@ def _map_at_matches(rows: Sequence[Row]) -> list[str]:
     known = [(row.method, row.figures["map_at_matches"].value) for row in rows if "map_at_matches" in row.figures]
     said = ", ".join(f"{method} {value:.2f}" for method, value in known)
     reading = (
-        "mAP is precision averaged over all ranks, as the paper words it. Summed at the matches over the number of "
-        f"references instead, as in object detection, it follows recall and rewards many predictions: {said}."
+        "mAP with precision summed at the matches over the number of labels, as in object detection, follows recall "
+        f"and rewards many predictions: {said}."
     )
     return [reading] if known else []
 
@@ -170,11 +223,22 @@ def _unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
             other[0] + (f" (against e = {own[1]})" if len(own) > 1 else "")
             for own, ours in measured
             for other, theirs in measured
-            if own[0].startswith("AR&D") and not other[0].startswith("AR&D") and not ours.low > theirs.high
+            if _is_ours(own) and not _is_ours(other) and other[0] != paper.CEILING and not ours.low > theirs.high
         ]
         if unbeaten:
             said.append(f"{head}: {', '.join(unbeaten)}")
     return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(said)}"] if said else []
+
+
+def _undefined(lines: Iterable[Line]) -> list[str]:
+    """Say what a dash means, where a figure was asked for and is none."""
+    asked = [cell.ours for line in lines for cell in line.cells if cell.ours is not None]
+    undefined = sum(not math.isfinite(figure.value) for figure in asked)
+    return [f"Without a value, because there was nothing to measure it on: {undefined} figures."] if undefined else []
+
+
+def _is_ours(stub: tuple[str, ...]) -> bool:
+    return stub[0].partition(" (")[0] == "AR&D"
 
 
 def _ordered(results: Iterable[Result]) -> list[Row]:

@@ -5,12 +5,14 @@ import io
 import json
 import math
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from rich.console import Console
 
+from ard.evaluation import MatchReading
 from ard.reports import build_tables, log_tables, paper, render_table, write_tables
 from ard.reports.paper import Printed, counterparts
 from ard.reports.run import Run
@@ -54,7 +56,7 @@ def test_table1_has_the_papers_rows_and_figures(run):
     write_tables(run)
     saved = json.loads((run / "tables/table1.json").read_text())
     assert (saved["table"], saved["preset"], set(saved)) == (1, "demo", {"table", "preset", "rows"})
-    assert [row["method"] for row in saved["rows"]] == list(paper.METHODS[2:])
+    assert [row["method"] for row in saved["rows"]] == list(paper.METHODS[2:7])
     for row in saved["rows"]:
         assert (row["layer"], row["expansion"]) == (3, None if row["method"] == "Poly. Feats." else 8)
         assert row["f1"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
@@ -72,6 +74,21 @@ def test_table1_takes_ard_of_every_layer_but_the_baselines_of_the_runs_own(run):
     assert [line.stub[0] for line in table.lines][-3:] == ["Coverage", "AR&D (l = 1)", "AR&D (l = 3)"]
     assert table.rows[-2]["paper"]["f1"] == {"value": 0.49}
     assert "precision" not in table.rows[-2]
+
+
+def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but_the_ceiling(run):
+    figures = {"f1": Figure(0.5, 0.45, 0.55, 9, "share"), "map_at_matches": Figure(0.4, 0.3, 0.5, 9, "share")}
+    rows = [Row(method, 3, 8, figures) for method in ("AR&D", paper.SHUFFLED, paper.CEILING)]
+    choices = {**asdict(MatchReading(threshold="before")), "activity": 0.5, "active_by": "share"}
+    Result("matching", tuple(rows), choices, 0, 0.0).save(run / "layer-3/e8/matching.json")
+    table = build_tables(run, [1])[0]
+    assert [line.stub[0] for line in table.lines] == ["Poly. Feats.", "AR&D (l = 3)", paper.SHUFFLED, paper.CEILING]
+    (read,) = (note for note in table.notes if note.startswith("Read as: "))
+    assert "hungarian assignment, cosine at least 0.7, asked before it; micro-averaged" in read
+    assert "active from 0.5 of the score of the weakest clip in H^k on" in read
+    (unbeaten,) = (note for note in table.notes if note.startswith("Where the interval of AR&D"))
+    assert unbeaten.endswith(f"F1: Poly. Feats., {paper.SHUFFLED}")
+    assert any(note.endswith(f"AR&D 0.40, {paper.SHUFFLED} 0.40, {paper.CEILING} 0.40.") for note in table.notes)
 
 
 def test_table3_has_controls_first_and_the_papers_shifts(run):
@@ -98,7 +115,13 @@ def test_table4_is_layers_by_expansions(run):
     ]
     table = build_tables(run, [4])[0]
     assert table.paper_heads == ("paper, l = 5", "paper, l = 16", "paper, l = 26")
-    assert [line.stub for line in table.lines] == [("Poly. Feats.", "–"), ("AR&D", "4"), ("AR&D", "8"), ("AR&D", "16")]
+    stubs = [("Poly. Feats.", "–"), ("AR&D", "4"), ("AR&D", "8"), ("AR&D", "16")]
+    assert [line.stub for line in table.lines[::3]] == [(*stub, "highest m") for stub in stubs]
+    measures = ("mean m of the top 2", "share of them above chance")
+    assert [line.stub for line in table.lines[1:3]] == [("", "", measure) for measure in measures]
+    assert table.lines[1].cells[0].ours.value == 0.1
+    assert table.lines[1].cells[0].paper is None
+    assert saved["rows"][0]["mean_ms"]["value"] == 0.1
 
 
 def test_notes_say_what_is_compared_with_what(run):
@@ -171,8 +194,10 @@ def test_nan_is_an_empty_cell_and_null_in_json(run):
     table = write_tables(run, [4])[0]
     saved = json.loads((run / "tables/table4.json").read_text())
     assert saved["rows"][3]["ms"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert (run / "tables/table4.md").read_text().splitlines()[5].startswith("| AR&D | 4 | – | 6.86 |")
+    line = next(line for line in (run / "tables/table4.md").read_text().splitlines() if line.startswith("| AR&D | 4"))
+    assert line.startswith("| AR&D | 4 | highest m | – | 6.86 |")
     assert "nan" not in printed(table)
+    assert "Without a value, because there was nothing to measure it on: 1 figures." in table.notes
 
 
 def test_any_logger_takes_the_tables(run, tmp_path):
