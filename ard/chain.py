@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
-from ard.audio import SyntheticCorpus, read_audio_manifest, write_audio_shards
+from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
 from ard.sae import PLACEHOLDER, is_whole
@@ -50,10 +50,17 @@ class Chain:
                 f"output folder {str(self.out)!r} cannot be written ({error.strerror}): choose another --out"
             ) from error
 
-    def synthesise(self) -> None:
-        """Make the clips of every split of the preset."""
-        for split, settings in self.facts.audio.items():
-            self.write_audio(split, SyntheticCorpus(split, seed=self.facts.seed, **settings))
+    def prepare(self, *splits: str) -> None:
+        """Write the audio shards of splits that the preset says where to find, unless they are there."""
+        for split in splits:
+            if split in self.facts.audio and not (self.out / "audio" / split).is_dir():
+                parts = plain(self.facts)["audio"][split]
+                try:
+                    self.write_audio(split, Corpora(parts))
+                except UserError as error:
+                    raise UserError(
+                        f"split {split!r} cannot be made, which the preset has under `audio`: {error}"
+                    ) from error
 
     def write_audio(self, split: str, source: Iterable[Clip | Failure]) -> None:
         """Write the audio shards of a split."""
@@ -64,6 +71,7 @@ class Chain:
 
     def table(self, number: int) -> None:
         """Fill the cells that a table needs."""
+        self.prepare("probe", "eval", *(("steer-select", "steer") if number == 3 else ()))
         self.extract()
         if number == 4:
             for layer in self.facts.layers:

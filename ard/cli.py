@@ -6,6 +6,7 @@ preset; `demo`, `run` and `table` chain them, each step in the run's folder and 
 
 import hashlib
 import inspect
+import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,22 +20,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from ard.activations import ClipDataModule, Extraction, dry_run
-from ard.audio import (
-    FSD50K,
-    IEMOCAP,
-    AudioBench,
-    FolderClips,
-    SyntheticCorpus,
-    WavCaps,
-    check_audio_shards,
-    read_audio_manifest,
-    write_audio_shards,
-)
+from ard.audio import SOURCES, FolderClips, check_audio_shards, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED, load_audiollm
 from ard.chain import Chain, console, say_failures, tracked
 from ard.plan import plan as plan_preset
 from ard.plan import render_plan
-from ard.presets import CLI, preset_files, resolved_arguments
+from ard.presets import CLI, plain, preset_files, resolved_arguments, split_facts
 from ard.reports import Order, Run, find_concepts, render_concepts, write_report, write_tables
 from ard.sae.formats import Format
 from ard.sae.formats import convert as convert_sae
@@ -46,14 +37,6 @@ LIGHTNING = {
     "test": "retrieve, score, name and evaluate with the callbacks of a YAML file (Lightning)",
     "predict": "Lightning's predict; `extract` is its name here",
     "extract": "audio shards to activation shards, all layers in one pass; resumes; --dry-run looks at what it needs",
-}
-SOURCES: dict[str, Callable[..., Any]] = {
-    "folder": FolderClips,
-    "wavcaps": WavCaps,
-    "iemocap": IEMOCAP,
-    "fsd50k": FSD50K,
-    "audiobench": AudioBench,
-    "synthetic": SyntheticCorpus,
 }
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 4  # two in H^k and two in L^k
@@ -94,13 +77,14 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
         seed: of the sounds, the SAEs and every draw.
     """
     chain = Chain("demo", {"out": str(out), "seed": seed})
-    chain.synthesise()
     for table_number in (4, 1, 3):
         chain.table(table_number)
     chain.finish()
 
 
-def table(number: int, preset: str = "demo", out: Path | None = None, seed: int = 0) -> None:
+def table(
+    number: int, preset: str = "demo", out: Path | None = None, seed: int = 0, run: dict[str, Any] | None = None
+) -> None:
     """Run what table N needs and is missing, and write it.
 
     Args:
@@ -108,11 +92,11 @@ def table(number: int, preset: str = "demo", out: Path | None = None, seed: int 
         preset: a folder of `configs`.
         out: the run's folder, ``runs/<preset>`` if not given.
         seed: of the sounds, the SAEs and every draw.
+        run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
     """
     if number not in (1, 3, 4):
         raise UserError(f"table {number} cannot be made: there are tables 1, 3 and 4")
-    chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed})
-    chain.synthesise()
+    chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})})
     chain.table(number)
     chain.finish()
 
@@ -299,7 +283,9 @@ def _command(args: list[str]) -> None:
     _add_shards(commands)
     for name, summary in LIGHTNING.items():
         commands.add_subcommand(name, ArgumentParser(), help=summary)
-    parsed = parser.instantiate_classes(parser.parse_args(args))
+    args, facts = split_facts(args)
+    told = ["--run", json.dumps(plain(facts))] if facts else []
+    parsed = parser.instantiate_classes(parser.parse_args([*args, *told]))
     chosen = parsed[parsed.subcommand]
     if parsed.subcommand == "shards":
         shards(chosen)

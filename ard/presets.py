@@ -90,6 +90,20 @@ def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str
     return resolved
 
 
+def split_facts(args: Sequence[str]) -> tuple[list[str], DictConfig]:
+    """Take ``--run.<fact> VALUE`` and ``--run.<fact>=VALUE`` out of a command line: return the rest, and the facts."""
+    rest: list[str] = []
+    facts: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word.startswith("--run."):
+            name, equals, value = word.removeprefix("--run.").partition("=")
+            facts.append(f"{name}={value if equals else next(words, '')}")
+        else:
+            rest.append(word)
+    return rest, OmegaConf.from_dotlist(facts)
+
+
 @contextmanager
 def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
     """Turn a command line with ``--config FILE`` and ``--run.<fact> VALUE`` into one that LightningCLI understands.
@@ -99,14 +113,11 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
     Raises:
         UserError: if a file does not exist, or does not resolve.
     """
-    facts: list[str] = []
+    rest, facts = split_facts(args)
     passed: list[str] = []
-    words = iter(args)
+    words = iter(rest)
     for word in words:
-        if word.startswith("--run."):
-            name, equals, value = word.removeprefix("--run.").partition("=")
-            facts.append(f"{name}={value if equals else next(words, '')}")
-        elif word in ("--config", "-c"):
+        if word in ("--config", "-c"):
             passed += ["--config", next(words, "")]
         elif word.startswith("--config="):
             passed += ["--config", word.removeprefix("--config=")]
@@ -123,7 +134,7 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
                 beside = path.parent / "run.yaml"
                 known = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
                 resolved = Path(scratch) / path.name
-                resolved.write_text(_resolved(path, _merged(known, OmegaConf.from_dotlist(facts))))
+                resolved.write_text(_resolved(path, _merged(known, facts)))
                 passed[index] = str(resolved)
         yield passed
 

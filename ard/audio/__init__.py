@@ -14,15 +14,18 @@ from ard.audio.shards import (
     read_shard,
     write_audio_shards,
 )
+from ard.audio.sources import SOURCES, Corpora
 from ard.audio.synthetic import SyntheticCorpus
 from ard.audio.wavcaps import WavCaps
 
 __all__ = [
     "FSD50K",
     "IEMOCAP",
+    "SOURCES",
     "AudioBench",
     "AudioCheck",
     "AudioManifest",
+    "Corpora",
     "FolderClips",
     "SyntheticCorpus",
     "WavCaps",

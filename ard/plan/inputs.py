@@ -81,8 +81,9 @@ def read_corpus(preset: Preset, split: str) -> Corpus:
     folder = Path(preset.fact("out")) / "audio" / split
     if (folder / "manifest.json").is_file():
         return _stored(folder)
-    if split in preset.fact("audio"):
-        made = SyntheticCorpus(split, seed=preset.fact("seed"), **preset.fact("audio")[split])
+    parts = preset.fact("audio").get(split, [])
+    if [part["source"] for part in parts] == ["synthetic"]:
+        made = SyntheticCorpus(**{key: value for key, value in parts[0].items() if key != "source"})
         num_samples = np.array([made.scene(index).num_samples for index in range(len(made))])
         return _bounded(num_samples, np.full(len(made), made[0].sample_rate_hz), "made from the seed")
     stated = (preset.facts.get("corpora") or {}).get(split)

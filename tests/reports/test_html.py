@@ -118,7 +118,7 @@ def test_waveforms_show_where_a_feature_is_active(run):
 
 
 def test_the_number_of_features_above_chance_is_said_where_it_is_known(run):
-    assert "m above chance" not in Page(write_report(run)).text
+    assert "false-discovery rate" not in Page(write_report(run)).text
     row = Row("AR&D", 3, 8, {})
     choices, details = {"false_discovery_rate": 0.05}, {"num_above_chance": {"ard": 2, "mean": 1}}
     Result("monosemanticity", (row,), choices, 0, 1.0, details).save(run / "layer-3/e8/monosemanticity.json")

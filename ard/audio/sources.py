@@ -1,0 +1,56 @@
+"""The corpora by name, and the clips of a preset's split from several of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+from ard.audio.audiobench import AudioBench
+from ard.audio.folder import FolderClips
+from ard.audio.fsd50k import FSD50K
+from ard.audio.iemocap import IEMOCAP
+from ard.audio.synthetic import SyntheticCorpus
+from ard.audio.wavcaps import WavCaps
+from ard.types import Clip, Failure, UserError
+
+SOURCES: Mapping[str, Callable[..., Iterable[Clip | Failure]]] = {
+    "folder": FolderClips,
+    "wavcaps": WavCaps,
+    "iemocap": IEMOCAP,
+    "fsd50k": FSD50K,
+    "audiobench": AudioBench,
+    "synthetic": SyntheticCorpus,
+}
+
+
+class Corpora:
+    """Iterate over the clips of several corpora, one corpus after another.
+
+    Args:
+        parts: each the name of a corpus, under ``source``, and the arguments of its class.
+
+    Raises:
+        UserError: if there is no such corpus, or it refuses its arguments.
+    """
+
+    def __init__(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        self._parts = [_opened(**part) for part in parts]
+
+    def __len__(self) -> int:
+        """Count their clips, as far as they are known; a folder's are not."""
+        return sum(len(part) for part in self._parts if isinstance(part, Sized))
+
+    def __iter__(self) -> Iterator[Clip | Failure]:
+        """Read corpus by corpus."""
+        for part in self._parts:
+            yield from part
+
+
+def _opened(source: str, root: str | None = None, **arguments: Any) -> Iterable[Clip | Failure]:
+    if source not in SOURCES:
+        raise UserError(f"source {source!r} does not exist: choose one of {', '.join(SOURCES)}")
+    if root is not None:
+        arguments["root"] = Path(root)
+    try:
+        return SOURCES[source](**arguments)
+    except TypeError as error:
+        raise UserError(f"source {source!r} cannot be opened so ({error}): see `ard shards {source} --help`") from error

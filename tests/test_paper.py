@@ -1,0 +1,153 @@
+"""The paper's preset from files to table: corpora in their own layouts, a Qwen2-Audio, a CLAP, and a served namer."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from ard.cli import main
+from ard.types import Result, UserError
+from tests.naming.conftest import served, tiny_chat  # noqa: F401
+
+CLASSES = ["Dog", "Rain", "Domestic_sounds_and_home_sounds"]
+
+
+def write_sound(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng, time_s = np.random.default_rng(seed), np.arange(12000) / 16000
+    sound = 0.2 * np.sin(2 * np.pi * rng.uniform(100, 4000) * time_s) + 0.05 * rng.standard_normal(12000)
+    soundfile.write(path, sound, 16000, subtype="PCM_16")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """WavCaps, IEMOCAP and FSD50K with ten, six and eight clips."""
+    root = tmp_path_factory.mktemp("data")
+    ids = [f"Y{i:010d}" for i in range(10)]
+    for seed, name in enumerate(ids):
+        write_sound(root / f"WavCaps/AudioSet_SL_flac/{name}.flac", seed)
+    listed = root / "WavCaps/json_files/AudioSet_SL/as_final.json"
+    listed.parent.mkdir(parents=True)
+    rows = [{"id": f"{name}.wav", "caption": "A dog barks.", "audio": "wav_path", "duration": 10.0} for name in ids]
+    listed.write_text(json.dumps({"num_captions_per_audio": 1, "data": rows}))
+
+    session, dialog = root / "IEMOCAP_full_release/Session1", "Ses01F_impro01"
+    rated = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n"]
+    for turn, emotion in enumerate(["ang", "neu", "hap", "sad", "exc", "fru"]):
+        name = f"{dialog}_F{turn:03d}"
+        write_sound(session / f"sentences/wav/{dialog}/{name}.wav", 20 + turn)
+        rated.append(f"[{turn}.0000 - {turn + 1}.0000]\t{name}\t{emotion}\t[2.5000, 2.5000, 2.5000]\n")
+    for folder, lines in (("EmoEvaluation", rated), ("transcriptions", [])):
+        path = session / "dialog" / folder / f"{dialog}.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(lines))
+
+    truth = root / "FSD50K/FSD50K.ground_truth"
+    truth.mkdir(parents=True)
+    with (truth / "vocabulary.csv").open("w", newline="") as file:
+        csv.writer(file).writerows((i, label, f"/m/{i}") for i, label in enumerate(CLASSES))
+    with (truth / "eval.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["fname", "labels", "mids"])
+        for clip in range(8):
+            write_sound(root / f"FSD50K/FSD50K.eval_audio/{clip}.wav", 40 + clip)
+            table.writerow([clip, ",".join(CLASSES[: 1 + clip % 3]), "/m/0"])
+    return root
+
+
+@pytest.fixture(scope="module")
+def arguments(root, tiny_audiollm, tiny_clap, tiny_roberta, tiny_chat, served):  # noqa: F811
+    """What differs from the paper's setting: where the files are, and that everything is small."""
+    facts = {
+        "root": root,
+        "model": tiny_audiollm,
+        "captioner": tiny_audiollm,
+        "clap": tiny_clap,
+        "bertscore": tiny_roberta,
+        "endpoint": served,
+        "namer": tiny_chat,
+        "d_in": 32,
+        "k": 4,
+        "layers": "[0,1,2]",
+        "layer": 2,
+        "expansion": 2,
+        "expansions": "[1,2]",
+        "num_selected": 6,
+        "steps": 20,
+        "num_workers": 0,
+    }
+    return [f"--run.{name}={value}" for name, value in facts.items()]
+
+
+@pytest.fixture(scope="module")
+def out(arguments, tmp_path_factory):
+    out = tmp_path_factory.mktemp("paper")
+    main(["table", "1", "--preset", "paper", "--out", str(out), *arguments])
+    return out
+
+
+def test_table_1_of_the_paper_is_made_from_the_corpora_on_disk(out):
+    table = json.loads((out / "tables/table1.json").read_text())
+    rows = [(row["method"], row["layer"]) for row in table["rows"]]
+    baselines = ["Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage"]
+    assert rows[:4] == [(method, 2) for method in baselines]
+    assert rows[4:] == [("AR&D", 0), ("AR&D", 1), ("AR&D", 2), ("AR&D, names shuffled", 2), ("Labels as names", 2)]
+    assert all({"precision", "recall", "f1", "map"} <= set(row) for row in table["rows"])
+    assert all("paper" in row for row in table["rows"][:7])
+    result = Result.load(out / "layer-2/e2/matching.json")
+    assert result.details["num_clips"] == 8
+    assert result.details["num_labels"] == 3
+    assert sorted(path.name for path in (out / "audio").iterdir()) == ["eval", "probe"]
+    names = Result.load(out / "layer-2/e2/naming.json")
+    assert "tiny-chat" in str(names.choices)
+
+
+def test_nothing_is_done_twice(out, arguments):
+    before = {path: path.stat().st_mtime_ns for path in (out / "layer-2").rglob("*") if path.is_file()}
+    main(["table", "1", "--preset", "paper", "--out", str(out), *arguments])
+    assert {path: path.stat().st_mtime_ns for path in (out / "layer-2").rglob("*") if path.is_file()} == before
+
+
+def test_a_corpus_that_is_not_there_is_named(arguments, tmp_path, capsys):
+    command = ["table", "1", "--preset", "paper", "--out", str(tmp_path / "run"), *arguments]
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, f"--run.root={tmp_path / 'nowhere'}"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "split 'probe' cannot be made, which the preset has under `audio`" in said
+    assert "nowhere/WavCaps" in said
+
+
+def test_a_label_outside_the_vocabulary_ends_it_before_anything_is_run(root, arguments, tmp_path, capsys):
+    copied = shutil.copytree(root, tmp_path / "data")
+    table = copied / "FSD50K/FSD50K.ground_truth/eval.csv"
+    table.write_text(table.read_text().replace("Rain", "Reign"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["table", "1", "--preset", "paper", "--out", str(tmp_path / "run"), *arguments, f"--run.root={copied}"])
+    assert "has the label 'Reign', which is not in" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run/activations").exists()
+
+
+def test_readings_are_facts_of_the_run(out, arguments, tmp_path):
+    copied = shutil.copytree(out, tmp_path / "run")
+    for cell in copied.glob("layer-*/*/test.yaml"):
+        cell.unlink()
+    (copied / "run.json").unlink()
+    reading = ["--run.matching.scope=distinct", "--run.matching.average_precision=references"]
+    main(["table", "1", "--preset", "paper", "--out", str(copied), *arguments, *reading])
+    said = (copied / "tables/table1.md").read_text()
+    assert "all distinct names at once against all labels" in said
+    assert "mAP sums precision at the matches" in said
+
+
+def test_an_unknown_source_is_named():
+    from ard.audio import Corpora
+
+    with pytest.raises(UserError, match="source 'wavecaps' does not exist: choose one of folder, wavcaps, iemocap"):
+        Corpora([{"source": "wavecaps"}])
+    with pytest.raises(
+        UserError, match=r"source 'synthetic' cannot be opened so \(missing a required argument: 'split'"
+    ):
+        Corpora([{"source": "synthetic", "num_clips": 3}])
