@@ -3,21 +3,24 @@
 PYTHON ?= python3
 PRESET ?= demo
 RUN ?= runs/$(PRESET)
+SEEDS ?=
+FACTS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := .venv/.extras
 PEERS := .venv/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench table1 table3 table4 clean
+.PHONY: help setup demo test check bench table1 table2 table3 table4 tables clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## / { printf "  make %-24s %s\n", $$1, $$2 }' Makefile
-	@echo "  (PRESET=$(PRESET): tables are made for this preset, in $(RUN))"
+	@echo "  Tables are made for PRESET=$(PRESET) in RUN=$(RUN), and again for SEEDS=\"1 2\" to see which concepts come back;"
+	@echo "  FACTS=\"--run.root /data\" changes facts of the preset's run.yaml."
 
 setup: $(STAMP) ## make .venv and install the pinned packages (instant the second time)
 
-demo: $(STAMP) ## the whole method on the embedded default: Tables 1, 3, 4 in miniature and the report
+demo: $(STAMP) ## the whole method on the embedded default: the tables in miniature and the report
 	$(BIN)/ard demo --out runs/demo
 
 test: $(STAMP) $(EXTRAS) $(PEERS) ## the tests
@@ -32,8 +35,13 @@ check: $(STAMP) ## lint, format, types and the direction of imports: what pre-co
 bench: $(STAMP) $(PEERS) ## time what has to be fast, against the plain way and other libraries; into docs/bench.md
 	$(BIN)/python -m experiments.bench
 
-table1 table3 table4: table%: $(STAMP) ## one table of the paper, for PRESET
-	$(BIN)/ard table $* --preset $(PRESET) --out $(RUN)
+table1 table2 table3 table4: table%: $(STAMP) ## one table of the paper, for PRESET
+	$(BIN)/ard table $* --preset $(PRESET) --out $(RUN) $(FACTS)
+	@for seed in $(SEEDS); do \
+	$(BIN)/ard table $* --preset $(PRESET) --out $(RUN)-$$seed --seed $$seed $(FACTS) || exit; done
+	$(if $(SEEDS),$(BIN)/ard seeds $(RUN) $(SEEDS:%=$(RUN)-%))
+
+tables: table1 table2 table3 table4 ## all of them
 
 clean: ## remove .venv and the caches (never runs/)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

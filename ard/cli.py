@@ -23,13 +23,14 @@ from ard.activations import ClipDataModule, Extraction, dry_run
 from ard.audio import SOURCES, FolderClips, check_audio_shards, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED, load_audiollm
 from ard.chain import Chain, console, say_failures, tracked
+from ard.evaluation import compare_seeds
 from ard.plan import plan as plan_preset
 from ard.plan import render_plan
 from ard.presets import CLI, plain, preset_files, resolved_arguments, split_facts
 from ard.reports import Order, Run, find_concepts, render_concepts, write_report, write_tables
 from ard.sae.formats import Format
 from ard.sae.formats import convert as convert_sae
-from ard.types import UserError
+from ard.types import Row, UserError
 
 LIGHTNING = {
     "fit": "train one SAE from a YAML file (Lightning)",
@@ -250,6 +251,32 @@ def concepts(
     console.print(f"{len(found[:most])} of {len(found)} concepts, layer {chosen[0]}, expansion {chosen[1]}")
 
 
+def seeds(runs: list[Path], cosine: float = 0.7) -> None:
+    """Say which concepts of a run come back in others with another --seed: Table 4 then notes it.
+
+    Args:
+        runs: folders of runs; the first is held against all others.
+        cosine: least cosine of the decoder directions of two features that are taken for the same.
+    """
+    of_runs = [Run.load(run) for run in runs]
+    first = of_runs[0]
+    row = Row("AR&D", first.layer, first.expansion, {})
+    result = compare_seeds([run.own_folder for run in of_runs], row, cosine=cosine)
+    figures = result.rows[0].figures
+    for concept in result.details["concepts"][:MOST_LINES]:
+        partners = ", ".join(
+            f"{where['name'] or where['feature']} ({where['cosine']:.2f})" for where in concept["elsewhere"]
+        )
+        Console().print(f"{concept['name'] or concept['feature']}: {partners}", markup=False, highlight=False)
+    back, chance = figures["come_back"], figures["come_back_shuffled"]
+    console.print(
+        f"{back.value:.0%} of {back.n} concepts come back in all other runs [{back.low:.0%}, {back.high:.0%}]; "
+        f"with coordinates shuffled {chance.value:.0%}",
+        highlight=False,
+    )
+    write_tables(runs[0])
+
+
 def _lightning(args: list[str]) -> None:
     """Run a LightningCLI command, or say what `extract` would do."""
     with resolved_arguments([arg for arg in args if arg != "--dry-run"]) as passed:
@@ -276,8 +303,8 @@ def _command(args: list[str]) -> None:
         summary = _summary(function)
         subparser = ArgumentParser(description=summary)
         positional = POSITIONAL.get(name, {})
-        for argument, (type_, said) in positional.items():
-            subparser.add_argument(argument, type=type_, help=said)
+        for argument, settings in positional.items():
+            subparser.add_argument(argument, **settings)
         subparser.add_function_arguments(function, as_positional=False, skip=set(positional))
         commands.add_subcommand(name, subparser, help=summary)
     _add_shards(commands)
@@ -316,14 +343,19 @@ OWN: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
     "table": table,
+    "seeds": seeds,
     "concepts": concepts,
     "report": report,
     "plan": plan,
     "convert": convert,
 }
-POSITIONAL: dict[str, dict[str, tuple[Any, str]]] = {
-    "table": {"number": (int, "1, 3 or 4")},
-    "convert": {"src": (str, "folder or hub id of an SAE in any of the formats"), "dst": (Path, "a new folder")},
+POSITIONAL: dict[str, dict[str, dict[str, Any]]] = {
+    "table": {"number": {"type": int, "help": "1, 3 or 4"}},
+    "seeds": {"runs": {"type": Path, "nargs": "+", "help": "folders of runs; the first is held against all others"}},
+    "convert": {
+        "src": {"type": str, "help": "folder or hub id of an SAE in any of the formats"},
+        "dst": {"type": Path, "help": "a new folder"},
+    },
 }
 
 

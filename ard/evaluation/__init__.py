@@ -8,6 +8,7 @@ from ard.evaluation.functional import auroc, label_text, paired_auroc, shared_la
 from ard.evaluation.matching import AveragePrecision, MatchReading, average_precision, match
 from ard.evaluation.metric import ConceptAveragePrecision, ConceptMatching
 from ard.evaluation.names import CompareNames
+from ard.evaluation.seeds import compare_seeds
 
 __all__ = [
     "AveragePrecision",
@@ -21,6 +22,7 @@ __all__ = [
     "MatchReading",
     "auroc",
     "average_precision",
+    "compare_seeds",
     "label_text",
     "match",
     "paired_auroc",

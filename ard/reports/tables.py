@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from ard.reports import paper
 from ard.reports.paper import Printed
 from ard.reports.run import Run
-from ard.reports.table import Cell, Line, Table, latex, markdown
+from ard.reports.table import Cell, Line, Table, interval_text, latex, markdown, value_text
 from ard.types import Result, Row, UserError, write_json
 
 
@@ -148,6 +148,7 @@ def _table4(run: Run) -> Table:
     heads = tuple(f"l = {layer}" for layer in layers)
     asked = "run `ard run` or `ard demo` to the end"
     notes = _unbeaten(lines["ms"], heads) if rows else [_left_out("monosemanticity.json", asked)]
+    notes += _other_seeds(run)
     return Table(
         number=4,
         preset=run.preset,
@@ -228,6 +229,20 @@ def _unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
         if unbeaten:
             said.append(f"{head}: {', '.join(unbeaten)}")
     return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(said)}"] if said else []
+
+
+def _other_seeds(run: Run) -> list[str]:
+    """Say which concepts come back in runs of other seeds, where that was asked."""
+    said = []
+    for result in run.results("seeds", [run.layer], [run.expansion]):
+        back, chance = (result.rows[0].figures[name] for name in ("come_back", "come_back_shuffled"))
+        said.append(
+            f"Of the top {back.n} concepts at layer {run.layer}, e = {run.expansion}, {value_text(back)} "
+            f"{interval_text(back)} come back in all of {len(result.details['runs']) - 1} runs of other seeds, by a "
+            f"decoder direction of cosine {result.choices['cosine']} or more; with coordinates shuffled "
+            f"{value_text(chance)}."
+        )
+    return said
 
 
 def _undefined(lines: Iterable[Line]) -> list[str]:

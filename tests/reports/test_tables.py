@@ -124,6 +124,17 @@ def test_table4_is_layers_by_expansions(run):
     assert saved["rows"][0]["mean_ms"]["value"] == 0.1
 
 
+def test_table4_says_what_comes_back_with_other_seeds_where_that_was_asked(run):
+    assert not any("other seeds" in note for note in build_tables(run, [4])[0].notes)
+    figures = {"come_back": Figure(0.5, 0.4, 0.6, 9, "share"), "come_back_shuffled": Figure(0.0, 0.0, 0.0, 9, "share")}
+    Result("seeds", (Row("AR&D", 3, 8, figures),), {"cosine": 0.7}, 0, 0.0, {"runs": ["a", "b", "c"]}).save(
+        run / "layer-3/e8/seeds.json"
+    )
+    (note,) = (note for note in build_tables(run, [4])[0].notes if "other seeds" in note)
+    assert "0.50 [0.40, 0.60] come back in all of 2 runs" in note
+    assert note.endswith("with coordinates shuffled 0.00.")
+
+
 def test_notes_say_what_is_compared_with_what(run):
     notes = " ".join(build_tables(run, [1])[0].notes)
     for words in (

@@ -1,0 +1,94 @@
+"""Which concepts come back when everything is done again with another seed (Table 4)."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ard.monosemanticity import read_selections
+from ard.naming import CONCEPTS
+from ard.sae import TopKSAE
+from ard.types import Figure, Result, Row, UserError
+
+CHUNK = 1024  # features that are compared at once
+
+
+def nearest_directions(
+    of: Float[Tensor, "features d_in"], among: Float[Tensor, "others d_in"]
+) -> tuple[Float[Tensor, " features"], Int[Tensor, " features"]]:
+    """Return of every direction the highest cosine with one of the others, and which it is."""
+    among = normalize(among, dim=-1)
+    parts = [(normalize(part, dim=-1) @ among.T).max(dim=-1) for part in of.split(CHUNK)]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+
+def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed: int = 0) -> Result:
+    """Find which of the selected features of the first dictionary the others have too, and write ``seeds.json`` there.
+
+    A feature comes back in a dictionary where some decoder direction has this cosine with its own. What would come back
+    by chance is told by the same with the coordinates of the other dictionaries shuffled.
+
+    Args:
+        cells: folders of the dictionaries' results: one layer and expansion, several seeds.
+        row: method, layer and expansion.
+        cosine: least cosine of two directions that stand for the same.
+        seed: of the shuffling and the bootstrap.
+
+    Raises:
+        UserError: if there is but one dictionary, one is missing, or they are not of one width.
+    """
+    started = time.monotonic()
+    if len(cells) < 2:
+        raise UserError(f"{len(cells)} run given, at least 2 are needed: the first is held against the others")
+    for cell in cells:
+        if not (cell / "sae" / "cfg.json").is_file() or not (cell / "monosemanticity.safetensors").is_file():
+            raise UserError(f"{str(cell)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first")
+    own, *others = [TopKSAE.from_pretrained(cell / "sae").W_dec.detach() for cell in cells]
+    widths = [decoder.shape[1] for decoder in (own, *others)]
+    if len(set(widths)) > 1:
+        raise UserError(f"the SAEs read vectors of {widths} numbers: compare runs on one model")
+    selection = read_selections(cells[0])["ard"][0]
+    directions, generator = own[selection.features], torch.Generator().manual_seed(seed)
+    found = [nearest_directions(directions, other) for other in others]
+    shuffled = [
+        nearest_directions(directions, other[:, torch.randperm(widths[0], generator=generator)]) for other in others
+    ]
+    share = {
+        name: torch.stack([cosines >= cosine for cosines, _ in of]).all(dim=0).double().numpy()
+        for name, of in (("come_back", found), ("come_back_shuffled", shuffled))
+    }
+    figures = {name: Figure.estimate(known, np.mean, "share of the top-C", seed=seed) for name, known in share.items()}
+    names = [_names(cell) for cell in cells]
+    concepts = [
+        {
+            "feature": feature,
+            "name": names[0].get(feature),
+            "m": m,
+            "elsewhere": [
+                {"feature": int(nearest[i]), "cosine": float(cosines[i]), "name": of.get(int(nearest[i]))}
+                for (cosines, nearest), of in zip(found, names[1:], strict=True)
+            ],
+        }
+        for i, (feature, m) in enumerate(zip(selection.features.tolist(), selection.m.tolist(), strict=True))
+    ]
+    choices = {"same": "cosine of decoder directions", "cosine": cosine, "in": "all of the other runs"}
+    details = {"runs": [str(cell) for cell in cells], "concepts": concepts}
+    seconds = time.monotonic() - started
+    result = Result("seeds", (Row(row.method, row.layer, row.expansion, figures),), choices, seed, seconds, details)
+    result.save(cells[0] / "seeds.json")
+    return result
+
+
+def _names(cell: Path) -> dict[int, Any]:
+    """Return the names of features, where they were named."""
+    if not (cell / CONCEPTS).is_file():
+        return {}
+    columns = pq.read_table(cell / CONCEPTS, columns=["feature", "name"])
+    return dict(zip(columns["feature"].to_pylist(), columns["name"].to_pylist(), strict=True))

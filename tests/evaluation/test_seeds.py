@@ -1,0 +1,61 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ard.evaluation import compare_seeds
+from ard.evaluation.seeds import nearest_directions
+from ard.sae import TopKSAE
+from ard.types import Result, Row, UserError
+
+D_IN, D_SAE = 64, 40
+AR_AND_D = Row("AR&D", 3, 8, {})
+
+
+def write_cell(folder, decoder):
+    """An SAE with this decoder, all of whose features are selected."""
+    sae = TopKSAE(decoder.shape[1], len(decoder), k=4)
+    with torch.no_grad():
+        sae.W_dec.copy_(decoder)
+    sae.save_pretrained(folder / "sae")
+    features = torch.arange(len(decoder))
+    stored = {"features": features, "m": features.float(), "top_ids": torch.zeros(len(decoder), 2, dtype=torch.int64)}
+    save_file({f"ard/0/{name}": tensor for name, tensor in stored.items()}, folder / "monosemanticity.safetensors")
+    return folder
+
+
+def decoder(seed):
+    return torch.randn(D_SAE, D_IN, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_nearest_direction_is_found_whatever_its_length():
+    of, order = decoder(0), torch.randperm(D_SAE, generator=torch.Generator().manual_seed(1))
+    cosines, indices = nearest_directions(of, 3 * of[order])
+    torch.testing.assert_close(cosines, torch.ones(D_SAE))
+    assert torch.equal(order[indices], torch.arange(D_SAE))
+
+
+def test_what_comes_back_in_all_other_runs_is_counted_and_chance_beside_it(tmp_path):
+    own = decoder(0)
+    second, third = decoder(1), decoder(2)
+    second[:30], third[10:] = own[:30].flip(0), own[10:] + 0.1 * decoder(3)[10:]
+    cells = [write_cell(tmp_path / str(i), weights) for i, weights in enumerate((own, second, third))]
+    result = compare_seeds(cells, AR_AND_D)
+    (row,) = Result.load(tmp_path / "0" / "seeds.json").rows
+    assert row == result.rows[0]
+    assert row.figures["come_back"].value == 20 / 40  # features 10 to 29 are in both
+    assert row.figures["come_back_shuffled"].value == 0
+    concepts = result.details["concepts"]
+    assert [where["feature"] for where in concepts[12]["elsewhere"]] == [17, 12]
+    assert concepts[35]["elsewhere"][0]["cosine"] < 0.7
+    assert concepts[0]["name"] is None
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    first = write_cell(tmp_path / "a", decoder(0))
+    with pytest.raises(UserError, match="1 run given, at least 2 are needed"):
+        compare_seeds([first], AR_AND_D)
+    with pytest.raises(UserError, match=r"b' holds no scored SAE: run `ard table 4` with that --out and --seed first"):
+        compare_seeds([first, tmp_path / "b"], AR_AND_D)
+    narrow = write_cell(tmp_path / "c", torch.randn(D_SAE, 8))
+    with pytest.raises(UserError, match=r"vectors of \[64, 8\] numbers: compare runs on one model"):
+        compare_seeds([first, narrow], AR_AND_D)
