@@ -100,7 +100,8 @@ def test_training_leaves_the_planned_bytes(tmp_path):
 @pytest.fixture(params=["tiny", "embedded"])
 def real_run(request, tmp_path, tiny_audiollm, tiny_clap):
     """A small run by the real commands, what was planned of it before and after its audio was there, and its FLOPs."""
-    changes = {"out": str(tmp_path), "layers": [0, 2], "layer": 2, "audio": {"probe": {"num_clips": 9}}, "seed": 3}
+    changes = {"out": str(tmp_path), "layers": [0, 2], "layer": 2, "seed": 3}
+    changes["audio"] = {"probe": [{"source": "synthetic", "split": "probe", "seed": 3, "num_clips": 9}]}
     changes |= {"evaluation": None, "tasks": [], "expansions": [2, 4], "expansion": 2, "k": 4}
     if request.param == "tiny":
         changes |= {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32}
