@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
     stage("test", "test")
     stage("test", "quality")
     stage("test", "test", "--run.sae=poly", "--run.expansion=null", f"--run.cell={out}/layer-2/poly")
-    about = {"preset": "demo", "seed": 0, "model": "tiny", "data": "simulated", "layers": [2], "layer": 2}
+    about = {"preset": "demo", "seed": 0, "model": tiny_audiollm, "data": "simulated", "layers": [2], "layer": 2}
     write_json(out / "run.json", {**about, "expansions": [2], "expansion": 2, "p": 4, "num_selected": 12})
     return out
 
@@ -86,6 +87,83 @@ def test_table_3_has_the_papers_shifts_and_controls(run):
     shifts = {(row.source, row.target) for row in rows}
     assert shifts == {("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")}
     assert len(rows) == 16
+
+
+@pytest.fixture
+def steer_command(run, sounds):
+    """The arguments of `ard steer` on a file of sound."""
+
+    def words(*options, sound="a dog.wav"):
+        given = ["steer", "--run", run, "--audio", sounds / sound, "--prompt", "happy or sad", "--max_new_tokens", 5]
+        return [str(word) for word in (*given, *options)]
+
+    return words
+
+
+@pytest.fixture
+def ask(steer_command, capsys):
+    """Run `ard steer` and return its lines."""
+
+    def asked(*options, **sound):
+        capsys.readouterr()
+        main(steer_command(*options, **sound))
+        return capsys.readouterr().out.splitlines()
+
+    return asked
+
+
+@pytest.fixture
+def refused(steer_command, capsys):
+    """Run `ard steer` on what it must refuse, and return its one line."""
+
+    def line(*options, **sound):
+        with pytest.raises(SystemExit) as stopped:
+            main(steer_command(*options, **sound))
+        assert stopped.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return line
+
+
+def test_a_feature_is_steered_by_number_and_by_name(run, ask):
+    concepts = pq.read_table(run / "layer-2" / "e2" / "concepts.parquet").to_pylist()
+    best = max((c for c in concepts if c["name"]), key=lambda c: (c["m"], -c["feature"]))
+    largest = float(
+        load_file(run / "layer-2" / "e2" / "representatives.safetensors")["max_activation"][best["feature"]]
+    )
+    feature, without, rebuilt, steered = ask("--feature", best["feature"], "--value", 1000)
+    assert feature == f"feature {best['feature']} ({best['name']}): 1000, maximum {largest:g}"
+    assert without.startswith("without: ")
+    assert rebuilt.startswith("with the SAE, nothing set: ")
+    assert steered.startswith("with: ")
+    assert steered.removeprefix("with: ") != without.removeprefix("without: ")
+    by_name = ["--name", best["name"].upper(), "--unit", "max", "--value", 1000 / largest]
+    assert ask(*by_name)[1:] == [without, rebuilt, steered]
+    kept = ask("--feature", best["feature"], "--value", 1000, "--keep_error", "true", "--positions", "last")
+    assert [line.partition(":")[0] for line in kept[1:]] == ["without", "with"]
+    several = ask("--feature", "[3,5]", "--value", "[4,0]", "--phase", "every")
+    assert [re.sub(r" \(.*?\)|, max.*", "", line) for line in several[:2]] == ["feature 3: 4", "feature 5: 0"]
+
+
+def test_what_cannot_be_steered_is_said_in_one_line(run, refused, tmp_path):
+    five = ["--feature", 5, "--value", 1]
+    assert "feature 64 does not exist: this dictionary has features 0 to 63" in refused("--feature", 64, "--value", 1)
+    assert "give one for all, or one each" in refused("--feature", "[5,6]", "--value", "[1,2,3]")
+    assert "Give either --feature, its number, or --name" in " ".join(refused("--value", 1).split())
+    assert "Give either --feature, its number, or --name" in refused(*five, "--name", "dog")
+    assert "no feature has 'xyzzy' in its name" in refused("--name", "xyzzy", "--value", 1)
+    assert "broken.mp3' cannot be used (unreadable: its content" in refused(*five, sound="broken.mp3")
+    assert "nowhere.wav' cannot be used (missing)" in refused(*five, sound="nowhere.wav")
+    assert "holds no SAE" in refused(*five, "--expansion", 4)
+    assert "holds no run.json" in refused(*five, "--run", tmp_path)
+    shutil.copytree(run / "layer-2" / "e2" / "sae", tmp_path / "layer-2" / "e2" / "sae")
+    shutil.copy(run / "run.json", tmp_path)
+    assert "holds no representatives.safetensors: run `ard test`" in refused(*five, "--run", tmp_path)
+
+
+def test_what_is_longer_than_the_window_is_said(steer_command, capsys):
+    main(steer_command("--feature", 5, "--value", 1, sound="long.wav"))
+    assert capsys.readouterr().err.strip() == "only the first 1 s of 'long.wav' are heard"
 
 
 def test_labels_and_concepts_are_written(run):

@@ -139,9 +139,8 @@ class AudioLLM:
             raise UserError(f"{num_answers} answers want as many num_beams, of which there are {num_beams}, or draws")
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips, prompts)
         features = self._inputs(batch)
-        decoding = {"num_beams": num_beams, "num_return_sequences": num_answers, "do_sample": temperature > 0}
-        if temperature > 0:
-            decoding["temperature"] = temperature
+        draws = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        answers = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "num_return_sequences": num_answers}
         self._prompt_length = batch.valid.shape[1]
         try:
             with (
@@ -150,7 +149,7 @@ class AudioLLM:
             ):
                 if temperature > 0:
                     torch.manual_seed(seed)
-                tokens = self.model.generate(**needed, max_new_tokens=max_new_tokens, **decoding)
+                tokens = self.model.generate(**needed, **answers, **draws)
         finally:
             self._prompt_length = None
         new = tokens[:, batch.valid.shape[1] :]

@@ -98,6 +98,7 @@ class TopKSAE(nn.Module):
         return codes, self._above_threshold(pre_activations)
 
     def _above_threshold(self, pre_activations: Float[Tensor, "tokens features"]) -> Codes:
+        assert self.threshold is not None
         above = pre_activations > self.threshold
         return top_k(pre_activations * above, max(int(above.sum(dim=-1).amax()) if len(above) else 1, 1))
 
