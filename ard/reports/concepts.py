@@ -48,14 +48,15 @@ def concept_names(run: Run, layer: int, expansion: int | None) -> dict[int, str]
 
 
 def feature_by_name(names: Mapping[int, str], name: str) -> int:
-    """Return the feature of that name, in any case; where there is none, that of the shortest name that contains it.
+    """Return the feature of that name, in any case; where there is none, that of the shortest name with its words.
 
-    Of features with the same name it is the first.
+    Words are whole ones: a `man speaking` is in no `woman speaking`. Of features with the same name it is the first.
 
     Raises:
-        UserError: if no name contains it, with the names that are most like it.
+        UserError: if no name has these words, with the names that are most like it.
     """
-    found = [feature for feature, known in names.items() if name.casefold() in known.casefold()]
+    words = f" {name.casefold()} "
+    found = [feature for feature, known in names.items() if words in f" {known.casefold()} "]
     if not found:
         alike = get_close_matches(name, dict.fromkeys(names.values()), cutoff=0.0)
         raise UserError(f"no feature has {name!r} in its name (`ard concepts` lists all); most like it are {alike}")
