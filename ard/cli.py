@@ -40,8 +40,8 @@ from ard.reports import (
     Order,
     Run,
     concept_names,
-    feature_by_name,
     find_concepts,
+    find_feature,
     render_concepts,
     write_report,
     write_tables,
@@ -318,7 +318,7 @@ def steer(
     sae, maxima, names = TopKSAE.from_pretrained(folder / "sae"), read_maxima(folder), concept_names(about, *cell)
     if (feature is None) == (name is None):
         raise UserError("which feature? Give either --feature, its number, or --name")
-    chosen = feature if feature is not None else feature_by_name(names, str(name))
+    chosen = feature if feature is not None else find_feature(names, str(name))
     features = chosen if isinstance(chosen, list) else [chosen]
     values = value if isinstance(value, list) else [value] * len(features)
     if len(values) != len(features):

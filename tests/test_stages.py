@@ -12,13 +12,17 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from ard.activations import read_manifest
-from ard.activations.store import read_layer
+from ard.activations.store import read_clip_metadata, read_layer
 from ard.cli import main
 from ard.presets import CONFIGS
+from ard.reports import Run
 from ard.sae import TopKSAE
 from ard.types import Result, write_json
+from experiments.named_features import chosen_features, found_features
+from experiments.named_features import main as print_named_features
 
 
 @pytest.fixture(scope="module")
@@ -313,3 +317,24 @@ def test_representatives_say_where_they_are_active(run):
         assert ((first <= strongest) & (strongest <= last) & (last < num_tokens[found["ard/top_ids"]])).all()
         assert found["activation_histogram"].sum() > 0
         assert (found["activation_quantiles"][:, -1] <= found["max_activation"] * 1.1)[found["n_active"] > 0].all()
+
+
+def test_the_features_that_names_found_are_held_against_the_corpus(run, capsys):
+    found = found_features(Run.load(run))
+    chosen = chosen_features(Result.load(run / "layer-2" / "e2" / "steering.json").details)
+    assert {feature.target for feature in found} == {"happy", "angry", "male"}
+    assert {feature.feature for feature in found} == {number for numbers in chosen.values() for number in numbers}
+    folder = run / "activations-eval"
+    metadata = [clip for shard in read_manifest(folder).shards for clip in read_clip_metadata(folder, shard)]
+    sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")
+    x = [x.float() for _, xs in read_layer(folder, 2).read() for x in xs]
+    for feature in found:
+        true = [feature.target in (clip.get("gender"), clip.get("emotion")) for clip in metadata]
+        with torch.no_grad():
+            codes = [sae.encode(tokens) for tokens in x]
+        scores = [float((of.values * (of.indices == feature.feature)).sum(dim=1).mean()) for of in codes]
+        expected = roc_auc_score(true, scores) if 0 < sum(true) < len(true) else math.nan
+        assert feature.among_all.value == pytest.approx(expected, nan_ok=True)
+        assert feature.num_voices == (sum(true), sum("gender" in clip for clip in metadata))
+    print_named_features([str(run)])
+    assert capsys.readouterr().out.count("\n") == 2 + len(found)

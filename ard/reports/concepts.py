@@ -47,7 +47,7 @@ def concept_names(run: Run, layer: int, expansion: int | None) -> dict[int, str]
     return {concept["feature"]: concept["name"] for concept in find_concepts(run, layer, expansion)}
 
 
-def feature_by_name(names: Mapping[int, str], name: str) -> int:
+def find_feature(names: Mapping[int, str], name: str) -> int:
     """Return the feature of that name, in any case; where there is none, that of the shortest name with its words.
 
     Words are whole ones: a `man speaking` is in no `woman speaking`. Of features with the same name it is the first.
