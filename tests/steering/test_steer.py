@@ -204,6 +204,19 @@ def test_what_is_clamped_in_the_prompt_and_at_every_step(model, clips, sae, keep
         assert clamped_tokens(model, sae, clips, monkeypatch, phase="every", **where) == [num_tokens, 3, 3]
 
 
+def test_every_token_that_is_said_is_rebuilt_and_none_where_the_error_is_kept(model, clips, sae, monkeypatch):
+    batch, counts = model.prompter(clips, PROMPTS), []
+    decode = TopKSAE.decode
+    monkeypatch.setattr(model.model.generation_config, "eos_token_id", None)  # no answer ends early
+    monkeypatch.setattr(TopKSAE, "decode", lambda self, codes: counts.append(len(codes.values)) or decode(self, codes))
+    for clamp in ({}, {5: 30.0}):
+        for options, expected in (({}, [int(batch.valid.sum()), 3, 3]), ({"keep_error": True}, [])):
+            counts.clear()
+            with steer(model, sae, LAYER, clamp, **options):
+                model.generate(batch, max_new_tokens=3)
+            assert counts == (expected or [int(batch.valid.sum())] * 2 * bool(clamp))
+
+
 def test_no_token_is_encoded_twice(model, clips, sae, monkeypatch):
     counts = []
     encode = functional.affine
