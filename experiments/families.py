@@ -15,8 +15,14 @@ PROPERTIES = {
     "mask": "the audio-token mask marks the placeholders: another sound changes the input of layer 0 there only",
     "batch": "a left-padded batch equals its clips one by one, at every layer",
     "generate": "answers are the same in a batch, one by one, and without a cache",
-    "steer": "an intervention that changes nothing leaves every bit; one on the prompt, and one on every step, "
+    "intervene": "an intervention that changes nothing leaves every bit; one on the prompt, and one on every step, "
     "answers alike in a batch, one by one, and without a cache",
+    "no_op": "`steer` with the error kept and no feature set leaves every bit of the output, at every layer and at two "
+    "at once; with features set it does not",
+    "steered_batch": "with features of an SAE set, a left-padded batch equals its clips one by one, at every layer and "
+    "in the answers, for all positions and phases, with and without the error",
+    "steered_cache": "with features set, answers without a cache are the same: greedy, by beam search, and drawn",
+    "hooks": "no hook is left behind, also after an exception in the block or in the middle of a pass",
 }
 PAGE = """# Families of models
 

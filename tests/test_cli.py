@@ -145,7 +145,7 @@ def test_what_the_paper_will_cost_is_planned(capsys, tmp_path):
 
 
 def test_every_command_has_help(capsys):
-    for command in ([], ["demo"], ["run"], ["shards"], ["table"], ["plan"], ["fit"], ["test"], ["extract"]):
+    for command in ([], ["demo"], ["run"], ["shards"], ["table"], ["plan"], ["steer"], ["fit"], ["test"], ["extract"]):
         with pytest.raises(SystemExit) as stopped:
             main([*command, "--help"])
         assert stopped.value.code == 0

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,17 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from ard.activations import read_manifest
-from ard.activations.store import read_layer
+from ard.activations.store import read_clip_metadata, read_layer
 from ard.cli import main
 from ard.presets import CONFIGS
+from ard.reports import Run
 from ard.sae import TopKSAE
 from ard.types import Result, write_json
+from experiments.named_features import chosen_features, found_features
+from experiments.named_features import main as print_named_features
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,7 @@ def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
     stage("test", "test")
     stage("test", "quality")
     stage("test", "test", "--run.sae=poly", "--run.expansion=null", f"--run.cell={out}/layer-2/poly")
-    about = {"preset": "demo", "seed": 0, "model": "tiny", "data": "simulated", "layers": [2], "layer": 2}
+    about = {"preset": "demo", "seed": 0, "model": tiny_audiollm, "data": "simulated", "layers": [2], "layer": 2}
     write_json(out / "run.json", {**about, "expansions": [2], "expansion": 2, "p": 4, "num_selected": 12})
     return out
 
@@ -89,6 +94,83 @@ def test_table_3_has_the_papers_shifts_and_controls(run):
     shifts = {(row.source, row.target) for row in rows}
     assert shifts == {("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")}
     assert len(rows) == 16
+
+
+@pytest.fixture
+def steer_command(run, sounds):
+    """The arguments of `ard steer` on a file of sound."""
+
+    def words(*options, sound="a dog.wav"):
+        given = ["steer", "--run", run, "--audio", sounds / sound, "--prompt", "happy or sad", "--max_new_tokens", 5]
+        return [str(word) for word in (*given, *options)]
+
+    return words
+
+
+@pytest.fixture
+def ask(steer_command, capsys):
+    """Run `ard steer` and return its lines."""
+
+    def asked(*options, **sound):
+        capsys.readouterr()
+        main(steer_command(*options, **sound))
+        return capsys.readouterr().out.splitlines()
+
+    return asked
+
+
+@pytest.fixture
+def refused(steer_command, capsys):
+    """Run `ard steer` on what it must refuse, and return its one line."""
+
+    def line(*options, **sound):
+        with pytest.raises(SystemExit) as stopped:
+            main(steer_command(*options, **sound))
+        assert stopped.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return line
+
+
+def test_a_feature_is_steered_by_number_and_by_name(run, ask):
+    concepts = pq.read_table(run / "layer-2" / "e2" / "concepts.parquet").to_pylist()
+    best = max((c for c in concepts if c["name"]), key=lambda c: (c["m"], -c["feature"]))
+    largest = float(
+        load_file(run / "layer-2" / "e2" / "representatives.safetensors")["max_activation"][best["feature"]]
+    )
+    feature, without, rebuilt, steered = ask("--feature", best["feature"], "--value", 1000)
+    assert feature == f"feature {best['feature']} ({best['name']}): 1000, maximum {largest:g}"
+    assert without.startswith("without: ")
+    assert rebuilt.startswith("with the SAE, nothing set: ")
+    assert steered.startswith("with: ")
+    assert steered.removeprefix("with: ") != without.removeprefix("without: ")
+    by_name = ["--name", best["name"].upper(), "--unit", "max", "--value", 1000 / largest]
+    assert ask(*by_name)[1:] == [without, rebuilt, steered]
+    kept = ask("--feature", best["feature"], "--value", 1000, "--keep_error", "true", "--positions", "last")
+    assert [line.partition(":")[0] for line in kept[1:]] == ["without", "with"]
+    several = ask("--feature", "[3,5]", "--value", "[4,0]", "--phase", "every")
+    assert [re.sub(r" \(.*?\)|, max.*", "", line) for line in several[:2]] == ["feature 3: 4", "feature 5: 0"]
+
+
+def test_what_cannot_be_steered_is_said_in_one_line(run, refused, tmp_path):
+    five = ["--feature", 5, "--value", 1]
+    assert "feature 64 does not exist: this dictionary has features 0 to 63" in refused("--feature", 64, "--value", 1)
+    assert "give one for all, or one each" in refused("--feature", "[5,6]", "--value", "[1,2,3]")
+    assert "Give either --feature, its number, or --name" in " ".join(refused("--value", 1).split())
+    assert "Give either --feature, its number, or --name" in refused(*five, "--name", "dog")
+    assert "no feature has 'xyzzy' in its name" in refused("--name", "xyzzy", "--value", 1)
+    assert "broken.mp3' cannot be used (unreadable: its content" in refused(*five, sound="broken.mp3")
+    assert "nowhere.wav' cannot be used (missing)" in refused(*five, sound="nowhere.wav")
+    assert "holds no SAE" in refused(*five, "--expansion", 4)
+    assert "holds no run.json" in refused(*five, "--run", tmp_path)
+    shutil.copytree(run / "layer-2" / "e2" / "sae", tmp_path / "layer-2" / "e2" / "sae")
+    shutil.copy(run / "run.json", tmp_path)
+    assert "holds no representatives.safetensors: run `ard test`" in refused(*five, "--run", tmp_path)
+
+
+def test_what_is_longer_than_the_window_is_said(steer_command, capsys):
+    main(steer_command("--feature", 5, "--value", 1, sound="long.wav"))
+    assert capsys.readouterr().err.strip() == "only the first 1 s of 'long.wav' are heard"
 
 
 def test_labels_and_concepts_are_written(run):
@@ -238,3 +320,24 @@ def test_representatives_say_where_they_are_active(run):
         assert ((first <= strongest) & (strongest <= last) & (last < num_tokens[found["ard/top_ids"]])).all()
         assert found["activation_histogram"].sum() > 0
         assert (found["activation_quantiles"][:, -1] <= found["max_activation"] * 1.1)[found["n_active"] > 0].all()
+
+
+def test_the_features_that_names_found_are_held_against_the_corpus(run, capsys):
+    found = found_features(Run.load(run))
+    chosen = chosen_features(Result.load(run / "layer-2" / "e2" / "steering.json").details)
+    assert {feature.target for feature in found} == {"happy", "angry", "male"}
+    assert {feature.feature for feature in found} == {number for numbers in chosen.values() for number in numbers}
+    folder = run / "activations-eval"
+    metadata = [clip for shard in read_manifest(folder).shards for clip in read_clip_metadata(folder, shard)]
+    sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")
+    x = [x.float() for _, xs in read_layer(folder, 2).read() for x in xs]
+    for feature in found:
+        true = [feature.target in (clip.get("gender"), clip.get("emotion")) for clip in metadata]
+        with torch.no_grad():
+            codes = [sae.encode(tokens) for tokens in x]
+        scores = [float((of.values * (of.indices == feature.feature)).sum(dim=1).mean()) for of in codes]
+        expected = roc_auc_score(true, scores) if 0 < sum(true) < len(true) else math.nan
+        assert feature.among_all.value == pytest.approx(expected, nan_ok=True)
+        assert feature.num_voices == (sum(true), sum("gender" in clip for clip in metadata))
+    print_named_features([str(run)])
+    assert capsys.readouterr().out.count("\n") == 2 + len(found)

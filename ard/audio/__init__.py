@@ -2,7 +2,7 @@
 
 from ard.audio.audiobench import AudioBench
 from ard.audio.check import AudioCheck, check_audio_shards
-from ard.audio.folder import FolderClips
+from ard.audio.folder import FolderClips, read_clip
 from ard.audio.fsd50k import FSD50K
 from ard.audio.functional import resample
 from ard.audio.iemocap import IEMOCAP
@@ -32,6 +32,7 @@ __all__ = [
     "check_audio_shards",
     "clip_metadata",
     "read_audio_manifest",
+    "read_clip",
     "read_clips",
     "read_shard",
     "resample",

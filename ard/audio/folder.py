@@ -61,6 +61,18 @@ class FolderClips:
                 yield Clip(piece_id, piece, sample_rate_hz, dataset=self.root.name)
 
 
+def read_clip(path: Path) -> Clip:
+    """Read one file of sound as a clip, whole.
+
+    Raises:
+        UserError: if it cannot be used, with the reason.
+    """
+    recording = decode(path, path.name)
+    if isinstance(recording, Failure):
+        raise UserError(f"audio file {str(path)!r} cannot be used ({recording.reason}): give wav, flac, ogg or mp3")
+    return Clip(path.name, *recording, dataset=path.parent.name)
+
+
 def _cut(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
     """Cut into equal pieces of at most that many samples, so that no sliver is left at the end."""
     return np.array_split(waveform, max(1, -(-len(waveform) // samples)))

@@ -109,21 +109,47 @@ class AudioLLM:
 
     @torch.inference_mode()
     def generate(
-        self, clips: Sequence[Clip] | AudioPrompts, prompts: Sequence[str] | None = None, max_new_tokens: int = 64
+        self,
+        clips: Sequence[Clip] | AudioPrompts,
+        prompts: Sequence[str] | None = None,
+        max_new_tokens: int = 64,
+        *,
+        num_beams: int = 1,
+        num_answers: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[str]:
-        """Answer one question about each clip, greedily, and return the answers without special tokens.
+        """Answer one question about each clip, and return the answers without special tokens, clip by clip.
+
+        Args:
+            clips: the clips, or these with their questions as the prompter makes them.
+            prompts: a question for each clip, if they are not in the batch yet.
+            max_new_tokens: longest answer.
+            num_beams: of beam search; 1 is greedy.
+            num_answers: to each question, the likeliest of the beams first; or as many draws.
+            temperature: draw each token instead, at this temperature; 0 draws nothing.
+            seed: of the draws, which leave torch's own generators as they were.
 
         Raises:
-            UserError: if the model is an encoder.
+            UserError: if the model is an encoder, or several answers are wanted where there is but one.
         """
         if self._encodes:
             raise UserError(f"{self.name!r} ({self.prompter.model_type}) is loaded as an encoder: it answers nothing")
+        if temperature == 0 and num_answers > num_beams:
+            raise UserError(f"{num_answers} answers want as many num_beams, of which there are {num_beams}, or draws")
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips, prompts)
         features = self._inputs(batch)
+        draws = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        answers = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "num_return_sequences": num_answers}
         self._prompt_length = batch.valid.shape[1]
         try:
-            with needed_frames(self._tower, features) as needed:
-                tokens = self.model.generate(**needed, max_new_tokens=max_new_tokens, do_sample=False)
+            with (
+                needed_frames(self._tower, features) as needed,
+                torch.random.fork_rng(range(torch.cuda.device_count()), enabled=temperature > 0),
+            ):
+                if temperature > 0:
+                    torch.manual_seed(seed)
+                tokens = self.model.generate(**needed, **answers, **draws)
         finally:
             self._prompt_length = None
         new = tokens[:, batch.valid.shape[1] :]

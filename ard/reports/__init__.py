@@ -3,7 +3,7 @@
 Reads only files, so a report can be made long after the run, on a machine without the model.
 """
 
-from ard.reports.concepts import Order, find_concepts, render_concepts
+from ard.reports.concepts import Order, concept_names, find_concepts, find_feature, render_concepts
 from ard.reports.html import write_report
 from ard.reports.run import Run
 from ard.reports.table import Table, render_table
@@ -14,7 +14,9 @@ __all__ = [
     "Run",
     "Table",
     "build_tables",
+    "concept_names",
     "find_concepts",
+    "find_feature",
     "log_tables",
     "render_concepts",
     "render_table",

@@ -1,6 +1,8 @@
 """The concepts of a run, searched and sorted: `ard concepts`."""
 
 import math
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
@@ -10,6 +12,7 @@ from rich.table import Table
 from ard.reports.run import Run
 from ard.types import UserError
 
+CONCEPTS = "concepts.parquet"
 Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
 
 
@@ -26,7 +29,7 @@ def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "",
     Raises:
         UserError: if the run has no concepts there.
     """
-    path = run.sae_folder(layer, expansion) / "concepts.parquet"
+    path = run.sae_folder(layer, expansion) / CONCEPTS
     if not path.is_file():
         known = sorted(str(found.parent.relative_to(run.folder)) for found in run.folder.glob("layer-*/*/" + path.name))
         raise UserError(f"{str(path)!r} does not exist: of this run's dictionaries {known} have concepts")
@@ -35,6 +38,29 @@ def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "",
     if sort == "name":
         return sorted(found, key=lambda concept: concept["name"].casefold())
     return sorted(found, key=lambda concept: _number(concept[sort]), reverse=True)
+
+
+def concept_names(run: Run, layer: int, expansion: int | None) -> dict[int, str]:
+    """Return the names of a dictionary's features that have one, the highest m first; none where nothing was named."""
+    if not (run.sae_folder(layer, expansion) / CONCEPTS).is_file():
+        return {}
+    return {concept["feature"]: concept["name"] for concept in find_concepts(run, layer, expansion)}
+
+
+def find_feature(names: Mapping[int, str], name: str) -> int:
+    """Return the feature of that name, in any case; where there is none, that of the shortest name with its words.
+
+    Words are whole ones: a `man speaking` is in no `woman speaking`. Of features with the same name it is the first.
+
+    Raises:
+        UserError: if no name has these words, with the names that are most like it.
+    """
+    words = f" {name.casefold()} "
+    found = [feature for feature, known in names.items() if words in f" {known.casefold()} "]
+    if not found:
+        alike = get_close_matches(name, dict.fromkeys(names.values()), cutoff=0.0)
+        raise UserError(f"no feature has {name!r} in its name (`ard concepts` lists all); most like it are {alike}")
+    return min(found, key=lambda feature: len(names[feature]))
 
 
 def render_concepts(concepts: list[Any]) -> Table:

@@ -1,6 +1,6 @@
 """Stage 5: which clips stand for a feature most and least (Sec. 2.2, Eq. 2)."""
 
-from ard.representatives.callback import RANDOM_ACTIVE, RetrieveRepresentatives, read_ties
+from ard.representatives.callback import RANDOM_ACTIVE, RetrieveRepresentatives, read_maxima, read_ties
 from ard.representatives.functional import SCORERS, Ties, clip_scores
 from ard.representatives.metric import (
     RandomActiveClips,
@@ -21,5 +21,6 @@ __all__ = [
     "Statistics",
     "Ties",
     "clip_scores",
+    "read_maxima",
     "read_ties",
 ]

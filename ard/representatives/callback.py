@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from lightning import Callback, LightningModule, Trainer
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.activations import ProbeBatch
 from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_quantiles
 from ard.representatives.metric import RandomActiveClips, RepresentativeClips
 from ard.sae import Encoding, SparseCoder
+from ard.types import UserError
 
 FILE = "representatives.safetensors"
 RANDOM_ACTIVE = "random_active/top_ids"
@@ -25,6 +26,17 @@ def read_ties(folder: Path) -> dict[str, str]:
     """Read by which rule the representatives of a dictionary were chosen among clips of equal score."""
     with safe_open(folder / FILE, framework="pt") as stored:
         return stored.metadata() or {}
+
+
+def read_maxima(folder: Path) -> Float[Tensor, " features"]:
+    """Read the largest activation of every feature on a token of the probing set, the unit of steering values.
+
+    Raises:
+        UserError: if nothing was retrieved there.
+    """
+    if not (folder / FILE).is_file():
+        raise UserError(f"'{folder}' holds no {FILE}: run `ard test` on this dictionary, or choose another")
+    return load_file(folder / FILE)["max_activation"]
 
 
 class RetrieveRepresentatives(Callback):

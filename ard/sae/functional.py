@@ -6,7 +6,7 @@ alone is dense.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,20 @@ def encode_above(
         if width == w_enc.shape[1] or not (keep & (values > 0)).all(dim=1).any():
             return Codes(codes.values * keep, codes.indices)
         width = min(2 * width, w_enc.shape[1])
+
+
+def top_k_clamped(codes: Codes, clamp: Mapping[int, float], k: int) -> Codes:
+    """Select the k largest after features were set to values, as TopK of the changed pre-activations does.
+
+    Of the features that are not set, those that come in are among the ``k + len(clamp)`` largest: codes of as many (or
+    of all features) suffice, and no feature comes twice.
+    """
+    known = codes.indices
+    features = torch.tensor(list(clamp), dtype=known.dtype, device=known.device).expand(len(known), len(clamp))
+    values = torch.tensor(list(clamp.values())).to(codes.values).expand(features.shape)
+    others = codes.values.masked_fill(torch.isin(known, features[:1]), -1.0)  # below all that ReLU lets through
+    selected = torch.cat([others, values], dim=1).topk(k, dim=-1, sorted=False)
+    return Codes(selected.values.relu(), torch.cat([known, features], dim=1).gather(1, selected.indices))
 
 
 class _Encode(torch.autograd.Function):

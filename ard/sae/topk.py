@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ard.sae.formats import StoredSAE, read, write
-from ard.sae.functional import affine, decode_sparse, encode_above, encode_top_k, top_k
+from ard.sae.functional import affine, decode_sparse, encode_above, encode_top_k, top_k, top_k_clamped
 from ard.sae.hub import push
 from ard.types import Codes, Figure
 
@@ -79,17 +79,28 @@ class TopKSAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float] | None = None) -> Codes:
         """Return the codes of x; ``clamp`` sets pre-activations before TopK, so that a large value is selected."""
-        if not clamp and self.threshold is None:
+        if clamp:
+            return self.encode_both(x, clamp)[1]
+        if self.threshold is None:
             return encode_top_k(self.centred(x), self.W_enc, self.b_enc, self.k)
-        if not clamp:
-            return encode_above(self.centred(x), self.W_enc, self.b_enc, self.k, self.threshold)
+        return encode_above(self.centred(x), self.W_enc, self.b_enc, self.k, self.threshold)
+
+    def encode_both(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]) -> tuple[Codes, Codes]:
+        """Return the codes of x as they are and with features set before TopK, from one product of the encoder."""
+        if self.threshold is None:
+            width = min(self.k + len(clamp), self.d_sae)
+            codes = encode_top_k(self.centred(x), self.W_enc, self.b_enc, width)
+            return top_k_clamped(codes, {}, self.k), top_k_clamped(codes, clamp, self.k)
         pre_activations = self.pre_activations(x)
+        codes = self._above_threshold(pre_activations)
         for feature, value in clamp.items():
             pre_activations[:, feature] = value
-        if self.threshold is None:
-            return top_k(pre_activations, self.k)
+        return codes, self._above_threshold(pre_activations)
+
+    def _above_threshold(self, pre_activations: Float[Tensor, "tokens features"]) -> Codes:
+        assert self.threshold is not None
         above = pre_activations > self.threshold
-        return top_k(pre_activations * above, max(int(above.sum(dim=-1).amax()) if len(x) else 1, 1))
+        return top_k(pre_activations * above, max(int(above.sum(dim=-1).amax()) if len(above) else 1, 1))
 
     def encode_to_train(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Return the codes of a training batch; of BatchTopK by the batch's own threshold, which is kept on average."""
@@ -185,6 +196,10 @@ class PolyFeatures(nn.Module):
         for feature, value in (clamp or {}).items():
             values[:, feature] = value
         return Codes(values, torch.arange(self.d_in, device=x.device).expand(x.shape))
+
+    def encode_both(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]) -> tuple[Codes, Codes]:
+        """Return x as it is and with coordinates set."""
+        return self.encode(x), self.encode(x, clamp)
 
     def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
         """Return x."""

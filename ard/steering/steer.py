@@ -1,14 +1,21 @@
 """Set features to a value while the model runs (Sec. 4, Fig. 2)."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ard.audiollm import AudioLLM, Positions
-from ard.sae import SparseCoder
+from ard.sae import SparseCoder, TopKSAE
+from ard.types import UserError
+
+Where = Literal["all", "audio", "last"]
+Phase = Literal["prefill", "every"]
 
 
 @contextmanager
@@ -18,44 +25,125 @@ def steer(
     layer: int,
     clamp: Mapping[int, float],
     *,
-    positions: Literal["all", "audio"] = "all",
-    phase: Literal["prefill", "every"] = "prefill",
+    positions: Where = "all",
+    phase: Phase = "prefill",
     keep_error: bool = False,
+    maxima: Float[Tensor, " features"] | None = None,
 ) -> Iterator[None]:
-    """Clamp features of a layer's output inside the block; no hook outlives it.
+    """Clamp features of a layer's output inside the block; no hook outlives it. Blocks may be nested.
 
     The defaults are the procedure of the paper's reference [9]: x is encoded, the features are set before TopK selects,
     and x is replaced by what is decoded, at every token that is not padding; the tokens of later decoding steps are
     replaced by their plain reconstruction. An empty ``clamp`` is thus the control `SAE without clamp`.
 
+    TopK sees the value that is set: a feature whose value is not among the k largest of a token is not active there.
+    One set to 0 is active nowhere, and the feature next in order takes its place.
+
     Args:
         model: the AudioLLM.
         coder: an SAE of that layer, or raw coordinates.
         layer: decoder layer, 0-based.
-        clamp: feature to value, in units of activation.
-        positions: where features are set: at every token, or at audio tokens only.
-        phase: set features while the prompt is read, or at every decoding step too (with ``positions="all"``).
+        clamp: feature to value, in units of activation, or of the feature's maximum where ``maxima`` are given.
+        positions: where in the prompt features are set: at every token, at audio tokens, or at the last token.
+        phase: set features while the prompt is read, or at every token that the model says, too.
         keep_error: add the change to x, x + decode(clamped) - decode(z), and leave all else as it is; an empty
             ``clamp`` then changes nothing, to the last bit.
-    """
+        maxima: of every feature the largest activation on the probing set, the unit of the values.
 
-    def change(x: Float[Tensor, "batch positions d_in"], at: Positions) -> Float[Tensor, "batch positions d_in"]:
-        where = at.audio if positions == "audio" else at.valid & (at.prompt | (phase == "every"))
-        clamps = bool(clamp) and bool(where.any())
-        steered = x.clone()
-        if not keep_error:
-            steered[at.valid] = _decoded(coder, x[at.valid], {})
-            if clamps:
-                steered[where] = _decoded(coder, x[where], clamp)
-        elif clamps:
-            steered[where] += _decoded(coder, x[where], clamp) - _decoded(coder, x[where], {})
-        return steered
+    Raises:
+        UserError: if the layer or a feature does not exist, the SAE is of another width than the layer, or a value
+            could not come to pass: not finite, negative though an SAE has a ReLU, more of them than TopK keeps.
+    """
+    model.check_layers([layer])
+    if coder.d_in != model.d_in:
+        raise UserError(
+            f"the SAE is for a width of {coder.d_in}, and {model.name!r} is {model.d_in} wide: give an SAE that was "
+            f"trained on layer {layer} of this model"
+        )
+    values = clamp_values(coder, clamp, maxima)
+
+    def change(x: Float[Tensor, "clips positions d_in"], at: Positions) -> Float[Tensor, "clips positions d_in"]:
+        where = _chosen(at, positions, phase) if values else torch.zeros_like(at.valid)
+        if keep_error:
+            return _put(x, where, partial(_shifted, coder, values))
+        steered = _put(x, where, partial(_decoded, coder, values))
+        return _put(steered, at.valid & ~where, partial(_decoded, coder, {}))
 
     with model.intervene(layer, change):
         yield
 
 
+def clamp_values(
+    coder: SparseCoder, clamp: Mapping[int, float], maxima: Float[Tensor, " features"] | None = None
+) -> dict[int, float]:
+    """Return the activations that features are to be set to, after a look at whether they can be.
+
+    Raises:
+        UserError: if one cannot; see :func:`steer`.
+    """
+    if maxima is not None and maxima.shape != (coder.d_sae,):
+        raise UserError(f"{maxima.numel()} maxima are given for {coder.d_sae} features: give one of each feature")
+    values = {}
+    for feature, value in clamp.items():
+        if not 0 <= feature < coder.d_sae:
+            raise UserError(f"feature {feature} does not exist: this dictionary has features 0 to {coder.d_sae - 1}")
+        values[int(feature)] = float(value) * (1.0 if maxima is None else float(maxima[feature]))
+        if not math.isfinite(values[feature]):
+            raise UserError(f"feature {feature} cannot be set to {values[feature]}: give a finite value")
+        if isinstance(coder, TopKSAE) and value < 0:
+            raise UserError(
+                f"feature {feature} cannot be set to {value}: an SAE's activations are 0 or more. 0 turns it off"
+            )
+        if isinstance(coder, TopKSAE) and value > 0 and values[feature] == 0:
+            raise UserError(
+                f"feature {feature} has no maximum, since no clip of the probing set makes it active: choose another, "
+                "or give an absolute value"
+            )
+    if isinstance(coder, TopKSAE) and coder.threshold is None:
+        wanted = sum(value > 0 for value in values.values())
+        if wanted > coder.k:
+            raise UserError(f"{wanted} features cannot be set at once: this SAE keeps {coder.k} a token")
+    return values
+
+
+def _chosen(at: Positions, positions: Where, phase: Phase) -> Bool[Tensor, "clips positions"]:
+    """Return where features are set in a pass."""
+    prompt = at.valid & at.prompt
+    if positions == "audio":
+        prompt = at.audio
+    elif positions == "last":
+        prompt = prompt & (prompt.flip(1).cumsum(dim=1).flip(1) == 1)
+    return prompt | (at.valid & ~at.prompt) if phase == "every" else prompt
+
+
+def _put(
+    x: Float[Tensor, "clips positions d_in"],
+    where: Bool[Tensor, "clips positions"],
+    make: Callable[[Float[Tensor, "tokens d_in"]], Float[Tensor, "tokens d_in"]],
+) -> Float[Tensor, "clips positions d_in"]:
+    """Return x with what is made of the tokens at some positions in their place; x itself where there are none."""
+    rows = where.flatten().nonzero()[:, 0]
+    if len(rows) == 0:
+        return x
+    tokens = x.flatten(0, 1)
+    return tokens.index_copy(0, rows, make(tokens[rows]).to(x.dtype)).view_as(x)
+
+
 def _decoded(
-    coder: SparseCoder, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]
+    coder: SparseCoder, clamp: Mapping[int, float], x: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, "tokens d_in"]:
-    return coder.decode(coder.encode(x.float(), clamp)).to(x.dtype)
+    return coder.decode(coder.encode(_as_weights(coder, x), clamp))
+
+
+def _shifted(
+    coder: SparseCoder, clamp: Mapping[int, float], x: Float[Tensor, "tokens d_in"]
+) -> Float[Tensor, "tokens d_in"]:
+    """Return x + decode(clamped) - decode(z), which both come from one encoding."""
+    tokens = _as_weights(coder, x)
+    plain, clamped = coder.encode_both(tokens, clamp)
+    return tokens + (coder.decode(clamped) - coder.decode(plain))
+
+
+def _as_weights(coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
+    """Return x in the precision of an SAE's weights, which is mostly more than the model's."""
+    return x.to(next((weights.dtype for weights in coder.parameters()), torch.float32))

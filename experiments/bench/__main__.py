@@ -5,10 +5,17 @@ import sys
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.bench import extraction, feeding, matching, retrieval, sae
+from experiments.bench import extraction, feeding, matching, retrieval, sae, steering
 from experiments.bench.report import keep
 
-BENCHMARKS = {"extraction": extraction, "feeding": feeding, "matching": matching, "retrieval": retrieval, "sae": sae}
+BENCHMARKS = {
+    "extraction": extraction,
+    "feeding": feeding,
+    "matching": matching,
+    "retrieval": retrieval,
+    "sae": sae,
+    "steering": steering,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

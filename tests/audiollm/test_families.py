@@ -1,5 +1,6 @@
-"""Every family of models by the same five properties, of which `experiments.families` makes a table for the docs."""
+"""Every family of models by the same properties, of which `experiments.families` makes a table for the docs."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from ard.audiollm import load_audiollm
+from ard.sae import TopKSAE
+from ard.steering import steer
 from ard.types import Clip
 from tests.audiollm.families import first, second
 
@@ -174,7 +177,7 @@ def shift(phase):
     return change
 
 
-def test_steer(model, batch, monkeypatch):
+def test_intervene(model, batch, monkeypatch):
     """An intervention that changes nothing leaves every bit; one that does, acts on its phase, in batches and alone."""
     plain = run(model, batch)
     for change in (lambda x, at: x, lambda x, at: x.clone()):
@@ -192,6 +195,92 @@ def test_steer(model, batch, monkeypatch):
         assert together == alone == uncached
         said.append(together)
     assert len({*map(tuple, said), tuple(model.generate(sounds(0), PROMPTS, max_new_tokens=5))}) > 1
+
+
+@pytest.fixture
+def sae(model):
+    """An SAE of the model's width, of random weights."""
+    return TopKSAE(model.d_in, 4 * model.d_in, k=4, generator=torch.Generator().manual_seed(0))
+
+
+CLAMP = {3: 40.0, 17: 25.0, 20: 0.0}
+STEERINGS = [
+    {"positions": positions, "phase": phase, "keep_error": keep_error}
+    for positions, phase, keep_error in (
+        ("all", "prefill", False),
+        ("all", "every", True),
+        ("audio", "prefill", True),
+        ("audio", "every", False),
+        ("last", "prefill", False),
+        ("last", "every", True),
+    )
+]
+
+
+DECODINGS = [{}, {"num_beams": 3, "num_answers": 2}, {"temperature": 1.0, "num_answers": 2}]
+
+
+def test_no_op(model, sae, batch):
+    """Steering with the error kept and nothing set leaves every bit of the output, and a value set does not."""
+    plain = run(model, batch)
+    for steering in STEERINGS:
+        kept = {**steering, "keep_error": True}
+        for layer in range(len(model.layers)):
+            with steer(model, sae, layer, {}, **kept):
+                assert torch.equal(run(model, batch), plain)
+        with steer(model, sae, 0, {}, **kept), steer(model, sae, len(model.layers) - 1, {}, **kept):
+            assert torch.equal(run(model, batch), plain)
+        with steer(model, sae, 0, CLAMP, **kept):
+            assert not torch.allclose(run(model, batch), plain, atol=0.01)
+
+
+def test_steered_batch(model, sae, batch):
+    """With features set, a left-padded batch equals its clips one by one, at every layer and in the answers."""
+    layers, single = list(range(len(model.layers))), list(zip(sounds(0), PROMPTS, strict=True))
+    for steering in STEERINGS:
+        with steer(model, sae, 0, CLAMP, **steering):
+            together = model.capture(batch, layers)
+            for index, (clip, prompt) in enumerate(single):
+                alone = model.capture(model.prompter([clip], [prompt]), layers)
+                for layer in layers:
+                    torch.testing.assert_close(together[layer][index], alone[layer][0], rtol=0, atol=1e-3)
+            if model.prompter.audio_token_id is not None:
+                said = model.generate(sounds(0), PROMPTS, 5)
+                assert said == [model.generate([clip], [prompt], 5)[0] for clip, prompt in single]
+
+
+def test_steered_cache(speaking, sae, monkeypatch):
+    """With features set, answers without a cache are the same: greedy ones, those of beam search, and drawn ones."""
+    unsteered, greedy = speaking.generate(sounds(0), PROMPTS, 5), []
+    for steering in STEERINGS:
+        for decoding in DECODINGS if steering["phase"] == "every" else DECODINGS[:1]:
+            with steer(speaking, sae, 0, CLAMP, **steering), monkeypatch.context() as patch:
+                cached = speaking.generate(sounds(0), PROMPTS, 5, **decoding)
+                patch.setattr(speaking.model.generation_config, "use_cache", False)
+                assert speaking.generate(sounds(0), PROMPTS, 5, **decoding) == cached
+            assert len(cached) == 3 * decoding.get("num_answers", 1)
+            greedy += [cached] if not decoding else []
+    assert any(said != unsteered for said in greedy)
+
+
+def test_hooks(model, sae, batch):
+    """Steering leaves no hook behind, also after an exception inside the block, or while the model runs."""
+
+    def hooks():
+        return [(*module._forward_hooks, *module._forward_pre_hooks) for module in model.model.modules()]
+
+    before, plain = hooks(), run(model, batch)
+    with steer(model, sae, 0, CLAMP):
+        assert hooks() != before
+    assert hooks() == before
+    with pytest.raises(RuntimeError, match="inside"), steer(model, sae, 0, CLAMP):
+        raise RuntimeError("inside")
+    broken = copy.deepcopy(sae)
+    broken.b_dec = None
+    with pytest.raises(TypeError), steer(model, sae, 1, CLAMP), steer(model, broken, 0, CLAMP):
+        run(model, batch)
+    assert hooks() == before
+    assert torch.equal(run(model, batch), plain)
 
 
 def test_window(family, model, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from experiments.families import PROPERTIES, table
 from tests.audiollm.test_families import FAMILIES
 
-HEAD = "| family | capture | mask | batch | generate | steer |\n| --- | --- | --- | --- | --- | --- |\n"
+HEAD = f"| family | {' | '.join(PROPERTIES)} |\n{'| --- ' * (1 + len(PROPERTIES))}|\n"
 
 
 def case(name, family, inside=""):
@@ -18,14 +18,15 @@ def test_each_outcome_has_its_word():
         case("mask", "A", "<failure>no</failure>"),
         case("batch", "A", '<skipped type="pytest.xfail" message="its encoder has no mask"/>'),
         case("generate", "A", '<skipped type="pytest.skip" message="not applicable: an encoder"/>'),
-        case("steer", "A", '<skipped type="pytest.skip" message="could not import timm"/>'),
+        case("intervene", "A", '<skipped type="pytest.skip" message="could not import timm"/>'),
         case("capture", "B", "<error>no</error>"),
         case("window", "A"),
         '<testcase name="test_other"/>',
     ]
-    row = "| A | yes | **fails** | no: its encoder has no mask | not applicable | not run: could not import timm |\n"
-    missing = " | ".join(["**missing**"] * 4)
-    assert table(f"<testsuite>{''.join(cases)}</testsuite>") == f"{HEAD}{row}| B | **fails** | {missing} |"
+    row = "| A | yes | **fails** | no: its encoder has no mask | not applicable | not run: could not import timm |"
+    missing = " **missing** |"
+    rows = f"{row}{missing * 4}\n| B | **fails** |{missing * 8}"
+    assert table(f"<testsuite>{''.join(cases)}</testsuite>") == HEAD + rows
 
 
 def test_a_run_without_these_tests_is_refused():

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ard.cli import main
-from ard.reports import Run, find_concepts
+from ard.reports import Run, concept_names, find_concepts, find_feature
 from ard.types import UserError
 from tests.reports.conftest import concept, write_concepts
 
@@ -47,3 +47,17 @@ def test_the_command_shows_them(catalogue, capsys):
 def test_a_dictionary_without_concepts_is_named(catalogue):
     with pytest.raises(UserError, match=r"e4/concepts.parquet' does not exist: .* \['layer-3/e8'\] have concepts"):
         find_concepts(Run.load(catalogue), 3, 4)
+
+
+def test_a_feature_is_found_by_the_words_of_its_name():
+    names = {7: "woman speaking", 3: "a man speaking softly", 5: "Man speaking", 9: "man speaking"}
+    assert find_feature(names, "man speaking") == 5
+    assert find_feature(names, "SOFTLY") == 3
+    assert find_feature({7: "woman speaking", 3: "a man speaking softly"}, "man speaking") == 3
+    with pytest.raises(UserError, match=r"no feature has 'men speaking' in its name .* like it are \['man speaking'"):
+        find_feature({7: "rain", 3: "man speaking"}, "men speaking")
+
+
+def test_a_dictionary_without_names_has_none(run):
+    assert concept_names(Run.load(run), 3, 8) == {7: "dog & <bark>", 5: "name 5"}
+    assert concept_names(Run.load(run), 3, None) == {}

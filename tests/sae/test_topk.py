@@ -36,6 +36,31 @@ def test_a_clamped_feature_is_selected_at_its_value_everywhere():
         assert (codes.indices == feature).any(dim=1).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"pre_bias": True}, {"threshold": 0.5}])
+def test_clamped_codes_are_topk_of_the_clamped_pre_activations(options):
+    generator = torch.Generator().manual_seed(2)
+    for d_sae, k, num_clamped in ((24, 4, 1), (24, 4, 4), (24, 23, 3), (24, 24, 24), (200, 16, 5), (6, 1, 1)):
+        model = TopKSAE(6, d_sae, k=k, generator=generator, **options)
+        torch.nn.init.normal_(model.b_enc, generator=generator)
+        x = torch.randn(50, 6, generator=generator)
+        for scale in (0.3, 1.0, 5.0):
+            features = torch.randperm(d_sae, generator=generator)[:num_clamped].tolist()
+            clamp = {f: scale * float(torch.rand((), generator=generator)) for f in features} | {features[0]: 0.0}
+            pre = model.pre_activations(x)
+            expected = [pre.clone(), pre.clone()]
+            for feature, value in clamp.items():
+                expected[1][:, feature] = value
+            for codes, dense in zip(model.encode_both(x, clamp), expected, strict=True):
+                kept = dense * (dense > 0.5) if options.get("threshold") else top(dense, k)
+                assert all(len(set(of_token)) == len(of_token) for of_token in codes.indices.tolist())
+                torch.testing.assert_close(torch.zeros_like(dense).scatter(1, codes.indices, codes.values), kept)
+
+
+def top(dense, k):
+    values, indices = dense.topk(k)
+    return torch.zeros_like(dense).scatter(1, indices, values.relu())
+
+
 def test_clamping_to_zero_silences_a_feature():
     model, x = sae(), tokens()
     feature = int(model.encode(x).indices[0, 0])
