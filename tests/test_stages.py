@@ -228,6 +228,42 @@ def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
     assert result.choices["num_null_draws"] == 100
 
 
+def test_the_readings_of_random_representatives_are_options(run, tiny_clap, tmp_path, capsys):
+    cell = scored(run, tiny_clap, tmp_path, {"num_random": 3}, {"random_from": "active", "num_draws": 3})
+    drawn = load_file(cell / "monosemanticity.safetensors")
+    features = drawn["ard/0/features"]
+    active = {f: set(clips) for f, clips in enumerate(active_clips(run))}
+    for draw in range(3):
+        for feature, clips in zip(features.tolist(), drawn[f"random/{draw}/top_ids"].tolist(), strict=True):
+            assert len(set(clips) & active[feature]) == min(4, len(active[feature]))
+    assert Result.load(cell / "monosemanticity.json").choices["random_from"] == "active"
+    kept = {draw: drawn[f"random/{draw}/m"] for draw in range(3)}
+    cell = scored(
+        run, tiny_clap, tmp_path, {"num_random": 3}, {"random_from": "active", "num_draws": 3} | {"random_lowest": True}
+    )
+    again = load_file(cell / "monosemanticity.safetensors")
+    assert torch.equal(again["random/0/top_ids"], drawn["random/0/top_ids"])
+    assert not torch.equal(again["random/0/m"], kept[0])
+    with pytest.raises(SystemExit, match="2"):
+        scored(run, tiny_clap, tmp_path, {}, {"random_from": "active"})
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "random_from 'active' wants 10 draws of retrieval, and there are 0: give RetrieveRepresentatives num_" in said
+    )
+
+
+def active_clips(run):
+    """The clips in which each feature of the run's SAE is active, by the definition."""
+    sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")
+    clips = [x.float() for _, xs in read_layer(run / "activations", 2).read() for x in xs]
+    with torch.no_grad():
+        codes = [sae.encode(x) for x in clips]
+    return [
+        [row for row, (values, indices) in enumerate(codes) if (values[indices == feature] > 0).any()]
+        for feature in range(sae.d_sae)
+    ]
+
+
 def test_ties_by_pre_activations_take_the_clips_that_are_furthest_from_being_active(run, tiny_clap, tmp_path):
     found = load_file(scored(run, tiny_clap, tmp_path, {"ties": "preact"}) / "representatives.safetensors")
     sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")

@@ -1,0 +1,95 @@
+"""Print Table 1 of a run under every other reading of the paper: `python -m experiments.readings runs/demo`.
+
+One pass over the evaluation set serves all readings; each changes one thing. The readings of `Rand. Rep.` (where its
+clips are drawn from, and if L^k is drawn too) change the names and are options of the run itself.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning import Trainer
+
+from ard.activations import ActivationDataModule
+from ard.chain import Chain
+from ard.evaluation import MatchLabels, MatchReading
+from ard.reports import Run
+from ard.sae import Encoding
+from ard.types import Result
+
+METHODS = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D", "AR&D, names shuffled")
+
+
+class Other(NamedTuple):
+    """A reading: the words for it, and what it changes of the run's own."""
+
+    words: str
+    reading: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {}
+
+
+OTHERS = (
+    Other("as in the table"),
+    Other("macro average over clips", {"average": "macro"}),
+    Other("greedy assignment", {"assignment": "greedy"}),
+    Other("threshold before the assignment", {"threshold": "before"}),
+    Other("gamma .6", {"gamma": 0.6}),
+    Other("gamma .8", {"gamma": 0.8}),
+    Other("all names at once, with doubles", {"scope": "vocabulary"}),
+    Other("all distinct names at once", {"scope": "distinct"}),
+    Other("active from any score above 0", options={"activity": 0.0}),
+    Other("active from the weakest clip in H^k on", options={"activity": 1.0}),
+    Other("active above its .95 quantile", options={"activity": 0.95, "active_by": "quantile"}),
+    Other("the 5 concepts of highest score", options={"activity": 5.0, "active_by": "top"}),
+    Other("mAP summed at matches, over references", {"average_precision": "references"}),
+    Other("mAP averaged over matches", {"average_precision": "matches"}),
+    Other("mAP pooled over clips", {"average_precision": "pooled"}),
+    Other("mAP over labels", {"average_precision": "classes"}),
+)
+
+
+def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tuple[float, float]]]:
+    """Return F1 and mAP of every method under each reading."""
+    run = Run.load(folder)
+    facts = Chain(run.preset, {"out": str(folder), "seed": run.seed}).facts
+    found: list[dict[str, tuple[float, float]]] = [{} for _ in others]
+    with tempfile.TemporaryDirectory() as scratch:
+        for cell in ("poly", f"e{run.expansion}"):
+            out = folder / f"layer-{run.layer}" / cell
+            callbacks = [
+                MatchLabels(
+                    out,
+                    clap=facts.clap,
+                    reading=MatchReading(**{**facts.matching, **other.reading}),
+                    result=f"{scratch}/{number}.json",
+                    seed=run.seed,
+                    **{"activity": facts.activity, **other.options},
+                )
+                for number, other in enumerate(others)
+            ]
+            trainer = Trainer(accelerator="cpu", logger=False, enable_model_summary=False, callbacks=list(callbacks))
+            data = ActivationDataModule(facts.activations, layer=run.layer, evaluation=facts.evaluation)
+            trainer.test(Encoding("poly" if cell == "poly" else str(out / "sae"), facts.d_in), data, verbose=False)
+            for number, of_reading in enumerate(found):
+                for row in Result.load(Path(scratch) / f"{number}.json").rows:
+                    of_reading[row.method] = (row.figures["f1"].value, row.figures["map"].value)
+    return found
+
+
+def table(folder: Path, others: Sequence[Other] = OTHERS) -> str:
+    """Return the table as Markdown: F1 and mAP, the best of the methods in bold."""
+    lines = [f"| {' | '.join(('F1 and mAP', *METHODS))} |", "| --- " * (1 + len(METHODS)) + "|"]
+    for other, of_reading in zip(others, measure(folder, others), strict=True):
+        best = [max(of_reading[method][i] for method in METHODS) for i in range(2)]
+        cells = [
+            " ".join(f"**{x:.2f}**" if x == most else f"{x:.2f}" for x, most in zip(of_reading[m], best, strict=True))
+            for m in METHODS
+        ]
+        lines.append(f"| {' | '.join((other.words, *cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(Path(sys.argv[1])))  # noqa: T201
