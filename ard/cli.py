@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
+from ard import app
 from ard.activations import ClipDataModule, Extraction, dry_run
 from ard.audio import (
     FSD50K,
@@ -87,7 +88,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
-    """Run the whole method on the embedded default: Tables 1, 3 and 4 in miniature and the HTML report.
+    """Run the whole method on the embedded default: Tables 1 to 4 in miniature and the HTML report.
 
     Args:
         out: the run's folder; a second call goes on where the first was stopped.
@@ -95,7 +96,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
     """
     chain = Chain("demo", {"out": str(out), "seed": seed})
     chain.synthesise()
-    for table_number in (4, 1, 3):
+    for table_number in (4, 1, 2, 3):
         chain.table(table_number)
     chain.finish()
 
@@ -104,13 +105,13 @@ def table(number: int, preset: str = "demo", out: Path | None = None, seed: int 
     """Run what table N needs and is missing, and write it.
 
     Args:
-        number: 1, 3 or 4.
+        number: 1, 2, 3 or 4.
         preset: a folder of `configs`.
         out: the run's folder, ``runs/<preset>`` if not given.
         seed: of the sounds, the SAEs and every draw.
     """
-    if number not in (1, 3, 4):
-        raise UserError(f"table {number} cannot be made: there are tables 1, 3 and 4")
+    if number not in (1, 2, 3, 4):
+        raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
     chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed})
     chain.synthesise()
     chain.table(number)
@@ -299,10 +300,13 @@ def _command(args: list[str]) -> None:
     _add_shards(commands)
     for name, summary in LIGHTNING.items():
         commands.add_subcommand(name, ArgumentParser(), help=summary)
+    _add_study(commands)
     parsed = parser.instantiate_classes(parser.parse_args(args))
     chosen = parsed[parsed.subcommand]
     if parsed.subcommand == "shards":
         shards(chosen)
+    elif parsed.subcommand == "study":
+        STUDY[chosen.step](**chosen[chosen.step].as_dict())
     else:
         OWN[parsed.subcommand](**chosen.as_dict())
 
@@ -322,6 +326,21 @@ def _add_shards(commands: Any) -> None:
         sources.add_subcommand(name, subparser, help=_summary(corpus))
 
 
+def _add_study(commands: Any) -> None:
+    """Add `ard study`: every step is a function's."""
+    parser = ArgumentParser(
+        description="Table 2's rating study: draw, rate by a language model, export, import, score."
+    )
+    commands.add_subcommand("study", parser, help="Table 2's rating study: make, rate, export, import, score")
+    steps = parser.add_subcommands(required=True, dest="step", metavar="STEP")
+    for name, function in STUDY.items():
+        subparser = ArgumentParser(description=_summary(function))
+        if name == "import":
+            subparser.add_argument("file", type=Path, help="what `ard study export` or Label Studio wrote")
+        subparser.add_function_arguments(function, as_positional=False, skip={"file"})
+        steps.add_subcommand(name, subparser, help=_summary(function))
+
+
 def _summary(documented: object) -> str:
     return str(inspect.getdoc(documented)).partition("\n")[0]
 
@@ -332,11 +351,19 @@ OWN: dict[str, Callable[..., None]] = {
     "table": table,
     "concepts": concepts,
     "report": report,
+    "app": app.app,
     "plan": plan,
     "convert": convert,
 }
+STUDY: dict[str, Callable[..., None]] = {
+    "make": app.make,
+    "rate": app.rate,
+    "export": app.export,
+    "import": app.import_,
+    "score": app.score,
+}
 POSITIONAL: dict[str, dict[str, tuple[Any, str]]] = {
-    "table": {"number": (int, "1, 3 or 4")},
+    "table": {"number": (int, "1, 2, 3 or 4")},
     "convert": {"src": (str, "folder or hub id of an SAE in any of the formats"), "dst": (Path, "a new folder")},
 }
 
