@@ -68,7 +68,8 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
     Args:
         run: the run's folder.
         clap: the CLAP model, if not the run's own.
-        bertscore: the language model of BERTScore, a hub id or a local folder, if not the run's own.
+        bertscore: the language model of BERTScore, a hub id or a local folder, if not the run's own; ``none`` leaves
+            it out.
         device: where the models run.
     """
     about, store = Run.load(run), _store(run)
@@ -77,7 +78,7 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
         store,
         about.own_folder / "study.json",
         clap=clap or facts.get("clap", EMBEDDED),
-        bertscore=bertscore or facts.get("bertscore"),
+        bertscore=None if bertscore == "none" else bertscore or facts.get("bertscore"),
         seed=about.seed,
         device=device,
     )

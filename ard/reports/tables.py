@@ -103,15 +103,17 @@ def _table2(run: Run) -> Table:
     models = sorted((row for row in rated if row.method not in paper.TABLE2), key=lambda row: row.method.split(",")[-1])
     stands = [_true_labels(row, result) for result in corpora for row in result.rows]
     stands.sort(key=lambda row: (row.method.count(","), _place(paper.METHODS)(row.method.split(",")[0])))
-    lines, data = [], []
+    lines, data, kinds = [], [], []
     for method, printed in () if people or not (models or stands) else paper.TABLE2.items():  # to be filled by people
         lines.append(Line((method,), tuple(Cell(None, printed[metric]) for metric in paper.JUDGED)))
     for raters, rows in (("people", people), ("language model", models), ("true labels", stands)):
+        start = len(lines)
         for row in rows:
             printed = paper.TABLE2[row.method] if raters == "people" else {}
             lines.append(Line((row.method,), _cells(row, paper.JUDGED, printed)))
             content = _json_row(row, paper.JUDGED, printed, layer=paper.LAYER, expansion=paper.EXPANSION)
             data.append(content | {"raters": raters})
+        kinds.append(lines[start:])
     rows = [*people, *models, *stands]
     notes = [TRUE_LABELS] if stands else []
     if not people:
@@ -133,7 +135,7 @@ def _table2(run: Run) -> Table:
         notes=(
             *_provenance(run, "WavCaps and IEMOCAP", rows),
             *notes,
-            *_unbeaten(lines[: len(people)], list(paper.JUDGED.values())),
+            *(note for of_kind in kinds for note in _unbeaten(of_kind, list(paper.JUDGED.values()))),
             *_notes(studies, rows),
         ),
     )

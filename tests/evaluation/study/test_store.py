@@ -82,19 +82,27 @@ def test_several_write_at_once_and_nothing_is_lost(store):
     assert {answer.label for answer in answers if answer.rater == "rater 3"} == {"label of rater 3"}
 
 
-def test_an_answer_outlives_a_process_that_is_killed_right_after_it(store):
+def test_no_confirmed_answer_is_lost_with_a_process_that_is_killed(store):
     code = """
-        import os, signal, sys
+        import sys
         from pathlib import Path
         from ard.evaluation.study import Store
         store = Store(Path(sys.argv[1]))
-        rater = store.join("Anna")
-        store.label(rater, store.concepts[0], "a dog")
-        os.kill(os.getpid(), signal.SIGKILL)
+        for name in range(1000):
+            rater = store.join(f"rater {name}")
+            for concept in store.concepts:
+                store.rate(rater, concept, store.label(rater, concept, "a dog").num_changes + 3)
+                sys.stdout.write(f"rater {name} {concept.key}\\n")
+                sys.stdout.flush()
     """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(store.path)], timeout=120, check=False)
-    assert killed.returncode == -9
-    assert [answer.label for answer in store.answers()] == ["a dog"]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(store.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        confirmed = [writer.stdout.readline() for _ in range(57)]
+        writer.kill()
+        confirmed += writer.stdout.read().splitlines(keepends=True)
+    kept = {f"{answer.rater} {answer.concept}\n" for answer in Store(store.path).answers() if answer.rating == 3}
+    assert {line for line in confirmed if line.endswith("\n")} <= kept
+    assert len(kept) <= len(confirmed) + 1
 
 
 def test_a_damaged_file_is_refused_and_left_as_it_is(store, tmp_path):
