@@ -122,8 +122,9 @@ def test_table_2_has_the_corpus_labels_in_the_raters_place_and_no_rating(run):
     assert all(row["raters"] == "true labels" and "expert_score" not in row for row in rows)
     for cell, row in (("poly", rows[0]), ("e2", rows[1])):
         figure = Result.load(run / "layer-2" / cell / "name_similarity.json").rows[0].figures["clap_cosine"]
-        assert (row["clap_cosine"]["value"], row["clap_cosine"]["n"]) == (figure.value, figure.n)
-        assert row["clap_cosine"]["spread"] == figure.spread
+        value = None if math.isnan(figure.value) else figure.value  # tiny random models may share no label
+        assert (row["clap_cosine"]["value"], row["clap_cosine"]["n"]) == (value, figure.n)
+        assert row["clap_cosine"].get("spread") == figure.spread
         assert "bertscore" in row
 
 
