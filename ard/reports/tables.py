@@ -113,7 +113,7 @@ def _table2(run: Run) -> Table:
             lines.append(Line((row.method,), _cells(row, paper.JUDGED, printed)))
             content = _json_row(row, paper.JUDGED, printed, layer=paper.LAYER, expansion=paper.EXPANSION)
             data.append(content | {"raters": raters})
-        kinds.append(lines[start:])
+        kinds.append([line for line in lines[start:] if "shuffled" not in line.stub[0]])
     rows = [*people, *models, *stands]
     notes = [TRUE_LABELS] if stands else []
     if not people:

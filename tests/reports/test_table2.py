@@ -87,7 +87,9 @@ def test_without_people_their_rows_wait_and_no_rating_is_made_up(labelled):
     assert table.lines[1].cells[0].paper == Printed(4.29, 0.81)
     assert not any("expert_score" in row for row in table.rows)
     notes = " ".join(table.notes)
-    for said in ("No person has rated", "BERTScore is left out", "nobody rated"):
+    unbeaten = "lie above another row's: CLAP cosine: Poly. Feats., true labels as raters"
+    assert notes.count("Poly. Feats., true labels as raters") == 2  # once in the note on what is left out
+    for said in ("No person has rated", "BERTScore is left out", "nobody rated", unbeaten):
         assert said in notes
 
 
