@@ -14,6 +14,7 @@ from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
+from ard.evaluation.study import FILE, Store, score_study
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
 from ard.sae import PLACEHOLDER, is_whole
@@ -86,6 +87,8 @@ class Chain:
             for layer in self.facts.layers if number == 1 else ():
                 self.train(layer, [self.facts.expansion])
                 self.step("test", layer, self.facts.expansion)
+            if number == 2:
+                self.score_study()
 
     def describe(self) -> None:
         """Retrieve, score, name and evaluate on the run's main cell."""
@@ -123,6 +126,15 @@ class Chain:
             partial = done.with_suffix(".partial")
             partial.write_text(resolved)
             os.replace(partial, done)
+
+    def score_study(self) -> None:
+        """Score the answers of people and language models to the run's study, if there are any."""
+        store = Store(self.out / FILE) if (self.out / FILE).is_file() else None
+        if store and any(answer.label for answer in store.answers()):
+            _say(f"study: {store.path}")
+            result = self._cell(self.facts.layer, self.facts.expansion) / "study.json"
+            facts = {key: self.facts[key] for key in ("clap", "bertscore", "seed")}
+            score_study(store, result, **facts)
 
     def report_failures(self) -> None:
         """Gather what was left out of the run, by whatever stage."""

@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
+from ard import app
 from ard.activations import ClipDataModule, Extraction, dry_run
 from ard.audio import SOURCES, FolderClips, check_audio_shards, read_audio_manifest, read_clip, write_audio_shards
 from ard.audiollm import EMBEDDED, load_audiollm
@@ -83,14 +84,14 @@ def main(args: list[str] | None = None) -> None:
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
-    """Run the whole method on the embedded default: Tables 1, 3 and 4 in miniature and the HTML report.
+    """Run the whole method on the embedded default: Tables 1 to 4 in miniature and the HTML report.
 
     Args:
         out: the run's folder; a second call goes on where the first was stopped.
         seed: of the sounds, the SAEs and every draw.
     """
     chain = Chain("demo", {"out": str(out), "seed": seed})
-    for table_number in (4, 1, 3):
+    for table_number in (4, 1, 2, 3):
         chain.table(table_number)
     chain.finish()
 
@@ -101,14 +102,14 @@ def table(
     """Run what table N needs and is missing, and write it.
 
     Args:
-        number: 1, 3 or 4.
+        number: 1, 2, 3 or 4.
         preset: a folder of `configs`.
         out: the run's folder, ``runs/<preset>`` if not given.
         seed: of the sounds, the SAEs and every draw.
         run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
     """
-    if number not in (1, 3, 4):
-        raise UserError(f"table {number} cannot be made: there are tables 1, 3 and 4")
+    if number not in (1, 2, 3, 4):
+        raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
     chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})})
     chain.table(number)
     chain.finish()
@@ -387,12 +388,15 @@ def _command(args: list[str]) -> None:
     _add_shards(commands)
     for name, summary in LIGHTNING.items():
         commands.add_subcommand(name, ArgumentParser(), help=summary)
+    _add_study(commands)
     args, facts = split_facts(args)
     told = ["--run", json.dumps(plain(facts))] if facts else []
     parsed = parser.instantiate_classes(parser.parse_args([*args, *told]))
     chosen = parsed[parsed.subcommand]
     if parsed.subcommand == "shards":
         shards(chosen)
+    elif parsed.subcommand == "study":
+        STUDY[chosen.step](**chosen[chosen.step].as_dict())
     else:
         OWN[parsed.subcommand](**chosen.as_dict())
 
@@ -412,6 +416,21 @@ def _add_shards(commands: Any) -> None:
         sources.add_subcommand(name, subparser, help=_summary(corpus))
 
 
+def _add_study(commands: Any) -> None:
+    """Add `ard study`: every step is a function's."""
+    parser = ArgumentParser(
+        description="Table 2's rating study: draw, rate by a language model, export, import, score."
+    )
+    commands.add_subcommand("study", parser, help="Table 2's rating study: make, rate, export, import, score")
+    steps = parser.add_subcommands(required=True, dest="step", metavar="STEP")
+    for name, function in STUDY.items():
+        subparser = ArgumentParser(description=_summary(function))
+        if name == "import":
+            subparser.add_argument("file", type=Path, help="what `ard study export` or Label Studio wrote")
+        subparser.add_function_arguments(function, as_positional=False, skip={"file"})
+        steps.add_subcommand(name, subparser, help=_summary(function))
+
+
 def _summary(documented: object) -> str:
     return str(inspect.getdoc(documented)).partition("\n")[0]
 
@@ -424,11 +443,19 @@ OWN: dict[str, Callable[..., None]] = {
     "concepts": concepts,
     "steer": steer,
     "report": report,
+    "app": app.app,
     "plan": plan,
     "convert": convert,
 }
+STUDY: dict[str, Callable[..., None]] = {
+    "make": app.make,
+    "rate": app.rate,
+    "export": app.export,
+    "import": app.import_,
+    "score": app.score,
+}
 POSITIONAL: dict[str, dict[str, dict[str, Any]]] = {
-    "table": {"number": {"type": int, "help": "1, 3 or 4"}},
+    "table": {"number": {"type": int, "help": "1, 2, 3 or 4"}},
     "seeds": {"runs": {"type": Path, "nargs": "+", "help": "folders of runs; the first is held against all others"}},
     "convert": {
         "src": {"type": str, "help": "folder or hub id of an SAE in any of the formats"},

@@ -66,7 +66,10 @@ class Codes(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a result with its 95 % interval, the count behind it, its unit and which way is better."""
+    """One number of a result with its 95 % interval, the count behind it, its unit and which way is better.
+
+    ``spread`` is the standard deviation of what a mean is of, for tables where the paper prints it after its figure.
+    """
 
     value: float
     low: float
@@ -74,6 +77,7 @@ class Figure:
     n: int
     unit: str
     better: Literal["higher", "lower", "neither"] = "higher"
+    spread: float | None = None
 
     @classmethod
     def estimate(

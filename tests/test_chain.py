@@ -3,7 +3,9 @@ import torch
 
 from ard.activations.store import write_manifest, write_shard
 from ard.chain import Chain
+from ard.evaluation.study import FILE, Concept, Store
 from ard.sae import TopKSAE
+from ard.types import Result
 
 
 @pytest.fixture
@@ -34,3 +36,20 @@ def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_a
         assert (kept[0]["model_name"], kept[0]["layer"]) == ("none", 0)
         assert kept[0]["metrics_on"] == "the clips that it was trained on"
     assert len(list((tmp_path / "alone" / "wandb").glob("offline-run-*"))) == 2  # one for each training
+
+
+def test_table_2_scores_a_study_that_somebody_answered(tmp_path, facts, tiny_clap, capsys):
+    chain = Chain("demo", {"out": str(tmp_path / "run"), "clap": tiny_clap, "expansion": 2, **facts})
+    chain.score_study()  # there is none
+    concept = Concept("a1", "AR&D", 0, 2, 7, "a dog barking", ("c0", "c1"), ("a dog", "a dog barks"))
+    store = Store.create(chain.out / FILE, [concept], seed=0)
+    chain.score_study()  # nobody answered
+    result = chain.out / "layer-0" / "e2" / "study.json"
+    assert not result.exists()
+    anna = store.join("Anna")
+    store.label(anna, concept, "a dog")
+    store.rate(anna, concept, 4)
+    chain.score_study()
+    (row,) = Result.load(result).rows
+    assert (row.method, row.figures["expert_score"].value) == ("AR&D", 4)
+    assert capsys.readouterr().err.count("study: ") == 1

@@ -86,7 +86,7 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap,
     assert "cannot be written" in refused(capsys, *changed("--out", tmp_path / "file" / "out"))
     (tmp_path / "empty").mkdir()
     assert "0 usable clips" in refused(capsys, *changed("--audio", tmp_path / "empty"))
-    assert "there are tables 1, 3 and 4" in refused(capsys, "table", 2)
+    assert "there are tables 1, 2, 3 and 4" in refused(capsys, "table", 5)
     assert "preset 'none' does not exist: choose one of ['demo'" in refused(capsys, "table", 1, "--preset", "none")
     assert "is not the folder of a run" in refused(capsys, "report", "--run", tmp_path)
     assert "a source is missing: give one of folder, wavcaps" in refused(capsys, "shards")

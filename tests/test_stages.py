@@ -197,6 +197,22 @@ def test_names_are_compared_with_the_labels_their_clips_share(run):
         assert result.choices["rescaled"] is False
 
 
+def test_table_2_has_the_corpus_labels_in_the_raters_place_and_no_rating(run):
+    main(["report", "--run", str(run)])
+    rows = json.loads((run / "tables" / "table2.json").read_text())["rows"]
+    assert [row["method"] for row in rows][:2] == [
+        "Poly. Feats., true labels as raters",
+        "AR&D, true labels as raters",
+    ]
+    assert all(row["raters"] == "true labels" and "expert_score" not in row for row in rows)
+    for cell, row in (("poly", rows[0]), ("e2", rows[1])):
+        figure = Result.load(run / "layer-2" / cell / "name_similarity.json").rows[0].figures["clap_cosine"]
+        value = None if math.isnan(figure.value) else figure.value  # tiny random models may share no label
+        assert (row["clap_cosine"]["value"], row["clap_cosine"]["n"]) == (value, figure.n)
+        assert row["clap_cosine"].get("spread") == figure.spread
+        assert "bertscore" in row
+
+
 def test_what_the_sae_loses_is_measured(run):
     norms = json.loads((run / "layer-2" / "e2" / "input_norms.json").read_text())
     assert len(norms["mean"]) == len(norms["largest"])

@@ -13,6 +13,7 @@ from ard.embedding import EMBEDDED, load_clap
 from ard.evaluation.bertscore import BERTScore
 from ard.evaluation.functional import shared_label, stated_labels
 from ard.evaluation.scores import PROBING
+from ard.evaluation.similarity import compare_texts
 from ard.monosemanticity import read_selections
 from ard.naming import read_names
 from ard.sae import Encoding
@@ -81,10 +82,7 @@ class CompareNames(Callback):
         assert isinstance(data, ActivationDataModule)
         rows = []
         for method, of_method in ((pl_module.method, said), (f"{pl_module.method}, names shuffled", shuffled)):
-            cosine = (clap.text(of_method) * clap.text(labels)).sum(dim=1).numpy()
-            figures = {"clap_cosine": Figure.estimate(cosine, np.mean, "cosine", seed=self.seed)}
-            if bertscore:
-                figures["bertscore"] = Figure.estimate(bertscore(of_method, labels), np.mean, "F1", seed=self.seed)
+            figures = compare_texts(of_method, labels, range(len(labels)), clap, bertscore, seed=self.seed)
             rows.append(Row(method, data.layer, pl_module.expansion, figures))
         choices = {
             "reference": "the label that more than half of a concept's clips have, of several the rarest",

@@ -51,8 +51,10 @@ class Table:
 
 
 def value_text(figure: Figure | None) -> str:
-    """Return a figure with two decimals, as the paper prints them; a dash where there is none."""
-    return "–" if figure is None or not math.isfinite(figure.value) else f"{figure.value:.2f}"
+    """Return a figure with two decimals, as the paper prints them, and its spread; a dash where there is none."""
+    if figure is None or not math.isfinite(figure.value):
+        return "–"
+    return f"{figure.value:.2f}" + (f" ± {figure.spread:.2f}" if figure.spread is not None else "")
 
 
 def interval_text(figure: Figure | None) -> str:
@@ -89,7 +91,7 @@ def render_table(table: Table) -> rich.table.Table:
         grid.add_column(head, justify="right")
     for line in table.lines:
         blank = [""] * (len(line.stub) - 1)
-        grid.add_row(*line.stub, *(Text(value_text(cell.ours), "bold") for cell in line.cells))
+        grid.add_row(*line.stub, *(Text(value_text(cell.ours).replace(" ", ""), "bold") for cell in line.cells))
         # without brackets and spaces, so that five figures and a method fit 80 columns
         spans = (interval_text(cell.ours).strip("[]").replace(", ", "–") for cell in line.cells)
         grid.add_row("", *blank, *spans, style="dim")

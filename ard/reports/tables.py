@@ -1,7 +1,8 @@
-"""Tables 1, 3 and 4 from a run's result files, with the paper's figures beside this run's."""
+"""Tables 1 to 4 from a run's result files, with the paper's figures beside this run's."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,28 @@ from ard.reports.run import Run
 from ard.reports.table import Cell, Line, Table, interval_text, latex, markdown, value_text
 from ard.types import Result, Row, UserError, write_json
 
+TRUE_LABELS = (
+    "In the rows “true labels as raters” nobody rated: the label that most of a concept's clips have in the corpus "
+    "stands where a person's would, and there is no expert-rated score, since no rating is invented."
+)
 
-def build_tables(folder: Path, numbers: Iterable[int] = (1, 3, 4)) -> list[Table]:
+
+def build_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
     """Build tables from the result files of a run's folder.
 
-    Raises :class:`UserError` for a number other than 1, 3 and 4, and where the folder is no run's.
+    Raises :class:`UserError` for a number other than 1 to 4, and where the folder is no run's.
     """
     run = Run.load(folder)
-    makers: Mapping[int, Callable[[Run], Table]] = {1: _table1, 3: _table3, 4: _table4}
+    makers: Mapping[int, Callable[[Run], Table]] = {1: _table1, 2: _table2, 3: _table3, 4: _table4}
     tables = []
     for number in numbers:
         if number not in makers:
-            raise UserError(f"there is no table {number} to make from a run's results: ask for 1, 3 or 4")
+            raise UserError(f"there is no table {number} to make from a run's results: ask for 1, 2, 3 or 4")
         tables.append(makers[number](run))
     return tables
 
 
-def write_tables(folder: Path, numbers: Iterable[int] = (1, 3, 4)) -> list[Table]:
+def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
     """Build tables and write each as ``tables/table<N>.{json,md,tex}``; one without lines is not written."""
     tables = build_tables(folder, numbers)
     for table in tables:
@@ -88,6 +94,60 @@ def _table1(run: Run) -> Table:
         rows=tuple(data),
         notes=(*_provenance(run, "FSD50K", rows), *notes, *_undefined(lines), *_notes(results, rows)),
     )
+
+
+def _table2(run: Run) -> Table:
+    """People first, then each language model, then the corpus's labels in the raters' place: never in one row."""
+    studies = run.results("study", [run.layer], [run.expansion])
+    corpora = run.results("name_similarity", [run.layer], [run.expansion])
+    rated = _ordered(studies)
+    people = [row for row in rated if row.method in paper.TABLE2]
+    models = sorted((row for row in rated if row.method not in paper.TABLE2), key=lambda row: row.method.split(",")[-1])
+    stands = [_true_labels(row, result) for result in corpora for row in result.rows]
+    stands.sort(key=lambda row: (row.method.count(","), _place(paper.METHODS)(row.method.split(",")[0])))
+    lines, data, kinds = [], [], []
+    for method, printed in () if people or not (models or stands) else paper.TABLE2.items():  # to be filled by people
+        lines.append(Line((method,), tuple(Cell(None, printed[metric]) for metric in paper.JUDGED)))
+    for raters, rows in (("people", people), ("language model", models), ("true labels", stands)):
+        start = len(lines)
+        for row in rows:
+            printed = paper.TABLE2[row.method] if raters == "people" else {}
+            lines.append(Line((row.method,), _cells(row, paper.JUDGED, printed)))
+            content = _json_row(row, paper.JUDGED, printed, layer=paper.LAYER, expansion=paper.EXPANSION)
+            data.append(content | {"raters": raters})
+        kinds.append([line for line in lines[start:] if "shuffled" not in line.stub[0]])
+    rows = [*people, *models, *stands]
+    notes = [TRUE_LABELS] if stands else []
+    if not people:
+        notes.append("No person has rated in this run (`ard study make`, `ard app`, `ard study score`).")
+    if not any("bertscore" in row.figures for row in (*people, *models, *stands)):
+        notes.append("BERTScore is left out: this run names no language model for it (`bertscore` of its run.yaml).")
+    if not rows:
+        why = "neither people nor true labels, see docs/study.md"
+        notes = [_left_out("study.json or name_similarity.json", why)]
+    return Table(
+        number=2,
+        preset=run.preset,
+        title="Human and semantic similarity evaluations",
+        stub_heads=("Method",),
+        heads=tuple(paper.JUDGED.values()),
+        paper_heads=("paper",) * len(paper.JUDGED),
+        lines=tuple(lines),
+        rows=tuple(data),
+        notes=(
+            *_provenance(run, "WavCaps and IEMOCAP", rows),
+            *notes,
+            *(note for of_kind in kinds for note in _unbeaten(of_kind, list(paper.JUDGED.values()))),
+            *_notes(studies, rows),
+        ),
+    )
+
+
+def _true_labels(row: Row, result: Result) -> Row:
+    """Name a row for what it is, and say what it leaves out."""
+    without, num_concepts = (result.details.get(key) for key in ("num_without_shared_label", "num_concepts"))
+    note = f"{without} of {num_concepts} concepts are left out, whose clips share no label" if without else None
+    return replace(row, method=f"{row.method}, true labels as raters", note=None if "shuffled" in row.method else note)
 
 
 def _table3(run: Run) -> Table:
@@ -287,6 +347,7 @@ def _json_row(
     for metric in metrics:
         if (figure := row.figures.get(metric)) is not None:
             content[metric] = {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
+            content[metric] |= {"spread": figure.spread} if figure.spread is not None else {}
     if printed:
         content["paper"] = {"layer": layer, "expansion": None if row.expansion is None else expansion}
         for metric, (value, plus_minus) in printed.items():

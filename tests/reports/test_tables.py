@@ -170,7 +170,7 @@ def test_the_terminal_shows_it_in_80_columns(run):
     for table in build_tables(run):
         text = printed(table)
         assert max(map(len, text.splitlines())) <= 80
-        assert "paper" in text
+        assert "paper" in text or not table.lines
         assert "…" not in text
     text = printed(build_tables(run, [1])[0])
     assert "2.13±0.08" in text
@@ -181,8 +181,8 @@ def test_a_run_without_labels_leaves_tables_out_and_says_so(run):
     write_tables(run)
     for name in ("e8/matching", "poly/matching", "e8/steering"):
         (run / f"layer-3/{name}.json").unlink()
-    first, third, fourth = write_tables(run)
-    assert (first.lines, third.lines) == ((), ())
+    first, second, third, fourth = write_tables(run)
+    assert (first.lines, second.lines, third.lines) == ((), (), ())
     assert "no matching.json" in first.notes[0]
     assert "no steering.json" in third.notes[0]
     assert "Left out" in printed(first)
@@ -237,8 +237,8 @@ def test_wandb_gets_tables(run, monkeypatch):
 
 
 def test_a_folder_that_is_no_run_is_refused(run):
-    with pytest.raises(UserError, match="there is no table 2"):
-        build_tables(run, [2])
+    with pytest.raises(UserError, match="there is no table 5"):
+        build_tables(run, [5])
     (run / "run.json").write_text("{}")
     with pytest.raises(UserError, match=r"no run.json of ard .*preset"):
         build_tables(run)

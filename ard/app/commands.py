@@ -1,0 +1,149 @@
+"""What `ard app` and `ard study` do in a run's folder."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from ard.app.serve import is_loopback, serve
+from ard.embedding import EMBEDDED
+from ard.evaluation.study import (
+    FILE,
+    ChatRater,
+    Dictionary,
+    Store,
+    draw_concepts,
+    rate_study,
+    read_answers,
+    score_study,
+    write_answers,
+)
+from ard.naming import EndpointChat
+from ard.reports import Run, build_tables, render_table, write_tables
+from ard.types import UserError
+
+console = Console(stderr=True)
+
+
+def app(run: Path, host: str = "127.0.0.1", port: int = 8642) -> None:
+    """Serve the rating study of a run as a web page; raters need a browser and nothing else.
+
+    Args:
+        run: the run's folder.
+        host: address to listen at; by default only this machine can reach it. There are no passwords.
+        port: likewise; 0 takes a free one.
+    """
+    store = _store(run)
+    if not is_loopback(host):
+        _say(f"whoever can reach {host} can listen, and rate under any name: there are no passwords", "yellow")
+    _say("Ctrl+C stops the server; the same command goes on, and no saved answer is lost")
+    serve(store, run / "audio", host=host, port=port, say=_print)
+
+
+def make(run: Path, concepts: int = 50, seed: int | None = None) -> None:
+    """Draw the concepts of a rating study, AR&D's and those of Poly. Feats. mixed.
+
+    Args:
+        run: the run's folder.
+        concepts: how many of each method (the paper's 50).
+        seed: of the draw and of the raters' orders; the run's own if not given.
+    """
+    about = Run.load(run)
+    dictionaries = [
+        Dictionary("AR&D", about.expansion, about.own_folder),
+        Dictionary("Poly. Feats.", None, about.sae_folder(about.layer, None)),
+    ]
+    chosen = about.seed if seed is None else seed
+    store = Store.create(run / FILE, draw_concepts(dictionaries, concepts, chosen), chosen)
+    for method, *_ in dictionaries:
+        found = sum(concept.method == method for concept in store.concepts)
+        if found < concepts:
+            _say(f"{method}: {found} named concepts, and {concepts} were asked for", "yellow")
+    _say(f"{len(store.concepts)} concepts in {store.path}; serve them with `ard app --run {run}`")
+
+
+def score(run: Path, clap: str | None = None, bertscore: str | None = None, device: str = "cpu") -> None:
+    """Score the answers to a study and write Table 2: ratings, agreement, CLAP cosine, BERTScore.
+
+    Args:
+        run: the run's folder.
+        clap: the CLAP model, if not the run's own.
+        bertscore: the language model of BERTScore, a hub id or a local folder, if not the run's own; ``none`` leaves
+            it out.
+        device: where the models run.
+    """
+    about, store = Run.load(run), _store(run)
+    facts = json.loads((run / "run.json").read_text())
+    score_study(
+        store,
+        about.own_folder / "study.json",
+        clap=clap or facts.get("clap", EMBEDDED),
+        bertscore=None if bertscore == "none" else bertscore or facts.get("bertscore"),
+        seed=about.seed,
+        device=device,
+    )
+    write_tables(run)
+    for table in build_tables(run, [2]):
+        Console().print(render_table(table))
+
+
+def export(run: Path, out: Path | None = None) -> None:
+    """Write the answers to a study as CSV and as Label Studio's JSON.
+
+    Args:
+        run: the run's folder.
+        out: the folder of the files, the study's own if not given.
+    """
+    store = _store(run)
+    try:
+        paths = write_answers(store, out or store.path.parent)
+    except OSError as error:
+        raise UserError(f"the export cannot be written ({error}): choose another --out") from error
+    for path in paths:
+        _print(str(path))
+
+
+def import_(file: Path, run: Path) -> None:
+    """Add answers from a CSV or Label Studio JSON file to a study; all of them or, over one bad row, none.
+
+    Args:
+        file: what `ard study export` or Label Studio wrote.
+        run: the run's folder.
+    """
+    store = _store(run)
+    before = {rater.name for rater in store.raters()}
+    answers = read_answers(file, store)
+    added = store.put(answers)
+    new = sorted({answer.rater for answer in answers} - before)
+    _say(
+        f"{added} of {len(answers)} answers are new" + (f"; raters new to this study: {', '.join(new)}" if new else "")
+    )
+
+
+def rate(run: Path, endpoint: str, model: str) -> None:
+    """Have a language model label and rate a study's concepts from captions; a row of its own in Table 2.
+
+    Args:
+        run: the run's folder.
+        endpoint: an OpenAI-compatible endpoint, such as ``http://localhost:8000/v1``; its key is in OPENAI_API_KEY.
+        model: the model's name there.
+    """
+    store = _store(run)
+    chat = EndpointChat(endpoint, model, cache=store.path.parent / "requests.jsonl")
+    judged = rate_study(store, ChatRater(chat))
+    unreadable, unable = (sum(one.unanswered == why for one in judged) for why in ("unreadable", "cannot tell"))
+    rated = len(judged) - unreadable - unable
+    _say(f"{model}: {rated} rated, {unable} it could not tell, {unreadable} unreadable answers, which are no ratings")
+
+
+def _store(run: Path) -> Store:
+    Run.load(run)
+    return Store(run / FILE)
+
+
+def _say(text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(text: str) -> None:
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,209 @@
+"""The rating study's pages and requests.
+
+What a rater's browser gets names neither method nor feature, and the concept's name only in answer to its label.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ard.evaluation.study import Answer, Concept, RaterEntry, Store, StoreError
+from ard.reports.sounds import Sound
+from ard.types import UserError
+
+PAGES = {
+    "/": ("ard.app", "study.html", "text/html"),
+    "/report.css": ("ard.reports", "report.css", "text/css"),
+    "/study.css": ("ard.app", "study.css", "text/css"),
+    "/study.js": ("ard.app", "study.js", "text/javascript"),
+}
+AUDIO = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
+LONGEST_BODY = 4096
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: Sequence[str]) -> Starlette:
+    """Return the application that serves a study.
+
+    Args:
+        store: the study.
+        sounds: the audio of every clip of it, files in ``audio``.
+        audio: their folder.
+        hosts: names under which browsers may ask for it; another one, such as a page elsewhere, is refused.
+    """
+    requests = Requests(store, sounds, audio)
+    rater = "/api/raters/{rater}"
+    concept = rater + "/concepts/{place:int}"
+    routes = [Route(path, partial(_page, path)) for path in PAGES]
+    routes += [
+        Route("/api/raters", requests.join, methods=["POST"]),
+        Route(rater, requests.progress),
+        Route(concept, requests.concept),
+        Route(concept + "/clips/{clip:int}", requests.clip),
+        Route(concept + "/label", requests.label, methods=["POST"]),
+        Route(concept + "/rating", requests.rating, methods=["POST"]),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(Guarded)],
+        exception_handlers={StoreError: _cannot_now, UserError: _refused, HTTPException: _no},
+    )
+
+
+class Guarded:
+    """Adds what keeps a browser from running or keeping anything that is not the page's own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and its answer back with the headers."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, answer)
+
+
+class Requests:
+    """What the page asks; places count from 1, in the rater's own order."""
+
+    def __init__(self, store: Store, sounds: Mapping[str, Sound], audio: Path) -> None:
+        self.store, self.sounds, self.audio = store, sounds, audio
+
+    async def join(self, request: Request) -> Response:
+        """Register a rater; a name that is known is taken up again only where ``resume`` says so."""
+        asked = await _body(request)
+        name = " ".join(str(asked.get("name", "")).split())
+        return await run_in_threadpool(self._join, name, bool(asked.get("resume")))
+
+    def progress(self, request: Request) -> Response:
+        """Return how far a rater is."""
+        return JSONResponse(self._progress(self._rater(request)))
+
+    def concept(self, request: Request) -> Response:
+        """Return a concept's clips, and of its name and answers what the rater may know."""
+        rater, concept = self._asked(request)
+        mine = {answer.concept: answer for answer in self.store.answers(rater)}
+        waves = [self.sounds[clip].path for clip in concept.clips]
+        return JSONResponse({"waves": waves, **_known(concept, mine.get(concept.key))})
+
+    def clip(self, request: Request) -> Response:
+        """Return the sound of a clip."""
+        _, concept = self._asked(request)
+        number = request.path_params["clip"]
+        if not 1 <= number <= len(concept.clips):
+            raise HTTPException(404, "there is no such clip")
+        path = self.audio / self.sounds[concept.clips[number - 1]].file
+        return FileResponse(path, media_type=AUDIO[path.suffix])
+
+    async def label(self, request: Request) -> Response:
+        """Keep a label and tell the name; the first label stays."""
+        return await self._keep(request, self.store.label, "label")
+
+    async def rating(self, request: Request) -> Response:
+        """Keep a rating; the last one counts."""
+        return await self._keep(request, self.store.rate, "rating")
+
+    async def _keep(self, request: Request, keep: Callable[[RaterEntry, Concept, Any], Answer], what: str) -> Response:
+        value = (await _body(request)).get(what)
+
+        def work() -> Response:
+            rater, concept = self._asked(request)
+            answer = keep(rater, concept, value)
+            return JSONResponse({**_known(concept, answer), **self._progress(rater)})
+
+        return await run_in_threadpool(work)
+
+    def _join(self, name: str, resume: bool) -> Response:
+        known = [r for r in self.store.raters() if r.kind == "person" and r.name.casefold() == name.casefold()]
+        if known and not resume:
+            progress = self._progress(known[0])
+            return JSONResponse(
+                {"error": "this name is taken", "done": progress["done"], "total": progress["total"]}, 409
+            )
+        return JSONResponse(self._progress(known[0] if known else self.store.join(name)))
+
+    def _progress(self, rater: RaterEntry) -> dict[str, Any]:
+        rated = {answer.concept for answer in self.store.answers(rater) if answer.rating is not None}
+        order = self.store.order(rater)
+        places = [place for place, concept in enumerate(order, 1) if concept.key not in rated]
+        return {"rater": rater.id, "person": rater.name, "done": len(rated), "total": len(order), "open": places}
+
+    def _rater(self, request: Request) -> RaterEntry:
+        asked = request.path_params["rater"]
+        found = next((r for r in self.store.raters() if r.id == asked and r.kind == "person"), None)
+        if found is None:
+            raise HTTPException(404, "this study does not know the rater: begin with your name")
+        return found
+
+    def _asked(self, request: Request) -> tuple[RaterEntry, Concept]:
+        rater, place = self._rater(request), request.path_params["place"]
+        order = self.store.order(rater)
+        if not 1 <= place <= len(order):
+            raise HTTPException(404, f"there is no concept {place}: the study has {len(order)}")
+        return rater, order[place - 1]
+
+
+def _known(concept: Concept, answer: Answer | None) -> dict[str, Any]:
+    """Return what a rater may know: the name is told to whom has labelled."""
+    if answer is None or answer.label is None:
+        return {"label": None, "name": None, "rating": None}
+    return {"label": answer.label, "name": concept.name, "rating": answer.rating}
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """Read a JSON object; what another site's form could send is refused."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise HTTPException(415, "send JSON")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST_BODY:
+            raise HTTPException(413, "this is too long")
+    try:
+        asked = json.loads(body)
+    except ValueError:
+        asked = None
+    if not isinstance(asked, dict):
+        raise HTTPException(400, "this is no JSON object")
+    return asked
+
+
+async def _page(path: str, request: Request) -> Response:
+    package, name, media_type = PAGES[path]
+    return Response(files(package).joinpath("template", name).read_bytes(), media_type=media_type)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 400)
+
+
+async def _cannot_now(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 503)
+
+
+async def _no(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code)

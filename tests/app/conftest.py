@@ -1,0 +1,90 @@
+"""A run's folder with a study of six concepts, two clips each, and the server's process."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from threading import Thread
+
+import pytest
+import uvicorn
+
+from ard.app.serve import study_sounds
+from ard.app.study import make_app
+from ard.cli import main
+from ard.evaluation.study import FILE, Store
+from tests.reports.conftest import concept, write_about, write_clips, write_concepts
+
+CLIPS = ["dog <b>&\"'", "sub folder/naïve café", "雨 & 'rain'", "v1.2/take.3"]
+NAMES = {"poly": ["clock ticking", "<i>wind</i>", "church bell"], "e8": ["dog & <bark>", "rain on tin", "a secret hum"]}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Make the folder, and the study by its command."""
+    write_about(tmp_path)
+    write_clips(tmp_path, CLIPS)
+    for folder, names in NAMES.items():  # the SAE's last, since its folder is where they are written
+        write_concepts(
+            tmp_path, [concept(31415926 + n, 5.0 - n, CLIPS[n % 2 :], name=name) for n, name in enumerate(names)]
+        )
+        if folder == "poly":
+            (tmp_path / "layer-3/e8").rename(tmp_path / "layer-3/poly")
+    main(["study", "make", "--run", str(tmp_path), "--concepts", "3"])
+    return tmp_path
+
+
+@pytest.fixture
+def store(run):
+    """Open the study."""
+    return Store(run / FILE)
+
+
+class Server:
+    """`ard app` in a process of its own, on a free port that it keeps when it is started again."""
+
+    def __init__(self, run):
+        self.run, self.url, self.process, self.log = run, None, None, run / "server.log"
+
+    def start(self):
+        port = self.url.rpartition(":")[2] if self.url else "0"
+        command = [sys.executable, "-m", "ard", "app", "--run", str(self.run), "--port", port]
+        self.log.unlink(missing_ok=True)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "COLUMNS": "200"})
+        give_up = time.monotonic() + 60
+        while time.monotonic() < give_up and self.process.poll() is None:
+            found = [line for line in self.log.read_text().splitlines() if line.startswith("http://127.0.0.1:")]
+            if found:
+                self.url = found[0].strip()
+                return self
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def kill(self):
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait(timeout=30)
+
+
+@pytest.fixture
+def server(run):
+    """Start the server's process, and end it."""
+    started = Server(run).start()
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def url(run, store):
+    """Serve the study in this process, which starts at once, and return its address."""
+    audio = run / "study" / "audio"
+    app = make_app(store, study_sounds(store, run / "audio", audio), audio, hosts=["127.0.0.1"])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        thread = Thread(target=serving.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        serving.should_exit = True
+        thread.join(timeout=10)
