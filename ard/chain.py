@@ -64,6 +64,8 @@ class Chain:
 
     def table(self, number: int) -> None:
         """Fill the cells that a table needs."""
+        if number == 3:
+            self.check_asked_clips()
         self.extract()
         if number == 4:
             for layer in self.facts.layers:
@@ -73,8 +75,25 @@ class Chain:
                 self.step("score", layer, None)
         elif self.facts.evaluation:
             self.train(self.facts.layer, [self.facts.expansion])
-            self.describe()
-            self.step("test", self.facts.layer, None)
+            for expansion in (self.facts.expansion, None):
+                self.step("test", self.facts.layer, expansion)
+                if number == 3:
+                    self.step("steer", self.facts.layer, expansion)
+
+    def check_asked_clips(self) -> None:
+        """Refuse Table 3 while clips are missing that the steered model is asked about.
+
+        Raises:
+            UserError: if audio shards of a task are not there.
+        """
+        folders = dict.fromkeys(task["audio"] for task in plain(self.facts)["tasks"] if task.get("audio"))
+        missing = [folder for folder in folders if not (Path(folder) / "manifest.json").is_file()]
+        if missing:
+            commands = [f"`ard shards audiobench --task {Path(folder).name} --out {folder}`" for folder in missing]
+            raise UserError(
+                f"Table 3 asks about the clips of {', '.join(map(repr, missing))}, where no finished audio shards are: "
+                f"make them with {' and '.join(commands)}"
+            )
 
     def describe(self) -> None:
         """Retrieve, score, name and evaluate on the run's main cell."""

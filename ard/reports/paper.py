@@ -16,8 +16,11 @@ LAYER, EXPANSION = 26, 8
 
 LAYERS = (5, 16, 26)
 
-METHODS = ("No SAE", "SAE, no clamp", "Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
-"""The order of rows; the first two are controls of ours."""
+COMPARED = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
+"""What the paper compares, in its order."""
+
+METHODS = ("No SAE", "SAE, no clamp", "Random features", *COMPARED, "Reverse")
+"""The order of rows; what the paper has not is steering's controls, and its way back."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
 

@@ -69,7 +69,7 @@ def _table1(run: Run) -> Table:
         where = f" (l = {row.layer})" if row.method == "AR&D" else ""
         lines.append(Line((row.method + where,), _cells(row, paper.METRICS, printed)))
         data.append(_json_row(row, paper.METRICS, printed, layer=at, expansion=paper.EXPANSION))
-    missing = [name for name in paper.METHODS[2:] if rows and name not in {row.method for row in rows}]
+    missing = [name for name in paper.COMPARED if rows and name not in {row.method for row in rows}]
     notes = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
     if rows:
         notes += [paper.TABLE1_MS_NOTE, *_unbeaten(lines, list(paper.METRICS.values())), *_map_at_matches(rows)]
@@ -104,7 +104,8 @@ def _table3(run: Run) -> Table:
         data.append(_json_row(row, ["sensitivity"], found, layer=paper.LAYER, expansion=paper.EXPANSION))
     heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
     asked = "steering asks for clips of known emotion or gender"
-    notes = _unbeaten(lines, heads) if rows else [_left_out("steering.json", asked)]
+    controls = [line for line in lines if line.stub != ("Reverse",)]
+    notes = _unbeaten(controls, heads) if rows else [_left_out("steering.json", asked)]
     return Table(
         number=3,
         preset=run.preset,
