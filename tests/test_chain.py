@@ -4,6 +4,7 @@ import torch
 from ard.activations.store import write_manifest, write_shard
 from ard.chain import Chain
 from ard.sae import TopKSAE
+from ard.types import UserError
 
 
 @pytest.fixture
@@ -34,3 +35,14 @@ def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_a
         assert (kept[0]["model_name"], kept[0]["layer"]) == ("none", 0)
         assert kept[0]["metrics_on"] == "the clips that it was trained on"
     assert len(list((tmp_path / "alone" / "wandb").glob("offline-run-*"))) == 2  # one for each training
+
+
+def test_table_3_says_which_clips_are_missing_and_how_to_get_them(tmp_path):
+    chain = Chain("paper", {"out": str(tmp_path / "run")})
+    with pytest.raises(UserError) as raised:
+        chain.table(3)
+    said = str(raised.value)
+    for task in ("iemocap-emotion", "voxceleb1-gender"):
+        folder = tmp_path / "run" / "audio" / task
+        assert f"`ard shards audiobench --task {task} --out {folder}`" in said
+    assert "\n" not in said
