@@ -90,9 +90,10 @@ class Interview:
         known = self._answers.known
         missing = {clip_id for clip_id, key in keys.items() if key not in known}
         for group in self._groups(audio, list(said), missing, "perplexity"):
-            clips = [clip for clip in group if clip.id in missing]
-            for clip, found in zip(clips, self._surprise(clips, prompt, [said[c.id] for c in clips]), strict=True):
-                self._answers.keep(keys[clip.id], json.dumps(found))
+            found = self._surprise(group, prompt, [said[clip.id] for clip in group])  # whole: equal to the last bit
+            for clip, surprise in zip(group, found, strict=True):
+                if clip.id in missing:
+                    self._answers.keep(keys[clip.id], json.dumps(surprise))
         return [(log_p, num) for log_p, num in (json.loads(known[keys[clip_id]]) for clip_id in said)]
 
     @torch.inference_mode()

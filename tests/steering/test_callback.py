@@ -15,9 +15,12 @@ from ard.activations import ActivationDataModule
 from ard.activations.store import write_manifest, write_shard
 from ard.audio import read_clips, write_audio_shards
 from ard.audiollm import AudioLLM
+from ard.cli import main
 from ard.naming import EndpointChat
+from ard.presets import CONFIGS
 from ard.sae import Encoding, TopKSAE
 from ard.steering import ChatJudge, Design, MeasureSteering, SteeringTask
+from ard.steering.functional import is_selection
 from ard.types import Clip, Result, UserError
 
 TASKS = [
@@ -168,3 +171,37 @@ def test_without_tasks_nothing_is_written(steering, tmp_path):
     with pytest.raises(FileNotFoundError):
         steering("http://127.0.0.1:9/v1", tasks=[])
     assert not (tmp_path / "first" / "answers.jsonl").exists()
+
+
+def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiollm, tiny_clap, tmp_path):
+    rng = np.random.default_rng(1)
+    known = {
+        "iemocap-emotion": [{"emotion": e} for e in ("neutral", "sad", "happy", "excited", "frustrated")] * 3,
+        "voxceleb1-gender": [{"gender": g} for g in ("female", "male")] * 4,
+    }
+    for task, labels in known.items():
+        noise = (0.2 * rng.standard_normal(6000).astype(np.float32) for _ in labels)
+        clips = (Clip(f"{task}-{i:04d}", x, 16000, task, **labels[i]) for i, x in enumerate(noise))
+        write_audio_shards(clips, tmp_path / "audio" / task)
+    for file in ("representatives.safetensors", "monosemanticity.safetensors", "names.parquet"):
+        (tmp_path / file).write_bytes((cell / file).read_bytes())
+    server = misbehave(then="coin")
+    facts = {"out": tmp_path, "cell": tmp_path, "sae": cell / "sae", "activations": cell / "activations"}
+    facts |= {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "layer": 1, "evaluation": "null"}
+    facts |= {"judge_endpoint": server.base_url}
+    given = [f"--run.{name}={value}" for name, value in facts.items()]
+    main(["test", "--config", str(CONFIGS / "paper" / "steer.yaml"), *given, "--trainer.accelerator=cpu"])
+    result = Result.load(tmp_path / "steering.json")
+    shifts = [("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")]
+    assert list(dict.fromkeys((row.source, row.target) for row in result.rows)) == shifts
+    ours = [row for row in result.rows if row.method == "AR&D"]
+    truth = {(row.source, row.target): row.figures["sensitivity_of_truth"].n for row in ours}
+    assert truth["neutral", "happy"] <= 3  # `excited` is a class of its own
+    assert truth["female", "male"] <= 4
+    measured = sum(not is_selection(f"iemocap-emotion-{i:04d}", 0.1, 0) for i in range(15))
+    assert result.details["tasks"]["neutral to happy"]["num_clips"] == measured
+    assert result.choices["judge"] == "meta-llama/Meta-Llama-3-70B-Instruct"
+    assert {body["model"] for body in server.asked} == {"meta-llama/Meta-Llama-3-70B-Instruct"}
+    assert {body["temperature"] for body in server.asked} == {0}
+    assert any("happiness or happy\n" in body["messages"][0]["content"] for body in server.asked)
+    assert len(keys(tmp_path / "verdicts.jsonl")) == len(server.asked)
