@@ -1,7 +1,7 @@
 """Table 3: how often steering a named concept turns the model's answer into the target."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,10 @@ from ard.steering.experiment import NO_SAE, STEERED, Design, Dictionary, Experim
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
-from ard.steering.judge import ExactMatch, Judge, agreement
+from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
 from ard.steering.note import note
 from ard.steering.task import SteeringTask
-from ard.types import Clip, Result, Row, UserError
+from ard.types import Result, Row, UserError
 
 
 class MeasureSteering(Callback):
@@ -102,35 +102,37 @@ class MeasureSteering(Callback):
         started = time.monotonic()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
-        model = load_audiollm(self.model, device=str(pl_module.device))
-        interview = Interview(model, pl_module.coder, data.layer, answers=self.answers, procedure=self.procedure)
-        known = load_file(self.out / "representatives.safetensors")
-        find = partial(features_by_name, self.out, clap=load_clap(self.clap), chat=self.chooser)
-        dictionary = Dictionary(find, known["max_activation"], known["n_active"])
-        experiment = Experiment(interview, self.judge, dictionary=dictionary, design=self.design, seed=self.seed)
+        experiment = self._experiment(pl_module, data.layer)
+        is_sae = isinstance(pl_module.coder, TopKSAE)
         measured: dict[str, Measured] = {}
-        details: dict[str, Any] = {}
         rows: list[Row] = []
         for task in self.tasks:
             selection, split = self._splits(task)
             choice, chosen = experiment.choose(task, selection)
-            if isinstance(pl_module.coder, TopKSAE):
-                others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
+            others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
+            if is_sae:
                 found = experiment.measure(task, split, choice, others.values())
             else:
                 found = experiment.measure_alone(task, split, choice)
-            measured[task.name] = found
-            details[task.name] = {"chosen": chosen, "num_clips": len(split.clips), **found.details}
+            about = {"chosen": chosen, "num_clips": len(split.clips), **found.details}
+            measured[task.name] = Measured(found.figures, about)
             rows += self._rows(task, found, data.layer, pl_module)
-        kappa, num_judged = agreement(experiment.verdicts)
-        unread = sum(verdict is None for verdict, _ in experiment.verdicts)
-        judged = {"num_verdicts": len(experiment.verdicts), "num_unreadable": unread}
-        about: dict[str, Any] = {"kappa_with_exact_match": kappa, "num_judged_by_both": num_judged, **judged}
-        said = {"note": note(self._choices(), measured, about)} if isinstance(pl_module.coder, TopKSAE) else {}
+        judged = _judged(experiment.verdicts)
+        details = {"tasks": {name: found.details for name, found in measured.items()}, **judged}
+        if is_sae:
+            details["note"] = note(self._choices(), measured, judged)
         seconds = time.monotonic() - started
-        found_out = {"tasks": details, **about, **said}
-        result = Result("steering", tuple(rows), self._choices(), self.seed, seconds, found_out)
+        result = Result("steering", tuple(rows), self._choices(), self.seed, seconds, details)
         result.save(self.out / "steering.json")
+
+    def _experiment(self, module: Encoding, layer: int) -> Experiment:
+        """Bring together the model, the dictionary and what is known of its features."""
+        model = load_audiollm(self.model, device=str(module.device))
+        interview = Interview(model, module.coder, layer, answers=self.answers, procedure=self.procedure)
+        known = load_file(self.out / "representatives.safetensors")
+        find = partial(features_by_name, self.out, clap=load_clap(self.clap), chat=self.chooser)
+        dictionary = Dictionary(find, known["max_activation"], known["n_active"])
+        return Experiment(interview, self.judge, dictionary=dictionary, design=self.design, seed=self.seed)
 
     def _audio(self, task: SteeringTask) -> Path:
         if task.audio is None and self.audio is None:
@@ -141,12 +143,11 @@ class MeasureSteering(Callback):
         """Return the clips on which is chosen, and those on which is measured; no clip is in both."""
         audio = self._audio(task)
         if self.selection is not None:
-            return Split(self.selection, list(_known(self.selection))), Split(audio, list(_known(audio)))
-        clips = list(_known(audio))
-        chosen = {clip.id for clip in clips if is_selection(clip.id, self.selection_share, self.seed)}
-        return Split(audio, [c for c in clips if c.id in chosen]), Split(
-            audio, [c for c in clips if c.id not in chosen]
-        )
+            return _known(self.selection), _known(audio)
+        whole = _known(audio)
+        chosen = {clip.id for clip in whole.clips if is_selection(clip.id, self.selection_share, self.seed)}
+        selection, measured = ([c for c in whole.clips if (c.id in chosen) is side] for side in (True, False))
+        return Split(audio, selection), Split(audio, measured)
 
     def _choices(self) -> Mapping[str, Any]:
         return {
@@ -170,7 +171,18 @@ class MeasureSteering(Callback):
             yield Row(method, layer, expansion, figures, source=task.source, target=task.target)
 
 
-def _known(audio: Path) -> Iterator[Clip]:
+def _known(audio: Path) -> Split:
     """Read what is known of clips, in little memory."""
-    for clip in read_clips(audio):
-        yield replace(clip, waveform=np.zeros(0, dtype=np.float32))
+    return Split(audio, [replace(clip, waveform=np.zeros(0, dtype=np.float32)) for clip in read_clips(audio)])
+
+
+def _judged(verdicts: Sequence[tuple[Verdict, Verdict]]) -> dict[str, Any]:
+    """Return how the judge did on what went into the table."""
+    kappa, num_read = agreement(verdicts)
+    unreadable = sum(verdict is None for verdict, _ in verdicts)
+    return {
+        "kappa_with_exact_match": kappa,
+        "num_judged_by_both": num_read,
+        "num_verdicts": len(verdicts),
+        "num_unreadable": unreadable,
+    }
