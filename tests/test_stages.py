@@ -85,7 +85,7 @@ def test_table_1_says_what_the_other_reading_of_map_gives(run):
 def test_table_3_has_the_papers_shifts_and_controls(run):
     rows = Result.load(run / "layer-2" / "e2" / "steering.json").rows
     rows += Result.load(run / "layer-2" / "poly" / "steering.json").rows
-    methods = {"No SAE", "SAE, no clamp", "Random features", "AR&D", "Reverse", "Poly. Feats."}
+    methods = {"No SAE", "SAE, no clamp", "Rand. Feats.", "AR&D", "Reverse", "Poly. Feats."}
     assert {row.method for row in rows} == methods
     shifts = {(row.source, row.target) for row in rows}
     assert shifts == {("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")}

@@ -19,7 +19,7 @@ LAYERS = (5, 16, 26)
 COMPARED = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
 """What the paper compares, in its order."""
 
-METHODS = ("No SAE", "SAE, no clamp", "Random features", *COMPARED, "Reverse")
+METHODS = ("No SAE", "SAE, no clamp", "Rand. Feats.", *COMPARED, "Reverse")
 """The order of rows; what the paper has not is steering's controls, and its way back."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}

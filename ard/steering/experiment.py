@@ -20,7 +20,7 @@ from ard.steering.task import Question, SteeringTask
 from ard.types import Clip, Figure
 
 Clamp = Mapping[int, float]
-NO_SAE, NO_CLAMP, RANDOM, REVERSE = "No SAE", "SAE, no clamp", "Random features", "Reverse"
+NO_SAE, NO_CLAMP, RANDOM, REVERSE = "No SAE", "SAE, no clamp", "Rand. Feats.", "Reverse"
 STEERED = "steered"
 
 

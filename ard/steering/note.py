@@ -17,7 +17,7 @@ def note(choices: Mapping[str, Any], measured: Mapping[str, Measured], judged: M
     """Say how the table came about: denominator, controls, judge and agreement, and what else steering changed."""
     said = [
         f"Sensitivity: the share of the clips {_DENOMINATORS[choices['denominator']]} whose answer under the "
-        "condition is the target. Features and value were chosen on other clips. Random features are as many, fire as "
+        "condition is the target. Features and value were chosen on other clips. `Rand. Feats.` are as many, fire as "
         f"often and have the same multiple of their maxima; their interval is over {choices['num_draws']} draws. The "
         "reverse direction is from target to source, on clips heard as target.",
         _judge(choices["judge"], judged),

@@ -94,13 +94,13 @@ def steered(run, values):
 
 
 def test_table3_says_which_controls_steering_does_not_beat(run):
-    table = steered(run, {"Reverse": 1.0, "AR&D": 0.5, "Random features": 0.2, "No SAE": 0.0, "Poly. Feats.": 0.3})
-    methods = ["No SAE", "Random features", "Poly. Feats.", "AR&D", "Reverse"]
+    table = steered(run, {"Reverse": 1.0, "AR&D": 0.5, "Rand. Feats.": 0.2, "No SAE": 0.0, "Poly. Feats.": 0.3})
+    methods = ["No SAE", "Rand. Feats.", "Poly. Feats.", "AR&D", "Reverse"]
     assert [line.stub[0] for line in table.lines] == methods
     (said,) = [note for note in table.notes if "Where the interval" in note]
     assert said.endswith(": Happy → Angry: Poly. Feats.")  # and not the way back, which is no control of that shift
     assert table.notes[-1] == "how it came about"
-    table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Random features": 0.2, "Poly. Feats.": 0.3})
+    table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Rand. Feats.": 0.2, "Poly. Feats.": 0.3})
     assert any("On every shift the interval of AR&D lies above that of every control" in note for note in table.notes)
 
 

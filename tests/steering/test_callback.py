@@ -83,11 +83,11 @@ def keys(path):
 
 def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell):
     result = steering(misbehave(then="coin").base_url)
-    methods = ["No SAE", "SAE, no clamp", "AR&D", "Random features", "Reverse"]
+    methods = ["No SAE", "SAE, no clamp", "AR&D", "Rand. Feats.", "Reverse"]
     assert [row.method for row in result.rows] == methods * 2
     for row in result.rows:
         figure = row.figures["sensitivity"]
-        assert figure.n == (2 if row.method == "Random features" else figure.n) > 0
+        assert figure.n == (2 if row.method == "Rand. Feats." else figure.n) > 0
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
     for name, task in result.details["tasks"].items():
         assert task["chosen"]["by"] == "CLAP text cosine"
@@ -108,7 +108,7 @@ def test_unreadable_verdicts_are_counted_and_are_no_no(misbehave, steering):
     result = steering(misbehave(then="say:I would rather not say").base_url)
     assert result.details["num_unreadable"] == result.details["num_verdicts"] > 0
     assert {row.figures["sensitivity"].n for row in result.rows} == {0}
-    assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if row.method != "Random features"} == {0}
+    assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if row.method != "Rand. Feats."} == {0}
     assert "0 others: undefined" in result.details["note"]
 
 
@@ -161,7 +161,7 @@ def test_clips_and_judge_are_missed_before_any_work(misbehave, steering, tmp_pat
 def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, steering, cell):
     own = [SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", audio=str(cell / "audio"))]
     result = steering(misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell / "audio", judge=None)
-    assert {row.method for row in result.rows} == {"No SAE", "SAE, no clamp", "AR&D", "Random features"}
+    assert {row.method for row in result.rows} == {"No SAE", "SAE, no clamp", "AR&D", "Rand. Feats."}
     assert result.details["tasks"]["sad to happy"]["num_clips"] == 24
     assert result.choices["judge"] == "exact match of the answer's class"
     assert "Judge: exact match" in result.details["note"]

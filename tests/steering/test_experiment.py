@@ -104,14 +104,14 @@ def test_sensitivity_has_its_controls_and_its_other_denominators():
     told.asked.clear()
     found = made.measure(TASK, MEASURE, choice, [GENDER])
     assert {clip_id.partition("-")[0] for clip_id, _ in told.asked} == {"measure"}
-    assert list(found.figures) == ["No SAE", "SAE, no clamp", "steered", "Random features", "Reverse"]
+    assert list(found.figures) == ["No SAE", "SAE, no clamp", "steered", "Rand. Feats.", "Reverse"]
     steered, alone = found.figures["steered"], found.figures["SAE, no clamp"]
     assert (steered["sensitivity"].value, steered["sensitivity"].n) == (pytest.approx(4 / 9), 9)
     assert (steered["sensitivity_of_truth"].value, steered["sensitivity_of_truth"].n) == (0.5, 10)
     assert (steered["sensitivity_of_dataset"].value, steered["sensitivity_of_dataset"].n) == (0.5, 40)
     assert steered["sensitivity"].low < 4 / 9 < steered["sensitivity"].high
     assert (alone["sensitivity"].value, alone["sensitivity_of_dataset"].value) == (0, 9 / 40)
-    assert found.figures["Random features"]["sensitivity"].n == 4  # draws
+    assert found.figures["Rand. Feats."]["sensitivity"].n == 4  # draws
     assert (found.figures["Reverse"]["sensitivity"].value, found.figures["Reverse"]["sensitivity"].n) == (1, 9)
     assert found.details["reverse"]["without_clamp"]["value"] == 0
     assert [feature["feature"] for feature in found.details["reverse"]["features"]] == [5]
@@ -187,9 +187,9 @@ def test_without_named_features_nothing_is_steered():
     choice, said = made.choose(task, CHOOSE)
     assert (choice.features, said["tried"]) == ([], [])
     found = made.measure(task, MEASURE, choice, [])
-    assert list(found.figures) == ["No SAE", "SAE, no clamp", "steered", "Random features"]
+    assert list(found.figures) == ["No SAE", "SAE, no clamp", "steered", "Rand. Feats."]
     assert found.figures["steered"]["sensitivity"].value == 0
-    assert found.figures["Random features"]["sensitivity"].n == 0
+    assert found.figures["Rand. Feats."]["sensitivity"].n == 0
 
 
 def test_words_of_a_class_may_take_others_in():
