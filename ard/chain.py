@@ -52,16 +52,22 @@ class Chain:
             ) from error
 
     def prepare(self, *splits: str) -> None:
-        """Write the audio shards of splits that the preset says where to find, unless they are there."""
+        """Write the audio shards of splits that the preset says where to find, unless they are there.
+
+        Raises:
+            UserError: if a corpus is missing, before anything is written.
+        """
+        sources = {}
         for split in splits:
             if split in self.facts.audio and not (self.out / "audio" / split).is_dir():
-                parts = plain(self.facts)["audio"][split]
                 try:
-                    self.write_audio(split, Corpora(parts))
+                    sources[split] = Corpora(plain(self.facts)["audio"][split])
                 except UserError as error:
                     raise UserError(
-                        f"split {split!r} cannot be made, which the preset has under `audio`: {error}"
+                        f"split {split!r}, which the preset has under `audio`, cannot be made: {error}"
                     ) from error
+        for split, source in sources.items():
+            self.write_audio(split, source)
 
     def write_audio(self, split: str, source: Iterable[Clip | Failure]) -> None:
         """Write the audio shards of a split."""
@@ -72,7 +78,7 @@ class Chain:
 
     def table(self, number: int) -> None:
         """Fill the cells that a table needs."""
-        self.prepare("probe", "eval", *(("steer-select", "steer") if number == 3 else ()))
+        self.prepare(*(self.facts.audio if number == 3 else ("probe", "eval")))
         self.extract()
         if number == 4:
             for layer in self.facts.layers:
@@ -82,8 +88,10 @@ class Chain:
                 self.step("score", layer, None)
         elif self.facts.evaluation:
             self.train(self.facts.layer, [self.facts.expansion])
-            self.describe()
-            self.step("test", self.facts.layer, None)
+            for expansion in (self.facts.expansion, None):
+                self.step("test", self.facts.layer, expansion)
+                if number == 3:
+                    self.step("steer", self.facts.layer, expansion)
             for layer in self.facts.layers if number == 1 else ():
                 self.train(layer, [self.facts.expansion])
                 self.step("test", layer, self.facts.expansion)
@@ -161,8 +169,8 @@ class Chain:
 
     def _cell_facts(self, layer: int, expansion: int | None) -> dict[str, Any]:
         cell: dict[str, Any] = {"layer": layer, "expansion": expansion, "cell": str(self._cell(layer, expansion))}
-        if layer != self.facts.layer:  # of other layers Table 1 has AR&D alone, and Table 3 nothing
-            cell |= {"baselines": False, "tasks": []}
+        if layer != self.facts.layer:  # of other layers Table 1 has AR&D alone
+            cell |= {"baselines": False}
         return cell if expansion else {**cell, "sae": "poly"}
 
     def _lightning(self, command: str, config: str, facts: dict[str, Any], *options: str) -> str:

@@ -210,7 +210,7 @@ def plan(preset: str = "paper", gpu: str = "H100", utilisation: float = 0.4, out
         out: the run's folder, ``runs/<preset>`` if not given; what it holds already is not counted again.
     """
     folder = out or Path("runs") / preset
-    facts = preset_files(preset, {"out": str(folder)}, ("extract", "fit", "test"))
+    facts = preset_files(preset, {"out": str(folder)}, ("extract", "fit", "test", "steer"))
     Console().print(render_plan(plan_preset(facts, gpu=gpu, utilisation=utilisation, disk=folder)))
 
 

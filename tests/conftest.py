@@ -59,6 +59,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from tests.chats import misbehave, served, tiny_chat  # noqa: F401, of naming and of steering
+
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 SENTENCES = ["Generate a detailed caption for the audio clip", "a dog barking and rain", "a man speaking, happy or sad"]
 

@@ -10,7 +10,6 @@ import soundfile
 
 from ard.cli import main
 from ard.types import Result, UserError
-from tests.naming.conftest import served, tiny_chat  # noqa: F401
 
 CLASSES = ["Dog", "Rain", "Domestic_sounds_and_home_sounds"]
 
@@ -59,7 +58,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def arguments(root, tiny_audiollm, tiny_clap, tiny_roberta, tiny_chat, served):  # noqa: F811
+def arguments(root, tiny_audiollm, tiny_clap, tiny_roberta, tiny_chat, served):
     """What differs from the paper's setting: where the files are, and that everything is small."""
     facts = {
         "root": root,
@@ -116,8 +115,17 @@ def test_a_corpus_that_is_not_there_is_named(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*command, f"--run.root={tmp_path / 'nowhere'}"])
     said = " ".join(capsys.readouterr().err.split())
-    assert "split 'probe' cannot be made, which the preset has under `audio`" in said
+    assert "split 'probe', which the preset has under `audio`, cannot be made: " in said
     assert "nowhere/WavCaps" in said
+
+
+def test_table_3_says_which_clips_are_missing_before_anything_is_written(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["table", "3", "--preset", "paper", "--out", str(tmp_path / "run"), *arguments])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "split 'iemocap-emotion', which the preset has under `audio`, cannot be made: " in said
+    assert "AudioBench/iemocap_emotion_recognition" in said
+    assert not (tmp_path / "run/audio").exists()
 
 
 def test_a_label_outside_the_vocabulary_ends_it_before_anything_is_run(root, arguments, tmp_path, capsys):

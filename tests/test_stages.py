@@ -54,7 +54,10 @@ def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
     stage("fit", "fit", "--trainer.max_steps=30")
     stage("test", "test")
     stage("test", "quality")
-    stage("test", "test", "--run.sae=poly", "--run.expansion=null", f"--run.cell={out}/layer-2/poly")
+    poly = ("--run.sae=poly", "--run.expansion=null", f"--run.cell={out}/layer-2/poly")
+    stage("test", "test", *poly)
+    stage("test", "steer")
+    stage("test", "steer", *poly)
     about = {"preset": "demo", "seed": 0, "model": tiny_audiollm, "data": "simulated", "layers": [2], "layer": 2}
     write_json(out / "run.json", {**about, "expansions": [2], "expansion": 2, "p": 4, "num_selected": 12})
     return out
@@ -90,10 +93,20 @@ def test_table_1_says_what_the_other_reading_of_map_gives(run):
 def test_table_3_has_the_papers_shifts_and_controls(run):
     rows = Result.load(run / "layer-2" / "e2" / "steering.json").rows
     rows += Result.load(run / "layer-2" / "poly" / "steering.json").rows
-    assert {row.method for row in rows} == {"No SAE", "SAE, no clamp", "AR&D", "Poly. Feats."}
+    methods = {"No SAE", "SAE, no clamp", "Rand. Feats.", "AR&D", "Reverse", "Poly. Feats."}
+    assert {row.method for row in rows} == methods
     shifts = {(row.source, row.target) for row in rows}
     assert shifts == {("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")}
-    assert len(rows) == 16
+    assert len(rows) == 24
+    assert [row.expansion for row in rows if row.method == "No SAE"] == [None] * 4
+
+
+def test_both_dictionaries_share_the_answers_of_the_unsteered_model(run):
+    keys = [json.loads(line)["key"] for line in (run / "answers.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys)) > 2 * 24
+    details = Result.load(run / "layer-2" / "e2" / "steering.json").details
+    assert "Judge: exact match" in details["note"]
+    assert set(details["tasks"]) == {"neutral to happy", "sad to happy", "happy to angry", "female to male"}
 
 
 @pytest.fixture

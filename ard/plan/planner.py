@@ -19,7 +19,7 @@ from ard.plan.gpus import GPUS, Gpu
 from ard.plan.inputs import RATE_HZ, Model, Preset, read_clap_config, read_corpus, read_model
 from ard.representatives import SCORERS
 from ard.sae import SAETraining
-from ard.steering import MeasureSteering
+from ard.steering import Design, MeasureSteering
 from ard.types import UserError
 
 CLAP_WINDOW_S = 10.0
@@ -84,10 +84,10 @@ def plan(facts: Mapping[str, Any], *, gpu: str, utilisation: float = 0.4, disk: 
     """Plan a preset: a stage's hours are (FLOPs / peak + memory traffic / bandwidth) / utilisation.
 
     Args:
-        facts: the facts of its ``run.yaml``, and its resolved ``extract``, ``fit`` and ``test`` files by these names.
-            Two facts are for planning alone: ``corpora`` (split to a list of ``num_clips``, ``duration_s`` on average
-            and ``sample_rate_hz``), where there are no audio shards yet, and ``dimensions`` (model to the content of
-            its ``config.json``), in the place of what can be read.
+        facts: the facts of its ``run.yaml``, and its resolved ``extract``, ``fit``, ``test`` and ``steer`` files by
+            these names. Two facts are for planning alone: ``corpora`` (split to a list of ``num_clips``, ``duration_s``
+            on average and ``sample_rate_hz``), where there are no audio shards yet, and ``dimensions`` (model to the
+            content of its ``config.json``), in the place of what can be read.
         gpu: a name of :data:`~ard.plan.gpus.GPUS`.
         utilisation: the share of the data sheet's figures that is reached, above 0 and up to 1.
         disk: where the run will be written.
@@ -129,14 +129,14 @@ class _Planner:
         self.model = self._model(self.fact("model"))
         self.layers, self.d_in = sorted(self.fact("layers")), self.model.config.get_text_config().hidden_size
         self._check()
-        self.tasks = self.setting("test", MeasureSteering, "tasks")
+        self.tasks = self.setting("steer", MeasureSteering, "tasks")
         self.store_dtype = self.setting("extract", Extraction, "store_dtype")
         self.batch_tokens = self.setting("fit", ActivationDataModule, "batch_tokens")
         self.trained_tokens = self.batch_tokens * preset.trainer("max_steps")
         folders = {"probe": self.fact("activations"), "eval": self.fact("evaluation")}
         self.extracted = {split: Path(folder) for split, folder in folders.items() if folder}
-        splits = [*self.extracted, *(["steer-select", "steer"] if self.tasks else [])]
-        self.corpora = {split: read_corpus(preset, split) for split in splits}
+        asked = [split for task in self.tasks for split in self._asked(task)]
+        self.corpora = {split: read_corpus(preset, split) for split in dict.fromkeys([*self.extracted, *asked])}
         window = 2 * self.model.config.audio_config.max_source_positions
         self.frames = {
             split: cost.num_mel_frames(-(-corpus.num_samples * RATE_HZ // corpus.rates_hz), window)
@@ -287,22 +287,55 @@ class _Planner:
         if not self.tasks:
             self.assumptions.append("no steering: the preset has no tasks")
             return []
-        self.assumptions.append("steering: each answer is the source class on its even share of the clips")
-        trials = [len(self.setting("test", MeasureSteering, name)) for name in ("num_features", "multiples")]
-        # SAE and raw coordinates together; the latter have no control without a clamp
-        num_steered = {"steer-select": 2 * math.prod(trials), "steer": 2 + 1}
+        self.assumptions.append(
+            "steering: each answer is the source class on its even share of the clips; answers that tasks share count "
+            "once, and perplexity is left out"
+        )
         asked = [
-            (2 + times / len(task["classes"]), self.frames[split], task["prompt"])
-            for task in self.tasks
-            for split, times in num_steered.items()
+            (1.0, self.frames[split], prompt)
+            for split, prompt in dict.fromkeys(
+                (split, task["prompt"]) for task in self.tasks for split in self._asked(task)
+            )
         ]
-        return [self._answers("steering", f"{len(self.tasks)} tasks", MeasureSteering, self.model, asked)]
+        for task in self.tasks:
+            for split, times in self._times_steered(task).items():
+                asked.append((times, self.frames[split], task["prompt"]))
+        return [self._answers("steering", f"{len(self.tasks)} tasks", MeasureSteering, self.model, asked, "steer")]
+
+    def _asked(self, task: Mapping[str, Any]) -> list[str]:
+        """Return the splits that a task is asked about: the one to choose on, where it is another, and the measured."""
+        folders = [self.setting("steer", MeasureSteering, "selection")]
+        folders.append(task.get("audio") or self.setting("steer", MeasureSteering, "audio"))
+        return [Path(folder).name for folder in folders if folder]
+
+    def _times_steered(self, task: Mapping[str, Any]) -> dict[str, float]:
+        """Return how often a clip of each split is answered under a clamp, of SAE and of coordinates, on average."""
+        given = self.setting("steer", MeasureSteering, "design")
+        design = given if isinstance(given, Design) else Design(**given)
+        *others, measured = splits = self._asked(task)
+        share = self.setting("steer", MeasureSteering, "selection_share")
+        parts = [1.0, 1.0] if others else [share, 1 - share]
+        counts = [part * len(self.frames[split]) for part, split in zip(parts, (splits[0], measured), strict=True)]
+        heard = [count / len(task["classes"]) for count in counts]
+        chosen, some = (min(count, design.most_clips or count) for count in heard)
+        num_others = len({other["prompt"] for other in self.tasks} - {task["prompt"]})
+        once = design.num_draws + len(design.doses) + 2 + 3 * num_others  # and two for the way back
+        times = dict.fromkeys(splits, 0.0)
+        times[splits[0]] += 2 * len(design.num_features) * len(design.multiples) * chosen
+        times[measured] += 3 * heard[1] + once * some  # no clamp, the SAE's features, coordinates
+        return {split: number / len(self.frames[split]) for split, number in times.items()}
 
     def _answers(
-        self, stage: str, part: str, caller: type, model: Model, asked: Sequence[tuple[float, np.ndarray, str]]
+        self,
+        stage: str,
+        part: str,
+        caller: type,
+        model: Model,
+        asked: Sequence[tuple[float, np.ndarray, str]],
+        config: str = "test",
     ) -> StagePlan:
         """What a callback asks a model: how often, of which clips, in which words."""
-        num_new, batch = (self.setting("test", caller, x) for x in ("max_new_tokens", "clips_per_batch"))
+        num_new, batch = (self.setting(config, caller, x) for x in ("max_new_tokens", "clips_per_batch"))
         counted = cost.model_cost(model.config)
         size, num_clips, flops, num_steps = counted.num_weights * _itemsize(model.dtype), 0.0, 0.0, 0.0
         for times, frames, prompt in asked:

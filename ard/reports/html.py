@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ard.reports.doses import dose_drawings
 from ard.reports.run import Run
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
 from ard.reports.table import interval_text, paper_text, value_text
@@ -88,6 +89,7 @@ def write_report(run: Path) -> Path:
             version=version("ard-audio"),
             commit=git_commit(),
             tables=build_tables(run),
+            doses=dose_drawings(about),
             shown={row["feature"] for row in shown},
             concepts=[_concept(row, clips, sounds, places) for row in shown],
             clips=clips,

@@ -16,12 +16,13 @@ LAYER, EXPANSION = 26, 8
 
 LAYERS = (5, 16, 26)
 
+COMPARED = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
+"""What the paper compares, in its order."""
+
 SHUFFLED, CEILING = "AR&D, names shuffled", "Labels as names"
-METHODS = (
-    *("No SAE", "SAE, no clamp", "Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D"),
-    *(SHUFFLED, CEILING),
-)
-"""The order of rows; the first two and the last two are controls of ours."""
+
+METHODS = ("No SAE", "SAE, no clamp", "Rand. Feats.", *COMPARED, "Reverse", SHUFFLED, CEILING)
+"""The order of rows; what the paper has not: steering's controls and its way back, the null and the ceiling of names."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
 

@@ -1,106 +1,98 @@
 """Table 3: how often steering a named concept turns the model's answer into the target."""
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import Progress
 from safetensors.torch import load_file
 
 from ard.activations import ActivationDataModule
-from ard.audio import read_clips
-from ard.audiollm import EMBEDDED, AudioPrompts, load_audiollm
+from ard.audio import read_audio_manifest, read_clips
+from ard.audiollm import EMBEDDED, load_audiollm
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.embedding import load_clap
-from ard.monosemanticity import read_selections
-from ard.naming import read_names
+from ard.naming import Chat
 from ard.sae import Encoding, TopKSAE
-from ard.steering.judge import ClassMatch
-from ard.steering.steer import steer
-from ard.types import Clip, Figure, Result, Row
-
-
-@dataclass(frozen=True)
-class SteeringTask:
-    """One column of Table 3: answers of class ``source`` are to become ``target``.
-
-    ``prompt`` is the question, ``classes`` the answers that it has, ``concept`` the words by which the features that
-    stand for the target are found among the names.
-    """
-
-    source: str
-    target: str
-    prompt: str
-    classes: list[str]
-    concept: str
-
-
-class _Trial(NamedTuple):
-    """One way to steer: how many of the features closest to the concept, at how many times their maximum."""
-
-    num_features: int
-    multiple: float
-
-
-class _Batch(NamedTuple):
-    """Clips that the unsteered model answers with the source class, in their prompts."""
-
-    prompts: AudioPrompts
-    num_clips: int
+from ard.steering.experiment import NO_SAE, STEERED, Design, Dictionary, Experiment, Measured, Split
+from ard.steering.features import features_by_name
+from ard.steering.functional import is_selection
+from ard.steering.interview import Interview, Procedure
+from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
+from ard.steering.note import note
+from ard.steering.task import SteeringTask
+from ard.types import Result, Row, UserError
 
 
 class MeasureSteering(Callback):
     """Write ``steering.json``: the sensitivity of each task, with its controls in the same run (Sec. 4, Table 3).
 
     Sensitivity is the share of the clips that the unsteered model answers with the source class whose steered answer
-    is the target. Which features, how many and at what value is chosen on ``selection`` and measured on ``audio``:
-    features by the CLAP text cosine of their names with the task's concept, then the first of ``num_features`` x
-    ``multiples`` that is most sensitive. Where no feature has a name, nothing is steered, and the choice says so.
+    is the target. Which features, how many and at what value is chosen on clips that the measurement does not use:
+    features by their names, then the first of ``num_features`` x ``multiples`` that is most sensitive. The controls
+    have as many features at the same multiple of their own maxima.
 
     Args:
         out: folder of this dictionary's results.
-        selection: audio shards on which the choice is made.
-        audio: audio shards on which it is measured.
         tasks: the columns of the table.
+        audio: audio shards on which it is measured, but for tasks that have their own.
+        selection: audio shards on which the choice is made; without them, it is made on a share of the measured ones.
+        selection_share: of a task's clips, by a seeded hash of their ids, where there is no ``selection``.
         model: the model that is steered, the one whose activations trained the dictionary.
         clap: the CLAP model that compares names.
-        num_features: numbers of features to try.
-        multiples: values to try, in units of each feature's maximum on the probing set.
+        chooser: an instruction model that picks among the names which CLAP finds closest.
+        judge: reads the answers; exact words if not given, which are counted beside any other.
+        design: what is tried and measured.
         positions: see :func:`~ard.steering.steer`.
+        phase: likewise.
         keep_error: likewise.
         max_new_tokens: longest answer.
         clips_per_batch: clips that are answered at once.
-        seed: of the bootstrap.
+        answers: where answers are kept (JSON lines), so that a run that was stopped asks for none of them twice;
+            ``answers.jsonl`` in ``out`` if not given. Dictionaries may share it.
+        seed: of the split, the draws and the bootstrap.
     """
 
     def __init__(
         self,
         out: Path,
         *,
-        selection: Path,
-        audio: Path,
         tasks: list[SteeringTask],
+        audio: Path | None = None,
+        selection: Path | None = None,
+        selection_share: float = 0.1,
         model: str = EMBEDDED,
         clap: str = EMBEDDED_CLAP,
-        num_features: list[int] = [1],  # noqa: B006
-        multiples: list[float] = [1.0],  # noqa: B006
+        chooser: Chat | None = None,
+        judge: Judge | None = None,
+        design: Design = Design(),  # noqa: B008
         positions: Literal["all", "audio"] = "all",
+        phase: Literal["prefill", "every"] = "prefill",
         keep_error: bool = False,
         max_new_tokens: int = 16,
         clips_per_batch: int = 64,
+        answers: Path | None = None,
         seed: int = 0,
     ) -> None:
-        self.out, self.selection, self.audio, self.tasks = Path(out), Path(selection), Path(audio), tasks
-        self.model, self.clap = model, clap
-        self.num_features, self.multiples = num_features, multiples
-        self.positions, self.keep_error = positions, keep_error
-        self.max_new_tokens, self.clips_per_batch, self.seed = max_new_tokens, clips_per_batch, seed
+        self.out, self.tasks, self.model, self.clap = Path(out), tasks, model, clap
+        self.audio, self.selection, self.selection_share = audio, selection, selection_share
+        self.chooser, self.judge, self.design = chooser, judge or ExactMatch(), design
+        self.procedure = Procedure(positions, phase, keep_error, max_new_tokens, clips_per_batch)
+        self.answers, self.seed = Path(answers or self.out / "answers.jsonl"), seed
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fail now if clips or a model are missing that are wanted at the end."""
+        if trainer.is_global_zero:
+            for task in self.tasks:
+                for folder in {self._audio(task), Path(self.selection or self._audio(task))}:
+                    read_audio_manifest(folder)
+            for asked in (self.judge, self.chooser) if self.tasks else ():
+                if asked is not None:
+                    asked.check()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose on one split, measure on the other, write; without tasks there is nothing to write."""
@@ -110,90 +102,87 @@ class MeasureSteering(Callback):
         started = time.monotonic()
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
-        self._model, self._layer = load_audiollm(self.model, device=str(pl_module.device)), data.layer
-        self._coder = pl_module.coder
-        clips = {split: list(read_clips(split)) for split in (self.selection, self.audio)}
+        experiment = self._experiment(pl_module, data.layer)
+        is_sae = isinstance(pl_module.coder, TopKSAE)
+        measured: dict[str, Measured] = {}
         rows: list[Row] = []
-        chosen: dict[str, object] = {}
-        with Progress(transient=True) as progress:
-            for task in progress.track(self.tasks, description="steering"):
-                ranked = self._ranked_features(task.concept)
-                trial, tried = self._choose(self._heard_as_source(clips[self.selection], task), task, ranked)
-                batches = self._heard_as_source(clips[self.audio], task)
-                outcome = self._shifted(batches, task, self._clamp(ranked, trial))
-                where = (task.source, task.target)
-                if isinstance(self._coder, TopKSAE):
-                    rows.append(self._row("No SAE", where, np.zeros(len(outcome))))
-                    rows.append(self._row("SAE, no clamp", where, self._shifted(batches, task, {})))
-                rows.append(self._row(pl_module.method, where, outcome, expansion=pl_module.expansion))
-                chosen[f"{task.source} to {task.target}"] = {
-                    "features": [{"feature": feature, "name": name} for feature, name in ranked[: trial.num_features]],
-                    "multiple": trial.multiple,
-                    "sensitivity_on_selection": tried,
-                }
-        choices = {
-            "denominator": "clips that the unsteered model answers with the source class",
-            "judge": "exact match of the answer's class",
-            "positions": self.positions,
-            "keep_error": self.keep_error,
-            "value": "multiple of each feature's maximum on the probing set",
-            "num_features": self.num_features,
-            "multiples": self.multiples,
-        }
+        for task in self.tasks:
+            selection, split = self._splits(task)
+            choice, chosen = experiment.choose(task, selection)
+            others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
+            if is_sae:
+                found = experiment.measure(task, split, choice, others.values())
+            else:
+                found = experiment.measure_alone(task, split, choice)
+            about = {"chosen": chosen, "num_clips": len(split.clips), **found.details}
+            measured[task.name] = Measured(found.figures, about)
+            rows += self._rows(task, found, data.layer, pl_module)
+        judged = _judged(experiment.verdicts)
+        details = {"tasks": {name: found.details for name, found in measured.items()}, **judged}
+        if is_sae:
+            details["note"] = note(self._choices(), measured, judged)
         seconds = time.monotonic() - started
-        result = Result("steering", tuple(rows), choices, self.seed, seconds, {"chosen": chosen})
+        result = Result("steering", tuple(rows), self._choices(), self.seed, seconds, details)
         result.save(self.out / "steering.json")
 
-    def _ranked_features(self, concept: str) -> list[tuple[int, str]]:
-        """Return the selected features with their names, the names closest to the concept first."""
-        selection, names = read_selections(self.out)["ard"][0], read_names(self.out)["ard"][0]
-        named = [(f, name) for f, name in zip(selection.features.tolist(), names, strict=True) if name is not None]
-        if not named:
-            return []
-        clap = load_clap(self.clap)
-        closeness = (clap.text([name for _, name in named]) @ clap.text([concept]).T)[:, 0]
-        return [named[index] for index in closeness.argsort(descending=True, stable=True).tolist()]
+    def _experiment(self, module: Encoding, layer: int) -> Experiment:
+        """Bring together the model, the dictionary and what is known of its features."""
+        model = load_audiollm(self.model, device=str(module.device))
+        interview = Interview(model, module.coder, layer, answers=self.answers, procedure=self.procedure)
+        known = load_file(self.out / "representatives.safetensors")
+        find = partial(features_by_name, self.out, clap=load_clap(self.clap), chat=self.chooser)
+        dictionary = Dictionary(find, known["max_activation"], known["n_active"])
+        return Experiment(interview, self.judge, dictionary=dictionary, design=self.design, seed=self.seed)
 
-    def _clamp(self, ranked: Sequence[tuple[int, str]], trial: _Trial) -> dict[int, float]:
-        maximum = load_file(self.out / "representatives.safetensors")["max_activation"]
-        return {feature: trial.multiple * float(maximum[feature]) for feature, _ in ranked[: trial.num_features]}
+    def _audio(self, task: SteeringTask) -> Path:
+        if task.audio is None and self.audio is None:
+            raise UserError(f"the task {task.name!r} has no clips: give MeasureSteering or the task `audio`")
+        return Path(task.audio or self.audio or "")
 
-    def _choose(
-        self, batches: list[_Batch], task: SteeringTask, ranked: Sequence[tuple[int, str]]
-    ) -> tuple[_Trial, dict[str, float]]:
-        """Return the most sensitive trial on the selection split, the smallest of equals, and all that was tried."""
-        counts = sorted({min(n, len(ranked)) for n in self.num_features})
-        trials = [_Trial(n, multiple) for n, multiple in product(counts, self.multiples) if n]
-        if not trials or not batches:
-            return _Trial(counts[0], self.multiples[0]), {}
-        tried = {trial: float(self._shifted(batches, task, self._clamp(ranked, trial)).mean()) for trial in trials}
-        best = max(tried, key=lambda trial: tried[trial])
-        return best, {f"{trial.num_features} x {trial.multiple:g}": share for trial, share in tried.items()}
+    def _splits(self, task: SteeringTask) -> tuple[Split, Split]:
+        """Return the clips on which is chosen, and those on which is measured; no clip is in both."""
+        audio = self._audio(task)
+        if self.selection is not None:
+            return _known(self.selection), _known(audio)
+        whole = _known(audio)
+        chosen = {clip.id for clip in whole.clips if is_selection(clip.id, self.selection_share, self.seed)}
+        selection, measured = ([c for c in whole.clips if (c.id in chosen) is side] for side in (True, False))
+        return Split(audio, selection), Split(audio, measured)
 
-    def _heard_as_source(self, clips: Sequence[Clip], task: SteeringTask) -> list[_Batch]:
-        """Keep the clips that the unsteered model answers with the source class."""
-        judge = ClassMatch(task.classes)
-        kept: list[Clip] = []
-        for start in range(0, len(clips), self.clips_per_batch):
-            batch = clips[start : start + self.clips_per_batch]
-            answers = self._model.generate(batch, [task.prompt] * len(batch), self.max_new_tokens)
-            kept += [clip for clip, said in zip(batch, judge(answers), strict=True) if said == task.source]
-        groups = [kept[i : i + self.clips_per_batch] for i in range(0, len(kept), self.clips_per_batch)]
-        return [_Batch(self._model.prompter(group, [task.prompt] * len(group)), len(group)) for group in groups]
+    def _choices(self) -> Mapping[str, Any]:
+        return {
+            "denominator": self.design.denominators[0],
+            **self.judge.choices,
+            "positions": self.procedure.positions,
+            "phase": self.procedure.phase,
+            "keep_error": self.procedure.keep_error,
+            "value": "multiple of each feature's maximum on the probing set",
+            "num_features": self.design.num_features,
+            "multiples": self.design.multiples,
+            "num_draws": self.design.num_draws,
+            "selection": f"a share of {self.selection_share:g}" if self.selection is None else self.selection.name,
+        }
 
-    def _shifted(self, batches: list[_Batch], task: SteeringTask, clamp: Mapping[int, float]) -> np.ndarray:
-        """Return for every clip whether the answer under the clamp is the target."""
-        judge = ClassMatch(task.classes)
-        shifted: list[bool] = []
-        for batch in batches:
-            with self._steered(clamp):
-                answers = self._model.generate(batch.prompts, max_new_tokens=self.max_new_tokens)
-            shifted += [said == task.target for said in judge(answers)]
-        return np.array(shifted, dtype=float)
+    @staticmethod
+    def _rows(task: SteeringTask, found: Measured, layer: int, module: Encoding) -> Iterator[Row]:
+        for name, figures in found.figures.items():
+            method = module.method if name == STEERED else name
+            expansion = None if name == NO_SAE else module.expansion
+            yield Row(method, layer, expansion, figures, source=task.source, target=task.target)
 
-    def _steered(self, clamp: Mapping[int, float]) -> AbstractContextManager[None]:
-        return steer(self._model, self._coder, self._layer, clamp, positions=self.positions, keep_error=self.keep_error)
 
-    def _row(self, method: str, where: tuple[str, str], shifted: np.ndarray, expansion: int | None = None) -> Row:
-        figure = Figure.estimate(shifted, np.mean, "share of clips", seed=self.seed)
-        return Row(method, self._layer, expansion, {"sensitivity": figure}, source=where[0], target=where[1])
+def _known(audio: Path) -> Split:
+    """Read what is known of clips, in little memory."""
+    return Split(audio, [replace(clip, waveform=np.zeros(0, dtype=np.float32)) for clip in read_clips(audio)])
+
+
+def _judged(verdicts: Sequence[tuple[Verdict, Verdict]]) -> dict[str, Any]:
+    """Return how the judge did on what went into the table."""
+    kappa, num_read = agreement(verdicts)
+    unreadable = sum(verdict is None for verdict, _ in verdicts)
+    return {
+        "kappa_with_exact_match": kappa,
+        "num_judged_by_both": num_read,
+        "num_verdicts": len(verdicts),
+        "num_unreadable": unreadable,
+    }

@@ -1,29 +1,56 @@
-"""What class an answer states."""
+"""Who tells whether an answer states a class: exact words, or a language model."""
 
 import re
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import Any
 
+import torch
+from torchmetrics.functional.classification import binary_cohen_kappa
 
-class Judge(Protocol):
-    """Whatever tells which of the classes an answer states."""
+from ard.naming import Chat
+from ard.steering.task import Question
+from ard.types import UserError
 
-    def __call__(self, answers: Sequence[str]) -> list[str | None]:
-        """Return the class of each answer; None where it states none, or several."""
-        ...
+Verdict = bool | None
+"""Whether an answer states the class; None where the judge's own words could not be read."""
+
+JUDGE_PROMPT = """\
+A model listened to a recording and answered a question about it. Hold its answer against the reference.
+
+[Question]
+{question}
+
+[Reference]
+{reference}
+
+[Answer]
+{answer}
+
+[Task]
+Rate whether the answer says what the reference says. 1: it commits itself to the meaning of the reference, in whatever
+words. 0: it says something else, leaves it open, names several possibilities, refuses, or cannot be understood.
+Give your reason in one sentence. Then write a last line with nothing but the rating, in this form:
+Rating: (0 or 1)"""
+"""Our words for the protocol of AudioBench's binary judge."""
+
+_RATING = re.compile(r"[*_ ]*rating[*_ ]*:[*_ ]*\(?([01])\)?[*_ .]*", re.IGNORECASE)
 
 
 class ClassMatch:
-    """Judge by exact words: an answer states a class if it has that word and no other class's.
-
-    It stands in for the paper's Llama-3-70B-Instruct.
+    """Tell the class of answers by exact words: an answer states a class if it has a word of it and of no other.
 
     Args:
-        classes: the words.
+        classes: the words that stand for themselves, or the words of each class.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self.classes = {name: re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE) for name in classes}
+    def __init__(self, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
+        given = classes if isinstance(classes, Mapping) else {name: [name] for name in classes}
+        self.classes = {
+            name: re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
+            for name, words in given.items()
+        }
 
     def __call__(self, answers: Sequence[str]) -> list[str | None]:
         """Return the class of each answer; None where it states none, or several."""
@@ -32,3 +59,95 @@ class ClassMatch:
     def _judge(self, answer: str) -> str | None:
         stated = [name for name, word in self.classes.items() if word.search(answer)]
         return stated[0] if len(stated) == 1 else None
+
+
+class Judge(ABC):
+    """Whatever tells whether answers to a question state a class."""
+
+    @abstractmethod
+    def __call__(self, question: Question, answers: Sequence[str], wanted: str) -> list[Verdict]:
+        """Return the verdict on each answer."""
+
+    @property
+    @abstractmethod
+    def choices(self) -> Mapping[str, Any]:
+        """How it judges, for the result file."""
+
+    def check(self) -> None:  # noqa: B027
+        """Fail before any other work, where it can be told that verdicts will not be had."""
+
+
+class ExactMatch(Judge):
+    """Judge by :class:`ClassMatch`; an answer that states no class, or several, does not state this one."""
+
+    def __call__(self, question: Question, answers: Sequence[str], wanted: str) -> list[Verdict]:
+        """Return the verdict on each answer; all are readable."""
+        return [stated == wanted for stated in ClassMatch(question.classes)(answers)]
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """How it judges."""
+        return {"judge": "exact match of the answer's class"}
+
+
+class ChatJudge(Judge):
+    """Judge by an instruction model (the paper's Llama-3-70B-Instruct), as AudioBench does: 1 or 0 for each answer.
+
+    The reference is the class in its words. Every verdict is kept by the chat, so that none is asked for twice.
+
+    Args:
+        chat: the model.
+        template: what it is asked, with the fields ``{question}``, ``{reference}`` and ``{answer}``. It asks for
+            ``Rating: 0`` or ``Rating: 1`` as the last line; a verdict without one, or with both, is not read.
+
+    Raises:
+        UserError: if the template has other fields, or lacks the reference or the answer.
+    """
+
+    def __init__(self, chat: Chat, template: str = JUDGE_PROMPT) -> None:
+        self.chat, self.template = chat, template
+        try:
+            fields = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        except ValueError as error:
+            raise UserError(f"the judge's template cannot be read ({error}): write {{{{ and }}}} for braces") from error
+        if not {"reference", "answer"} <= fields <= {"question", "reference", "answer"}:
+            raise UserError(
+                f"the judge's template has the fields {sorted(fields)}: it needs {{reference}} and {{answer}}, and may "
+                "have {question}"
+            )
+
+    def __call__(self, question: Question, answers: Sequence[str], wanted: str) -> list[Verdict]:
+        """Return the verdict on each answer."""
+        given = {"question": question.prompt, "reference": " or ".join(question.classes[wanted])}
+        said = self.chat([self.template.format(**given, answer=answer) for answer in answers], "verdicts")
+        return [read_verdict(verdict) for verdict in said]
+
+    @property
+    def choices(self) -> Mapping[str, Any]:
+        """How it judges."""
+        return {"judge": self.chat.model, "judge_prompt": self.template, **self.chat.parameters}
+
+    def check(self) -> None:
+        """Ask the model something, if it was never asked."""
+        self.chat.check()
+
+
+def read_verdict(said: str) -> Verdict:
+    """Return what a judge's last line rates; None if that line is no rating, or another line rates otherwise."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    ratings = [found and found[1] for found in map(_RATING.fullmatch, lines)]
+    if not lines or ratings[-1] is None or len({rating for rating in ratings if rating}) > 1:
+        return None
+    return ratings[-1] == "1"
+
+
+def agreement(verdicts: Sequence[tuple[Verdict, Verdict]]) -> tuple[float, int]:
+    """Return Cohen's kappa of two judges and the number of answers behind it: those that both could read.
+
+    1 is full agreement, 0 what chance gives; NaN where there are none, or both judges say one thing throughout.
+    """
+    read = [(one, other) for one, other in verdicts if one is not None and other is not None]
+    if not read:
+        return float("nan"), 0
+    one, other = torch.tensor(read, dtype=torch.int64).T
+    return float(binary_cohen_kappa(one, other)), len(read)

@@ -19,7 +19,7 @@ from ard.naming import EndpointChat, LLMNamer, TransformersChat
 from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner, spoken
 from ard.presets import CONFIGS
 from ard.types import Clip, Result
-from tests.naming.conftest import serve
+from tests.chats import serve
 
 CAPTIONS = [["a dog barks", "a dog\nand rain"], ["a man speaks", "a woman speaks"]]
 CLIPS = torch.zeros(2, 2, 3)

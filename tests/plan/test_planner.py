@@ -38,7 +38,7 @@ ON = {"gpu": "H100", "utilisation": 0.4, "disk": Path("/")}
 
 def facts_of(preset, **changes):
     """The facts of a preset with its resolved stage files, as `ard plan` puts them together."""
-    files = {name: OmegaConf.load(CONFIGS / preset / f"{name}.yaml") for name in ("extract", "fit", "test")}
+    files = {name: OmegaConf.load(CONFIGS / preset / f"{name}.yaml") for name in ("extract", "fit", "test", "steer")}
     run = OmegaConf.merge(OmegaConf.load(CONFIGS / preset / "run.yaml"), changes)
     resolved = OmegaConf.to_container(OmegaConf.create({"run": run, **files}), resolve=True)
     return {**resolved.pop("run"), **resolved}
@@ -64,8 +64,8 @@ def test_the_papers_preset_has_the_figures_of_the_paper(paper):
     assert len(trainings) == 9
     assert {stage.num_tokens for stage in trainings} == {409_600_000}
     assert trainings[1].flops == 10**5 * 4096 * (2 * 4096 * 32768 + 8 * 250 * 4096)
-    assert not stages(paper, "steering")
-    assert "no steering: the preset has no tasks" in paper.assumptions
+    (steering,) = stages(paper, "steering")
+    assert steering.num_clips > 1004 + 4874
 
 
 def test_hours_are_those_of_the_figures_on_the_data_sheet(paper):
@@ -153,8 +153,11 @@ def test_the_demo_is_planned_with_its_steering():
     made = plan(facts_of("demo", out="/nowhere/at/all"), **ON)
     (steering,) = stages(made, "steering")
     assert steering.part == "4 tasks"
-    # twice all clips unsteered (SAE, raw coordinates); of the source class 4 trials each, and 2 or 1 controls
-    assert steering.num_clips == 3 * (2 * 480 + 0.25 * (8 * 160 + 3 * 320)) + 2 * 480 + 0.5 * (8 * 160 + 3 * 320)
+    # all clips unsteered, with two questions; of the source class 32 clips in 6 trials of SAE and of coordinates, all
+    # clips in 3 conditions, and 32 in 6 draws, 4 doses, 2 ways back and 3 times the other question
+    some = 32 * (2 * 6 + 6 + 4 + 2 + 3)
+    assert steering.num_clips == pytest.approx(2 * 480 + 3 * (3 * 80 + some) + 3 * 160 + some)
+    assert "no steering: the preset has no tasks" in plan(facts_of("demo", tasks=[]), **ON).assumptions
     assert {stage.part for stage in stages(made, "audio shards")} == {"probe", "eval", "steer-select", "steer"}
 
 
@@ -265,8 +268,8 @@ def test_a_preset_that_lacks_a_setting_is_refused():
     del facts["fit"]["trainer"]["max_steps"]
     with pytest.raises(UserError, match=r"the preset's fit\.yaml does not say trainer\.max_steps: add it"):
         plan(facts, **ON)
-    facts["test"]["trainer"]["callbacks"].pop()
-    with pytest.raises(UserError, match=r"the preset's test\.yaml does not say MeasureSteering\.tasks: add it"):
+    facts["steer"]["trainer"]["callbacks"].pop()
+    with pytest.raises(UserError, match=r"the preset's steer\.yaml does not say MeasureSteering\.tasks: add it"):
         plan(facts, **ON)
 
 

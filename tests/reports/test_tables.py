@@ -56,7 +56,7 @@ def test_table1_has_the_papers_rows_and_figures(run):
     write_tables(run)
     saved = json.loads((run / "tables/table1.json").read_text())
     assert (saved["table"], saved["preset"], set(saved)) == (1, "demo", {"table", "preset", "rows"})
-    assert [row["method"] for row in saved["rows"]] == list(paper.METHODS[2:7])
+    assert [row["method"] for row in saved["rows"]] == list(paper.COMPARED)
     for row in saved["rows"]:
         assert (row["layer"], row["expansion"]) == (3, None if row["method"] == "Poly. Feats." else 8)
         assert row["f1"] == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
@@ -100,6 +100,25 @@ def test_table3_has_controls_first_and_the_papers_shifts(run):
     assert "paper" not in saved["rows"][0]
     assert [row["paper"]["sensitivity"]["value"] for row in saved["rows"][-4:]] == [0.75, 0.68, 0.47, 0.61]
     assert build_tables(run, [3])[0].heads[0] == "Neutral → Happy"
+
+
+def steered(run, values):
+    """Write steering results of one shift, from a sensitivity a method, each 0.1 wide to both sides."""
+    figures = {method: {"sensitivity": Figure(x, x - 0.1, x + 0.1, 9, "share")} for method, x in values.items()}
+    rows = tuple(Row(method, 3, 8, f, "happy", "angry") for method, f in figures.items())
+    Result("steering", rows, {}, 0, 0.0, {"note": "how it came about"}).save(run / "layer-3/e8/steering.json")
+    return build_tables(run, [3])[0]
+
+
+def test_table3_says_which_controls_steering_does_not_beat(run):
+    table = steered(run, {"Reverse": 1.0, "AR&D": 0.5, "Rand. Feats.": 0.2, "No SAE": 0.0, "Poly. Feats.": 0.3})
+    methods = ["No SAE", "Rand. Feats.", "Poly. Feats.", "AR&D", "Reverse"]
+    assert [line.stub[0] for line in table.lines] == methods
+    (said,) = [note for note in table.notes if "Where the interval" in note]
+    assert said.endswith(": Happy → Angry: Poly. Feats.")  # and not the way back, which is no control of that shift
+    assert table.notes[-1] == "how it came about"
+    table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Rand. Feats.": 0.2, "Poly. Feats.": 0.3})
+    assert any("On every shift the interval of AR&D lies above that of every control" in note for note in table.notes)
 
 
 def test_table4_is_layers_by_expansions(run):

@@ -1,4 +1,4 @@
-"""A tiny chat model, `transformers serve` with it, and a server that does what it should not."""
+"""Fixtures of naming and steering: a tiny chat model, `transformers serve` with it, a server that misbehaves."""
 
 import json
 import os
@@ -16,8 +16,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.conftest import bpe
-
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -27,6 +25,8 @@ TEMPLATE = (
 @pytest.fixture(scope="session")
 def tiny_chat(tmp_path_factory):
     """An instruction model of random weights, as a local folder."""
+    from tests.conftest import bpe  # which itself imports this module
+
     folder = tmp_path_factory.mktemp("tiny-chat")
     tokenizer = bpe(pad_token="<|endoftext|>", eos_token="<|im_end|>")
     tokenizer.chat_template = TEMPLATE
@@ -128,6 +128,14 @@ class Server:
                         server.answered.append(body)
                 elif word == "echo":
                     choice["message"]["content"] = f"you sent {key}"
+                    self.send(200, json.dumps(good).encode())
+                elif word.startswith("say:"):
+                    choice["message"]["content"] = word.removeprefix("say:")
+                    self.send(200, json.dumps(good).encode())
+                    with server.lock:
+                        server.answered.append(body)
+                elif word == "coin":  # which falls the same for the same question
+                    choice["message"]["content"] = f"Rating: {sum(str(body['messages']).encode()) % 2}"
                     self.send(200, json.dumps(good).encode())
                 elif word == "null":
                     choice["message"]["content"] = None

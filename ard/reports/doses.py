@@ -1,0 +1,102 @@
+"""The dose-response of steering as drawings: what is in ``steering.json``, in the coordinates of an SVG."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ard.reports.run import Run
+
+WIDTH, HEIGHT, GAP = 320, 130, 34
+"""Of the upper panel (shares); the lower one (perplexity) is half as high, and below a gap."""
+LEFT, RIGHT, TOP = 36, 8, 8
+LOWER = HEIGHT // 2
+
+
+class Mark(NamedTuple):
+    """A tick: where it stands, and what it says."""
+
+    at: float
+    label: str
+
+
+class Drawing(NamedTuple):
+    """One task: paths of both panels (``d`` of SVG), ticks, and the numbers as rows for a table."""
+
+    task: str
+    n: int
+    doses: list[Mark]
+    chosen: float | None
+    sensitivity: str
+    interval: str
+    readable: str
+    perplexity: str
+    unsteered: float | None
+    perplexities: list[Mark]
+    rows: list[tuple[str, str, str, str]]
+
+
+def dose_drawings(run: Run) -> list[Drawing]:
+    """Draw the dose-response of every task of the run's own dictionary; nothing where none was measured."""
+    results = run.results("steering", [run.layer], [run.expansion])
+    tasks = [task for result in results for task in result.details.get("tasks", {}).items()]
+    return [drawn(name, task) for name, task in tasks if task.get("dose_response")]
+
+
+def drawn(name: str, task: Mapping[str, Any]) -> Drawing:
+    """Put the points of one task into coordinates: doses at equal distances, perplexity on a logarithmic scale."""
+    points: Sequence[Mapping[str, Any]] = task["dose_response"]
+    unsteered = [point for point in points if point["multiple"] is None]
+    steered = [point for point in points if point["multiple"] is not None]
+    step = (WIDTH - LEFT - RIGHT) / max(len(steered) - 1, 1)
+    places = [LEFT + index * step for index in range(len(steered))]
+    most = max([10.0, *(p["perplexity"] for p in points if p["perplexity"] is not None)])
+    decades = math.ceil(math.log10(most))
+
+    def share_at(value: float | None) -> float | None:
+        return None if value is None else TOP + (1 - value) * (HEIGHT - TOP)
+
+    def perplexity_at(value: float | None) -> float | None:
+        return None if value is None else HEIGHT + GAP + (1 - math.log10(value) / decades) * LOWER
+
+    low, high = ([share_at(p["sensitivity"][side]) for p in steered] for side in ("low", "high"))
+    band = _path(places, high) + _path(places[::-1], low[::-1]).replace("M", "L", 1) + "z" if steered else ""
+    chosen = task["chosen"]["multiple"]
+    return Drawing(
+        task=name,
+        n=max(point["sensitivity"]["n"] for point in points),
+        doses=[
+            Mark(place, "SAE only" if point["multiple"] == 0 else f"{point['multiple']:g}×")
+            for place, point in zip(places, steered, strict=True)
+        ],
+        chosen=next((at for at, point in zip(places, steered, strict=True) if point["multiple"] == chosen), None),
+        sensitivity=_path(places, [share_at(point["sensitivity"]["value"]) for point in steered]),
+        interval=band,
+        readable=_path(places, [share_at(point["readable"]["value"]) for point in steered]),
+        perplexity=_path(places, [perplexity_at(point["perplexity"]) for point in steered]),
+        unsteered=perplexity_at(unsteered[0]["perplexity"]) if unsteered else None,
+        perplexities=[
+            Mark(HEIGHT + GAP + (1 - power / decades) * LOWER, f"{10**power}" if power < 3 else f"{10 ** (power - 3)}k")
+            for power in range(0, decades + 1, max(1, decades // 2))
+        ],
+        rows=[_row(point) for point in points],
+    )
+
+
+def _path(places: Sequence[float], heights: Sequence[float | None]) -> str:
+    """Join points by lines; where there is none, the line is broken."""
+    parts, pen = [], "M"
+    for x, y in zip(places, heights, strict=True):
+        if y is None:
+            pen = "M"
+            continue
+        parts.append(f"{pen}{x:.1f} {y:.1f}")
+        pen = "L"
+    return "".join(parts)
+
+
+def _row(point: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    dose = {None: "no SAE", 0.0: "SAE only"}.get(point["multiple"]) or f"{point['multiple']:g}×"
+    numbers = (point["sensitivity"]["value"], point["readable"]["value"])
+    shares = ("–" if value is None else f"{value:.2f}" for value in numbers)
+    perplexity = "–" if point["perplexity"] is None else f"{point['perplexity']:.3g}"
+    return (dose, *shares, perplexity)  # type: ignore[return-value]

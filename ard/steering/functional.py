@@ -1,0 +1,83 @@
+"""Formulas of Table 3: sensitivity under every denominator, features of equal firing rate, perplexity."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Denominator = Literal["predicted", "truth", "dataset"]
+"""Of which clips sensitivity is a share: those that the unsteered model answers with the source class; those that truly
+are of it; all. The paper does not say."""
+
+
+def counted(
+    denominator: Denominator, heard: Float[np.ndarray, " clips"], true: Bool[np.ndarray, " clips"]
+) -> Bool[np.ndarray, " clips"]:
+    """Return which clips a denominator counts, from verdicts on the unsteered answers (1 source, 0 not, NaN unread)."""
+    if denominator == "dataset":
+        return np.ones_like(true)
+    return true if denominator == "truth" else heard == 1
+
+
+def sensitivity_samples(
+    reached: Float[np.ndarray, " clips"], among: Bool[np.ndarray, " clips"]
+) -> Float[np.ndarray, " counted"]:
+    """Return of each counted clip whether its answer is the target (1, 0); their mean is the sensitivity.
+
+    A verdict that could not be read (NaN) is neither: its clip is left out. Over several draws (a mean of verdicts) a
+    clip is left out where one of them could not be read.
+    """
+    return reached[among & ~np.isnan(reached)]
+
+
+def matched_features(
+    n_active: Int[Tensor, " features"],
+    chosen: Sequence[int],
+    *,
+    generator: torch.Generator,
+    nearest: int = 10,
+) -> list[int]:
+    """Draw for each of the chosen features another one that fires about as often.
+
+    It is drawn from the ``nearest`` by the logarithm of the number of clips that they are active in, among those that
+    are alive, not chosen, and not drawn yet; equally near ones are taken from the first feature on. Fewer come back
+    where there are no others left.
+    """
+    rate = n_active.double().log()
+    free = n_active > 0
+    free[list(chosen)] = False
+    drawn: list[int] = []
+    for feature in chosen:
+        distance = (rate - max(float(rate[feature]), 0.0)).abs().masked_fill(~free, math.inf)
+        near = distance.argsort(stable=True)[: min(nearest, int(free.sum()))]
+        if len(near) == 0:
+            break
+        drawn.append(int(near[torch.randint(len(near), (1,), generator=generator)]))
+        free[drawn[-1]] = False
+    return drawn
+
+
+def log_likelihoods(
+    logits: Float[Tensor, "answers tokens vocabulary"],
+    tokens: Int[Tensor, "answers tokens"],
+    is_said: Bool[Tensor, "answers tokens"],
+) -> Float[Tensor, " answers"]:
+    """Return log p(answer): the sum over its tokens; each logits stand at the place before their token."""
+    each = logits.float().log_softmax(dim=-1).gather(-1, tokens[..., None])[..., 0]
+    return torch.where(is_said, each, 0.0).sum(dim=-1)
+
+
+def perplexity(log_likelihood: Sequence[float], num_tokens: Sequence[int]) -> float:
+    """Return exp(-sum of log p / number of tokens): 1 is least surprise. NaN where nothing was said."""
+    return math.exp(-sum(log_likelihood) / sum(num_tokens)) if sum(num_tokens) else math.nan
+
+
+def is_selection(clip_id: str, share: float, seed: int) -> bool:
+    """Tell whether a clip belongs to the share on which choices are made: by a hash of its id, and of nothing else."""
+    digest = hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64

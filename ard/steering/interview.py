@@ -1,0 +1,174 @@
+"""Questions to an AudioLLM whose features are set, each asked once: a run that is stopped goes on clip by clip."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import xxhash
+from rich.progress import Progress
+from torch.nn.utils.rnn import pad_sequence
+
+from ard.audio import read_audio_manifest, read_clips
+from ard.audiollm import AudioLLM, AudioPrompts
+from ard.naming.answers import Answers, request_key
+from ard.sae import SparseCoder
+from ard.steering.functional import log_likelihoods
+from ard.steering.steer import steer
+from ard.types import Clip
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How features are set and answers made; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
+
+    positions: Literal["all", "audio"] = "all"
+    phase: Literal["prefill", "every"] = "prefill"
+    keep_error: bool = False
+    max_new_tokens: int = 16
+    clips_per_batch: int = 64
+
+
+class Condition(NamedTuple):
+    """What is asked, and what is done to the model while it answers."""
+
+    prompt: str
+    clamp: Mapping[int, float] | None
+    """Feature to value; empty is the SAE without clamp, None the model as it is."""
+
+
+class Interview:
+    """One model and one dictionary, asked about clips under conditions.
+
+    Every answer is kept when it comes, under everything that it depends on: model, question, condition, the weights of
+    the dictionary, the audio shards and the clip. So several interviews may share a file, and nothing that changed is
+    taken for what it was.
+
+    Args:
+        model: the AudioLLM.
+        coder: dictionary of a layer, or raw coordinates.
+        layer: decoder layer, 0-based.
+        answers: where answers are kept (JSON lines).
+        procedure: how features are set.
+    """
+
+    def __init__(self, model: AudioLLM, coder: SparseCoder, layer: int, *, answers: Path, procedure: Procedure) -> None:
+        self.model, self.coder, self.layer, self.procedure = model, coder, layer, procedure
+        self._answers = Answers(answers)
+        self._weights = _fingerprint(coder)
+
+    def __call__(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[list[str]]:
+        """Return the answers under each condition, in the order of the clips, which is that of the shards."""
+        wanted = [self._key(audio, self._about(condition)) for condition in conditions]
+        known = self._answers.known
+        missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in known for key in wanted)}
+        for group in self._groups(audio, clip_ids, missing, "answers"):
+            prompts: dict[tuple[str, tuple[str, ...]], AudioPrompts] = {}  # prepared once for all conditions
+            for key, condition in zip(wanted, conditions, strict=True):
+                clips = [clip for clip in group if f"{key}/{clip.id}" not in known]
+                if not clips:
+                    continue
+                place = condition.prompt, tuple(clip.id for clip in clips)
+                if place not in prompts:
+                    prompts[place] = self.model.prompter(clips, [condition.prompt] * len(clips))
+                with self._under(condition):
+                    said = self.model.generate(prompts[place], max_new_tokens=self.procedure.max_new_tokens)
+                for clip, answer in zip(clips, said, strict=True):
+                    self._answers.keep(f"{key}/{clip.id}", answer)
+        return [[known[f"{key}/{clip_id}"] for clip_id in clip_ids] for key in wanted]
+
+    def surprise(self, audio: Path, prompt: str, said: Mapping[str, str]) -> list[tuple[float, int]]:
+        """Return log p(answer) under the model as it is, and the answer's number of tokens, for answers by clip id."""
+        keys = {
+            clip_id: self._key(audio, {"log_likelihood_of": answer, "prompt": prompt}) + f"/{clip_id}"
+            for clip_id, answer in said.items()
+        }
+        known = self._answers.known
+        missing = {clip_id for clip_id, key in keys.items() if key not in known}
+        for group in self._groups(audio, list(said), missing, "perplexity"):
+            found = self._surprise(group, prompt, [said[clip.id] for clip in group])  # whole: equal to the last bit
+            for clip, surprise in zip(group, found, strict=True):
+                if clip.id in missing:
+                    self._answers.keep(keys[clip.id], json.dumps(surprise))
+        return [(log_p, num) for log_p, num in (json.loads(known[keys[clip_id]]) for clip_id in said)]
+
+    @torch.inference_mode()
+    def _surprise(self, clips: Sequence[Clip], prompt: str, said: Sequence[str]) -> list[tuple[float, int]]:
+        """One pass over the prompts with the answers behind them, which pad on the right."""
+        prompts = self.model.prompter(clips, [prompt] * len(clips))
+        tokenizer = self.model.prompter.processor.tokenizer
+        tokens = [torch.tensor(tokenizer(answer, add_special_tokens=False).input_ids).long() for answer in said]
+        longest = max(len(answer) for answer in tokens)
+        if longest == 0:
+            return [(0.0, 0)] * len(clips)
+        ids = pad_sequence(tokens, batch_first=True)
+        is_said = torch.arange(longest) < torch.tensor([len(answer) for answer in tokens])[:, None]
+        features = {
+            **prompts.features,
+            "input_ids": torch.cat([prompts.features["input_ids"], ids], dim=1),
+            "attention_mask": torch.cat([prompts.features["attention_mask"], is_said.long()], dim=1),
+        }
+        if "token_type_ids" in features:
+            old = features["token_type_ids"]
+            features["token_type_ids"] = torch.cat([old, old.new_zeros(ids.shape)], dim=1)
+        network = self.model.model
+        kinds = {name: network.dtype if x.is_floating_point() else x.dtype for name, x in features.items()}
+        inputs = {name: x.to(self.model.device, kinds[name]) for name, x in features.items()}
+        logits = network(**inputs, use_cache=False).logits[:, -longest - 1 : -1].cpu()
+        return list(zip(log_likelihoods(logits, ids, is_said).tolist(), is_said.sum(dim=1).tolist(), strict=True))
+
+    def _groups(
+        self, audio: Path, clip_ids: Sequence[str], missing: set[str], description: str
+    ) -> Iterator[list[Clip]]:
+        """Read the clips of batches that lack an answer; wherever it was stopped, a clip is in the same batch."""
+        size = self.procedure.clips_per_batch
+        batches = [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
+        batches = [batch for batch in batches if not missing.isdisjoint(batch)]
+        if not batches:
+            return
+        needed = {clip_id for batch in batches for clip_id in batch}
+        clips = (clip for clip in read_clips(audio) if clip.id in needed)
+        with Progress(transient=True) as progress:
+            for batch in progress.track(batches, description=description):
+                group = list(islice(clips, len(batch)))
+                assert [clip.id for clip in group] == list(batch)
+                yield group
+
+    def _about(self, condition: Condition) -> dict[str, Any]:
+        """Return what an answer depends on."""
+        asked = {"prompt": condition.prompt, "max_new_tokens": self.procedure.max_new_tokens}
+        if condition.clamp is None:
+            return asked
+        clamp = sorted(condition.clamp.items())
+        how = {name: value for name, value in asdict(self.procedure).items() if name != "clips_per_batch"}
+        return {**asked, **how, "clamp": clamp, "layer": self.layer, "weights": self._weights}
+
+    def _key(self, audio: Path, about: Mapping[str, Any]) -> str:
+        digest = read_audio_manifest(audio).xxh3
+        return request_key({"model": self.model.name, "audio": digest, **about})[:32]
+
+    def _under(self, condition: Condition) -> AbstractContextManager[None]:
+        if condition.clamp is None:
+            return nullcontext()
+        return steer(
+            self.model,
+            self.coder,
+            self.layer,
+            condition.clamp,
+            positions=self.procedure.positions,
+            phase=self.procedure.phase,
+            keep_error=self.procedure.keep_error,
+        )
+
+
+def _fingerprint(coder: SparseCoder) -> str:
+    """Return XXH3-64 of a dictionary: its kind, k and weights."""
+    digest = xxhash.xxh3_64(f"{type(coder).__name__} {coder.d_in} {getattr(coder, 'k', None)}".encode())
+    for name, tensor in sorted(coder.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""Table 3 of a tiny real model, a real dictionary and a judge behind an endpoint, in one run and in several."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning import Trainer
+from safetensors.torch import save_file
+
+from ard.activations import ActivationDataModule
+from ard.activations.store import write_manifest, write_shard
+from ard.audio import read_clips, write_audio_shards
+from ard.audiollm import AudioLLM
+from ard.cli import main
+from ard.naming import EndpointChat
+from ard.presets import CONFIGS
+from ard.sae import Encoding, TopKSAE
+from ard.steering import ChatJudge, Design, MeasureSteering, SteeringTask
+from ard.steering.functional import is_selection
+from ard.types import Clip, Result, UserError
+
+TASKS = [
+    SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", "a dog"),
+    SteeringTask("female", "male", "a man speaking", ["female", "male"], "a man", "a dog"),
+]
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    """A dictionary's folder as the stages before leave it, activations, and clips of known emotion and gender."""
+    folder = tmp_path_factory.mktemp("steering")
+    rng = np.random.default_rng(0)
+    known = [(emotion, gender) for emotion in ("happy", "sad") for gender in ("female", "male")] * 6
+    clips = (
+        Clip(f"c{i}", 0.2 * rng.standard_normal(8000 + 300 * i).astype(np.float32), 16000, "t", emotion=e, gender=g)
+        for i, (e, g) in enumerate(known)
+    )
+    write_audio_shards(clips, folder / "audio")
+    about = {"model": "none", "layers": [1], "dtype": "float32"}
+    write_shard(folder / "activations", 0, [({"id": "c", "num_tokens": 9}, {1: torch.randn(9, 32)})], [], about)
+    write_manifest(folder / "activations", 1, 32, about)
+    TopKSAE(32, 64, k=4, generator=torch.Generator().manual_seed(0)).save_pretrained(folder / "sae")
+    ones = torch.ones(64, dtype=torch.int64)
+    save_file({"max_activation": torch.full((64,), 4.0), "n_active": 3 * ones}, folder / "representatives.safetensors")
+    selected = {"features": torch.arange(6), "m": torch.arange(6.0), "top_ids": torch.zeros(6, 4, dtype=torch.int64)}
+    save_file({f"ard/0/{key}": value for key, value in selected.items()}, folder / "monosemanticity.safetensors")
+    names = ["a dog", "a man", "rain", "happy", "sad", None]
+    rows = [{"scorer": "ard", "draw": 0, "feature": i, "name": name} for i, name in enumerate(names)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "names.parquet")
+    return folder
+
+
+@pytest.fixture
+def steering(cell, tiny_audiollm, tiny_clap, tmp_path):
+    """Run the callback, with its files beside it, and return what it writes."""
+
+    def run(base_url, name="first", **settings):
+        out = tmp_path / name
+        out.mkdir(exist_ok=True)
+        for file in ("representatives.safetensors", "monosemanticity.safetensors", "names.parquet"):
+            (out / file).write_bytes((cell / file).read_bytes())
+        chat = EndpointChat(base_url, "a-model", cache=out / "verdicts.jsonl", max_retries=0, concurrency=1)
+        few = {"num_features": [1, 2], "multiples": [1.0, 4.0], "doses": [1.0, 4.0], "num_draws": 2, "most_clips": 4}
+        design = Design(**few, denominators=["truth", "predicted"])  # the first has clips whatever the model says
+        given = {"audio": cell / "audio", "selection_share": 0.4, "judge": ChatJudge(chat), "design": design}
+        given |= {"model": tiny_audiollm, "clap": tiny_clap, "max_new_tokens": 3, "clips_per_batch": 4, "tasks": TASKS}
+        callback = MeasureSteering(out, **(given | settings))
+        trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
+        data = ActivationDataModule(cell / "activations", layer=1)
+        trainer.test(Encoding(str(cell / "sae"), 32), datamodule=data, verbose=False)
+        return Result.load(out / "steering.json")
+
+    return run
+
+
+def keys(path):
+    return [json.loads(line)["key"] for line in path.read_text().splitlines()]
+
+
+def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell):
+    result = steering(misbehave(then="coin").base_url)
+    methods = ["No SAE", "SAE, no clamp", "AR&D", "Rand. Feats.", "Reverse"]
+    assert [row.method for row in result.rows] == methods * 2
+    for row in result.rows:
+        figure = row.figures["sensitivity"]
+        assert figure.n == (2 if row.method == "Rand. Feats." else figure.n) > 0
+        assert 0 <= figure.low <= figure.value <= figure.high <= 1
+    for name, task in result.details["tasks"].items():
+        assert task["chosen"]["by"] == "CLAP text cosine"
+        assert task["num_clips"] + task["chosen"]["num_clips_of_selection"] <= len(list(read_clips(cell / "audio")))
+        assert [point["multiple"] for point in task["dose_response"]] == [None, 0.0, 1.0, 4.0]
+        assert all(point["perplexity"] >= 1 for point in task["dose_response"])
+        assert [entry["prompt"] for entry in task["selectivity"]] == [
+            other.prompt for other in TASKS if other.name != name
+        ]
+    assert result.details["num_unreadable"] == 0
+    assert -1 <= result.details["kappa_with_exact_match"] <= 1
+    assert re.search(r"Judge: a-model; 0 of \d+ verdicts could not be read", result.details["note"])
+    assert "Cohen's kappa with exact match on the" in result.details["note"]
+    assert result.choices["selection"] == "a share of 0.4"
+
+
+def test_unreadable_verdicts_are_counted_and_are_no_no(misbehave, steering):
+    result = steering(misbehave(then="say:I would rather not say").base_url)
+    assert result.details["num_unreadable"] == result.details["num_verdicts"] > 0
+    assert {row.figures["sensitivity"].n for row in result.rows} == {0}
+    assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if row.method != "Rand. Feats."} == {0}
+    assert "0 others: undefined" in result.details["note"]
+
+
+def test_a_stopped_run_asks_neither_model_nor_judge_twice_and_ends_the_same(misbehave, steering, monkeypatch, tmp_path):
+    whole = steering(misbehave(then="coin").base_url, "whole")
+    generate, given = AudioLLM.generate, []
+
+    def failing(self, prompts, **settings):
+        if len(given) == 9:
+            raise RuntimeError("the power is cut")
+        given.append(len(prompts.valid))
+        return generate(self, prompts, **settings)
+
+    monkeypatch.setattr(AudioLLM, "generate", failing)
+    server = misbehave(*["coin"] * 11, "500", then="coin")
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        steering(server.base_url, "broken")
+    given.append(0)  # from here on it works
+    with pytest.raises(UserError, match="keeps failing"):
+        steering(server.base_url, "broken")
+    resumed = steering(server.base_url, "broken")
+    assert resumed.rows == whole.rows
+    assert resumed.details == whole.details
+    answers, verdicts = (keys(tmp_path / "broken" / f"{name}.jsonl") for name in ("answers", "verdicts"))
+    assert len(answers) == len(set(answers)) == len(keys(tmp_path / "whole" / "answers.jsonl"))
+    assert len(verdicts) == len(set(verdicts)) == len(keys(tmp_path / "whole" / "verdicts.jsonl"))
+    assert len(server.asked) == len(verdicts) + 1
+    log_likelihoods = len(answers) - sum(given)
+    assert log_likelihoods > 0  # the other answers were each generated once
+    assert sum(given) == sum(isinstance(json.loads(line)["answer"], str) for line in _generated(tmp_path / "broken"))
+
+
+def _generated(folder):
+    """The lines of answers, without the log-likelihoods, which are pairs of numbers."""
+    lines = (folder / "answers.jsonl").read_text().splitlines()
+    return [line for line in lines if not re.fullmatch(r"\[-?[\d.e-]+, \d+\]", json.loads(line)["answer"])]
+
+
+def test_clips_and_judge_are_missed_before_any_work(misbehave, steering, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere' holds no finished audio shards"):
+        steering("http://127.0.0.1:9/v1", audio=tmp_path / "nowhere")
+    with pytest.raises(
+        UserError, match="the task 'sad to happy' has no clips: give MeasureSteering or the task `audio`"
+    ):
+        steering("http://127.0.0.1:9/v1", audio=None)
+    with pytest.raises(UserError, match="cannot be reached"):
+        steering("http://127.0.0.1:9/v1")
+
+
+def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, steering, cell):
+    own = [SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", audio=str(cell / "audio"))]
+    result = steering(misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell / "audio", judge=None)
+    assert {row.method for row in result.rows} == {"No SAE", "SAE, no clamp", "AR&D", "Rand. Feats."}
+    assert result.details["tasks"]["sad to happy"]["num_clips"] == 24
+    assert result.choices["judge"] == "exact match of the answer's class"
+    assert "Judge: exact match" in result.details["note"]
+
+
+def test_without_tasks_nothing_is_written(steering, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        steering("http://127.0.0.1:9/v1", tasks=[])
+    assert not (tmp_path / "first" / "answers.jsonl").exists()
+
+
+def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiollm, tiny_clap, tmp_path, monkeypatch):
+    generate = AudioLLM.generate  # random weights would talk on to the end
+    monkeypatch.setattr(AudioLLM, "generate", lambda self, p, max_new_tokens: generate(self, p, max_new_tokens=2))
+    rng = np.random.default_rng(1)
+    known = {
+        "iemocap-emotion": [{"emotion": e} for e in ("neutral", "sad", "happy", "excited", "frustrated")] * 3,
+        "voxceleb1-gender": [{"gender": g} for g in ("female", "male")] * 4,
+    }
+    for task, labels in known.items():
+        noise = (0.2 * rng.standard_normal(6000).astype(np.float32) for _ in labels)
+        clips = (Clip(f"{task}-{i:04d}", x, 16000, task, **labels[i]) for i, x in enumerate(noise))
+        write_audio_shards(clips, tmp_path / "audio" / task)
+    for file in ("representatives.safetensors", "monosemanticity.safetensors", "names.parquet"):
+        (tmp_path / file).write_bytes((cell / file).read_bytes())
+    server = misbehave(then="coin")
+    facts = {"out": tmp_path, "cell": tmp_path, "sae": cell / "sae", "activations": cell / "activations"}
+    facts |= {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "layer": 1, "evaluation": "null"}
+    facts |= {"judge_endpoint": server.base_url}
+    given = [f"--run.{name}={value}" for name, value in facts.items()]
+    main(["test", "--config", str(CONFIGS / "paper" / "steer.yaml"), *given, "--trainer.accelerator=cpu"])
+    result = Result.load(tmp_path / "steering.json")
+    shifts = [("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")]
+    assert list(dict.fromkeys((row.source, row.target) for row in result.rows)) == shifts
+    ours = [row for row in result.rows if row.method == "AR&D"]
+    truth = {(row.source, row.target): row.figures["sensitivity_of_truth"].n for row in ours}
+    assert truth["neutral", "happy"] <= 3  # `excited` is a class of its own
+    assert truth["female", "male"] <= 4
+    measured = sum(not is_selection(f"iemocap-emotion-{i:04d}", 0.1, 0) for i in range(15))
+    assert result.details["tasks"]["neutral to happy"]["num_clips"] == measured
+    assert result.choices["judge"] == "meta-llama/Meta-Llama-3-70B-Instruct"
+    assert {body["model"] for body in server.asked} == {"meta-llama/Meta-Llama-3-70B-Instruct"}
+    assert {body["temperature"] for body in server.asked} == {0}
+    assert any("happiness or happy\n" in body["messages"][0]["content"] for body in server.asked)
+    assert len(keys(tmp_path / "verdicts.jsonl")) == len(server.asked)

@@ -1,0 +1,184 @@
+"""Answers of a real tiny model: each asked once, wherever the asking was stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from ard.audio import read_clips, write_audio_shards
+from ard.audiollm import AudioLLM, load_audiollm
+from ard.sae import PolyFeatures, TopKSAE
+from ard.steering import Condition, Interview, Procedure, steer
+from ard.types import Clip
+
+CONDITIONS = [
+    Condition("a dog", None),
+    Condition("a dog", {}),
+    Condition("a dog", {3: 9.0, 8: 5.0}),
+    Condition("rain", {3: 9.0}),
+]
+PROCEDURE = Procedure(max_new_tokens=4, clips_per_batch=3)
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.steering.test_interview import CONDITIONS, ask
+ask(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def coder():
+    return TopKSAE(32, 64, k=4, generator=torch.Generator().manual_seed(0))
+
+
+def interview(model, answers, dictionary=None, layer=1, procedure=PROCEDURE):
+    return Interview(load_audiollm(model), dictionary or coder(), layer, answers=answers, procedure=procedure)
+
+
+def ask(model, audio, answers):
+    return interview(model, answers)(audio, [clip.id for clip in read_clips(audio)], CONDITIONS)
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5000, 16000, 10)
+    clips = (Clip(f"c/{i}", 0.2 * rng.standard_normal(n).astype(np.float32), 16000, "t") for i, n in enumerate(lengths))
+    folder = tmp_path_factory.mktemp("interview") / "audio"
+    write_audio_shards(clips, folder, clips_per_shard=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_audiollm, audio, tmp_path_factory):
+    """An unbroken run: its answers, and the file of them."""
+    path = tmp_path_factory.mktemp("whole") / "answers.jsonl"
+    return ask(tiny_audiollm, audio, path), path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Count the answers that a model gives."""
+    counts = []
+    generate = AudioLLM.generate
+    monkeypatch.setattr(
+        AudioLLM, "generate", lambda self, p, **kw: counts.append(len(p.valid)) or generate(self, p, **kw)
+    )
+    return counts
+
+
+def keys(path):
+    return [json.loads(line)["key"] for line in path.read_bytes().splitlines() if line.endswith(b"}")]
+
+
+def test_answers_are_those_of_the_steered_model(tiny_audiollm, audio, whole):
+    model, clips = load_audiollm(tiny_audiollm), list(read_clips(audio))
+    for condition, answers in zip(CONDITIONS, whole[0], strict=True):
+        for clip, answer in zip(clips, answers, strict=True):
+            if condition.clamp is None:
+                assert model.generate([clip], [condition.prompt], max_new_tokens=4) == [answer]
+            else:
+                with steer(model, coder(), 1, condition.clamp):
+                    assert model.generate([clip], [condition.prompt], max_new_tokens=4) == [answer]
+    assert len({tuple(answers) for answers in whole[0]}) == 4
+
+
+def test_nothing_is_asked_twice(tiny_audiollm, audio, whole, asked):
+    answers, path = whole
+    assert len(keys(path)) == len(set(keys(path))) == 40
+    assert ask(tiny_audiollm, audio, path) == answers
+    assert asked == []
+
+
+def test_a_killed_run_goes_on_where_it_was(tiny_audiollm, audio, whole, asked, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    (tmp_path / "script.py").write_text(SCRIPT)
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(tmp_path / "script.py"), tiny_audiollm, str(audio), str(path)]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None and (not path.is_file() or len(keys(path)) < 5):
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = len(keys(path))
+    assert 5 <= before < 40
+    with path.open("ab") as file:
+        file.write(b'{"key": "half a li')
+    assert ask(tiny_audiollm, audio, path) == whole[0]
+    assert sum(asked) == 40 - before
+    assert sorted(set(keys(path))) == sorted(keys(path)) == sorted(keys(whole[1]))
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 7])
+def test_wherever_it_fails_the_rest_is_asked_once(tiny_audiollm, audio, whole, monkeypatch, number, tmp_path):
+    path, given, generate = tmp_path / "answers.jsonl", [], AudioLLM.generate
+
+    def failing(self, prompts, **settings):
+        if len(given) == number:
+            raise RuntimeError("the power is cut")
+        given.append(len(prompts.valid))
+        return generate(self, prompts, **settings)
+
+    monkeypatch.setattr(AudioLLM, "generate", failing)
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        ask(tiny_audiollm, audio, path)
+    number = 1000
+    assert ask(tiny_audiollm, audio, path) == whole[0]
+    assert sum(given) == len(keys(path)) == 40
+
+
+def test_what_an_answer_depends_on_is_asked_anew(tiny_audiollm, audio, whole, asked, tmp_path):
+    _, path = whole
+    ids = [clip.id for clip in read_clips(audio)]
+    plain, clamped = Condition("a dog", None), Condition("a dog", {3: 9.0, 8: 5.0})
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(whole[1].read_bytes())
+    other = TopKSAE(32, 64, k=4, generator=torch.Generator().manual_seed(1))
+    for changed in (
+        interview(tiny_audiollm, path, other),
+        interview(tiny_audiollm, path, PolyFeatures(32)),
+        interview(tiny_audiollm, path, layer=2),
+        interview(tiny_audiollm, path, procedure=Procedure("audio", "prefill", False, 4, 3)),
+        interview(tiny_audiollm, path, procedure=Procedure("all", "prefill", True, 4, 3)),
+    ):
+        asked.clear()
+        changed(audio, ids, [plain])
+        assert asked == []  # the model as it is knows of no dictionary
+        changed(audio, ids, [clamped])
+        assert sum(asked) == 10
+    asked.clear()
+    interview(tiny_audiollm, path)(audio, ids, [Condition("a dog", {8: 5.0, 3: 9.0})])  # the same, said otherwise
+    interview(tiny_audiollm, path, procedure=Procedure(max_new_tokens=4, clips_per_batch=64))(audio, ids, [clamped])
+    assert asked == []
+    interview(tiny_audiollm, path)(audio, ids, [Condition("a dog", {3: 9.0, 8: 5.5})])
+    assert sum(asked) == 10
+
+
+def test_surprise_is_the_models_own_cross_entropy_of_the_answer(tiny_audiollm, audio, tmp_path):
+    made = interview(tiny_audiollm, tmp_path / "answers.jsonl")
+    clips = list(read_clips(audio))
+    said = {clip.id: answer for clip, answer in zip(clips, ["a dog", "", "happy or sad", "rain"] * 3, strict=False)}
+    found = made.surprise(audio, "rain", said)
+    tokenizer = made.model.prompter.processor.tokenizer
+    for clip, (log_p, number) in zip(clips, found, strict=True):
+        tokens = tokenizer(said[clip.id], add_special_tokens=False).input_ids
+        assert number == len(tokens)
+        if not tokens:
+            assert log_p == 0
+            continue
+        prompts = made.model.prompter([clip], ["rain"])
+        ids = torch.cat([prompts.features["input_ids"], torch.tensor([tokens])], dim=1)
+        features = {**prompts.features, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        with torch.inference_mode():
+            logits = made.model.model(**features).logits[0, -len(tokens) - 1 : -1]
+        expected = -torch.nn.functional.cross_entropy(logits, torch.tensor(tokens), reduction="sum")
+        assert log_p == pytest.approx(float(expected), abs=1e-4)
+    lines = len(keys(tmp_path / "answers.jsonl"))
+    assert made.surprise(audio, "rain", said) == found
+    assert lines == len(keys(tmp_path / "answers.jsonl")) == 10
