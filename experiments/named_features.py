@@ -58,10 +58,9 @@ def found_features(run: Run) -> list[Found]:
 
 def chosen_features(details: Mapping[str, Any]) -> dict[str, dict[int, str]]:
     """Return, from the details of ``steering.json``, the features that each shift was steered by, with their names."""
-    tasks = {shift: task["chosen"] for shift, task in details["tasks"].items()} if "tasks" in details else None
     return {
-        shift: {feature["feature"]: feature["name"] for feature in choice["features"]}
-        for shift, choice in (tasks or details["chosen"]).items()
+        shift: {feature["feature"]: feature["name"] for feature in task["chosen"]["features"]}
+        for shift, task in details["tasks"].items()
     }
 
 

@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.embedding import EMBEDDED, load_clap
 from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.functional import shared_label, stated_labels
+from ard.evaluation.functional import label_text, shared_label, stated_labels
 from ard.evaluation.scores import PROBING
 from ard.evaluation.similarity import compare_texts
 from ard.monosemanticity import read_selections
@@ -74,7 +74,7 @@ class CompareNames(Callback):
         heard = [[self._labels.get(row, []) for row in top] for top in selection.top_ids.tolist()]
         shared = [shared_label(labels, frequency) for labels in heard]
         pairs = [(name, label) for name, label in zip(names, shared, strict=True) if name and label]
-        said, labels = [name for name, _ in pairs], [label for _, label in pairs]
+        said, labels = [name for name, _ in pairs], [label_text(label) for _, label in pairs]
         shuffled = [said[i] for i in np.random.default_rng(self.seed).permutation(len(said))]
         clap = load_clap(self.clap, device=str(pl_module.device))
         bertscore = BERTScore(self.bertscore, device=str(pl_module.device)) if self.bertscore else None

@@ -22,7 +22,7 @@ COMPARED = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
 SHUFFLED, CEILING = "AR&D, names shuffled", "Labels as names"
 
 METHODS = ("No SAE", "SAE, no clamp", "Rand. Feats.", *COMPARED, "Reverse", SHUFFLED, CEILING)
-"""The order of rows; what the paper has not: steering's controls and its way back, the null and the ceiling of names."""
+"""The order of rows; the paper has not steering's controls and way back, nor the null and the ceiling of names."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
 

@@ -80,7 +80,8 @@ def _table1(run: Run) -> Table:
     notes = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
     if rows:
         heads = list(paper.METRICS.values())
-        notes += [*_reading(results), paper.TABLE1_MS_NOTE, *_unbeaten(lines, heads), *_map_at_matches(rows)]
+        at_own_layer = [line for line, row in zip(lines, rows, strict=True) if row.layer == run.layer]
+        notes += [*_reading(results), paper.TABLE1_MS_NOTE, *_unbeaten(at_own_layer, heads), *_map_at_matches(rows)]
     else:
         notes = [_left_out("matching.json", "names can be matched only against labels, and these clips may have none")]
     return Table(
@@ -316,7 +317,7 @@ def _undefined(lines: Iterable[Line]) -> list[str]:
 
 
 def _is_ours(stub: tuple[str, ...]) -> bool:
-    return stub[0].partition(" (")[0] == "AR&D"
+    return stub[0].startswith("AR&D") and "names shuffled" not in stub[0]
 
 
 def _ordered(results: Iterable[Result]) -> list[Row]:

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
+
 from ard.embedding import Clap
 from ard.monosemanticity import read_selections
-from ard.naming import Chat, read_names
+from ard.naming import CONCEPTS, Chat, read_names
 
 CHOICE_PROMPT = """\
 Each line is the name of something that can be heard, behind its number.
@@ -36,6 +38,9 @@ class Found(NamedTuple):
 def features_by_name(folder: Path, concept: str, clap: Clap, chat: Chat | None = None, shortlist: int = 40) -> Found:
     """Rank the named features of a dictionary by how close their names are to a concept.
 
+    A feature that fires in none of the unseen clips on which names were put to the test (``detection.json``) is passed
+    over: nothing but a few probing clips speaks for its name, whatever that says.
+
     Args:
         folder: of the dictionary's results.
         concept: words, such as ``speaking in a happy voice``.
@@ -45,7 +50,12 @@ def features_by_name(folder: Path, concept: str, clap: Clap, chat: Chat | None =
         shortlist: how many it is shown.
     """
     selection, names = read_selections(folder)["ard"][0], read_names(folder)["ard"][0]
-    named = [(f, name) for f, name in zip(selection.features.tolist(), names, strict=True) if name is not None]
+    silent = _silent(folder)
+    named = [
+        (feature, name)
+        for feature, name in zip(selection.features.tolist(), names, strict=True)
+        if name is not None and feature not in silent
+    ]
     if not named:
         return Found([], "nobody: no feature has a name")
     cosine = (clap.text([name for _, name in named]) @ clap.text([concept]).T)[:, 0]
@@ -59,6 +69,14 @@ def features_by_name(folder: Path, concept: str, clap: Clap, chat: Chat | None =
     if picked is None:
         return Found(ranked, f"CLAP text cosine: the answer of {chat.model} could not be read")
     return Found([shown[number - 1] for number in picked], f"{chat.model}, of the {len(shown)} closest by CLAP")
+
+
+def _silent(folder: Path) -> set[int]:
+    """Return the features that fire in no unseen clip, where names were put to the test."""
+    if not (folder / CONCEPTS).is_file():
+        return set()
+    concepts = pq.read_table(folder / CONCEPTS).to_pylist()
+    return {concept["feature"] for concept in concepts if concept.get("n_active_unseen") == 0}
 
 
 def read_numbers(answer: str, most: int) -> list[int] | None:

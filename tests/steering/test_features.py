@@ -79,3 +79,12 @@ def test_numbers_are_read_in_their_order():
     assert read_numbers(" 3, 1 ,2", 3) == [3, 1, 2]
     assert read_numbers("none", 3) == []
     assert read_numbers("3, 4", 3) is None
+
+
+def test_a_feature_that_fires_in_no_unseen_clip_is_passed_over(folder):
+    fires = {7: 3, 5: 0, 9: None, 3: 1, 1: None, 2: 4}
+    rows = [{"feature": feature, "n_active_unseen": count} for feature, count in fires.items()]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "concepts.parquet")
+    found = features_by_name(folder, "happy voice", LetterClap())
+    assert [feature.feature for feature in found.features][:1] == [2]
+    assert {feature.feature for feature in found.features} == {7, 3, 1, 2}

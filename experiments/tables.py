@@ -1,0 +1,78 @@
+"""Put a run's tables into experiments/table<N>/README.md: ``python -m experiments.tables runs/demo``.
+
+Under the mark of each README comes what the paper's setting costs by `ard plan`, then the run's table as its Markdown
+file has it, with date and machine; for Table 1 also what every other reading of the paper gives.
+"""
+
+import sys
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+from ard.plan import Plan, plan
+from ard.plan.planner import StagePlan
+from ard.presets import preset_files
+from ard.reports import Run
+from experiments.bench.report import machine
+from experiments.readings import table as other_readings
+
+FOLDER, MARK = Path(__file__).parent, "<!-- measured -->"
+LAYER, EXPANSION = 26, 8
+ASKED = ("iemocap-emotion", "voxceleb1-gender")  # splits that only Table 3 asks about
+
+
+def _wants(number: int, stage: StagePlan) -> bool:
+    """Say whether a table of the paper needs a stage."""
+    if stage.stage == "steering" or stage.part in ASKED:
+        return number == 3
+    if number == 4:
+        return stage.part != "eval" and stage.stage != "captions"
+    if stage.stage == "SAE training":
+        return stage.part.endswith(f", e {EXPANSION}") and (number == 1 or stage.part.startswith(f"layer {LAYER},"))
+    return number == 1 or not stage.part.startswith("layer") or stage.part == f"layer {LAYER}"
+
+
+def cost(number: int, made: Plan) -> str:
+    """Say what a table of the paper's setting costs, as a Markdown table and a line for the whole."""
+    stages = [stage for stage in made.stages if _wants(number, stage)]
+    lines = [f"| {s.stage} | {s.part} | {s.num_bytes / 1e9:,.1f} GB | {s.flops:.1e} | {s.hours:.2f} |" for s in stages]
+    hours, disk = sum(stage.hours for stage in stages), sum(stage.num_bytes for stage in stages)
+    return "\n".join(
+        [
+            f"**Cost of the paper's setting** by `ard plan`: {hours:.0f} hours of one {made.gpu.name} at "
+            f"{made.utilisation:.0%} of its data sheet, and {disk / 1e9:,.0f} GB of disk. A plan, not a measurement.",
+            "",
+            "| stage | part | disk | FLOPs | hours |",
+            "| --- | --- | ---: | ---: | ---: |",
+            *lines,
+            "",
+        ]
+    )
+
+
+def measured(number: int, run: Path) -> str:
+    """Return the table of a run with date and machine."""
+    made = run / "tables" / f"table{number}.md"
+    when = date.fromtimestamp(made.stat().st_mtime)
+    about = Run.load(run)
+    head = f"**Measured** on {when}, preset {about.preset}, seed {about.seed}, by {machine().rpartition(';')[0]}:"
+    parts = [head, "", made.read_text().strip(), ""]
+    if number == 1:
+        parts += ["**Every other reading**, each with one thing changed (`python -m experiments.readings`):", ""]
+        parts += [other_readings(run).strip(), ""]
+    return "\n".join(parts)
+
+
+def write(run: Path, readmes: Mapping[int, Path]) -> None:
+    """Write what belongs under the mark of each README."""
+    facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
+    made = plan(facts, gpu="H100", utilisation=0.4, disk=run)
+    for number, path in readmes.items():
+        text, mark, _ = path.read_text().partition(MARK)
+        if not mark:
+            raise SystemExit(f"{path} has no line {MARK}")
+        path.write_text("\n".join([text + mark, "", cost(number, made), measured(number, run)]))
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), {number: FOLDER / f"table{number}" / "README.md" for number in (1, 2, 3, 4)})
