@@ -9,16 +9,11 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from ard.reports import paper
+from ard.reports import notes, paper
 from ard.reports.paper import Printed
 from ard.reports.run import Run
-from ard.reports.table import Cell, Line, Table, interval_text, latex, markdown, value_text
+from ard.reports.table import Cell, Line, Table, latex, markdown
 from ard.types import Result, Row, UserError, write_json
-
-TRUE_LABELS = (
-    "In the rows “true labels as raters” nobody rated: the label that most of a concept's clips have in the corpus "
-    "stands where a person's would, and there is no expert-rated score, since no rating is invented."
-)
 
 
 def build_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
@@ -77,13 +72,20 @@ def _table1(run: Run) -> Table:
         lines.append(Line((row.method + where,), _cells(row, paper.METRICS, printed)))
         data.append(_json_row(row, paper.METRICS, printed, layer=at, expansion=paper.EXPANSION))
     missing = [name for name in paper.COMPARED if rows and name not in {row.method for row in rows}]
-    notes = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
+    said = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
     if rows:
         heads = list(paper.METRICS.values())
         at_own_layer = [line for line, row in zip(lines, rows, strict=True) if row.layer == run.layer]
-        notes += [*_reading(results), paper.TABLE1_MS_NOTE, *_unbeaten(at_own_layer, heads), *_map_at_matches(rows)]
+        said += [
+            *notes.reading(results),
+            paper.TABLE1_MS_NOTE,
+            *notes.unbeaten(at_own_layer, heads),
+            *notes.map_at_matches([row for row in rows if row.layer == run.layer]),
+        ]
     else:
-        notes = [_left_out("matching.json", "names can be matched only against labels, and these clips may have none")]
+        said = [
+            notes.left_out("matching.json", "names can be matched only against labels, and these clips may have none")
+        ]
     return Table(
         number=1,
         preset=run.preset,
@@ -93,7 +95,12 @@ def _table1(run: Run) -> Table:
         paper_heads=("paper",) * len(paper.METRICS),
         lines=tuple(lines),
         rows=tuple(data),
-        notes=(*_provenance(run, "FSD50K", rows), *notes, *_undefined(lines), *_notes(results, rows)),
+        notes=(
+            *notes.provenance(run, "FSD50K", rows),
+            *said,
+            *notes.undefined(lines),
+            *notes.said_in_results(results, rows),
+        ),
     )
 
 
@@ -118,14 +125,14 @@ def _table2(run: Run) -> Table:
             data.append(content | {"raters": raters})
         kinds.append([line for line in lines[start:] if "shuffled" not in line.stub[0]])
     rows = [*people, *models, *stands]
-    notes = [TRUE_LABELS] if stands else []
+    said = [notes.TRUE_LABELS] if stands else []
     if not people:
-        notes.append("No person has rated in this run (`ard study make`, `ard app`, `ard study score`).")
+        said.append("No person has rated in this run (`ard study make`, `ard app`, `ard study score`).")
     if not any("bertscore" in row.figures for row in (*people, *models, *stands)):
-        notes.append("BERTScore is left out: this run names no language model for it (`bertscore` of its run.yaml).")
+        said.append("BERTScore is left out: this run names no language model for it (`bertscore` of its run.yaml).")
     if not rows:
         why = "neither people nor true labels, see docs/study.md"
-        notes = [_left_out("study.json or name_similarity.json", why)]
+        said = [notes.left_out("study.json or name_similarity.json", why)]
     return Table(
         number=2,
         preset=run.preset,
@@ -136,10 +143,11 @@ def _table2(run: Run) -> Table:
         lines=tuple(lines),
         rows=tuple(data),
         notes=(
-            *_provenance(run, "WavCaps and IEMOCAP", rows),
-            *notes,
-            *(note for of_kind in kinds for note in _unbeaten(of_kind, list(paper.JUDGED.values()))),
-            *_notes(studies, rows),
+            *notes.provenance(run, "WavCaps and IEMOCAP", rows),
+            *said,
+            *(note for of_kind in kinds for note in notes.unbeaten(of_kind, list(paper.JUDGED.values()))),
+            *notes.undefined(lines),
+            *notes.said_in_results(studies, rows),
         ),
     )
 
@@ -168,9 +176,9 @@ def _table3(run: Run) -> Table:
     heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
     asked = "steering asks for clips of known emotion or gender"
     compared = [line for line in lines if line.stub != ("Reverse",)]
-    notes = _unbeaten(compared, heads) if rows else [_left_out("steering.json", asked)]
-    if rows and not notes and ("AR&D",) in [line.stub for line in compared]:
-        notes = ["On every shift the interval of AR&D lies above that of every control and of Poly. Feats."]
+    said = notes.unbeaten(compared, heads) if rows else [notes.left_out("steering.json", asked)]
+    if rows and not said and ("AR&D",) in [line.stub for line in compared]:
+        said = ["On every shift the interval of AR&D lies above that of every control and of Poly. Feats."]
     return Table(
         number=3,
         preset=run.preset,
@@ -181,10 +189,10 @@ def _table3(run: Run) -> Table:
         lines=tuple(lines),
         rows=tuple(data),
         notes=(
-            *_provenance(run, "IEMOCAP-Emotion and VoxCeleb1-Gender", rows),
-            *notes,
-            *_undefined(lines),
-            *_notes(results, rows),
+            *notes.provenance(run, "IEMOCAP-Emotion and VoxCeleb1-Gender", rows),
+            *said,
+            *notes.undefined(lines),
+            *notes.said_in_results(results, rows),
         ),
     )
 
@@ -211,8 +219,8 @@ def _table4(run: Run) -> Table:
         data.append(_json_row(row, _MEASURES, {"ms": figure} if figure else {}, layer=at, expansion=row.expansion))
     heads = tuple(f"l = {layer}" for layer in layers)
     asked = "run `ard run` or `ard demo` to the end"
-    notes = _unbeaten(lines["ms"], heads) if rows else [_left_out("monosemanticity.json", asked)]
-    notes += _other_seeds(run)
+    said = notes.unbeaten(lines["ms"], heads) if rows else [notes.left_out("monosemanticity.json", asked)]
+    said += notes.other_seeds(run)
     return Table(
         number=4,
         preset=run.preset,
@@ -223,101 +231,16 @@ def _table4(run: Run) -> Table:
         lines=tuple(chain.from_iterable(zip(*lines.values(), strict=True))),
         rows=tuple(data),
         notes=(
-            *_provenance(run, "WavCaps and IEMOCAP", rows),
-            *notes,
-            *_undefined(chain.from_iterable(lines.values())),
-            *_notes(results, rows),
+            *notes.provenance(run, "WavCaps and IEMOCAP", rows),
+            *said,
+            *notes.undefined(chain.from_iterable(lines.values())),
+            *notes.said_in_results(results, rows),
         ),
     )
 
 
 _MEASURES = {"ms": "highest m", "mean_ms": "mean m of the top {}", "above_chance": "share of them above chance"}
 """Of Table 4: the paper's, and beside it what says more than a maximum."""
-
-_SCOPES = {
-    "clip": "the distinct names of the concepts active in a clip against its labels",
-    "vocabulary": "all names at once against all labels, so that there is one matching and no interval",
-    "distinct": "all distinct names at once against all labels, so that there is one matching and no interval",
-}
-_ACTIVE = {
-    "share": "active from {} of the score of the weakest clip in H^k on, and above 0",
-    "quantile": "active above the {} quantile of its scores, and above 0",
-    "top": "active where it is among the clip's {:.0f} of highest score above 0",
-}
-_AVERAGE_PRECISION = {
-    "ranks": "mAP averages precision over all ranks of a clip's pairs, as the paper words it",
-    "references": "mAP sums precision at the matches of a clip over its labels",
-    "matches": "mAP averages precision at the matches of a clip",
-    "pooled": "mAP ranks all clips' pairs together and sums precision at the matches over all labels",
-    "classes": "mAP ranks the clips for every label by the closest of their names, and averages over labels",
-}
-
-
-def _reading(results: Sequence[Result]) -> list[str]:
-    """Say how the paper was read where it leaves a choice."""
-    taken = [result.choices for result in results if "scope" in result.choices]
-    if not taken:
-        return []
-    chosen = taken[0]
-    cosine = f"{'above' if chosen['strict'] else 'at least'} {chosen['gamma']}"
-    return [
-        f"Read as: {_SCOPES[chosen['scope']]}; a concept is {_ACTIVE[chosen['active_by']].format(chosen['activity'])}; "
-        f"{chosen['assignment']} assignment, cosine {cosine}, asked {chosen['threshold']} it; "
-        f"{chosen['average']}-averaged; {_AVERAGE_PRECISION[chosen['average_precision']]}. "
-        "experiments/table1 has every other reading."
-    ]
-
-
-def _map_at_matches(rows: Sequence[Row]) -> list[str]:
-    """Say what mAP would be by the reading that is not in the table."""
-    known = [(row.method, row.figures["map_at_matches"].value) for row in rows if "map_at_matches" in row.figures]
-    said = ", ".join(f"{method} {value:.2f}" for method, value in known)
-    reading = (
-        "mAP with precision summed at the matches over the number of labels, as in object detection, follows recall "
-        f"and rewards many predictions: {said}."
-    )
-    return [reading] if known else []
-
-
-def _unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
-    """Say, column by column, which other rows the intervals of AR&D do not lie above; nothing where they all do."""
-    said = []
-    for column, head in enumerate(heads):
-        measured = [(line.stub, figure) for line in lines if (figure := line.cells[column].ours) is not None]
-        unbeaten = [
-            other[0] + (f" (against e = {own[1]})" if len(own) > 1 else "")
-            for own, ours in measured
-            for other, theirs in measured
-            if _is_ours(own) and not _is_ours(other) and other[0] != paper.CEILING and not ours.low > theirs.high
-        ]
-        if unbeaten:
-            said.append(f"{head}: {', '.join(unbeaten)}")
-    return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(said)}"] if said else []
-
-
-def _other_seeds(run: Run) -> list[str]:
-    """Say which concepts come back in runs of other seeds, where that was asked."""
-    said = []
-    for result in run.results("seeds", [run.layer], [run.expansion]):
-        back, chance = (result.rows[0].figures[name] for name in ("come_back", "come_back_shuffled"))
-        said.append(
-            f"Of the top {back.n} concepts at layer {run.layer}, e = {run.expansion}, {value_text(back)} "
-            f"{interval_text(back)} come back in all of {len(result.details['runs']) - 1} runs of other seeds, by a "
-            f"decoder direction of cosine {result.choices['cosine']} or more; with coordinates shuffled "
-            f"{value_text(chance)}."
-        )
-    return said
-
-
-def _undefined(lines: Iterable[Line]) -> list[str]:
-    """Say what a dash means, where a figure was asked for and is none."""
-    asked = [cell.ours for line in lines for cell in line.cells if cell.ours is not None]
-    undefined = sum(not math.isfinite(figure.value) for figure in asked)
-    return [f"Without a value, because there was nothing to measure it on: {undefined} figures."] if undefined else []
-
-
-def _is_ours(stub: tuple[str, ...]) -> bool:
-    return stub[0].startswith("AR&D") and "names shuffled" not in stub[0]
 
 
 def _ordered(results: Iterable[Result]) -> list[Row]:
@@ -357,32 +280,6 @@ def _json_row(
         for metric, (value, plus_minus) in printed.items():
             content["paper"][metric] = {"value": value} | ({"plus_minus": plus_minus} if plus_minus is not None else {})
     return content
-
-
-def _provenance(run: Run, papers_clips: str, rows: Sequence[Row]) -> list[str]:
-    if not rows:
-        return []
-    ours = (
-        f"This run: {run.model}; {run.data.rstrip('.')}; preset {run.preset}, layer {run.layer}, e = {run.expansion}."
-    )
-    theirs = (
-        f"Paper: as printed in arXiv 2602.22253, Qwen2-Audio-7B-Instruct on real recordings ({papers_clips}), "
-        f"layer {paper.LAYER}, e = {paper.EXPANSION} unless said otherwise."
-    )
-    if run.preset != "paper":
-        theirs += (
-            " Another model and other clips: the two are not comparable, least of all where the clips are simulated."
-        )
-    return ["Every figure of this run stands with its 95 % interval.", ours, theirs]
-
-
-def _left_out(file: str, why: str) -> str:
-    return f"Left out: this run has no {file} ({why})."
-
-
-def _notes(results: Iterable[Result], rows: Iterable[Row]) -> list[str]:
-    said = [str(result.details["note"]) for result in results if result.details.get("note")]
-    return list(dict.fromkeys(said + [f"{row.method}: {row.note}" for row in rows if row.note]))
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

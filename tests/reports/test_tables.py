@@ -14,10 +14,10 @@ from rich.console import Console
 
 from ard.evaluation import MatchReading
 from ard.reports import build_tables, log_tables, paper, render_table, write_tables
+from ard.reports.notes import unbeaten
 from ard.reports.paper import Printed, counterparts
 from ard.reports.run import Run
 from ard.reports.table import Cell, Line
-from ard.reports.tables import _unbeaten
 from ard.types import Figure, Result, Row, UserError
 
 
@@ -271,10 +271,10 @@ def test_a_note_names_the_rows_that_ard_does_not_beat():
         return Line((method,) if expansion is None else (method, expansion), cells)
 
     beaten, close = line("Poly. Feats.", (0.1, 0.2), (0.1, 0.2)), line("Mean Act.", (0.4, 0.5), (0.1, 0.2))
-    (note,) = _unbeaten([beaten, close, line("AR&D (l = 3)", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"])
+    (note,) = unbeaten([beaten, close, line("AR&D (l = 3)", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"])
     assert note == "Where the interval of AR&D does not lie above another row's: F1: Mean Act."
-    assert _unbeaten([beaten, line("AR&D", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"]) == []
-    (note,) = _unbeaten(
+    assert unbeaten([beaten, line("AR&D", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"]) == []
+    (note,) = unbeaten(
         [line("Poly. Feats.", (1.0, 3.0), expansion="–"), line("AR&D", (2.0, 4.0), expansion="4")], ["l = 1"]
     )
     assert "l = 1: Poly. Feats. (against e = 4)" in note

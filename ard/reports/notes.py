@@ -1,0 +1,129 @@
+"""What stands under a table: where it is from, how the paper was read, what is not beaten, what is missing."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from ard.reports import paper
+from ard.reports.run import Run
+from ard.reports.table import Line, interval_text, value_text
+from ard.types import Result, Row
+
+TRUE_LABELS = (
+    "In the rows “true labels as raters” nobody rated: the label that most of a concept's clips have in the corpus "
+    "stands where a person's would, and there is no expert-rated score, since no rating is invented."
+)
+
+
+_SCOPES = {
+    "clip": "the distinct names of the concepts active in a clip against its labels",
+    "vocabulary": "all names at once against all labels, so that there is one matching and no interval",
+    "distinct": "all distinct names at once against all labels, so that there is one matching and no interval",
+}
+_ACTIVE = {
+    "share": "active from {} of the score of the weakest clip in H^k on, and above 0",
+    "quantile": "active above the {} quantile of its scores, and above 0",
+    "top": "active where it is among the clip's {:.0f} of highest score above 0",
+}
+_AVERAGE_PRECISION = {
+    "ranks": "mAP averages precision over all ranks of a clip's pairs, as the paper words it",
+    "references": "mAP sums precision at the matches of a clip over its labels",
+    "matches": "mAP averages precision at the matches of a clip",
+    "pooled": "mAP ranks all clips' pairs together and sums precision at the matches over all labels",
+    "classes": "mAP ranks the clips for every label by the closest of their names, and averages over labels",
+}
+
+
+def reading(results: Sequence[Result]) -> list[str]:
+    """Say how the paper was read where it leaves a choice."""
+    taken = [result.choices for result in results if "scope" in result.choices]
+    if not taken:
+        return []
+    chosen = taken[0]
+    cosine = f"{'above' if chosen['strict'] else 'at least'} {chosen['gamma']}"
+    return [
+        f"Read as: {_SCOPES[chosen['scope']]}; a concept is {_ACTIVE[chosen['active_by']].format(chosen['activity'])}; "
+        f"{chosen['assignment']} assignment, cosine {cosine}, asked {chosen['threshold']} it; "
+        f"{chosen['average']}-averaged; {_AVERAGE_PRECISION[chosen['average_precision']]}. "
+        "experiments/table1 has every other reading."
+    ]
+
+
+def map_at_matches(rows: Sequence[Row]) -> list[str]:
+    """Say what mAP would be by the reading that is not in the table."""
+    known = [(row.method, row.figures["map_at_matches"].value) for row in rows if "map_at_matches" in row.figures]
+    said = ", ".join(f"{method} {value:.2f}" for method, value in known)
+    reading = (
+        "mAP with precision summed at the matches over the number of labels, as in object detection, follows recall "
+        f"and rewards many predictions: {said}."
+    )
+    return [reading] if known else []
+
+
+def unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
+    """Say, column by column, which other rows the intervals of AR&D do not lie above; nothing where they all do."""
+    said = []
+    for column, head in enumerate(heads):
+        measured = [(line.stub, figure) for line in lines if (figure := line.cells[column].ours) is not None]
+        unbeaten = [
+            other[0] + (f" (against e = {own[1]})" if len(own) > 1 else "")
+            for own, ours in measured
+            for other, theirs in measured
+            if _is_ours(own) and not _is_ours(other) and other[0] != paper.CEILING and not ours.low > theirs.high
+        ]
+        if unbeaten:
+            said.append(f"{head}: {', '.join(unbeaten)}")
+    return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(said)}"] if said else []
+
+
+def other_seeds(run: Run) -> list[str]:
+    """Say which concepts come back in runs of other seeds, where that was asked."""
+    said = []
+    for result in run.results("seeds", [run.layer], [run.expansion]):
+        back, chance = (result.rows[0].figures[name] for name in ("come_back", "come_back_shuffled"))
+        said.append(
+            f"Of the top {back.n} concepts at layer {run.layer}, e = {run.expansion}, {value_text(back)} "
+            f"{interval_text(back)} come back in all of {len(result.details['runs']) - 1} runs of other seeds, by a "
+            f"decoder direction of cosine {result.choices['cosine']} or more; with coordinates shuffled "
+            f"{value_text(chance)}."
+        )
+    return said
+
+
+def undefined(lines: Iterable[Line]) -> list[str]:
+    """Say what a dash means, where a figure was asked for and is none."""
+    asked = [cell.ours for line in lines for cell in line.cells if cell.ours is not None]
+    undefined = sum(not math.isfinite(figure.value) for figure in asked)
+    return [f"Without a value, because there was nothing to measure it on: {undefined} figures."] if undefined else []
+
+
+def _is_ours(stub: tuple[str, ...]) -> bool:
+    return stub[0].startswith("AR&D") and "names shuffled" not in stub[0]
+
+
+def provenance(run: Run, papers_clips: str, rows: Sequence[Row]) -> list[str]:
+    """Say what the run's figures and the paper's are from."""
+    if not rows:
+        return []
+    ours = (
+        f"This run: {run.model}; {run.data.rstrip('.')}; preset {run.preset}, layer {run.layer}, e = {run.expansion}."
+    )
+    theirs = (
+        f"Paper: as printed in arXiv 2602.22253, Qwen2-Audio-7B-Instruct on real recordings ({papers_clips}), "
+        f"layer {paper.LAYER}, e = {paper.EXPANSION} unless said otherwise."
+    )
+    if run.preset != "paper":
+        theirs += (
+            " Another model and other clips: the two are not comparable, least of all where the clips are simulated."
+        )
+    return ["Every figure of this run stands with its 95 % interval.", ours, theirs]
+
+
+def left_out(file: str, why: str) -> str:
+    """Say why there is no table."""
+    return f"Left out: this run has no {file} ({why})."
+
+
+def said_in_results(results: Iterable[Result], rows: Iterable[Row]) -> list[str]:
+    """Repeat the notes of result files and of their rows, each once."""
+    said = [str(result.details["note"]) for result in results if result.details.get("note")]
+    return list(dict.fromkeys(said + [f"{row.method}: {row.note}" for row in rows if row.note]))
