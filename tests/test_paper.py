@@ -3,6 +3,9 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,8 +86,13 @@ def arguments(root, tiny_audiollm, tiny_clap, tiny_roberta, tiny_chat, served):
 
 @pytest.fixture(scope="module")
 def out(arguments, tmp_path_factory):
-    out = tmp_path_factory.mktemp("paper")
-    main(["table", "1", "--preset", "paper", "--out", str(out), *arguments])
+    """A run's folder, by the command of the README of experiments/table1."""
+    out, here = tmp_path_factory.mktemp("paper"), Path(__file__).parent.parent
+    given = [f"RUN={out}", f"FACTS={' '.join(arguments)}", f"BIN={Path(sys.executable).parent}"]
+    command = ["make", "-o", ".venv/.installed", "table1", "PRESET=paper", *given]
+    made = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=600, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert "Table 1. Evaluation of interpretability" in made.stdout
     return out
 
 
