@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -24,6 +24,7 @@ from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
 from ard.steering.note import note
+from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
 from ard.types import Result, Row, UserError
 
@@ -70,8 +71,8 @@ class MeasureSteering(Callback):
         chooser: Chat | None = None,
         judge: Judge | None = None,
         design: Design = Design(),  # noqa: B008
-        positions: Literal["all", "audio"] = "all",
-        phase: Literal["prefill", "every"] = "prefill",
+        positions: Where = "all",
+        phase: Phase = "prefill",
         keep_error: bool = False,
         max_new_tokens: int = 16,
         clips_per_batch: int = 64,

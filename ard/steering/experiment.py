@@ -307,7 +307,3 @@ class Experiment:
 
 def _numbers(verdicts: Sequence[Verdict]) -> Float[np.ndarray, " clips"]:
     return np.array([math.nan if verdict is None else float(verdict) for verdict in verdicts], dtype=float)
-
-
-def _trial(choice: Choice) -> dict[str, Any]:
-    return {"num_features": len(choice.features), "multiple": choice.multiple}

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -18,7 +18,7 @@ from ard.audiollm import AudioLLM, AudioPrompts
 from ard.naming.answers import Answers, request_key
 from ard.sae import SparseCoder
 from ard.steering.functional import log_likelihoods
-from ard.steering.steer import steer
+from ard.steering.steer import Phase, Where, steer
 from ard.types import Clip
 
 
@@ -26,8 +26,8 @@ from ard.types import Clip
 class Procedure:
     """How features are set and answers made; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
 
-    positions: Literal["all", "audio"] = "all"
-    phase: Literal["prefill", "every"] = "prefill"
+    positions: Where = "all"
+    phase: Phase = "prefill"
     keep_error: bool = False
     max_new_tokens: int = 16
     clips_per_batch: int = 64
