@@ -234,13 +234,17 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
         partners = ", ".join(
             f"{where['name'] or where['feature']} ({where['cosine']:.2f})" for where in concept["elsewhere"]
         )
-        Console().print(f"{concept['name'] or concept['feature']}: {partners}", markup=False, highlight=False)
-    back, chance = figures["come_back"], figures["come_back_shuffled"]
-    console.print(
-        f"{back.value:.0%} of {back.n} concepts come back in all other runs [{back.low:.0%}, {back.high:.0%}]; "
-        f"with coordinates shuffled {chance.value:.0%}",
-        highlight=False,
-    )
+        line = f"{concept['name'] or concept['feature']}: {partners}"
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    for name, said in (
+        ("come_back", f"of {{n}} concepts come back in all other runs, by a direction of cosine {cosine} or more"),
+        ("come_back_shuffled", "would if coordinates meant nothing: shuffled"),
+        ("name_comes_back", "of {n} names come back in all other runs"),
+    ):
+        if name in figures:
+            figure = figures[name]
+            shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {said.format(n=figure.n)}"
+            console.print(shown, highlight=False, soft_wrap=True)
     write_tables(runs[0])
 
 

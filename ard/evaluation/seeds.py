@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,7 +32,8 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     """Find which of the selected features of the first dictionary the others have too, and write ``seeds.json`` there.
 
     A feature comes back in a dictionary where some decoder direction has this cosine with its own. What would come back
-    by chance is told by the same with the coordinates of the other dictionaries shuffled.
+    by chance is told by the same with the coordinates of the other dictionaries shuffled. A name comes back where some
+    feature of the dictionary has it too, whatever its direction: one sound may be written in several ways.
 
     Args:
         cells: folders of the dictionaries' results: one layer and expansion, several seeds.
@@ -66,6 +66,10 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     }
     figures = {name: Figure.estimate(known, np.mean, "share of the top-C", seed=seed) for name, known in share.items()}
     names = [_names(cell) for cell in cells]
+    if all(names):
+        named = [name for feature in selection.features.tolist() if (name := names[0].get(feature))]
+        known = np.array([all(name in of.values() for of in names[1:]) for name in named], dtype=float)
+        figures["name_comes_back"] = Figure.estimate(known, np.mean, "share of the named", seed=seed)
     concepts = [
         {
             "feature": feature,
@@ -86,7 +90,7 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     return result
 
 
-def _names(cell: Path) -> dict[int, Any]:
+def _names(cell: Path) -> dict[int, str | None]:
     """Return the names of features, where they were named."""
     if not (cell / CONCEPTS).is_file():
         return {}

@@ -86,6 +86,10 @@ def other_seeds(run: Run) -> list[str]:
             f"decoder direction of cosine {result.choices['cosine']} or more; with coordinates shuffled "
             f"{value_text(chance)}."
         )
+        if named := result.rows[0].figures.get("name_comes_back"):
+            said.append(
+                f"Of their names {value_text(named)} {interval_text(named)} are also there in all of these runs."
+            )
     return said
 
 

@@ -1,3 +1,5 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -48,6 +50,18 @@ def test_what_comes_back_in_all_other_runs_is_counted_and_chance_beside_it(tmp_p
     assert [where["feature"] for where in concepts[12]["elsewhere"]] == [17, 12]
     assert concepts[35]["elsewhere"][0]["cosine"] < 0.7
     assert concepts[0]["name"] is None
+
+
+def test_names_come_back_whatever_their_direction(tmp_path):
+    cells = [write_cell(tmp_path / str(i), decoder(i)) for i in range(3)]
+    said = (["dog", "rain", "dog", None], ["rain", None, "dog", "wind"], ["dog", "rain", "bell", None])
+    for cell, names in zip(cells, said, strict=True):
+        rows = [{"feature": i, "name": names[i] if i < 4 else None} for i in range(D_SAE)]
+        if cell is cells[2]:
+            rows[1]["name"] = None
+        pq.write_table(pa.Table.from_pylist(rows), cell / "concepts.parquet")
+    figure = compare_seeds(cells, AR_AND_D).rows[0].figures["name_comes_back"]
+    assert (figure.value, figure.n) == (pytest.approx(2 / 3), 3)  # both dogs, and rain is not in the third
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):

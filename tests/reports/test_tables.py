@@ -152,6 +152,12 @@ def test_table4_says_what_comes_back_with_other_seeds_where_that_was_asked(run):
     (note,) = (note for note in build_tables(run, [4])[0].notes if "other seeds" in note)
     assert "0.50 [0.40, 0.60] come back in all of 2 runs" in note
     assert note.endswith("with coordinates shuffled 0.00.")
+    figures["name_comes_back"] = Figure(0.8, 0.7, 0.9, 9, "share")
+    Result("seeds", (Row("AR&D", 3, 8, figures),), {"cosine": 0.7}, 0, 0.0, {"runs": ["a", "b", "c"]}).save(
+        run / "layer-3/e8/seeds.json"
+    )
+    named = "Of their names 0.80 [0.70, 0.90] are also there in all of these runs."
+    assert named in build_tables(run, [4])[0].notes
 
 
 def test_notes_say_what_is_compared_with_what(run):
