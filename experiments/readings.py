@@ -4,6 +4,7 @@ One pass over the evaluation set serves all readings; each changes one thing. Th
 clips are drawn from, and if L^k is drawn too) change the names and are options of the run itself.
 """
 
+import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 from lightning import Trainer
 
 from ard.activations import ActivationDataModule
-from ard.chain import Chain
 from ard.evaluation import MatchLabels, MatchReading
 from ard.reports import Run
 from ard.sae import Encoding
@@ -53,7 +53,8 @@ OTHERS = (
 def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tuple[float, float]]]:
     """Return F1 and mAP of every method under each reading."""
     run = Run.load(folder)
-    facts = Chain(run.preset, {"out": str(folder), "seed": run.seed}).facts
+    facts = json.loads((folder / "run.json").read_text())
+    activations, evaluation = (str(folder / Path(facts[name]).name) for name in ("activations", "evaluation"))
     found: list[dict[str, tuple[float, float]]] = [{} for _ in others]
     with tempfile.TemporaryDirectory() as scratch:
         for cell in ("poly", f"e{run.expansion}"):
@@ -61,17 +62,17 @@ def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tu
             callbacks = [
                 MatchLabels(
                     out,
-                    clap=facts.clap,
-                    reading=MatchReading(**{**facts.matching, **other.reading}),
+                    clap=facts["clap"],
+                    reading=MatchReading(**{**facts["matching"], **other.reading}),
                     result=f"{scratch}/{number}.json",
                     seed=run.seed,
-                    **{"activity": facts.activity, **other.options},
+                    **{"activity": facts["activity"], **other.options},
                 )
                 for number, other in enumerate(others)
             ]
             trainer = Trainer(accelerator="cpu", logger=False, enable_model_summary=False, callbacks=list(callbacks))
-            data = ActivationDataModule(facts.activations, layer=run.layer, evaluation=facts.evaluation)
-            trainer.test(Encoding("poly" if cell == "poly" else str(out / "sae"), facts.d_in), data, verbose=False)
+            data = ActivationDataModule(activations, layer=run.layer, evaluation=evaluation)
+            trainer.test(Encoding("poly" if cell == "poly" else str(out / "sae"), facts["d_in"]), data, verbose=False)
             for number, of_reading in enumerate(found):
                 for row in Result.load(Path(scratch) / f"{number}.json").rows:
                     of_reading[row.method] = (row.figures["f1"].value, row.figures["map"].value)

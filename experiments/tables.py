@@ -35,7 +35,12 @@ def _wants(number: int, stage: StagePlan) -> bool:
 def cost(number: int, made: Plan) -> str:
     """Say what a table of the paper's setting costs, as a Markdown table and a line for the whole."""
     stages = [stage for stage in made.stages if _wants(number, stage)]
-    lines = [f"| {s.stage} | {s.part} | {s.num_bytes / 1e9:,.1f} GB | {s.flops:.1e} | {s.hours:.2f} |" for s in stages]
+    lines = [
+        f"| {stage.stage} | {stage.part} "
+        f"| {f'{stage.num_bytes / 1e9:,.1f} GB' if stage.num_bytes else ''} "
+        f"| {f'{stage.flops:.1e}' if stage.flops else ''} | {f'{stage.hours:.2f}' if stage.hours else ''} |"
+        for stage in stages
+    ]
     hours, disk = sum(stage.hours for stage in stages), sum(stage.num_bytes for stage in stages)
     return "\n".join(
         [

@@ -35,7 +35,8 @@ def test_a_readme_has_claim_command_cost_and_figures(number):
 @pytest.mark.parametrize(("number", "hours"), [(1, 12), (2, 6), (3, 7), (4, 28)])
 def test_a_table_costs_what_its_stages_cost(planned, number, hours):
     found = tables.cost(number, planned)
-    assert round(sum(float(line.split("|")[5]) for line in found.splitlines() if "GB" in line and "|" in line)) == hours
+    cells = [line.split("|")[5].strip() for line in found.splitlines()[4:] if line.startswith("|")]
+    assert round(sum(float(cell) for cell in cells if cell)) == hours
     assert ("steering" in found) == (number == 3)
     assert ("e 16" in found) == (number == 4)
 
