@@ -83,7 +83,10 @@ def scored_clips(labels: Sequence[str]) -> LabelledScores:
     scores = LabelledScores(NUM_FEATURES)
     for start in range(0, NUM_CLIPS, CLIPS_PER_BATCH):
         count = min(CLIPS_PER_BATCH, NUM_CLIPS - start)
-        indices = torch.rand(count, NUM_FEATURES, generator=generator).topk(ACTIVE_PER_CLIP, dim=1).indices
+        first, step = torch.randint(NUM_FEATURES, (2, count, 1), generator=generator)
+        indices = (
+            first + (2 * step + 1) * torch.arange(ACTIVE_PER_CLIP)
+        ) % NUM_FEATURES  # odd steps meet no feature twice
         codes = Codes(torch.rand(count, ACTIVE_PER_CLIP, generator=generator), indices)
         sizes = np.minimum(1 + rng.poisson(LABELS_PER_CLIP - 1, count), 20)
         metadata = [{"labels": rng.choice(labels, size, replace=False).tolist()} for size in sizes]

@@ -166,7 +166,7 @@ def growth(x: Tensor) -> None:
     sizes = ([(e * D_IN, K) for e in (4, 8, 16)], [(D_SAE, k) for k in (16, 32, 64, 128, 256)])
     for axis, points, label in zip(axes, sizes, (f"d_sae (K {K})", f"K (d_sae {D_SAE})"), strict=True):
         found = [
-            median_times({"one encoder product": gemm(f, x), **{n: c(f, k, x) for n, c in CONTENDERS.items()}}, 3)
+            median_times({"one encoder product": gemm(f, x), **{n: c(f, k, x) for n, c in CONTENDERS.items()}}, 2)
             for f, k in points
         ]
         for name in found[0]:

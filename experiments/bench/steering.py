@@ -23,7 +23,7 @@ from experiments.bench.report import Line
 
 TITLE = "Steering: answers of 32 tokens, layer 26 of 32, d_in 256, d_sae 2048, K 16"
 LAYER, EXPANSION, K_SHARE, NUM_TOKENS, SHRINK = 26, 8, 250 / 32768, 32, 16
-NUM_ROUNDS = 7
+NUM_ROUNDS = 5
 CLAMP = {7: 20.0, 1000: 10.0}
 PROMPT = "What emotion does the speaker show (neutral, happy, sad, angry)?"
 
