@@ -13,6 +13,7 @@ import soundfile
 
 from ard.cli import main
 from ard.types import Result, UserError
+from tests.audio.test_audiobench import EMOTIONAL, FLAT, GENDERED, NESTED, make, save
 
 CLASSES = ["Dog", "Rain", "Domestic_sounds_and_home_sounds"]
 
@@ -70,6 +71,8 @@ def arguments(root, tiny_audiollm, tiny_clap, tiny_roberta, tiny_chat, served):
         "clap": tiny_clap,
         "bertscore": tiny_roberta,
         "endpoint": served,
+        "judge_endpoint": served,
+        "judge": tiny_chat,
         "namer": tiny_chat,
         "d_in": 32,
         "k": 4,
@@ -116,6 +119,43 @@ def test_nothing_is_done_twice(out, arguments):
     before = {path: path.stat().st_mtime_ns for path in (out / "layer-2").rglob("*") if path.is_file()}
     main(["table", "1", "--preset", "paper", "--out", str(out), *arguments])
     assert {path: path.stat().st_mtime_ns for path in (out / "layer-2").rglob("*") if path.is_file()} == before
+
+
+def test_table_4_goes_on_cell_by_cell(out, arguments):
+    command = ["table", "4", "--preset", "paper", "--out", str(out), *arguments]
+    main(command)
+    table = json.loads((out / "tables/table4.json").read_text())
+    assert [(row["method"], row["layer"], row["expansion"]) for row in table["rows"]] == [
+        (method, layer, e) for method, e in (("Poly. Feats.", None), ("AR&D", 1), ("AR&D", 2)) for layer in (0, 1, 2)
+    ]
+    assert {"ms", "mean_ms", "above_chance"} <= set(table["rows"][0])
+    done = {path: path.stat().st_mtime_ns for path in out.glob("layer-*/*/monosemanticity.json")}
+    for lost in ("score.yaml", "sae"):  # as if killed in this cell
+        path = out / "layer-1/e1" / lost
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    main(command)
+    anew = {path for path, written in done.items() if path.stat().st_mtime_ns != written}
+    assert anew == {out / "layer-1/e1/monosemanticity.json"}
+
+
+def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, arguments, tmp_path):
+    copied = shutil.copytree(root, tmp_path / "data")
+    audiobench = copied / "AudioBench"
+    save(make(FLAT, [*EMOTIONAL] * 3), "parquet", audiobench / "iemocap_emotion_recognition")
+    save(make(NESTED, [*GENDERED] * 4), "dataset", audiobench / "voxceleb_gender_test")
+    run = shutil.copytree(out, tmp_path / "run")
+    (run / "run.json").unlink()
+    main(["table", "3", "--preset", "paper", "--out", str(run), *arguments, f"--run.root={copied}"])
+    result = Result.load(run / "layer-2/e2/steering.json")
+    methods = ["No SAE", "SAE, no clamp", "AR&D", "Rand. Feats.", "Reverse"]
+    assert sorted({row.method for row in result.rows}) == sorted(methods)
+    assert len({(row.source, row.target) for row in result.rows}) == 4
+    assert result.details["num_verdicts"] > 0  # of a random model, of which hardly one can be read
+    assert 0 < result.details["num_unreadable"] <= result.details["num_verdicts"]
+    said = (run / "tables/table3.md").read_text()
+    assert "could not be read" in said or "unread" in said
+    kept = (run / "answers.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in kept}) == len(kept)
 
 
 def test_a_corpus_that_is_not_there_is_named(arguments, tmp_path, capsys):

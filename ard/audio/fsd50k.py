@@ -59,14 +59,31 @@ class FSD50K:
 
 def _read_labels(table: Path, vocabulary: Path) -> dict[str, tuple[str, ...]]:
     """Read the labels of every clip, held against the vocabulary (rows of index, label and mid, without a header)."""
-    with vocabulary.open(encoding="utf-8", newline="") as lines:
-        known = {row[1] for row in csv.reader(lines) if row}
-    with table.open(encoding="utf-8", newline="") as lines:
-        labels = {row["fname"]: tuple(filter(None, row["labels"].split(","))) for row in csv.DictReader(lines)}
-    for name, named in labels.items():
-        if unknown := set(named) - known:
+    known = {row[1] for row in _read_rows(vocabulary, 2)}
+    (header, *rows) = _read_rows(table, 2)
+    if not {"fname", "labels"} <= set(header) or not rows:
+        raise UserError(f"{str(table)!r} has no clips with columns 'fname' and 'labels' but {header}: unpack it anew")
+    name, labels = header.index("fname"), header.index("labels")
+    read: dict[str, tuple[str, ...]] = {}
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header) or row[name] in read:
+            raise UserError(f"row {number} of {str(table)!r} is broken or comes twice ({row}): unpack it anew")
+        read[row[name]] = tuple(filter(None, row[labels].split(",")))
+        if unknown := set(read[row[name]]) - known:
             raise UserError(
-                f"clip {name} of {str(table)!r} has the label {min(unknown)!r}, which is not in {str(vocabulary)!r}: "
-                "take both from one release"
+                f"clip {row[name]} of {str(table)!r} has the label {min(unknown)!r}, which is not in "
+                f"{str(vocabulary)!r}: take both from one release"
             )
-    return labels
+    return read
+
+
+def _read_rows(path: Path, num_columns: int) -> list[list[str]]:
+    """Read the rows of a CSV file that are not empty."""
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = [row for row in csv.reader(lines) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{str(path)!r} is no table of FSD50K ({error}): unpack it anew") from error
+    if not rows or min(map(len, rows)) < num_columns:
+        raise UserError(f"{str(path)!r} is empty, or has rows of fewer than {num_columns} columns: unpack it anew")
+    return rows

@@ -33,17 +33,23 @@ _AVERAGE_PRECISION = {
 }
 
 
-def reading(results: Sequence[Result]) -> list[str]:
-    """Say how the paper was read where it leaves a choice."""
+def reading(results: Sequence[Result], scores: Sequence[Result]) -> list[str]:
+    """Say how the paper was read where it leaves a choice: by the matching, and by the scores of `Rand. Rep.`."""
     taken = [result.choices for result in results if "scope" in result.choices]
     if not taken:
         return []
     chosen = taken[0]
+    drawn = next((result.choices for result in scores if "random_from" in result.choices), None)
+    random = ""
+    if drawn:
+        among = {"all": "all clips", "active": "the clips where the feature is active"}[drawn["random_from"]]
+        lowest = "drawn too" if drawn["random_lowest"] else "kept"
+        random = f" Rand. Rep. draws H^k from {among}, and L^k is {lowest}."
     cosine = f"{'above' if chosen['strict'] else 'at least'} {chosen['gamma']}"
     return [
         f"Read as: {_SCOPES[chosen['scope']]}; a concept is {_ACTIVE[chosen['active_by']].format(chosen['activity'])}; "
         f"{chosen['assignment']} assignment, cosine {cosine}, asked {chosen['threshold']} it; "
-        f"{chosen['average']}-averaged; {_AVERAGE_PRECISION[chosen['average_precision']]}. "
+        f"{chosen['average']}-averaged; {_AVERAGE_PRECISION[chosen['average_precision']]}.{random} "
         "experiments/table1 has every other reading."
     ]
 

@@ -77,7 +77,7 @@ def _table1(run: Run) -> Table:
         heads = list(paper.METRICS.values())
         at_own_layer = [line for line, row in zip(lines, rows, strict=True) if row.layer == run.layer]
         said += [
-            *notes.reading(results),
+            *notes.reading(results, run.results("monosemanticity", [run.layer], [run.expansion])),
             paper.TABLE1_MS_NOTE,
             *notes.unbeaten(at_own_layer, heads),
             *notes.map_at_matches([row for row in rows if row.layer == run.layer]),

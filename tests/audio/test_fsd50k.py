@@ -98,6 +98,32 @@ def test_a_label_outside_the_vocabulary_is_refused(fsd50k):
         FSD50K(fsd50k)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "eval.csv",
+            b"fname,label\n1,Bird\n",
+            r"has no clips with columns 'fname' and 'labels' but \['fname', 'label'\]",
+        ),
+        ("eval.csv", b"fname,labels,mids\n", "has no clips with columns"),
+        (
+            "eval.csv",
+            b"fname,labels,mids\n1,Bird\n",
+            r"row 2 of .*eval.csv' is broken or comes twice \(\['1', 'Bird'\]\)",
+        ),
+        ("eval.csv", b"fname,labels,mids\n1,Bird,m\n1,Bird,m\n", "row 3 of .*comes twice"),
+        ("eval.csv", b"", "is empty, or has rows of fewer than 2 columns"),
+        ("eval.csv", b"\xff\x00", "is no table of FSD50K"),
+        ("vocabulary.csv", b"Bird\n", "vocabulary.csv' is empty, or has rows of fewer than 2 columns"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(fsd50k, name, content, said):
+    (fsd50k / "FSD50K.ground_truth" / name).write_bytes(content)
+    with pytest.raises(UserError, match=said + ".*: unpack it anew"):
+        FSD50K(fsd50k)
+
+
 @pytest.mark.parametrize("missing", ["eval_audio", "ground_truth/eval.csv", "ground_truth/vocabulary.csv"])
 def test_a_folder_with_a_part_missing_is_refused(fsd50k, missing):
     (fsd50k / f"FSD50K.{missing}").rename(fsd50k / "elsewhere")

@@ -86,6 +86,11 @@ def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but
     (read,) = (note for note in table.notes if note.startswith("Read as: "))
     assert "hungarian assignment, cosine at least 0.7, asked before it; micro-averaged" in read
     assert "active from 0.5 of the score of the weakest clip in H^k on" in read
+    assert "Rand. Rep." not in read
+    drawn = {"random_from": "active", "random_lowest": True}
+    Result("monosemanticity", (Row("AR&D", 3, 8, {}),), drawn, 0, 0.0).save(run / "layer-3/e8/monosemanticity.json")
+    said = "Rand. Rep. draws H^k from the clips where the feature is active, and L^k is drawn too."
+    assert any(said in note for note in build_tables(run, [1])[0].notes)
     (unbeaten,) = (note for note in table.notes if note.startswith("Where the interval of AR&D"))
     assert unbeaten.endswith(f"F1: Poly. Feats., {paper.SHUFFLED}")
     assert any(note.endswith(f"AR&D 0.40, {paper.SHUFFLED} 0.40, {paper.CEILING} 0.40.") for note in table.notes)
