@@ -40,7 +40,7 @@ class LabelledScores:
     def __init__(self, num_features: int) -> None:
         self.num_features = num_features
         self.labels: list[list[str]] = []
-        self._entries: list[_Entries] = []
+        self._parts: tuple[list[Tensor], ...] = tuple([] for _ in _Entries._fields)
 
     def add(self, codes: Codes, batch: ProbeBatch) -> None:
         """Score the clips of a batch and keep those that have labels."""
@@ -48,8 +48,10 @@ class LabelledScores:
         labelled = [index for index, known in enumerate(batch.metadata) if known.get("labels")]
         clips, features = scores.mean[labelled].nonzero(as_tuple=True)
         values = torch.stack([getattr(scores, scorer)[labelled][clips, features] for scorer in SCORERS], dim=1)
-        entries = (clips + len(self.labels)).int(), features.int(), values.float()
-        self._entries.append(_Entries(*(entry.cpu() for entry in entries)))
+        for part, entries in zip(
+            self._parts, ((clips + len(self.labels)).int(), features.int(), values.float()), strict=True
+        ):
+            part.append(entries.cpu())
         self.labels += [batch.metadata[index]["labels"] for index in labelled]
 
     @property
@@ -59,13 +61,15 @@ class LabelledScores:
 
     def of(self, scorer: str, features: Int[Tensor, " chosen"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scores of a few features that are not zero: their clips, which of the features, the scores."""
-        if len(self._entries) > 1:
-            self._entries = [_Entries(*(torch.cat(parts) for parts in zip(*self._entries, strict=True)))]
-        (entries,) = self._entries
-        columns = torch.full((self.num_features,), -1).index_copy_(0, features, torch.arange(len(features)))
+        for part in self._parts:  # one field after another: never all of them twice in memory
+            if len(part) > 1:
+                part[:] = [torch.cat(part)]
+        entries = _Entries(*(part[0] for part in self._parts))
+        columns = torch.full((self.num_features,), -1, dtype=torch.int32)
+        columns[features] = torch.arange(len(features), dtype=torch.int32)
         column = columns[entries.features]
         wanted = column >= 0
-        return entries.clips[wanted].long(), column[wanted], entries.values[wanted, SCORERS.index(scorer)]
+        return entries.clips[wanted].long(), column[wanted].long(), entries.values[wanted, SCORERS.index(scorer)]
 
     def dense(self, scorer: str, features: Int[Tensor, " chosen"]) -> Float[Tensor, "clips chosen"]:
         """Return the scores of a few features, dense."""
