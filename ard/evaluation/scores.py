@@ -99,7 +99,8 @@ class LabelledScores:
         if by == "share":
             enough = values >= activity * weakest.numpy()[concepts]
         elif by == "quantile":
-            enough = _places(concepts, values) < (1 - activity) * len(self.labels)
+            above = round((1 - activity) * len(self.labels), 6)  # (1 - .95) * 400 is a little more than 20
+            enough = _places(concepts, values) < above
         else:
             enough = _places(clips, values) < activity
         kept = (values > 0) & enough

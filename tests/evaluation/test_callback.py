@@ -2,6 +2,7 @@ import json
 import math
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -123,6 +124,9 @@ def test_the_rules_of_activity(tmp_path):
     assert torch.equal(active(0.0, "share"), dense > 0)
     assert torch.equal(active(0.5, "share"), (dense > 0) & (dense >= 0.25))
     assert torch.equal(active(0.8, "quantile"), (dense > 0) & (dense > dense.quantile(0.8, dim=0)))
+    every = scored(num_clips=400, active=FEATURES)
+    always = every.active("mean", features, weakest[:9], 0.95, "quantile")
+    assert np.bincount(always.concepts).tolist() == [20] * 9
     assert torch.equal(active(2.0, "top").sum(dim=1), (dense > 0).sum(dim=1).clamp_max(2))
     assert (dense.masked_fill(~active(1.0, "top"), 0).amax(dim=1) == dense.amax(dim=1)).all()
     for activity, by, said in ((-0.1, "share", " to 1"), (1.5, "quantile", " to 1"), (-1.0, "top", "")):
