@@ -14,6 +14,7 @@ from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
+from ard.evaluation import MatchReading
 from ard.evaluation.study import FILE, Store, score_study
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
@@ -37,6 +38,7 @@ class Chain:
         os.environ.setdefault("WANDB_SILENT", "true")
         self.configs = CONFIGS / preset
         self.facts = preset_facts(preset, facts)
+        self._check_reading()
         self.out = Path(self.facts.out)
         wanted = {"preset": preset, **plain(self.facts)}
         path = self.out / "run.json"
@@ -49,6 +51,16 @@ class Chain:
         except OSError as error:
             raise UserError(
                 f"output folder {str(self.out)!r} cannot be written ({error.strerror}): choose another --out"
+            ) from error
+
+    def _check_reading(self) -> None:
+        """Refuse a reading of Table 1 that does not exist, before anything is written."""
+        reading = plain(self.facts)["matching"]
+        try:
+            MatchReading(**reading)
+        except TypeError as error:
+            raise UserError(
+                f"`matching` {reading} of the run is no reading ({error}): see ard.evaluation.MatchReading"
             ) from error
 
     def prepare(self, *splits: str) -> None:

@@ -13,7 +13,7 @@ from ard.chain import Chain, console, say_failures, tracked
 from ard.evaluation import compare_seeds
 from ard.plan import plan as plan_preset
 from ard.plan import render_plan
-from ard.presets import preset_files
+from ard.presets import preset_facts, preset_files
 from ard.reports import (
     Order,
     Run,
@@ -64,6 +64,9 @@ def table(
     """
     if number not in (1, 2, 3, 4):
         raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
+    known = preset_facts(preset, {})
+    if unknown := sorted(set(run or {}) - set(known)):
+        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(known))}")
     chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})})
     chain.table(number)
     chain.finish()
@@ -289,6 +292,10 @@ def steer(
         raise UserError("which feature? Give either --feature, its number, or --name")
     chosen = feature if feature is not None else find_feature(names, str(name))
     features = chosen if isinstance(chosen, list) else [chosen]
+    if len(set(features)) < len(features) or max_new_tokens < 1:
+        raise UserError(
+            f"features {features}, {max_new_tokens} new tokens: give every feature once, and at least 1 token"
+        )
     values = value if isinstance(value, list) else [value] * len(features)
     if len(values) != len(features):
         raise UserError(f"{len(values)} values are given for {len(features)} features: give one for all, or one each")

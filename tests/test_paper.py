@@ -198,6 +198,22 @@ def test_readings_are_facts_of_the_run(out, arguments, tmp_path):
     assert "mAP sums precision at the matches" in said
 
 
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ("matching.scope=nonsense", "reading scope 'nonsense' does not exist: choose one of ('clip', 'vocabulary', "),
+        ("matching.scop=clip", "is no reading ("),
+        ("nosuch=3", "fact 'nosuch' is not in the preset's run.yaml, which has "),
+    ],
+)
+def test_facts_that_do_not_exist_are_refused_before_anything_is_written(tmp_path, fact, said):
+    command = [sys.executable, "-m", "ard", "table", "1", "--out", str(tmp_path / "run"), f"--run.{fact}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    assert said in " ".join(ended.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_source_is_named():
     from ard.audio import Corpora
 

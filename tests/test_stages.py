@@ -169,6 +169,8 @@ def test_what_cannot_be_steered_is_said_in_one_line(run, refused, tmp_path):
     five = ["--feature", 5, "--value", 1]
     assert "feature 64 does not exist: this dictionary has features 0 to 63" in refused("--feature", 64, "--value", 1)
     assert "give one for all, or one each" in refused("--feature", "[5,6]", "--value", "[1,2,3]")
+    assert "give every feature once, and at least 1 token" in refused("--feature", "[5,5]", "--value", 1)
+    assert "give every feature once, and at least 1 token" in refused(*five, "--max_new_tokens", 0)
     assert "Give either --feature, its number, or --name" in " ".join(refused("--value", 1).split())
     assert "Give either --feature, its number, or --name" in refused(*five, "--name", "dog")
     assert "no feature has 'xyzzy' in its name" in refused("--name", "xyzzy", "--value", 1)

@@ -134,7 +134,9 @@ class MatchLabels(Callback):
             active = self._active(scores, stored, scorer, draws[0])
             told = [self._predict(active, named, len(scores.labels), embed) for named in names[scorer]]
             row = self._row(told, truth, replace(dictionary, method=METHODS.get(scorer, dictionary.method)))
-            rows.append(replace(row, figures={"ms": self._highest(draws), **row.figures}))
+            highest = np.array([float(draw.m.max()) for draw in draws])
+            note = f"{row.note}, MS {highest.std():.3f}" if row.note else None
+            rows.append(replace(row, figures={"ms": self._highest(draws), **row.figures}, note=note))
             num_silent[row.method] = sum(len(of_clip) == 0 for of_clip in told[0].of_clips)
         if "random" in selections:
             active, rng = self._active(scores, stored, "ard", selections["ard"][0]), np.random.default_rng(self.seed)
@@ -205,7 +207,9 @@ class MatchLabels(Callback):
         return replace(about, figures=figures, note=note)
 
     def _highest(self, draws: Sequence[Selection]) -> Figure:
-        """Return the highest m, the mean over draws."""
-        m = np.stack([draw.m.numpy() for draw in draws], axis=1)
+        """Return the highest m, its interval over concepts; of several draws their mean, its interval over draws."""
         unit = "pooled standard deviations"
-        return Figure.estimate(m, lambda drawn: float(drawn.max(axis=0).mean()), unit, seed=self.seed)
+        if len(draws) == 1:
+            return Figure.estimate(draws[0].m.numpy(), np.max, unit, seed=self.seed)
+        highest = np.array([float(draw.m.max()) for draw in draws])
+        return Figure.estimate(highest, np.mean, unit, seed=self.seed)

@@ -4,9 +4,9 @@ What is counted of each clip is added up, so that a figure and its bootstrap ove
 row of ``weights`` says how often each clip was drawn, and a row of ones gives the figure itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -55,6 +55,12 @@ class MatchReading:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be read."""
+        for given in fields(self):
+            known = get_args(given.type)
+            if known and getattr(self, given.name) not in known:
+                raise UserError(
+                    f"reading {given.name} {getattr(self, given.name)!r} does not exist: choose one of {known}"
+                )
         if not -1 <= self.gamma <= 1:
             raise UserError(f"gamma {self.gamma} is no cosine: give a number from -1 to 1")
         if self.scope != "clip" and self.average_precision == "classes":

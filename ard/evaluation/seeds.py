@@ -47,6 +47,8 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     started = time.monotonic()
     if len(cells) < 2:
         raise UserError(f"{len(cells)} run given, at least 2 are needed: the first is held against the others")
+    if len({cell.resolve() for cell in cells}) < len(cells):
+        raise UserError("a run is given twice: give each once")
     for cell in cells:
         if not (cell / "sae" / "cfg.json").is_file() or not (cell / "monosemanticity.safetensors").is_file():
             raise UserError(f"{str(cell)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first")

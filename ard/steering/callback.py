@@ -161,6 +161,10 @@ class MeasureSteering(Callback):
             "num_features": self.design.num_features,
             "multiples": self.design.multiples,
             "num_draws": self.design.num_draws,
+            "doses": self.design.doses,
+            "denominators": self.design.denominators,
+            "most_clips": self.design.most_clips,
+            "max_new_tokens": self.procedure.max_new_tokens,
             "selection": f"a share of {self.selection_share:g}" if self.selection is None else self.selection.name,
         }
 

@@ -68,6 +68,8 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     first = write_cell(tmp_path / "a", decoder(0))
     with pytest.raises(UserError, match="1 run given, at least 2 are needed"):
         compare_seeds([first], AR_AND_D)
+    with pytest.raises(UserError, match="a run is given twice: give each once"):
+        compare_seeds([first, first], AR_AND_D)
     with pytest.raises(UserError, match=r"b' holds no scored SAE: run `ard table 4` with that --out and --seed first"):
         compare_seeds([first, tmp_path / "b"], AR_AND_D)
     narrow = write_cell(tmp_path / "c", torch.randn(D_SAE, 8))

@@ -1,6 +1,7 @@
 """A study's answers as CSV and as Label Studio's JSON, there and back."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,20 +49,31 @@ def read_answers(path: Path, store: Store) -> list[Answer]:
     concepts = {concept.key: concept for concept in store.concepts}
     try:
         return list(readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig"), concepts))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        csv.Error,
+    ) as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{str(path)!r} holds no ratings that can be read ({reason}): nothing was imported") from error
 
 
 def _from_csv(text: str, concepts: Mapping[str, Concept]) -> Iterator[Answer]:
-    for number, row in enumerate(csv.DictReader(text.splitlines()), 2):
+    if not text.strip():
+        raise ValueError("it has no answers")
+    for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
         missing = [column for column in ("rater", "kind", "concept", "label", "rating") if row.get(column) is None]
         if missing:
             raise ValueError(f"line {number} lacks {', '.join(missing)}")
         _same(row, concepts)
         fields: dict[str, Any] = {field: row.get(field) or None for field in Answer._fields}
         for field in NUMBERS:
-            fields[field] = int(fields[field]) if fields[field] is not None else None
+            fields[field] = _whole_number(fields[field])
         yield _whole(fields)
 
 
@@ -83,7 +95,7 @@ def _from_label_studio(text: str, concepts: Mapping[str, Concept]) -> Iterator[A
                 "rater": said["rater"]["text"][0] if "rater" in said else _name(annotation.get("completed_by")),
                 "concept": about["concept"],
                 "label": said["label"]["text"][0] if "label" in said else None,
-                "rating": None if rating is None else int(rating),
+                "rating": _whole_number(rating),
             }
             yield _whole({field: fields.get(field) for field in Answer._fields})
 
@@ -94,6 +106,15 @@ def _name(completed_by: Any) -> str:
     if name is None:
         raise ValueError("an annotation does not say who made it: neither a region 'rater' nor 'completed_by'")
     return str(name)
+
+
+def _whole_number(said: Any) -> int | None:
+    """Read a number that must be whole: 3.7 is not taken for 3."""
+    if said is None:
+        return None
+    if isinstance(said, float) and not said.is_integer():
+        raise ValueError(f"{said} is no whole number")
+    return int(said)
 
 
 def _whole(fields: dict[str, Any]) -> Answer:

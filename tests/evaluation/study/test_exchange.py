@@ -134,3 +134,35 @@ def test_files_that_are_not_there_or_of_another_kind_are_refused(store, tmp_path
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00" * 9)
     with pytest.raises(UserError, match="holds no ratings that can be read"):
         read_answers(tmp_path / "bytes.csv", store)
+
+
+def test_numbers_that_are_not_whole_and_files_that_are_too_much_are_refused(answered, empty, tmp_path):
+    write_answers(answered, tmp_path)
+    tasks = json.loads((tmp_path / "label-studio.json").read_text())
+    rated = next(
+        region
+        for task in tasks
+        for a in task["annotations"]
+        for region in a["result"]
+        if region["from_name"] == "rating"
+    )
+    for rating, said in ((3.7, "3.7 is no whole number"), (float("inf"), "cannot convert float infinity|is no whole")):
+        rated["value"] = {"rating": rating}
+        (tmp_path / "label-studio.json").write_text(json.dumps(tasks))
+        with pytest.raises(UserError, match=rf"holds no ratings that can be read \(.*({said})"):
+            read_answers(tmp_path / "label-studio.json", empty)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "wide.csv").write_text("rater,kind,concept,label,rating\n" + "a" * 200_000)
+    for name in ("deep.json", "wide.csv"):
+        with pytest.raises(UserError, match="holds no ratings that can be read"):
+            read_answers(tmp_path / name, empty)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match="it has no answers"):
+        read_answers(tmp_path / "empty.csv", empty)
+
+
+def test_a_label_of_several_lines_stays_several_lines(answered, empty, tmp_path):
+    write_answers(answered, tmp_path)
+    first = answered.answers()[0]
+    path = changed(tmp_path / "ratings.csv", f",{first.label},", ',"rain\non a roof",')
+    assert "rain\non a roof" in {answer.label for answer in read_answers(path, empty)}
