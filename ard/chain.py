@@ -18,8 +18,9 @@ from ard.evaluation import MatchReading
 from ard.evaluation.study import FILE, Store, score_study
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
+from ard.results import write_json
 from ard.sae import PLACEHOLDER, is_whole
-from ard.types import Clip, Failure, UserError, write_json
+from ard.types import Clip, Failure, UserError
 
 console = Console(stderr=True)
 

@@ -25,11 +25,12 @@ from ard.reports import (
     write_tables,
 )
 from ard.representatives import read_maxima
+from ard.results import Row
 from ard.sae import TopKSAE
 from ard.sae.formats import Format
 from ard.sae.formats import convert as convert_sae
 from ard.steering import Phase, Where, clamp_values, compare_answers
-from ard.types import Row, UserError
+from ard.types import UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 4  # two in H^k and two in L^k

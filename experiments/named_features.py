@@ -21,8 +21,8 @@ from ard.activations.store import read_clip_metadata, read_layer
 from ard.evaluation.functional import auroc
 from ard.reports import Run
 from ard.representatives import clip_scores
+from ard.results import Figure, Result
 from ard.sae import TopKSAE
-from ard.types import Figure, Result
 
 HEAD = ("target", "feature", "name", "AUROC among all clips", "AUROC among voices", "voices with the target")
 

@@ -16,8 +16,8 @@ from lightning import Trainer
 from ard.activations import ActivationDataModule
 from ard.evaluation import MatchLabels, MatchReading
 from ard.reports import Run
+from ard.results import Result
 from ard.sae import Encoding
-from ard.types import Result
 
 METHODS = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D", "AR&D, names shuffled")
 

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from ard.cli import main
-from ard.types import Result, UserError
+from ard.results import Result
+from ard.types import UserError
 from tests.audio.test_audiobench import EMOTIONAL, FLAT, GENDERED, NESTED, make, save
 
 CLASSES = ["Dog", "Rain", "Domestic_sounds_and_home_sounds"]

@@ -19,8 +19,8 @@ from ard.activations.store import read_clip_metadata, read_layer
 from ard.cli import main
 from ard.presets import CONFIGS
 from ard.reports import Run
+from ard.results import Result, write_json
 from ard.sae import TopKSAE
-from ard.types import Result, write_json
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
 

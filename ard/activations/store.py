@@ -24,7 +24,8 @@ import xxhash
 from safetensors.torch import save
 from torch import Tensor
 
-from ard.types import Failure, UserError, write_json
+from ard.results import write_json
+from ard.types import Failure, UserError
 
 MANIFEST = "manifest.json"
 

@@ -17,7 +17,8 @@ import webdataset as wds
 import xxhash
 
 from ard.audio.decoding import decode
-from ard.types import Clip, Failure, UserError, write_json
+from ard.results import write_json
+from ard.types import Clip, Failure, UserError
 
 MANIFEST = "manifest.json"
 

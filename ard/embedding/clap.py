@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 from transformers import ClapModel, ClapProcessor
 
 from ard.audio import resample
-from ard.types import Clip, UserError, write_json
+from ard.results import write_json
+from ard.types import Clip, UserError
 
 EMBEDDED = "embedded"  # the small model that is shipped with the package
 LAION = "laion:"  # before the name or path of one of LAION's own checkpoints

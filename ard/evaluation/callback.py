@@ -21,8 +21,9 @@ from ard.evaluation.metric import Clips, ConceptAveragePrecision, ConceptMatchin
 from ard.evaluation.scores import EVALUATION, Active, ActiveBy, LabelledScores, predicted
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
+from ard.results import Figure, Result, Row
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row, UserError
+from ard.types import UserError
 
 METHODS = {"mean": "Mean Act.", "coverage": "Coverage", "random": "Rand. Rep."}  # by scorer, as the paper names them
 METRICS = {"precision": "precision", "recall": "recall", "f1": "F1", "map": "mAP", "map_at_matches": "mAP at matches"}

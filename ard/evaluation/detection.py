@@ -18,8 +18,8 @@ from ard.evaluation.functional import paired_auroc
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import CONCEPTS, read_names
 from ard.representatives import clip_scores
+from ard.results import Figure, Result, Row
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row
 
 
 class _Unseen(NamedTuple):

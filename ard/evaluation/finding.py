@@ -11,8 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 from ard.activations import ProbeBatch
 from ard.evaluation.functional import auroc
 from ard.evaluation.scores import EVALUATION, PROBING, LabelledScores
+from ard.results import Figure, Result, Row
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row
 
 
 class FindLabels(Callback):

@@ -16,8 +16,8 @@ from ard.evaluation.scores import PROBING
 from ard.evaluation.similarity import compare_texts
 from ard.monosemanticity import read_selections
 from ard.naming import read_names
+from ard.results import Figure, Result, Row
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row
 
 
 class CompareNames(Callback):

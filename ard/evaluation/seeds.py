@@ -13,8 +13,9 @@ from torch.nn.functional import normalize
 
 from ard.monosemanticity import read_selections
 from ard.naming import CONCEPTS
+from ard.results import Figure, Result, Row
 from ard.sae import TopKSAE
-from ard.types import Figure, Result, Row, UserError
+from ard.types import UserError
 
 CHUNK = 1024  # features that are compared at once
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from ard.embedding import Clap
 from ard.evaluation.bertscore import BERTScore
-from ard.types import Figure
+from ard.results import Figure
 
 
 def compare_texts(

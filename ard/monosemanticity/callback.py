@@ -28,8 +28,9 @@ from ard.monosemanticity.functional import (
 )
 from ard.monosemanticity.metric import WeightedMonosemanticity
 from ard.representatives import RANDOM_ACTIVE, SCORERS, clip_scores, read_ties
+from ard.results import Figure, Result, Row
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row, UserError
+from ard.types import UserError
 
 FILE = "monosemanticity.safetensors"
 

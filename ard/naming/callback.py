@@ -18,8 +18,8 @@ from ard.naming.catalogue import Named, weigh, write_concepts, write_names
 from ard.naming.chat import Chat
 from ard.naming.consensus import ConsensusNamer
 from ard.naming.namer import Namer
+from ard.results import Figure, Result, Row
 from ard.sae import Encoding
-from ard.types import Figure, Result, Row
 
 NUM_RANDOM_CLIPS = 1024  # that names are held against
 

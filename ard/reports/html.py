@@ -20,7 +20,7 @@ from ard.reports.run import Run
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
-from ard.types import Figure, git_commit
+from ard.results import Figure, git_commit
 
 NUM_SHOWN = 200
 """A page of more concepts than this is slow to open; the rest are in concepts.parquet."""

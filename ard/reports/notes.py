@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from ard.reports import paper
 from ard.reports.run import Run
 from ard.reports.table import Line, interval_text, value_text
-from ard.types import Result, Row
+from ard.results import Result, Row
 
 TRUE_LABELS = (
     "In the rows “true labels as raters” nobody rated: the label that most of a concept's clips have in the corpus "

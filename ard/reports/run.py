@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ard.types import Result, UserError
+from ard.results import Result
+from ard.types import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import rich.table
 from rich.text import Text
 
 from ard.reports.paper import Printed
-from ard.types import Figure
+from ard.results import Figure
 
 
 class Cell(NamedTuple):

@@ -13,7 +13,8 @@ from ard.reports import notes, paper
 from ard.reports.paper import Printed
 from ard.reports.run import Run
 from ard.reports.table import Cell, Line, Table, latex, markdown
-from ard.types import Result, Row, UserError, write_json
+from ard.results import Result, Row, write_json
+from ard.types import UserError
 
 
 def build_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:

@@ -17,10 +17,11 @@ from transformers import BatchFeature
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.audio import read_clips
 from ard.audiollm import EMBEDDED, AudioLLM, Positions, load_audiollm
+from ard.results import write_json
 from ard.sae.functional import loss_recovered
 from ard.sae.metric import NormByPosition, Quality
 from ard.sae.module import Encoding, SAETraining
-from ard.types import Clip, UserError, write_json
+from ard.types import Clip, UserError
 
 PLACEHOLDER = "{expansion}"
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData, snapshot_download
 
-from ard.types import Figure, UserError
+from ard.results import Figure
+from ard.types import UserError
 
 HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
 

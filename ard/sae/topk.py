@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ard.results import Figure
 from ard.sae.formats import StoredSAE, read, write
 from ard.sae.functional import affine, decode_sparse, encode_above, encode_top_k, top_k, top_k_clamped
 from ard.sae.hub import push
-from ard.types import Codes, Figure
+from ard.types import Codes
 
 POLY = "poly"
 THRESHOLD_DECAY = 0.99

@@ -17,6 +17,7 @@ from ard.audiollm import EMBEDDED, load_audiollm
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.embedding import load_clap
 from ard.naming import Chat
+from ard.results import Result, Row
 from ard.sae import Encoding, TopKSAE
 from ard.steering.experiment import NO_SAE, STEERED, Design, Dictionary, Experiment, Measured, Split
 from ard.steering.features import features_by_name
@@ -26,7 +27,7 @@ from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
 from ard.steering.note import note
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
-from ard.types import Result, Row, UserError
+from ard.types import UserError
 
 
 class MeasureSteering(Callback):

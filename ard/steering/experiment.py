@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ard.results import Figure
 from ard.steering.features import Found, NamedFeature
 from ard.steering.functional import Denominator, counted, matched_features, perplexity, sensitivity_samples
 from ard.steering.interview import Condition, Interview
 from ard.steering.judge import ClassMatch, ExactMatch, Judge, Verdict
 from ard.steering.task import Question, SteeringTask
-from ard.types import Clip, Figure
+from ard.types import Clip
 
 Clamp = Mapping[int, float]
 NO_SAE, NO_CLAMP, RANDOM, REVERSE = "No SAE", "SAE, no clamp", "Rand. Feats.", "Reverse"

@@ -23,7 +23,8 @@ from ard.activations import ProbeBatch, write_parquet
 from ard.evaluation import MatchLabels
 from ard.evaluation.scores import LabelledScores
 from ard.representatives import SCORERS
-from ard.types import Codes, Row
+from ard.results import Row
+from ard.types import Codes
 from experiments.bench.report import Line
 
 TITLE = "Matching for Table 1: 10,231 clips, 200 classes, 5,000 concepts, 13 selections, null and ceiling"

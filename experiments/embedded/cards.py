@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ard.types import write_json
+from ard.results import write_json
 from experiments.embedded.evaluate import NUM_CLIPS, Share, evaluate_audiollm, evaluate_clap, heldout
 
 CARD = """---

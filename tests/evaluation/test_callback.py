@@ -11,8 +11,9 @@ from ard.activations import ProbeBatch
 from ard.evaluation import CompareNames, DetectConcepts, FindLabels, MatchLabels, MatchReading
 from ard.evaluation.scores import LabelledScores
 from ard.naming import read_names
+from ard.results import Result, Row
 from ard.sae import Encoding
-from ard.types import Codes, Result, Row, UserError
+from ard.types import Codes, UserError
 from experiments.bench.matching import Cell, Space, write_cell
 
 LABELS = ["Wild_animals", "rain", "dog"]

@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 from ard.activations import ActivationDataModule, write_parquet
 from ard.activations.store import write_manifest, write_shard
 from ard.evaluation import DetectConcepts
+from ard.results import Result
 from ard.sae import Encoding
-from ard.types import Result
 
 NAMES = ["dog", None, "rain", "bell", "siren"]
 FEATURES = [0, 1, 2, 3, 5]  # of 8; 5 never fires

@@ -6,8 +6,9 @@ from safetensors.torch import save_file
 
 from ard.evaluation import compare_seeds
 from ard.evaluation.seeds import nearest_directions
+from ard.results import Result, Row
 from ard.sae import TopKSAE
-from ard.types import Result, Row, UserError
+from ard.types import UserError
 
 D_IN, D_SAE = 64, 40
 AR_AND_D = Row("AR&D", 3, 8, {})

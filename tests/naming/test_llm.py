@@ -18,7 +18,8 @@ from ard.cli import main
 from ard.naming import EndpointChat, LLMNamer, TransformersChat
 from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner, spoken
 from ard.presets import CONFIGS
-from ard.types import Clip, Result
+from ard.results import Result
+from ard.types import Clip
 from tests.chats import serve
 
 CAPTIONS = [["a dog barks", "a dog\nand rain"], ["a man speaks", "a woman speaks"]]

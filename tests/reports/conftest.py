@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import webdataset as wds
 
-from ard.types import Figure, Result, Row
+from ard.results import Figure, Result, Row
 
 NASTY = ["dog <b>&\"'", "sub folder/naïve café", "雨 & 'rain'", "v1.2/take.3"]
 METRICS = ("ms", "precision", "recall", "f1", "map")

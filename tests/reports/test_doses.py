@@ -5,7 +5,7 @@ import pytest
 
 from ard.reports import Run, write_report
 from ard.reports.doses import HEIGHT, LEFT, RIGHT, WIDTH, dose_drawings, drawn
-from ard.types import Figure, Result, Row
+from ard.results import Figure, Result, Row
 
 
 def point(multiple, sensitivity, perplexity, readable=1.0):

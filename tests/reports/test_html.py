@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from ard.reports import html as report_html
 from ard.reports import write_report
 from ard.reports.sounds import HEIGHT, NUM_BARS, waveform_path
-from ard.types import Result, Row, UserError
+from ard.results import Result, Row
+from ard.types import UserError
 
 from .conftest import NASTY, concept, write_concepts
 

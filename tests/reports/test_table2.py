@@ -7,7 +7,7 @@ from rich.console import Console
 
 from ard.reports import build_tables, paper, render_table, write_report, write_tables
 from ard.reports.paper import Printed
-from ard.types import Figure, Result, Row
+from ard.results import Figure, Result, Row
 
 JUDGED = ("expert_score", "clap_cosine", "bertscore")
 

@@ -18,7 +18,8 @@ from ard.reports.notes import unbeaten
 from ard.reports.paper import Printed, counterparts
 from ard.reports.run import Run
 from ard.reports.table import Cell, Line
-from ard.types import Figure, Result, Row, UserError
+from ard.results import Figure, Result, Row
+from ard.types import UserError
 
 
 def printed(table, width=80):

@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 
+from ard.results import Figure
 from ard.sae import TopKSAE
 from ard.sae.formats import StoredSAE, read, write
 from ard.sae.hub import model_card, push
-from ard.types import Figure, UserError
+from ard.types import UserError
 
 METRICS = {"ms": Figure(9.31, 9.1, 9.5, 200, "", "higher"), "fvu": 0.25}
 

@@ -18,10 +18,11 @@ from ard.audiollm import AudioLLM
 from ard.cli import main
 from ard.naming import EndpointChat
 from ard.presets import CONFIGS
+from ard.results import Result
 from ard.sae import Encoding, TopKSAE
 from ard.steering import ChatJudge, Design, MeasureSteering, SteeringTask
 from ard.steering.functional import is_selection
-from ard.types import Clip, Result, UserError
+from ard.types import Clip, UserError
 
 TASKS = [
     SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", "a dog"),

@@ -15,7 +15,8 @@ from ard.evaluation.bertscore import BERTScore
 from ard.evaluation.similarity import compare_texts, mean_of_concepts
 from ard.evaluation.study.functional import agreement
 from ard.evaluation.study.store import Answer, Concept, Store
-from ard.types import Figure, Result, Row, UserError
+from ard.results import Figure, Result, Row
+from ard.types import UserError
 
 
 def score_study(

@@ -9,7 +9,8 @@ from ard.evaluation import BERTScore
 from ard.evaluation.similarity import mean_of_concepts
 from ard.evaluation.study import Answer, agreement, score_study
 from ard.evaluation.study.scores import rating_matrix
-from ard.types import Result, UserError
+from ard.results import Result
+from ard.types import UserError
 
 
 def test_figures_are_those_of_the_answers(answered, tiny_clap, tiny_roberta, tmp_path):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ard.types import Figure, Result, Row, write_json
+from ard.results import Figure, Result, Row, write_json
 
 
 def test_an_estimate_lies_in_its_interval_and_narrows_with_samples():

@@ -1,0 +1,160 @@
+"""Results of evaluations, and the one way in which files are written: whole or not at all."""
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy.stats import bootstrap
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a result with its 95 % interval, the count behind it, its unit and which way is better.
+
+    ``spread`` is the standard deviation of what a mean is of, for tables where the paper prints it after its figure.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    better: Literal["higher", "lower", "neither"] = "higher"
+    spread: float | None = None
+
+    @classmethod
+    def estimate(
+        cls,
+        samples: Shaped[np.ndarray, "n ..."],
+        statistic: Callable[[Shaped[np.ndarray, "n ..."]], float],
+        unit: str,
+        *,
+        seed: int,
+        num_resamples: int = 1000,
+    ) -> "Figure":
+        """Return a statistic with its 95 % percentile bootstrap interval over the samples (clips, features, answers).
+
+        Without samples every number is NaN; one sample, or samples that are all equal, give an interval of width 0.
+        """
+        if len(samples) == 0:
+            return cls(math.nan, math.nan, math.nan, 0, unit)
+        value = float(statistic(samples))
+        low = high = value
+        if len(samples) > 1 and not (samples == samples[:1]).all():
+            interval = bootstrap(
+                (np.arange(len(samples)),),
+                lambda rows: statistic(samples[rows]),
+                n_resamples=num_resamples,
+                vectorized=False,
+                method="percentile",
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+            low, high = float(interval.low), float(interval.high)
+        return cls(value, low, high, len(samples), unit)
+
+    @classmethod
+    def resampled(cls, values: Float[np.ndarray, " resamples"], n: int, unit: str) -> "Figure":
+        """Return the first of the values, with the 95 % percentile interval of the others, its bootstrap resamples.
+
+        Of one sample there is nothing to resample: the interval is NaN.
+        """
+        low, high = np.quantile(values[1:], [0.025, 0.975]).tolist() if n > 1 else (math.nan, math.nan)
+        return cls(float(values[0]), low, high, n, unit)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: the method by the paper's name, where it was measured, and its figures by metric name."""
+
+    method: str
+    layer: int
+    expansion: int | None
+    figures: Mapping[str, Figure]
+    source: str | None = None
+    target: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one evaluation found, the ambiguous choices it took, and where it comes from (``<evaluation>.json``)."""
+
+    evaluation: str
+    rows: tuple[Row, ...]
+    choices: Mapping[str, Any]
+    seed: int
+    wall_time_s: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the result with the package version and the git commit; the file appears whole or not at all."""
+        write_json(path, {**asdict(self), "version": version("ard-audio"), "git_commit": git_commit()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Result":
+        """Read back what :meth:`save` wrote."""
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(
+            Row(**{**row, "figures": {name: Figure(**_numbers(f)) for name, f in row["figures"].items()}})
+            for row in saved["rows"]
+        )
+        keys = ("evaluation", "choices", "seed", "wall_time_s", "details")
+        return cls(rows=rows, **{key: saved[key] for key in keys})
+
+
+def _numbers(figure: Mapping[str, Any]) -> dict[str, Any]:
+    return {**figure, **{k: math.nan for k in ("value", "low", "high") if figure[k] is None}}
+
+
+@cache
+def git_commit() -> str | None:
+    """Return the commit of the source tree that this package runs from; None where it was installed from a wheel."""
+    here = Path(__file__).parent
+    asked = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; what is written there becomes ``path`` when the block ends without error.
+
+    A reader sees the old file or the whole new one, also after a kill or a power cut: the data reach the disk before
+    the name does. The temporary name is unique, so that two writers never share one. It is removed if the block
+    raises; only a kill leaves one behind. The parent folder is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:12]}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that appears whole or not at all; NaN is written as null."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
