@@ -93,9 +93,9 @@ class Result:
     evaluation: str
     rows: tuple[Row, ...]
     choices: Mapping[str, Any]
-    seed: int
-    wall_time_s: float
     details: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    wall_time_s: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write the result with the package version and the git commit; the file appears whole or not at all."""

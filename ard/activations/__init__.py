@@ -3,7 +3,7 @@
 from ard.activations.callback import ActivationWriter
 from ard.activations.datamodule import ActivationDataModule, ClipDataModule, dry_run
 from ard.activations.module import Extraction
-from ard.activations.store import Manifest, read_manifest, write_clips_table, write_parquet
+from ard.activations.store import Manifest, read_clips_metadata, read_manifest, write_clips_table
 from ard.activations.stream import ProbeBatch
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "Manifest",
     "ProbeBatch",
     "dry_run",
+    "read_clips_metadata",
     "read_manifest",
     "write_clips_table",
-    "write_parquet",
 ]

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import webdataset as wds
 import xxhash
@@ -25,9 +23,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ard.results import write_json
+from ard.run import MANIFEST, write_parquet
 from ard.types import Failure, UserError
 
-MANIFEST = "manifest.json"
 
 
 class Shard(NamedTuple):
@@ -279,6 +277,11 @@ def read_layer(folder: Path | str, layer: int, rank: int = 0, world_size: int = 
     return Layer(folder, layer, manifest.d_in, manifest.dtype, manifest.shards[rank::world_size])
 
 
+def read_clips_metadata(folder: Path | str) -> list[dict[str, Any]]:
+    """Return what is known of every clip of a finished extraction, in the order of its rows."""
+    return [clip for shard in read_manifest(folder).shards for clip in read_clip_metadata(folder, shard)]
+
+
 def read_clip_metadata(folder: Path | str, shard: Shard) -> list[dict[str, Any]]:
     """Return what is known of the clips of a shard, in order."""
     with _open(folder, f"shards/{shard.number:06d}.json") as file:
@@ -300,21 +303,12 @@ def _fill(file: Any, memory: bytearray) -> int:
     return size
 
 
-def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as parquet; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(list(rows)), partial)
-    os.replace(partial, path)
-
-
 def write_clips_table(folder: Path, path: Path, split: str) -> None:
     """Write what is known of every clip of an extraction, one row a clip: the row that representatives refer to."""
     columns = ("id", "dataset", "split", "duration_s", "sample_rate_hz", "num_tokens", "seconds_per_token")
     optional = ("labels", "caption", "emotion", "gender", "transcript")
-    shards = read_manifest(folder).shards
-    known = ({"split": split, **clip} for shard in shards for clip in read_clip_metadata(folder, shard))
-    write_parquet(({name: clip.get(name) for name in columns + optional} for clip in known), path)
+    clips = ({"split": split, **clip} for clip in read_clips_metadata(folder))
+    write_parquet(({name: clip.get(name) for name in columns + optional} for clip in clips), path)
 
 
 def _plain(shard: Shard) -> dict[str, Any]:

@@ -18,9 +18,8 @@ import xxhash
 
 from ard.audio.decoding import decode
 from ard.results import write_json
+from ard.run import MANIFEST
 from ard.types import Clip, Failure, UserError
-
-MANIFEST = "manifest.json"
 
 
 def clip_metadata(clip: Clip) -> dict[str, Any]:

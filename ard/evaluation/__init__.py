@@ -1,13 +1,13 @@
 """Stage 9a: named concepts against the labels of clips that nothing was trained on (Sec. 4, Table 1)."""
 
 from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.callback import MatchLabels
-from ard.evaluation.detection import DetectConcepts
-from ard.evaluation.finding import FindLabels
+from ard.evaluation.match import MatchLabels
+from ard.evaluation.detect import DetectConcepts
+from ard.evaluation.find import FindLabels
 from ard.evaluation.functional import auroc, label_text, paired_auroc, shared_label, stated_labels
 from ard.evaluation.matching import AveragePrecision, MatchReading, average_precision, match
 from ard.evaluation.metric import ConceptAveragePrecision, ConceptMatching
-from ard.evaluation.names import CompareNames
+from ard.evaluation.compare import CompareNames, StateLabels
 from ard.evaluation.seeds import compare_seeds
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "FindLabels",
     "MatchLabels",
     "MatchReading",
+    "StateLabels",
     "auroc",
     "average_precision",
     "compare_seeds",

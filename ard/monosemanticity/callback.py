@@ -1,21 +1,15 @@
 """Score every feature of every method and select the top-C, from representatives and embeddings on disk."""
 
 import math
-import os
-import time
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from lightning import Callback, LightningModule, Trainer
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
-from ard.embedding import EMBEDDED, embed_clips, load_clap
+from ard.embedding import EMBEDDED
 from ard.monosemanticity.functional import (
     DEFAULT,
     Reading,
@@ -27,12 +21,12 @@ from ard.monosemanticity.functional import (
     score_lists,
 )
 from ard.monosemanticity.metric import WeightedMonosemanticity
-from ard.representatives import RANDOM_ACTIVE, SCORERS, clip_scores, read_ties
-from ard.results import Figure, Result, Row
-from ard.sae import Encoding
+from ard.probing import SCORERS, Evaluator, Scored
+from ard.representatives import RANDOM_ACTIVE, read_ties
+from ard.results import Figure, Result
+from ard.run import Cell
+from ard.sae import SparseCoder
 from ard.types import UserError
-
-FILE = "monosemanticity.safetensors"
 
 
 class Selection(NamedTuple):
@@ -43,9 +37,9 @@ class Selection(NamedTuple):
     top_ids: Int[Tensor, "concepts p"]
 
 
-def read_selections(folder: Path) -> dict[str, list[Selection]]:
+def read_selections(cell: Cell) -> dict[str, list[Selection]]:
     """Read the selections of a dictionary by scorer; ``random`` has several draws, the others one each."""
-    stored = load_file(folder / FILE)
+    stored = cell.tensors("selections")
     names = sorted({name.rpartition("/")[0] for name in stored if name.count("/") == 2})
     selections: dict[str, list[Selection]] = {}
     for name in names:
@@ -54,7 +48,7 @@ def read_selections(folder: Path) -> dict[str, list[Selection]]:
     return selections
 
 
-class ScoreMonosemanticity(Callback):
+class ScoreMonosemanticity(Evaluator):
     """Write m of every feature, the top-C of every method, and the result ``monosemanticity.json``.
 
     The methods are the paper's: for an SAE the three scorers and `Rand. Rep.`, where the clips of H^k of the features
@@ -66,9 +60,6 @@ class ScoreMonosemanticity(Callback):
     - ``weighted/m``: the score of reference [18] over all clips, weighted by the mean activation of a clip's tokens.
 
     Args:
-        out: folder of this dictionary's results.
-        audio: folder of the probing set's audio shards.
-        embeddings: where the clips' embeddings are kept.
         clap: the CLAP model.
         num_selected: C (the paper's 5000), bounded by the number of live features.
         baselines: score `Mean Act.`, `Coverage` and `Rand. Rep.` too.
@@ -82,12 +73,13 @@ class ScoreMonosemanticity(Callback):
         seed: of the draws, the shuffles and the bootstrap.
     """
 
+    needs = ("representatives",)
+    makes = ("selections",)
+    embeds = ("probe",)
+
     def __init__(
         self,
-        out: Path,
         *,
-        audio: Path,
-        embeddings: Path,
         clap: str = EMBEDDED,
         num_selected: int = 5000,
         baselines: bool = True,
@@ -99,76 +91,50 @@ class ScoreMonosemanticity(Callback):
         false_discovery_rate: float = 0.05,
         seed: int = 0,
     ) -> None:
-        self.out, self.audio, self.embeddings, self.clap = Path(out), Path(audio), Path(embeddings), clap
+        super().__init__(clap=clap, seed=seed)
         self.num_selected, self.baselines, self.num_draws = num_selected, baselines, num_draws
         self.random_from, self.random_lowest = random_from, random_lowest
-        self.reading, self.seed = reading, seed
+        self.reading = reading
         self.num_null_draws, self.false_discovery_rate = num_null_draws, false_discovery_rate
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Embed the clips, each rank its share, and read the embeddings on all."""
-        assert isinstance(pl_module, Encoding)
-        started = time.monotonic()
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ActivationDataModule)
-        self._embedded = embed_clips(
-            load_clap(self.clap, device=str(pl_module.device)),
-            self.audio,
-            read_manifest(data.activations).clip_ids,
-            self.embeddings,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            barrier=trainer.strategy.barrier,
-        )
-        self._weighted = WeightedMonosemanticity(pl_module.coder.d_sae, self._embedded.shape[1]).to(pl_module.device)
-        self._embedding_s = time.monotonic() - started
+    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+        """Prepare the weighted score."""
+        self._embedded = self.embeddings(cell, "probe")
+        self._weighted = WeightedMonosemanticity(dictionary.d_sae, self._embedded.shape[1]).to(self.device)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ProbeBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def update(self, split: str, scored: Scored) -> None:
         """Fold a batch of the probing set into the weighted score."""
-        if dataloader_idx == 0:
-            assert isinstance(pl_module, Encoding)
-            scores = clip_scores(outputs["codes"], batch.clip_of_token, len(batch.rows), pl_module.coder.d_sae)
-            self._weighted.update(scores.mean, self._embedded[batch.rows.cpu()].to(scores.mean.device))
+        if split == "probe":
+            mean = scored.scores.mean
+            self._weighted.update(mean, self._embedded[scored.batch.rows.cpu()].to(mean.device))
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score, select, write."""
-        assert isinstance(pl_module, Encoding)
-        started = time.monotonic()
-        weighted = self._weighted.compute().cpu()
+    def gather(self) -> None:
+        """Gather the weighted score of all ranks."""
+        self._of_all_clips = self._weighted.compute().cpu()
         self._weighted.reset()
-        if not trainer.is_global_zero:
-            return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ActivationDataModule)
-        stored = load_file(self.out / "representatives.safetensors")
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Score, select, write."""
+        stored = cell.tensors("representatives")
         dead = stored["n_active"] == 0
-        tensors: dict[str, Tensor] = {"weighted/m": weighted.masked_fill(dead, math.nan)}
-        is_sae = pl_module.method == "AR&D"
-        for scorer in SCORERS if is_sae and self.baselines else ("ard",):
+        tensors: dict[str, Tensor] = {"weighted/m": self._of_all_clips.masked_fill(dead, math.nan)}
+        with_baselines = self.baselines and cell.expansion is not None
+        for scorer in SCORERS if with_baselines else ("ard",):
             top, bottom = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
             m = score_lists(self._embedded, top, bottom, self.reading).masked_fill(dead, math.nan)
             tensors[f"{scorer}/m"] = m
             features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(m)]
             self._keep(tensors, f"{scorer}/0", Selection(features, m[features], top[features]))
-        self._hold_against_chance(tensors, stored)
-        if is_sae and self.baselines:
+        self._compare_with_chance(tensors, stored)
+        if with_baselines:
             self._draw(tensors, stored)
-        save_file(tensors, self.out / f"{FILE}.partial")
-        os.replace(self.out / f"{FILE}.partial", self.out / FILE)
-        self._report(pl_module, data.layer, tensors, dead, self._embedding_s + time.monotonic() - started)
+        cell.save_tensors("selections", tensors)
+        return self._result(cell, tensors, dead)
 
     def _count(self, m: Tensor) -> int:
         return min(self.num_selected, int((~m.isnan()).sum()))
 
-    def _hold_against_chance(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+    def _compare_with_chance(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
         """Add p- and q-values; the shuffles are the same for all scorers."""
         scorers = [scorer for scorer in SCORERS if f"{scorer}/m" in tensors]
         shared = {s: num_shared(stored[f"{s}/top_ids"], stored[f"{s}/bottom_ids"]) for s in scorers}
@@ -207,7 +173,7 @@ class ScoreMonosemanticity(Callback):
     def _keep(tensors: dict[str, Tensor], name: str, selection: Selection) -> None:
         tensors |= {f"{name}/{field}": t.clone() for field, t in selection._asdict().items()}
 
-    def _report(self, module: Encoding, layer: int, tensors: dict[str, Tensor], dead: Tensor, seconds: float) -> None:
+    def _result(self, cell: Cell, tensors: dict[str, Tensor], dead: Tensor) -> Result:
         selected = tensors["ard/0/m"].numpy()
         weighted = tensors["weighted/m"][tensors["ard/0/features"]].numpy()
         weighted = weighted[np.isfinite(weighted)]
@@ -221,8 +187,8 @@ class ScoreMonosemanticity(Callback):
         }
         choices = {
             **asdict(self.reading),
-            **read_ties(self.out),
-            "clap": self.clap,
+            **read_ties(cell),
+            "clap": self.clap_name,
             "num_selected": len(selected),
             "chance": "H and L drawn without replacement, pooled over features",
             "num_null_draws": self.num_null_draws,
@@ -237,6 +203,4 @@ class ScoreMonosemanticity(Callback):
             "num_selected_above_chance": int(passed.sum()),
             "num_without_weighted_ms": int(tensors["weighted/m"].isnan().sum()),
         }
-        row = Row(module.method, layer, module.expansion, figures)
-        Result("monosemanticity", (row,), choices, self.seed, seconds, details).save(self.out / "monosemanticity.json")
-        module.log("monosemanticity/highest", float(figures["ms"].value))
+        return Result("monosemanticity", (cell.row(figures),), choices, details)

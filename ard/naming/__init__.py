@@ -2,7 +2,7 @@
 
 from ard.naming.callback import NameConcepts
 from ard.naming.captions import CAPTION_PROMPT
-from ard.naming.catalogue import CONCEPTS, read_names
+from ard.naming.catalogue import read_names
 from ard.naming.chat import Chat
 from ard.naming.consensus import ConsensusNamer
 from ard.naming.endpoint import EndpointChat
@@ -12,7 +12,6 @@ from ard.naming.namer import Name, Namer
 
 __all__ = [
     "CAPTION_PROMPT",
-    "CONCEPTS",
     "NAME_PROMPT",
     "Chat",
     "ConsensusNamer",

@@ -1,30 +1,27 @@
 """Caption the representative clips, name the selected features of every method, and write the catalogue."""
 
-import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
 
-from ard.activations import ActivationDataModule, read_manifest
+from ard.activations import read_manifest
 from ard.audiollm import EMBEDDED
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
-from ard.embedding import embed_clips, load_clap
 from ard.monosemanticity import read_selections
 from ard.naming.captions import CAPTION_PROMPT, audiollm_captioner, caption_clips, chat_captioner
 from ard.naming.catalogue import Named, weigh, write_concepts, write_names
 from ard.naming.chat import Chat
 from ard.naming.consensus import ConsensusNamer
 from ard.naming.namer import Namer
-from ard.results import Figure, Result, Row
-from ard.sae import Encoding
+from ard.probing import Evaluator
+from ard.results import Figure, Result
+from ard.run import Cell
 
 NUM_RANDOM_CLIPS = 1024  # that names are held against
 
 
-class NameConcepts(Callback):
+class NameConcepts(Evaluator):
     """Write ``names.parquet`` (selected features of every method), ``concepts.parquet`` and ``naming.json``.
 
     Every clip is captioned once in a run, with the paper's prompt; captions are kept, so that a run that was stopped
@@ -32,10 +29,6 @@ class NameConcepts(Callback):
     to the clips of H^k and to random clips.
 
     Args:
-        out: folder of this dictionary's results.
-        audio: folder of the probing set's audio shards.
-        embeddings: the clips' embeddings.
-        captions: where captions are kept (parquet), shared by the dictionaries of a run.
         audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B).
         captioner: a chat that hears and writes captions in place of the model, at an endpoint.
         namer: makes the names of captions; by default their consensus.
@@ -46,13 +39,13 @@ class NameConcepts(Callback):
         seed: of the random clips and the bootstrap.
     """
 
+    needs = ("representatives", "selections")
+    makes = ("names", "concepts")
+    embeds = ("probe",)
+
     def __init__(
         self,
-        out: Path,
         *,
-        audio: Path,
-        embeddings: Path,
-        captions: Path,
         audiollm: str = EMBEDDED,
         captioner: Chat | None = None,
         namer: Namer | None = None,
@@ -62,32 +55,25 @@ class NameConcepts(Callback):
         max_new_tokens: int = 128,
         seed: int = 0,
     ) -> None:
-        self.out, self.audio, self.embeddings, self.captions = Path(out), Path(audio), Path(embeddings), Path(captions)
-        self.audiollm, self.captioner, self.namer, self.clap = audiollm, captioner, namer or ConsensusNamer(), clap
-        self.duplicate_cosine, self.seed = duplicate_cosine, seed
+        super().__init__(clap=clap, seed=seed)
+        self.audiollm, self.captioner, self.namer = audiollm, captioner, namer or ConsensusNamer()
+        self.duplicate_cosine = duplicate_cosine
         self.clips_per_batch, self.max_new_tokens = clips_per_batch, max_new_tokens
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, cell: Cell) -> None:
         """Fail now if names cannot be had at the end."""
-        if trainer.is_global_zero:
-            self.namer.check()
-            if self.captioner is not None:
-                self.captioner.check()
+        self.namer.check()
+        if self.captioner is not None:
+            self.captioner.check()
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def evaluate(self, cell: Cell) -> Result | None:
         """Caption, name, weigh, write."""
-        assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero:
-            return
-        started = time.monotonic()
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ActivationDataModule)
-        clip_ids = read_manifest(data.activations).clip_ids
-        selections = read_selections(self.out)
-        heard = {row for draws in selections.values() for draw in draws for row in draw.top_ids.flatten().tolist()}
-        captions = self._caption([clip_ids[row] for row in sorted(heard)], str(pl_module.device))
-        clap = load_clap(self.clap, device=str(pl_module.device))
-        embeddings = embed_clips(clap, self.audio, clip_ids, self.embeddings)
+        clip_ids = read_manifest(cell.probe).clip_ids
+        selections = read_selections(cell)
+        rows = {row for draws in selections.values() for draw in draws for row in draw.top_ids.flatten().tolist()}
+        captions = self._caption(cell, [clip_ids[row] for row in sorted(rows)])
+        clap = self.clap()
+        embeddings = self.embeddings(cell, "probe")
         others = torch.randperm(len(clip_ids), generator=torch.Generator().manual_seed(self.seed))[:NUM_RANDOM_CLIPS]
         named: dict[str, list[Named]] = {}
         for scorer, draws in selections.items():
@@ -96,19 +82,21 @@ class NameConcepts(Callback):
                 names = self.namer(of_concepts, embeddings[draw.top_ids], clap.text)
                 weighed = weigh(draw, names, embeddings, others, clap.text, self.duplicate_cosine)
                 named.setdefault(scorer, []).append(weighed)
-        write_names(self.out, named)
-        write_concepts(self.out, data.layer, clip_ids, captions, named["ard"][0])
-        self._report(pl_module, data.layer, named["ard"][0], time.monotonic() - started)
+        write_names(cell, named)
+        write_concepts(cell, clip_ids, captions, named["ard"][0])
+        return self._result(cell, named["ard"][0])
 
-    def _caption(self, clip_ids: list[str], device: str) -> dict[str, str]:
+    def _caption(self, cell: Cell, clip_ids: list[str]) -> dict[str, str]:
         """Return a caption of every clip."""
         if self.captioner is not None:
             model, load = self.captioner.model, partial(chat_captioner, self.captioner)
         else:
-            model, load = self.audiollm, partial(audiollm_captioner, self.audiollm, device, self.max_new_tokens)
-        return caption_clips(clip_ids, self.audio, self.captions, model, load, self.clips_per_batch)
+            model, load = self.audiollm, partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
+        return caption_clips(
+            clip_ids, cell.run.audio("probe"), cell.run.captions, model, load, self.clips_per_batch
+        )
 
-    def _report(self, module: Encoding, layer: int, named: Named, seconds: float) -> None:
+    def _result(self, cell: Cell, named: Named) -> Result:
         has_name = np.array([name.name is not None for name in named.names], dtype=float)
         repeats = np.array([of is not None for of in named.duplicate_of], dtype=float)
         percentile = named.evidence.clap_percentile.numpy()[has_name > 0]
@@ -121,7 +109,7 @@ class NameConcepts(Callback):
             **self.namer.choices,
             "caption_prompt": CAPTION_PROMPT,
             "captioner": self.captioner.model if self.captioner else self.audiollm,
-            "clap": self.clap,
+            "clap": self.clap_name,
             "duplicate_cosine": self.duplicate_cosine,
         }
         details = {
@@ -129,6 +117,4 @@ class NameConcepts(Callback):
             "num_without_name": int((1 - has_name).sum()),
             "num_duplicates": int(repeats.sum()),
         }
-        row = Row(module.method, layer, module.expansion, figures)
-        Result("naming", (row,), choices, self.seed, seconds, details).save(self.out / "naming.json")
-        module.log("naming/named_share", figures["named_share"].value)
+        return Result("naming", (cell.row(figures),), choices, details)

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import soundfile
 from rich.progress import Progress
 
-from ard.activations import write_parquet
 from ard.audio import read_clips
 from ard.audiollm import load_audiollm
 from ard.naming.chat import Chat, Content
+from ard.run import write_parquet
 from ard.types import Clip
 
 CAPTION_PROMPT = "Generate a detailed caption for the audio clip"  # Sec. 2.3

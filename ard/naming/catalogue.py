@@ -2,27 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ard.activations import write_parquet
 from ard.monosemanticity import Selection
 from ard.naming.functional import Evidence, name_evidence, near_duplicates
 from ard.naming.namer import Embed, Name
+from ard.run import Cell
 
-NAMES, CONCEPTS = "names.parquet", "concepts.parquet"
 
-
-def read_names(folder: Path) -> dict[str, list[list[str | None]]]:
+def read_names(cell: Cell) -> dict[str, list[list[str | None]]]:
     """Read the names of the selected features by scorer and draw, in the order of the selections."""
     names: dict[str, list[list[str | None]]] = {}
-    for row in pq.read_table(folder / NAMES).to_pylist():
+    for row in cell.rows("names"):
         draws = names.setdefault(row["scorer"], [])
         if row["draw"] == len(draws):
             draws.append([])
@@ -89,7 +84,7 @@ def weigh(
     return Named(selection, names, duplicate_of, evidence)
 
 
-def write_names(folder: Path, named: Mapping[str, Sequence[Named]]) -> None:
+def write_names(cell: Cell, named: Mapping[str, Sequence[Named]]) -> None:
     """Write the names of the selected features of every scorer and draw."""
     rows = [
         {"scorer": scorer, "draw": draw, **row}
@@ -97,15 +92,12 @@ def write_names(folder: Path, named: Mapping[str, Sequence[Named]]) -> None:
         for draw, of_draw in enumerate(draws)
         for row in of_draw.rows()
     ]
-    write_parquet(rows, folder / NAMES)
+    cell.save_rows("names", rows)
 
 
-def write_concepts(
-    folder: Path, layer: int, clip_ids: Sequence[str], captions: Mapping[str, str], named: Named
-) -> None:
+def write_concepts(cell: Cell, clip_ids: Sequence[str], captions: Mapping[str, str], named: Named) -> None:
     """Write one row a feature of the dictionary, with a name where it is selected."""
-    stored = load_file(folder / "representatives.safetensors")
-    scored = load_file(folder / "monosemanticity.safetensors")
+    stored, scored = cell.tensors("representatives"), cell.tensors("selections")
     known = {row["feature"]: (row, name) for row, name in zip(named.rows(), named.names, strict=True)}
     unknown = {"name": None, "duplicate_of": None, **dict.fromkeys(Evidence._fields, math.nan)}
     lists = zip(stored["ard/top_ids"].tolist(), stored["ard/bottom_ids"].tolist(), strict=True)
@@ -115,7 +107,7 @@ def write_concepts(
         rows.append(
             {
                 "feature": feature,
-                "layer": layer,
+                "layer": cell.layer,
                 "name": name.name,
                 "m": float(scored["ard/m"][feature]),
                 "q_value": float(scored["ard/q_value"][feature]),
@@ -129,4 +121,4 @@ def write_concepts(
                 **{field: row[field] for field in (*Evidence._fields, "duplicate_of")},
             }
         )
-    write_parquet(rows, folder / CONCEPTS)
+    cell.save_rows("concepts", rows)

@@ -1,7 +1,7 @@
 """Stage 5: which clips stand for a feature most and least (Sec. 2.2, Eq. 2)."""
 
 from ard.representatives.callback import RANDOM_ACTIVE, RetrieveRepresentatives, read_maxima, read_ties
-from ard.representatives.functional import SCORERS, Ties, clip_scores
+from ard.representatives.functional import Ties
 from ard.representatives.metric import (
     RandomActiveClips,
     RepresentativeClips,
@@ -12,7 +12,6 @@ from ard.representatives.metric import (
 
 __all__ = [
     "RANDOM_ACTIVE",
-    "SCORERS",
     "RandomActiveClips",
     "RepresentativeClips",
     "Representatives",
@@ -20,7 +19,6 @@ __all__ = [
     "Retrieved",
     "Statistics",
     "Ties",
-    "clip_scores",
     "read_maxima",
     "read_ties",
 ]

@@ -1,45 +1,38 @@
 """Retrieve the representative clips of every feature while `test` streams the probing set."""
 
-import os
-from pathlib import Path
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from lightning import Callback, LightningModule, Trainer
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.activations import ProbeBatch
+from ard.probing import Evaluator, Scored
 from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_quantiles
 from ard.representatives.metric import RandomActiveClips, RepresentativeClips
-from ard.sae import Encoding, SparseCoder
-from ard.types import UserError
+from ard.results import Result
+from ard.run import Cell
+from ard.sae import SparseCoder
 
-FILE = "representatives.safetensors"
 RANDOM_ACTIVE = "random_active/top_ids"
 QUANTILE_LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
 
 
-def read_ties(folder: Path) -> dict[str, str]:
+def read_ties(cell: Cell) -> dict[str, str]:
     """Read by which rule the representatives of a dictionary were chosen among clips of equal score."""
-    with safe_open(folder / FILE, framework="pt") as stored:
+    with safe_open(cell.path("representatives"), framework="pt") as stored:
         return stored.metadata() or {}
 
 
-def read_maxima(folder: Path) -> Float[Tensor, " features"]:
+def read_maxima(cell: Cell) -> Float[Tensor, " features"]:
     """Read the largest activation of every feature on a token of the probing set, the unit of steering values.
 
     Raises:
         UserError: if nothing was retrieved there.
     """
-    if not (folder / FILE).is_file():
-        raise UserError(f"'{folder}' holds no {FILE}: run `ard test` on this dictionary, or choose another")
-    return load_file(folder / FILE)["max_activation"]
+    return cell.tensors("representatives")["max_activation"]
 
 
-class RetrieveRepresentatives(Callback):
+class RetrieveRepresentatives(Evaluator):
     """Write ``representatives.safetensors``: for every scorer the p most and least representative clips (Eq. 2).
 
     Its tensors, of every feature, clips as rows of clips.parquet:
@@ -57,7 +50,6 @@ class RetrieveRepresentatives(Callback):
     - ``random_active/top_ids`` [draws, features, p], where asked for: random clips in which the feature is active.
 
     Args:
-        out: folder of this dictionary's results.
         p: clips in each list (the paper's 4).
         ties: see :class:`~ard.representatives.RepresentativeClips`.
         tie_seed: likewise.
@@ -65,69 +57,58 @@ class RetrieveRepresentatives(Callback):
         random_seed: of these draws.
     """
 
+    makes = ("representatives",)
+
     def __init__(
-        self,
-        out: Path,
-        p: int = 4,
-        *,
-        ties: Ties = "stable",
-        tie_seed: int = 0,
-        num_random: int = 0,
-        random_seed: int = 0,
+        self, p: int = 4, *, ties: Ties = "stable", tie_seed: int = 0, num_random: int = 0, random_seed: int = 0
     ) -> None:
-        self.out, self.p, self.ties, self.tie_seed = Path(out), p, ties, tie_seed
+        super().__init__()
+        self.p, self.ties, self.tie_seed = p, ties, tie_seed
         self.num_random, self.random_seed = num_random, random_seed
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
         """Start empty lists."""
-        assert isinstance(pl_module, Encoding)
-        self._metric = RepresentativeClips(pl_module.coder.d_sae, self.p, ties=self.ties, tie_seed=self.tie_seed)
-        self._metric.to(pl_module.device)
-        self._random = RandomActiveClips(pl_module.coder.d_sae, self.p, self.num_random, seed=self.random_seed)
-        self._random.to(pl_module.device)
+        self._dictionary = dictionary
+        self._lists = RepresentativeClips(dictionary.d_sae, self.p, ties=self.ties, tie_seed=self.tie_seed)
+        self._random = RandomActiveClips(dictionary.d_sae, self.p, self.num_random, seed=self.random_seed)
+        self._lists.to(self.device)
+        self._random.to(self.device)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ProbeBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def update(self, split: str, scored: Scored) -> None:
         """Fold in a batch of the probing set."""
-        if dataloader_idx == 0:
-            assert isinstance(pl_module, Encoding)
-            wanted = self.ties == "preact"
-            pre_activations = _mean_pre_activations(pl_module.coder, batch) if wanted else None
-            self._metric.update(outputs["codes"], batch.clip_of_token, batch.rows, pre_activations)
-            if self.num_random:
-                self._random.update(outputs["codes"], batch.clip_of_token, batch.rows)
+        if split != "probe":
+            return
+        batch, codes, scores = scored
+        pre_activations = _mean_pre_activations(self._dictionary, batch) if self.ties == "preact" else None
+        self._lists.update(codes, batch.clip_of_token, batch.rows, pre_activations, scores)
+        if self.num_random:
+            self._random.update(scores, batch.rows)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the lists."""
-        found = self._metric.compute()
-        tensors = found.statistics._asdict()
-        for scorer, lists in found.lists.items():
-            tensors |= {f"{scorer}/{name}": tensor for name, tensor in lists._asdict().items()}
-        quantiles = activation_quantiles(found.statistics.activation_histogram, QUANTILE_LEVELS)
+    def gather(self) -> None:
+        """Gather the lists of all ranks."""
+        lists, statistics = self._lists.compute()
+        tensors = statistics._asdict()
+        for scorer, of_scorer in lists.items():
+            tensors |= {f"{scorer}/{name}": tensor for name, tensor in of_scorer._asdict().items()}
+        quantiles = activation_quantiles(statistics.activation_histogram, QUANTILE_LEVELS)
         tensors |= {"activation_quantiles": quantiles, "quantile_levels": QUANTILE_LEVELS}
         tensors["activation_edges"] = ACTIVATION_EDGES
         if self.num_random:
             tensors[RANDOM_ACTIVE] = self._random.compute()
-        if trainer.is_global_zero:
-            self.out.mkdir(parents=True, exist_ok=True)
-            about = {"ties": self.ties} | ({"tie_seed": str(self.tie_seed)} if "random" in self.ties else {})
-            save_file({name: t.cpu() for name, t in tensors.items()}, self.out / f"{FILE}.partial", metadata=about)
-            os.replace(self.out / f"{FILE}.partial", self.out / FILE)
-        trainer.strategy.barrier()
-        self._metric.reset()
-        dead = (tensors["n_active"] == 0).double().mean()
-        pl_module.log("representatives/dead_share", dead.to(torch.float32))
+        self._gathered = tensors
+        self._lists.reset()
+        self._random.reset()
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Write the lists; there is no figure in them."""
+        about = {"ties": self.ties} | ({"tie_seed": str(self.tie_seed)} if "random" in self.ties else {})
+        cell.save_tensors("representatives", self._gathered, about)
+        del self._gathered
+        return None
 
 
-def _mean_pre_activations(coder: SparseCoder, batch: ProbeBatch) -> Float[Tensor, "clips features"]:
+def _mean_pre_activations(dictionary: SparseCoder, batch: ProbeBatch) -> Float[Tensor, "clips features"]:
     """Return the mean over each clip's tokens of what TopK selects from: that of their mean, since it is affine."""
     total = batch.x.new_zeros(len(batch.rows), batch.x.shape[1]).index_add_(0, batch.clip_of_token, batch.x)
     num_tokens = torch.bincount(batch.clip_of_token, minlength=len(batch.rows))
-    return coder.pre_activations(total / num_tokens[:, None])
+    return dictionary.pre_activations(total / num_tokens[:, None])

@@ -8,16 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
+from ard.probing.functional import SCORERS, ClipScores, clip_scores
 from ard.representatives.functional import (
     ACTIVATION_EDGES,
-    SCORERS,
     ActiveCodes,
-    ClipScores,
     Places,
     Ties,
     active_codes,
     active_places,
-    clip_scores,
     tie_keys,
 )
 from ard.types import Codes
@@ -136,6 +134,7 @@ class RepresentativeClips(Metric):
         clip_of_token: Int[Tensor, " tokens"],
         rows: Int[Tensor, " clips"],
         pre_activations: Float[Tensor, "clips features"] | None = None,
+        scores: ClipScores | None = None,
     ) -> None:
         """Fold a batch of whole clips in, one after another.
 
@@ -144,8 +143,9 @@ class RepresentativeClips(Metric):
             clip_of_token: index into the clips of the batch.
             rows: of the clips in the probing set.
             pre_activations: their means over each clip, where ties go by them.
+            scores: of the clips, where they are at hand; else they are computed.
         """
-        scores = clip_scores(codes, clip_of_token, len(rows), self.num_features)
+        scores = scores or clip_scores(codes, clip_of_token, len(rows), self.num_features)
         if not scores.mean.isfinite().all():
             bad = rows[~scores.mean.isfinite().all(dim=1)].tolist()
             raise ValueError(f"clips in rows {bad} have a NaN or infinite score: look at their activation shards")
@@ -237,9 +237,9 @@ class RandomActiveClips(Metric):
         for draw, rule in enumerate(self.rules):
             self.add_state(f"draw_{draw}", empty.clone(), partial(_merge, p=p, rule=rule))
 
-    def update(self, codes: Codes, clip_of_token: Int[Tensor, " tokens"], rows: Int[Tensor, " clips"]) -> None:
-        """Fold a batch of whole clips in, one after another."""
-        active = clip_scores(codes, clip_of_token, len(rows), self.num_features).coverage > 0
+    def update(self, scores: ClipScores, rows: Int[Tensor, " clips"]) -> None:
+        """Fold a batch of clips in."""
+        active = scores.coverage > 0
         for draw, rule in enumerate(self.rules):
             slots: Tensor = getattr(self, f"draw_{draw}")
             features = (active.any(dim=0) | (slots[:, -1, 0] <= 0)).nonzero()[:, 0]

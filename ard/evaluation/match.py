@@ -1,28 +1,24 @@
 """Names against the labels of clips that nothing was trained on (Table 1)."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from lightning import Callback, LightningModule, Trainer
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ard.activations import ActivationDataModule, ProbeBatch
-from ard.embedding import EMBEDDED, load_clap
+from ard.embedding import EMBEDDED
 from ard.evaluation.functional import LabelText, label_text
 from ard.evaluation.matching import DEFAULT, AveragePrecisionKind, MatchReading
 from ard.evaluation.metric import Clips, ConceptAveragePrecision, ConceptMatching
-from ard.evaluation.scores import EVALUATION, Active, ActiveBy, LabelledScores, predicted
+from ard.evaluation.scores import Active, ActiveBy, Labelled, active_concepts, predicted, read_labelled
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
+from ard.probing import Evaluator
 from ard.results import Figure, Result, Row
-from ard.sae import Encoding
+from ard.run import Cell
 from ard.types import UserError
 
 METHODS = {"mean": "Mean Act.", "coverage": "Coverage", "random": "Rand. Rep."}  # by scorer, as the paper names them
@@ -38,7 +34,7 @@ class Predictions(NamedTuple):
     space: Float[Tensor, "texts d"]
 
 
-class MatchLabels(Callback):
+class MatchLabels(Evaluator):
     """Write ``matching.json``: precision, recall, F1 and mAP of every method (Sec. 4, Table 1).
 
     A clip's predictions are the names, without doubles, of the selected concepts that are active in it; its references
@@ -47,7 +43,6 @@ class MatchLabels(Callback):
     clips' own labels in the place of predictions.
 
     Args:
-        out: folder of this dictionary's results.
         clap: the CLAP model.
         reading: of Sec. 4 where it leaves a choice.
         activity: when a concept is active in a clip: the number of the rule ``active_by``; 0 takes every clip whose
@@ -55,16 +50,17 @@ class MatchLabels(Callback):
         active_by: see :data:`~ard.evaluation.scores.ActiveBy`.
         labels: how a label is put to CLAP, see :func:`~ard.evaluation.functional.label_text`.
         num_shuffles: draws of shuffled names.
-        result: name of the file, so that one folder can hold several readings.
+        result: name of the result, so that one cell can hold several readings.
         seed: of the shuffles and the bootstrap.
 
     Raises:
         UserError: if the activity is none that the rule knows.
     """
 
+    needs = ("representatives", "selections", "names", "scores")
+
     def __init__(
         self,
-        out: Path,
         *,
         clap: str = EMBEDDED,
         reading: MatchReading = DEFAULT,
@@ -72,84 +68,58 @@ class MatchLabels(Callback):
         active_by: ActiveBy = "share",
         labels: LabelText = "space",
         num_shuffles: int = 10,
-        result: str = "matching.json",
+        result: str = "matching",
         seed: int = 0,
     ) -> None:
         if activity < 0 or (activity > 1 and active_by != "top"):
             raise UserError(
                 f"activity {activity} is no {active_by}: give a number from 0" + " to 1" * (active_by != "top")
             )
-        self.out, self.clap, self.reading, self.seed = Path(out), clap, reading, seed
+        super().__init__(clap=clap, seed=seed)
+        self.reading = reading
         self.activity, self.active_by, self.labels = activity, active_by, labels
         self.num_shuffles, self.result = num_shuffles, result
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start empty."""
-        assert isinstance(pl_module, Encoding)
-        pl_module.refuse_ranks()
-        self._scores = LabelledScores(pl_module.coder.d_sae)
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Match, a row a method; without labelled clips there is nothing to match."""
+        labelled = read_labelled(cell, "eval")
+        return None if labelled is None else self.match(cell, labelled, self.clap().text)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ProbeBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores of the evaluation set."""
-        if dataloader_idx == EVALUATION:
-            self._scores.add(outputs["codes"], batch)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Match and write; without labelled clips there is nothing to write."""
-        assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero or not self._scores.labels:
-            return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ActivationDataModule)
-        embed = load_clap(self.clap, device=str(pl_module.device)).text
-        for row in self.match(self._scores, embed, Row(pl_module.method, data.layer, pl_module.expansion, {})):
-            pl_module.log(f"matching/{row.method}/f1", row.figures["f1"].value)
-
-    def match(self, scores: LabelledScores, embed: EmbedText, dictionary: Row) -> list[Row]:
-        """Match the names of a dictionary's concepts to the labels of clips; write and return a row a method.
+    def match(self, cell: Cell, labelled: Labelled, embed: EmbedText) -> Result:
+        """Match the names of a cell's concepts to the labels of clips.
 
         Args:
-            scores: the clips' scores and labels.
+            cell: whose concepts they are.
+            labelled: the clips' scores and labels.
             embed: texts into the space where they are compared.
-            dictionary: its method, layer and expansion.
         """
-        started = time.monotonic()
-        vocabulary = scores.vocabulary
+        vocabulary = labelled.vocabulary
         index = {label: i for i, label in enumerate(vocabulary)}
-        references = [torch.tensor([index[label] for label in dict.fromkeys(of)]) for of in scores.labels]
+        references = [torch.tensor([index[label] for label in dict.fromkeys(of)]) for of in labelled.labels]
         if self.reading.scope != "clip":
             references = [torch.arange(len(vocabulary))]
         truth = Predictions(references, embed([label_text(label, self.labels) for label in vocabulary]))
-        stored = load_file(self.out / "representatives.safetensors")
-        selections, names = read_selections(self.out), read_names(self.out)
+        stored, selections, names = cell.tensors("representatives"), read_selections(cell), read_names(cell)
         rows, num_silent = [], {}
         for scorer, draws in selections.items():
-            active = self._active(scores, stored, scorer, draws[0])
-            told = [self._predict(active, named, len(scores.labels), embed) for named in names[scorer]]
-            row = self._row(told, truth, replace(dictionary, method=METHODS.get(scorer, dictionary.method)))
+            active = self._active(labelled, stored, scorer, draws[0])
+            predictions = [self._predict(active, named, len(labelled.labels), embed) for named in names[scorer]]
+            row = self._row(predictions, truth, replace(cell.row({}), method=METHODS.get(scorer, cell.method)))
             highest = np.array([float(draw.m.max()) for draw in draws])
             note = f"{row.note}, MS {highest.std():.3f}" if row.note else None
             rows.append(replace(row, figures={"ms": self._highest(draws), **row.figures}, note=note))
-            num_silent[row.method] = sum(len(of_clip) == 0 for of_clip in told[0].of_clips)
+            num_silent[row.method] = sum(len(of_clip) == 0 for of_clip in predictions[0].of_clips)
         if "random" in selections:
-            active, rng = self._active(scores, stored, "ard", selections["ard"][0]), np.random.default_rng(self.seed)
+            active, rng = self._active(labelled, stored, "ard", selections["ard"][0]), np.random.default_rng(self.seed)
             own = np.array(names["ard"][0], dtype=object)
-            told = [
-                self._predict(active, rng.permutation(own).tolist(), len(scores.labels), embed)
+            predictions = [
+                self._predict(active, rng.permutation(own).tolist(), len(labelled.labels), embed)
                 for _ in range(self.num_shuffles)
             ]
-            rows.append(self._row(told, truth, replace(dictionary, method=f"{dictionary.method}, names shuffled")))
-            rows.append(self._row([truth], truth, replace(dictionary, method="Labels as names")))
+            rows.append(self._row(predictions, truth, cell.row({}, control="names shuffled")))
+            rows.append(self._row([truth], truth, replace(cell.row({}), method="Labels as names")))
         details = {
-            "num_clips": len(scores.labels),
+            "num_clips": len(labelled.labels),
             "num_labels": len(vocabulary),
             "num_concepts_without_name": {scorer: draws[0].count(None) for scorer, draws in names.items()},
             "num_clips_without_prediction": num_silent,
@@ -158,19 +128,17 @@ class MatchLabels(Callback):
             **asdict(self.reading),
             "activity": self.activity,
             "active_by": self.active_by,
-            "clap": self.clap,
+            "clap": self.clap_name,
             "label_text": self.labels,
         }
-        result = Result("matching", tuple(rows), choices, self.seed, time.monotonic() - started, details)
-        result.save(self.out / self.result)
-        return rows
+        return Result(self.result, tuple(rows), choices, details)
 
     def _active(
-        self, scores: LabelledScores, stored: Mapping[str, Tensor], scorer: str, selection: Selection
+        self, labelled: Labelled, stored: Mapping[str, Tensor], scorer: str, selection: Selection
     ) -> Active:
         kept = "ard" if scorer == "random" else scorer  # Rand. Rep. names AR&D's features otherwise, no more
         weakest = stored[f"{kept}/top_scores"][selection.features, -1].float()
-        return scores.active(kept, selection.features, weakest, self.activity, self.active_by)
+        return active_concepts(labelled.scores, kept, selection.features, weakest, self.activity, self.active_by)
 
     def _predict(self, active: Active, named: Sequence[str | None], num_clips: int, embed: EmbedText) -> Predictions:
         """Return what the names of the active concepts predict; a concept without a name predicts nothing."""

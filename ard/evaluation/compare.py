@@ -1,0 +1,125 @@
+"""Names against the labels of their concepts' own clips."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from ard.activations import read_clips_metadata
+from ard.embedding import EMBEDDED
+from ard.evaluation.bertscore import BERTScore
+from ard.evaluation.functional import label_text, shared_label, stated_labels
+from ard.evaluation.similarity import compare_texts
+from ard.monosemanticity import read_selections
+from ard.naming import read_names
+from ard.probing import Evaluator
+from ard.results import Figure, Result
+from ard.run import Cell
+
+
+class _Concepts(NamedTuple):
+    """The selected features, their names, and the labels of every clip of H^k."""
+
+    features: list[int]
+    names: list[str | None]
+    labels: list[list[list[str]]]
+    frequency: Counter[str]  # of labels, in the probing set
+
+
+def _concepts(cell: Cell) -> _Concepts | None:
+    """Read what is compared; None where no clip has a label."""
+    of_clips = [clip.get("labels") or [] for clip in read_clips_metadata(cell.probe)]
+    frequency = Counter(label for labels in of_clips for label in labels)
+    if not frequency:
+        return None
+    selection, names = read_selections(cell)["ard"][0], read_names(cell)["ard"][0]
+    labels = [[of_clips[row] for row in top] for top in selection.top_ids.tolist()]
+    return _Concepts(selection.features.tolist(), names, labels, frequency)
+
+
+class CompareNames(Evaluator):
+    """Write ``name_similarity.json``: how close names come to the label that their concept's own clips share.
+
+    The measures are Table 2's, CLAP cosine and BERTScore; labels of a corpus take the place of the paper's human
+    raters. Concepts whose clips share no label are counted and left out. A second row has the names shuffled among the
+    concepts: what a name scores that knows nothing of its concept.
+
+    Args:
+        clap: the CLAP model.
+        bertscore: the language model of BERTScore (the usual one is ``roberta-large``), a hub id or a local folder;
+            without one, BERTScore is left out.
+        seed: of the shuffle and the bootstrap.
+    """
+
+    needs = ("selections", "names")
+
+    def __init__(self, *, clap: str = EMBEDDED, bertscore: str | None = None, seed: int = 0) -> None:
+        super().__init__(clap=clap, seed=seed)
+        self.bertscore = bertscore
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Compare; without labels there is nothing to compare."""
+        concepts = _concepts(cell)
+        if concepts is None:
+            return None
+        shared = [shared_label(labels, concepts.frequency) for labels in concepts.labels]
+        pairs = [(name, label) for name, label in zip(concepts.names, shared, strict=True) if name and label]
+        names, labels = [name for name, _ in pairs], [label_text(label) for _, label in pairs]
+        shuffled = [names[i] for i in np.random.default_rng(self.seed).permutation(len(names))]
+        bertscore = BERTScore(self.bertscore, device=self.device) if self.bertscore else None
+        rows = []
+        for control, of_row in (("", names), ("names shuffled", shuffled)):
+            figures = compare_texts(of_row, labels, range(len(labels)), self.clap(), bertscore, seed=self.seed)
+            rows.append(cell.row(figures, control=control))
+        choices = {
+            "reference": "the label that more than half of a concept's clips have, of several the rarest",
+            "clap": self.clap_name,
+            "bertscore": self.bertscore,
+            "rescaled": bertscore.rescaled if bertscore else None,
+        }
+        details = {
+            "num_concepts": len(concepts.names),
+            "num_without_name": sum(name is None for name in concepts.names),
+            "num_without_shared_label": sum(label is None for label in shared),
+        }
+        return Result("name_similarity", tuple(rows), choices, details)
+
+
+class StateLabels(Evaluator):
+    """Write ``stated_labels.json``: which of the corpus's labels some name states in words, and which none does.
+
+    It also lists the names that state nothing that is true of most of their clips.
+
+    Args:
+        seed: of the bootstrap.
+    """
+
+    needs = ("selections", "names")
+
+    def __init__(self, *, seed: int = 0) -> None:
+        super().__init__(seed=seed)
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """List what is stated; without labels there is nothing to state."""
+        concepts = _concepts(cell)
+        if concepts is None:
+            return None
+        stated = stated_labels(concepts.names, concepts.labels)
+        vocabulary, by_some = sorted(concepts.frequency), {label for labels in stated for label in labels}
+        share = Figure.estimate(np.array([label in by_some for label in vocabulary]), np.mean, "labels", seed=self.seed)
+        details = {
+            "stated": {
+                label: [name for name, labels in zip(concepts.names, stated, strict=True) if label in labels]
+                for label in vocabulary
+                if label in by_some
+            },
+            "missing": [label for label in vocabulary if label not in by_some],
+            "wrong": [
+                {"feature": feature, "name": name}
+                for feature, name, labels in zip(concepts.features, concepts.names, stated, strict=True)
+                if name and not labels
+            ],
+            "num_named": sum(name is not None for name in concepts.names),
+        }
+        choices = {"stated": "the name contains the words of the label, and most of the concept's clips have it"}
+        return Result("stated_labels", (cell.row({"share_stated": share}),), choices, details)

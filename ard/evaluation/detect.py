@@ -1,0 +1,106 @@
+"""Whether a name tells where its feature fires, on clips that the naming never saw."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ard.embedding import EMBEDDED
+from ard.evaluation.functional import paired_auroc
+from ard.monosemanticity import Selection, read_selections
+from ard.naming import read_names
+from ard.probing import Evaluator, read_scores
+from ard.results import Figure, Result
+from ard.run import Cell
+
+
+class _Unseen(NamedTuple):
+    """Clips that the naming never saw, and which of the selected features fire in them."""
+
+    rows: Int[Tensor, " clips"]  # in the manifest of their activations
+    fires: Bool[Tensor, "clips concepts"]
+
+
+class DetectConcepts(Evaluator):
+    """Write ``detection.json``, and of every selected feature a row of ``detection.parquet``.
+
+    On clips that the naming never saw: does the CLAP cosine of clip and name predict that the feature fires? A
+    concept's figure is the AUROC of that prediction. A second row has every name given to another concept: what a name
+    scores that knows nothing of its concept. Concepts without a name, and those that fire in no clip or in all, have no
+    figure and are counted. ``detection.parquet`` has for every selected feature that AUROC (``detection``) and the
+    number of clips where it fires (``n_active_unseen``).
+
+    The clips are the evaluation set; where there is none, those of the probing set that are in no named concept's H^k.
+
+    Args:
+        clap: the CLAP model.
+        activity: a feature fires in a clip whose score reaches this share of the score of the weakest clip in H^k; 0
+            takes every clip whose score is positive.
+        seed: of the shuffle and the bootstrap.
+    """
+
+    needs = ("representatives", "selections", "names", "scores")
+    makes = ("detection",)
+    embeds = ("unseen",)
+
+    def __init__(self, *, clap: str = EMBEDDED, activity: float = 0.0, seed: int = 0) -> None:
+        super().__init__(clap=clap, seed=seed)
+        self.activity = activity
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Compare the names' cosines with where the features fire."""
+        selection, names = read_selections(cell)["ard"][0], read_names(cell)["ard"][0]
+        has_name = torch.tensor([name is not None for name in names], dtype=torch.bool)
+        unseen = self._unseen(cell, selection)
+        clips = self.embeddings(cell, cell.unseen)[unseen.rows]
+        similarity = (clips @ self.clap().text([name for name in names if name is not None]).T).numpy()
+        fires = unseen.fires[:, has_name].numpy()
+        own = paired_auroc(similarity, fires)
+        others = paired_auroc(similarity[:, self._shuffled(fires.shape[1])], fires)
+        measurable = ~np.isnan(own)
+        rows = (
+            cell.row({"auroc": self._figure(own[measurable])}),
+            cell.row({"auroc": self._figure(others[measurable])}, control="names shuffled"),
+        )
+        choices = {
+            "clips": "the evaluation set"
+            if cell.evaluation
+            else "clips of the probing set that are in no concept's H^k",
+            "fires": "score above 0" if not self.activity else "score from a share of the weakest clip in H^k on",
+            "activity": self.activity,
+            "similarity": f"audio-text cosine of CLAP {self.clap_name!r}, no template",
+        }
+        details = {
+            "num_clips": len(unseen.rows),
+            "num_concepts": len(names),
+            "num_without_name": int((~has_name).sum()),
+            "num_fire_never_or_always": int((~measurable).sum()),
+        }
+        detection = torch.full((len(names),), torch.nan)
+        detection[has_name] = torch.from_numpy(own).float()
+        columns = selection.features.tolist(), detection.tolist(), unseen.fires.sum(dim=0).tolist()
+        fields = ("feature", "detection", "n_active_unseen")
+        cell.save_rows("detection", (dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)))
+        return Result("detection", rows, choices, details)
+
+    def _unseen(self, cell: Cell, selection: Selection) -> _Unseen:
+        """Find where the selected features fire."""
+        scores = read_scores(cell, cell.unseen)
+        assert scores is not None
+        seen = set() if cell.evaluation else set(selection.top_ids.flatten().tolist())
+        rows = torch.tensor([row for row in range(scores.num_clips) if row not in seen], dtype=torch.int64)
+        of_selected = scores.dense("ard", selection.features)[rows]
+        weakest = cell.tensors("representatives")["ard/top_scores"][selection.features, -1]
+        return _Unseen(rows, (of_selected > 0) & (of_selected >= (self.activity * weakest).float()))
+
+    def _shuffled(self, count: int) -> Int[np.ndarray, " concepts"]:
+        """Return for each concept another one, where there is one."""
+        order = np.random.default_rng(self.seed).permutation(count)
+        shuffled = np.empty(count, dtype=np.int64)
+        shuffled[order] = np.roll(order, 1)
+        return shuffled
+
+    def _figure(self, areas: Float[np.ndarray, " concepts"]) -> Figure:
+        return Figure.estimate(areas, np.mean, "AUROC", seed=self.seed)

@@ -1,0 +1,20 @@
+"""The one pass over clips: codes and clip scores once, handed to all evaluators; and what every evaluator is."""
+
+from ard.probing.callback import KeepScores
+from ard.probing.evaluator import Evaluator
+from ard.probing.functional import SCORERS, ClipScores, clip_scores
+from ard.probing.module import Encoding, Scored, score
+from ard.probing.scores import SparseScores, read_scores
+
+__all__ = [
+    "SCORERS",
+    "ClipScores",
+    "Encoding",
+    "Evaluator",
+    "KeepScores",
+    "Scored",
+    "SparseScores",
+    "clip_scores",
+    "read_scores",
+    "score",
+]

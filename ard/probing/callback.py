@@ -1,0 +1,89 @@
+"""What the pass itself leaves: the scores of the clips, and the norms of their activations."""
+
+import torch
+from torch import Tensor
+
+from ard.activations import read_manifest
+from ard.probing.evaluator import Evaluator
+from ard.probing.functional import ClipScores
+from ard.probing.module import Scored
+from ard.probing.scores import CollectScores
+from ard.results import Result
+from ard.run import Cell
+from ard.sae import SparseCoder
+from ard.sae.metric import NormByPosition
+
+
+class KeepScores(Evaluator):
+    """Write ``scores.safetensors``: which features are active in which clips, and how much (Eq. 2).
+
+    It has those of the evaluation set, and of the probing set those of clips with labels, or of all clips where there
+    is no evaluation set. For each split: ``<split>/rows`` and ``<split>/features`` (one entry for every clip and
+    feature whose mean activation is not 0), ``<split>/values`` [entries, scorers] (by Eq. 2, mean and coverage) and
+    ``<split>/num_clips``; ``num_features`` is the width of the dictionary.
+    """
+
+    makes = ("scores",)
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+        """Start empty."""
+        self._num_features, self._all = dictionary.d_sae, {"eval"} if cell.evaluation else {"probe"}
+        self._scores = {split: CollectScores().to(self.device) for split in cell.splits}
+        for metric in self._scores.values():  # so that a rank without clips has entries to gather: none
+            nothing = torch.zeros(0, dictionary.d_sae, dtype=torch.float64, device=self.device)
+            no_rows = torch.zeros(0, dtype=torch.int64, device=self.device)
+            metric.update(ClipScores(nothing, nothing, nothing), no_rows, no_rows.bool())
+
+    def update(self, split: str, scored: Scored) -> None:
+        """Add a batch."""
+        every = split in self._all
+        kept = torch.tensor([every or bool(clip.get("labels")) for clip in scored.batch.metadata], dtype=torch.bool)
+        self._scores[split].update(scored.scores, scored.batch.rows, kept.to(scored.batch.rows.device))
+
+    def gather(self) -> None:
+        """Gather the entries of all ranks."""
+        self._gathered = {split: metric.compute() for split, metric in self._scores.items()}
+        for metric in self._scores.values():
+            metric.reset()
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Write the entries; there is no figure in them."""
+        tensors: dict[str, Tensor] = {"num_features": torch.tensor(self._num_features)}
+        for split, entries in self._gathered.items():
+            tensors |= {f"{split}/{name}": entry for name, entry in entries.items()}
+            tensors[f"{split}/num_clips"] = torch.tensor(len(read_manifest(cell.splits[split]).clip_ids))
+        cell.save_tensors("scores", tensors)
+        del self._gathered
+        return None
+
+
+class InputNorms(Evaluator):
+    """Write ``input_norms.json``: mean and largest norm of x by its position in the clip, so that outliers are seen.
+
+    Args:
+        num_positions: positions that are kept apart; all later ones are one.
+    """
+
+    def __init__(self, *, num_positions: int = 16) -> None:
+        super().__init__()
+        self.num_positions = num_positions
+
+    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+        """Start empty."""
+        self._norms = NormByPosition(self.num_positions).to(self.device)
+
+    def update(self, split: str, scored: Scored) -> None:
+        """Add the clips of a probing batch."""
+        if split == "probe":
+            self._norms.update(scored.batch.x, scored.batch.clip_of_token)
+
+    def gather(self) -> None:
+        """Gather what all ranks saw."""
+        self._gathered = {name: values.tolist() for name, values in self._norms.compute().items()}
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Return the norms; the last entry is all later positions."""
+        return Result("input_norms", (), {"unit": "norm of x", "num_positions": self.num_positions}, self._gathered)

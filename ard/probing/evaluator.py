@@ -1,0 +1,217 @@
+"""What every evaluation is: settings, and a function of a cell that returns a result. The plumbing is here, once."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
+from ard.activations.store import read_layer
+from ard.activations.stream import Probe
+from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
+from ard.probing.module import SPLITS, Encoding, Scored, score
+from ard.results import Result
+from ard.run import FILES, Cell
+from ard.sae import SparseCoder, load_sparse_coder
+from ard.types import UserError
+
+CLIPS_PER_BATCH = 32  # where there is no DataModule that says
+
+
+class Ranks(NamedTuple):
+    """The processes that share a pass over the clips."""
+
+    rank: int = 0
+    size: int = 1
+    barrier: Callable[[], object] = lambda: None
+
+
+class Evaluator(Callback):
+    """The base of all evaluations of a dictionary.
+
+    As a callback of `test` it takes part in the one pass over the clips that all evaluators share, on every rank, and
+    writes its result when the pass has ended. It can also be called without a Trainer, on a cell whose files are
+    there: ``MatchLabels(...)(cell)`` writes and returns the result.
+
+    An evaluation implements :meth:`evaluate`. One that needs the activations themselves implements :meth:`start`,
+    :meth:`update` and :meth:`gather` too.
+
+    Attributes:
+        needs: names of ``ard.run.FILES`` that :meth:`evaluate` reads.
+        makes: names of those that it writes.
+        embeds: splits whose clips it needs in CLAP's space: ``probe``, or ``unseen``, on which names are tested.
+
+    Args:
+        clap: the CLAP model.
+        seed: of draws and of the bootstrap.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[tuple[str, ...]] = ()
+    embeds: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *, clap: str = EMBEDDED, seed: int = 0) -> None:
+        self.clap_name, self.seed = clap, seed
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def check(self, cell: Cell) -> None:  # noqa: B027
+        """Fail before any work, where it can be told that something is missing."""
+
+    def start(self, cell: Cell, dictionary: SparseCoder) -> None:  # noqa: B027
+        """Prepare for the pass."""
+
+    def update(self, split: str, scored: Scored) -> None:  # noqa: B027
+        """Take in a batch of clips."""
+
+    def gather(self) -> None:  # noqa: B027
+        """Bring together what all ranks took in."""
+
+    @abstractmethod
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Return the result, without time and seed, which are added; None where the cell has nothing to evaluate.
+
+        Other files are written here too. It runs on one rank only.
+        """
+
+    @property
+    def streams(self) -> bool:
+        """Whether it takes part in the pass over the clips."""
+        return type(self).update is not Evaluator.update
+
+    def clap(self) -> Clap:
+        """Return the CLAP model, which one process loads once."""
+        return load_clap(self.clap_name, device=self.device)
+
+    def embeddings(self, cell: Cell, split: str, ranks: Ranks = Ranks()) -> Tensor:  # noqa: B008
+        """Return the embeddings [clips, d] of the clips of a split, each computed once in a run."""
+        clip_ids = read_manifest(cell.splits[split]).clip_ids
+        path = cell.run.embeddings(self.clap_name, split)
+        audio = cell.run.audio(split)
+        return embed_clips(
+            self.clap(), audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier
+        )
+
+    def __call__(self, cell: Cell) -> Result | None:
+        """Evaluate a cell without a Trainer: pass over the clips if that is needed, then write and return the result.
+
+        Raises:
+            UserError: if a file that is needed is not there.
+        """
+        for file in self.needs:
+            if not cell.path(file).is_file():
+                raise UserError(_missing(self, file, cell))
+        self.check(cell)
+        started = time.monotonic()
+        if self.streams:
+            self._pass(cell)
+        return self._conclude(cell, started)
+
+    @torch.inference_mode()
+    def _pass(self, cell: Cell) -> None:
+        layers = {split: read_layer(folder, cell.layer) for split, folder in cell.splits.items()}
+        source = "poly" if cell.expansion is None else str(cell.sae)
+        dictionary = load_sparse_coder(source, layers["probe"].d_in).to(self.device)
+        self.start(cell, dictionary)
+        for split, layer in layers.items():
+            for batch in Probe(layer, CLIPS_PER_BATCH):
+                moved = (part.to(self.device) if isinstance(part, Tensor) else part for part in batch)
+                self.update(split, score(dictionary, ProbeBatch(*moved)))
+        self.gather()
+
+    def _conclude(self, cell: Cell, started: float) -> Result | None:
+        result = self.evaluate(cell)
+        if result is None:
+            return None
+        result = replace(result, seed=self.seed, wall_time_s=time.monotonic() - started)
+        result.save(cell.result_path(result.evaluation))
+        return result
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse an order of evaluators that cannot work, before anything is done."""
+        cell = _cell(trainer, pl_module)
+        evaluators = [c for c in trainer.callbacks if isinstance(c, Evaluator)]  # type: ignore[attr-defined]
+        place = evaluators.index(self)
+        before, after = evaluators[:place], evaluators[place + 1 :]
+        for file in self.needs:
+            if any(file in earlier.makes for earlier in before):
+                continue
+            late = next((later for later in after if file in later.makes), None)
+            if late is not None:
+                raise UserError(
+                    f"{_name(self)} needs {FILES[file]}, which {_name(late)} makes: list {_name(late)} before it"
+                )
+            if not cell.path(file).is_file():
+                raise UserError(_missing(self, file, cell))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check, embed the clips, each rank its share, and prepare for the pass."""
+        assert isinstance(pl_module, Encoding)
+        cell, self.device = _cell(trainer, pl_module), str(pl_module.device)
+        self._seconds = 0.0
+        started = time.monotonic()
+        if trainer.is_global_zero:
+            self.check(cell)
+        ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
+        for split in self.embeds:
+            self.embeddings(cell, cell.unseen if split == "unseen" else split, ranks)
+        if self.streams:
+            self.start(cell, pl_module.dictionary)
+        self._seconds += time.monotonic() - started
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Mapping[str, Scored] | Any,
+        batch: ProbeBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch."""
+        if self.streams:
+            started = time.monotonic()
+            self.update(SPLITS[dataloader_idx], outputs["scored"])
+            self._seconds += time.monotonic() - started
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the ranks together; the first evaluates, writes and logs every figure."""
+        started = time.monotonic() - self._seconds
+        if self.streams:
+            self.gather()
+        if trainer.is_global_zero:
+            result = self._conclude(_cell(trainer, pl_module), started)
+            for row in result.rows if result else ():
+                named = {f"{result.evaluation}/{row.method}/{name}": f.value for name, f in row.figures.items()}
+                pl_module.log_dict(named, rank_zero_only=True)
+        trainer.strategy.barrier()
+
+
+def _cell(trainer: Trainer, module: LightningModule) -> Cell:
+    """Return the cell, with the activations of this very run."""
+    assert isinstance(module, Encoding)
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, ActivationDataModule)
+    if data.layer != module.cell.layer:
+        raise UserError(
+            f"the data are of layer {data.layer} and the cell {str(module.cell.folder)!r} is of layer "
+            f"{module.cell.layer}: give both the same"
+        )
+    return replace(module.cell, probe=data.activations, evaluation=data.evaluation)
+
+
+def _name(evaluator: Evaluator) -> str:
+    return type(evaluator).__name__
+
+
+def _missing(evaluator: Evaluator, file: str, cell: Cell) -> str:
+    return (
+        f"{_name(evaluator)} needs {FILES[file]}, which is not in '{cell.folder}': "
+        "list the evaluator that makes it before this one, or run it first"
+    )

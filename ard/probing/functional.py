@@ -1,0 +1,40 @@
+"""How much a clip shows a feature, from sparse codes (Sec. 2.2, Eq. 2)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ard.types import Codes
+
+SCORERS = ("ard", "mean", "coverage")  # r = mu * c (Eq. 2), mu alone (`Mean Act.`), c alone (`Coverage`)
+
+
+class ClipScores(NamedTuple):
+    """Every clip of a batch scored for every feature."""
+
+    ard: Float[Tensor, "clips features"]
+    mean: Float[Tensor, "clips features"]
+    coverage: Float[Tensor, "clips features"]
+
+
+def clip_scores(codes: Codes, clip_of_token: Int[Tensor, " tokens"], num_clips: int, num_features: int) -> ClipScores:
+    """Score the clips of one batch: mean activation mu, coverage c, and representativeness r = mu * c (Eq. 2).
+
+    Dense over the few clips of a batch, never over tokens or the data set. Codes of SAEs are not negative, and so are
+    their scores; raw coordinates (`Poly. Feats.`) may be. 0 where a feature is silent; higher is more representative.
+
+    Raises:
+        ValueError: if a clip of the batch has no token.
+    """
+    num_tokens = torch.bincount(clip_of_token, minlength=num_clips)[:, None]
+    if not num_tokens.all():
+        raise ValueError(f"clips {(num_tokens[:, 0] == 0).nonzero()[:, 0].tolist()} of the batch have no token")
+    place = (clip_of_token[:, None] * num_features + codes.indices).flatten()
+    values = codes.values.flatten().double()
+    flat = values.new_zeros(2, num_clips * num_features)
+    flat[0].index_add_(0, place, values)
+    flat[1].index_add_(0, place, (values > 0).double())
+    mean, coverage = flat.view(2, num_clips, num_features) / num_tokens
+    return ClipScores(mean * coverage, mean, coverage)

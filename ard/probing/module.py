@@ -1,0 +1,53 @@
+"""Whole clips to codes and scores, once for all evaluators, as a LightningModule."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning import LightningModule
+
+from ard.activations import ProbeBatch
+from ard.probing.functional import ClipScores, clip_scores
+from ard.run import Cell
+from ard.sae import SparseCoder, load_sparse_coder
+from ard.types import Codes
+
+SPLITS = ("probe", "eval")  # of the loaders of `test`
+
+
+class Scored(NamedTuple):
+    """A batch of whole clips, the codes of their tokens, and their scores for every feature."""
+
+    batch: ProbeBatch
+    codes: Codes
+    scores: ClipScores
+
+
+@torch.inference_mode()
+def score(dictionary: SparseCoder, batch: ProbeBatch) -> Scored:
+    """Encode a batch of whole clips and score them."""
+    codes = dictionary.encode(batch.x)
+    return Scored(batch, codes, clip_scores(codes, batch.clip_of_token, len(batch.rows), dictionary.d_sae))
+
+
+class Encoding(LightningModule):
+    """Turn whole clips into codes and scores (`test`); evaluators, which are callbacks, make of them what they need.
+
+    Args:
+        cell: the cell's folder, ``OUT/layer-<l>/e<e>``, or ``OUT/layer-<l>/poly`` for the raw coordinates.
+        d_in: width of the residual stream.
+        sae: the dictionary, where it is not the cell's own.
+    """
+
+    def __init__(self, cell: Path, d_in: int, sae: str | None = None) -> None:
+        super().__init__()
+        self.cell = Cell.at(Path(cell))
+        source = "poly" if self.cell.expansion is None else str(self.cell.sae)
+        self.dictionary = load_sparse_coder(sae or source, d_in)
+
+    def test_step(self, batch: ProbeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Scored]:
+        """Return a batch with its codes and scores, under ``scored``."""
+        return {"scored": score(self.dictionary, batch)}
+
+    def configure_optimizers(self) -> None:
+        """Nothing is trained here."""

@@ -1,0 +1,101 @@
+"""The scores of many clips for every feature, kept sparse."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from ard.probing.functional import SCORERS, ClipScores
+from ard.run import Cell
+
+
+class SparseScores:
+    """Scores that are not zero, one entry a clip and feature, clip by clip.
+
+    Args:
+        clips: of each entry its clip.
+        features: its feature.
+        values: its score by each of the scorers.
+        num_clips: how many clips were scored.
+        num_features: width of the dictionary.
+    """
+
+    def __init__(
+        self,
+        clips: Int[Tensor, " entries"],
+        features: Int[Tensor, " entries"],
+        values: Float[Tensor, "entries scorers"],
+        num_clips: int,
+        num_features: int,
+    ) -> None:
+        self.clips, self.features, self.values = clips, features, values
+        self.num_clips, self.num_features = num_clips, num_features
+
+    def among(self, clips: Int[Tensor, " chosen"]) -> "SparseScores":
+        """Return the scores of some of the clips, in ascending order, which are numbered anew from 0."""
+        number = torch.full((self.num_clips,), -1, dtype=torch.int32)
+        number[clips] = torch.arange(len(clips), dtype=torch.int32)
+        of_entries = number[self.clips]
+        kept = of_entries >= 0
+        return SparseScores(of_entries[kept], self.features[kept], self.values[kept], len(clips), self.num_features)
+
+    def of(self, scorer: str, features: Int[Tensor, " chosen"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the scores of a few features that are not zero: their clips, which of the features, the scores."""
+        columns = torch.full((self.num_features,), -1, dtype=torch.int32)
+        columns[features] = torch.arange(len(features), dtype=torch.int32)
+        column = columns[self.features]
+        wanted = column >= 0
+        return self.clips[wanted].long(), column[wanted].long(), self.values[wanted, SCORERS.index(scorer)]
+
+    def dense(self, scorer: str, features: Int[Tensor, " chosen"]) -> Float[Tensor, "clips chosen"]:
+        """Return the scores of a few features, dense."""
+        clips, columns, values = self.of(scorer, features)
+        dense = torch.zeros(self.num_clips, len(features))
+        dense[clips, columns] = values
+        return dense
+
+
+class CollectScores(Metric):
+    """Keep the scores of clips while they stream by; ``compute`` gives them in the order of the rows, over all ranks.
+
+    Memory is 20 bytes for every clip and feature that is active in it.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("rows", "features", "values"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, scores: ClipScores, rows: Int[Tensor, " clips"], kept: Bool[Tensor, " clips"]) -> None:
+        """Add those of a batch of clips that are to be kept."""
+        clips, features = scores.mean[kept].nonzero(as_tuple=True)
+        self.rows.append(rows[kept][clips].int())
+        self.features.append(features.int())
+        values = torch.stack([getattr(scores, scorer)[kept][clips, features] for scorer in SCORERS], dim=1)
+        self.values.append(values.float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return rows, features and values, one entry each."""
+        if not len(self.rows):
+            none = torch.empty(0, dtype=torch.int32)
+            return {"rows": none, "features": none, "values": torch.empty(0, len(SCORERS))}
+        rows = dim_zero_cat(self.rows)
+        order = rows.argsort(stable=True)
+        entries = {"rows": rows, "features": dim_zero_cat(self.features), "values": dim_zero_cat(self.values)}
+        return {name: entry[order] for name, entry in entries.items()}
+
+
+def read_scores(cell: Cell, split: str) -> SparseScores | None:
+    """Read the scores of the clips of a split, by their rows; None where none were kept.
+
+    Raises:
+        UserError: if the clips of this dictionary were never scored.
+    """
+    stored = cell.tensors("scores")
+    if f"{split}/rows" not in stored:
+        return None
+    entries = (stored[f"{split}/{name}"] for name in ("rows", "features", "values"))
+    return SparseScores(*entries, int(stored[f"{split}/num_clips"]), int(stored["num_features"]))

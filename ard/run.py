@@ -1,0 +1,361 @@
+"""A run's folder: where every file lies, said once, and the reading and writing of what lies there."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ard.results import Figure, Result, Row, replacing, write_json
+from ard.types import UserError
+
+FILES: Mapping[str, str] = {
+    "representatives": "representatives.safetensors",
+    "scores": "scores.safetensors",
+    "selections": "monosemanticity.safetensors",
+    "names": "names.parquet",
+    "concepts": "concepts.parquet",
+    "detection": "detection.parquet",
+}
+"""Files of a cell that one evaluator makes and others need, by the name under which they ask for them."""
+
+STATED = ("preset", "seed", "model", "data", "layers", "expansions", "layer", "expansion", "p", "num_selected")
+"""Facts that every run has."""
+
+OURS, POLY = "AR&D", "Poly. Feats."
+"""The paper's names of what it measures: the features of an SAE, and the raw coordinates."""
+
+MANIFEST = "manifest.json"  # of shards; it is written last
+
+
+def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Write rows as parquet; the file appears whole or not at all."""
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(list(rows)), partial)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run, and the facts that its ``run.json`` holds, once there is one.
+
+    Reading a fact raises :class:`~ard.types.UserError` where the folder is not a run's.
+    """
+
+    folder: Path
+
+    @classmethod
+    def load(cls, folder: Path) -> "Run":
+        """Return a run that is there.
+
+        Raises:
+            UserError: if the folder holds no whole ``run.json``.
+        """
+        run = cls(folder)
+        for name in STATED:
+            run.fact(name)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path, facts: Mapping[str, Any]) -> "Run":
+        """Write the facts of a run into its folder and return it; the folder is made if it is missing.
+
+        Raises:
+            UserError: if another preset was run there, or the folder cannot be written.
+        """
+        run = cls(folder)
+        if run.path.is_file() and run.preset != facts["preset"]:
+            raise UserError(
+                f"{str(folder)!r} holds a run of preset {run.preset!r}, not {facts['preset']!r}: choose another --out"
+            )
+        try:
+            write_json(run.path, facts)
+        except OSError as error:
+            raise UserError(
+                f"output folder {str(folder)!r} cannot be written ({error.strerror}): choose another --out"
+            ) from error
+        return cls(folder)
+
+    @property
+    def path(self) -> Path:
+        """Where the facts are."""
+        return self.folder / "run.json"
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """What ``run.json`` says."""
+        if not self.path.is_file():
+            raise UserError(f"'{self.folder}' holds no run.json: give the --out folder of `ard demo` or `ard run`")
+        try:
+            facts = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"'{self.path}' is damaged ({error}): run `ard demo` or `ard run` again") from error
+        if not isinstance(facts, dict):
+            raise UserError(f"'{self.path}' is no run.json of ard: run `ard demo` or `ard run` again")
+        return facts
+
+    def fact(self, name: str) -> Any:
+        """Look up one of the facts."""
+        if name not in self.facts:
+            raise UserError(f"'{self.path}' is no run.json of ard (it lacks {name!r}): run `ard demo` or `ard run` again")
+        return self.facts[name]
+
+    @property
+    def preset(self) -> str:
+        """The folder of `configs` that was run."""
+        return str(self.fact("preset"))
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.fact("seed"))
+
+    @property
+    def model(self) -> str:
+        """The AudioLLM that was looked into."""
+        return str(self.fact("model"))
+
+    @property
+    def data(self) -> str:
+        """The clips, in one sentence."""
+        return str(self.fact("data"))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Decoder layers whose activations were extracted."""
+        return tuple(self.fact("layers"))
+
+    @property
+    def expansions(self) -> tuple[int, ...]:
+        """Expansions e of Table 4."""
+        return tuple(self.fact("expansions"))
+
+    @property
+    def layer(self) -> int:
+        """The layer of Tables 1 to 3."""
+        return int(self.fact("layer"))
+
+    @property
+    def expansion(self) -> int:
+        """The expansion of Tables 1 to 3."""
+        return int(self.fact("expansion"))
+
+    @property
+    def p(self) -> int:
+        """Representative clips of a feature."""
+        return int(self.fact("p"))
+
+    @property
+    def num_selected(self) -> int:
+        """The paper's C."""
+        return int(self.fact("num_selected"))
+
+    def audio(self, split: str) -> Path:
+        """Audio shards of a split."""
+        return self.folder / "audio" / split
+
+    @property
+    def audio_splits(self) -> list[Path]:
+        """The splits whose audio shards are finished."""
+        return sorted(path.parent for path in (self.folder / "audio").glob(f"*/{MANIFEST}"))
+
+    def activations(self, split: str) -> Path:
+        """Activation shards of a split, where the run keeps them itself."""
+        return self.folder / ("activations" if split == "probe" else f"activations-{split}")
+
+    def embeddings(self, clap: str, split: str) -> Path:
+        """Embeddings of the clips of a split by a CLAP model."""
+        return self.folder / f"embeddings-{clap.replace('/', '--')}{'' if split == 'probe' else f'-{split}'}.safetensors"
+
+    @property
+    def clips(self) -> Path:
+        """One row a clip of the probing set, the rows that representatives refer to."""
+        return self.folder / "clips.parquet"
+
+    @property
+    def captions(self) -> Path:
+        """Captions of clips, kept for all cells."""
+        return self.folder / "captions.parquet"
+
+    @property
+    def answers(self) -> Path:
+        """What the steered model has said, kept for all cells."""
+        return self.folder / "answers.jsonl"
+
+    @property
+    def failures(self) -> Path:
+        """Every clip that was left out, and why."""
+        return self.folder / "failures.json"
+
+    @property
+    def study(self) -> Path:
+        """The rating study."""
+        return self.folder / "study" / "study.sqlite"
+
+    @property
+    def report(self) -> Path:
+        """The page of the concept report."""
+        return self.folder / "report" / "index.html"
+
+    def table(self, number: int, suffix: str = "json") -> Path:
+        """One of the paper's tables."""
+        return self.folder / "tables" / f"table{number}.{suffix}"
+
+    def cell(self, layer: int, expansion: int | None) -> "Cell":
+        """Return the cell of a dictionary; an expansion of None is that of the raw coordinates (`Poly. Feats.`)."""
+        stated = self.facts if self.path.is_file() else {}
+        probe = stated.get("activations") or self.activations("probe")
+        held_out: Path | str | None = self.activations("eval")
+        if "evaluation" in stated:
+            held_out = stated["evaluation"]
+        elif not (self.activations("eval") / MANIFEST).is_file():
+            held_out = None
+        return Cell(self, layer, expansion, probe, held_out)
+
+    @property
+    def own(self) -> "Cell":
+        """The cell of Tables 1 to 3."""
+        return self.cell(self.layer, self.expansion)
+
+    def cells_with(self, file: str) -> list[str]:
+        """Return the folders of the cells, below the run's, that hold one of ``FILES``."""
+        return sorted(str(path.parent.relative_to(self.folder)) for path in self.folder.glob(f"layer-*/*/{FILES[file]}"))
+
+    def results(self, evaluation: str, layers: Iterable[int], expansions: Iterable[int]) -> list[Result]:
+        """Read one evaluation's results, layer by layer, `Poly. Feats.` first, but for those that are not there."""
+        cells = [self.cell(layer, e) for layer in sorted(layers) for e in (None, *sorted(expansions))]
+        found = (cell.result(evaluation) for cell in cells)
+        return [result for result in found if result is not None]
+
+
+_CELL = re.compile(r"layer-(\d+)/(?:e(\d+)|poly)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One dictionary of a run: its layer, its expansion (None for the raw coordinates), and all that is found of it.
+
+    Args:
+        run: whose it is.
+        layer: the layer whose activations it reads.
+        expansion: e.
+        probe: activation shards of the probing set: a folder or a URL.
+        evaluation: those of clips that nothing was trained on; None where there are none.
+    """
+
+    run: Run
+    layer: int
+    expansion: int | None
+    probe: Path | str
+    evaluation: Path | str | None
+
+    @classmethod
+    def at(cls, folder: Path) -> "Cell":
+        """Return the cell of a folder ``OUT/layer-<l>/e<e>`` or ``OUT/layer-<l>/poly``.
+
+        Raises:
+            UserError: if it is not called so.
+        """
+        named = _CELL.fullmatch("/".join(folder.absolute().parts[-2:]))
+        if named is None:
+            raise UserError(
+                f"cell {str(folder)!r} is not called so that its layer and expansion can be told: "
+                "give OUT/layer-<l>/e<e>, or OUT/layer-<l>/poly for the raw coordinates"
+            )
+        return Run(folder.parent.parent).cell(int(named[1]), named[2] and int(named[2]))
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.run.folder / f"layer-{self.layer}" / ("poly" if self.expansion is None else f"e{self.expansion}")
+
+    @property
+    def method(self) -> str:
+        """The paper's name of what it is measured on: `AR&D`, or `Poly. Feats.` for the raw coordinates."""
+        return POLY if self.expansion is None else OURS
+
+    def row(self, figures: Mapping[str, Figure], *, control: str = "", **more: Any) -> Row:
+        """Return a row of a result with this cell's method, or with a control of it, and what else is given."""
+        method = f"{self.method}, {control}" if control else self.method
+        return Row(method, self.layer, self.expansion, figures, **more)
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return f"layer {self.layer}, " + ("Poly. Feats." if self.expansion is None else f"expansion {self.expansion}")
+
+    @property
+    def sae(self) -> Path:
+        """The SAE, in SAELens' layout."""
+        return self.folder / "sae"
+
+    @property
+    def has_sae(self) -> bool:
+        """Whether the SAE is there; its configuration is written last."""
+        return (self.sae / "cfg.json").is_file()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of its training."""
+        return self.folder / "checkpoints"
+
+    @property
+    def splits(self) -> dict[str, Path | str]:
+        """The activation shards that it is measured on, by split."""
+        return {"probe": self.probe} | ({} if self.evaluation is None else {"eval": self.evaluation})
+
+    @property
+    def unseen(self) -> str:
+        """The split on whose clips names are put to the test."""
+        return "probe" if self.evaluation is None else "eval"
+
+    def path(self, file: str) -> Path:
+        """Return where one of ``FILES`` lies."""
+        return self.folder / FILES[file]
+
+    def tensors(self, file: str) -> dict[str, Tensor]:
+        """Read one of ``FILES`` that holds tensors.
+
+        Raises:
+            UserError: if it is not there.
+        """
+        return load_file(self._there(file))
+
+    def rows(self, file: str) -> list[dict[str, Any]]:
+        """Read one of ``FILES`` that is a table.
+
+        Raises:
+            UserError: if it is not there.
+        """
+        return pq.read_table(self._there(file)).to_pylist()
+
+    def _there(self, file: str) -> Path:
+        path = self.path(file)
+        if not path.is_file():
+            raise UserError(f"'{self.folder}' holds no {path.name}: run `lightning test` or `ard table` on it first")
+        return path
+
+    def save_tensors(self, file: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+        """Write one of ``FILES`` that holds tensors."""
+        on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        with replacing(self.path(file)) as partial:
+            save_file(on_cpu, partial, metadata=dict(metadata) if metadata else None)
+
+    def save_rows(self, file: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write one of ``FILES`` that is a table."""
+        write_parquet(rows, self.path(file))
+
+    def result_path(self, evaluation: str) -> Path:
+        """Return where the result of an evaluation lies."""
+        return self.folder / f"{evaluation}.json"
+
+    def result(self, evaluation: str) -> Result | None:
+        """Read the result of an evaluation; None where there is none."""
+        path = self.result_path(evaluation)
+        return Result.load(path) if path.is_file() else None
