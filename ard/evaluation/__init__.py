@@ -5,6 +5,7 @@ from ard.evaluation.callback import MatchLabels
 from ard.evaluation.detection import DetectConcepts
 from ard.evaluation.finding import FindLabels
 from ard.evaluation.functional import auroc, label_text, paired_auroc, shared_label, stated_labels
+from ard.evaluation.loss import LossRecovered
 from ard.evaluation.matching import AveragePrecision, MatchReading, average_precision, match
 from ard.evaluation.metric import ConceptAveragePrecision, ConceptMatching
 from ard.evaluation.names import CompareNames
@@ -18,6 +19,7 @@ __all__ = [
     "ConceptMatching",
     "DetectConcepts",
     "FindLabels",
+    "LossRecovered",
     "MatchLabels",
     "MatchReading",
     "auroc",
