@@ -15,11 +15,11 @@ from rich.progress import track
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.evaluation import MatchReading
-from ard.evaluation.study import FILE, Store, score_study
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.sae import PLACEHOLDER, is_whole
+from ard.study import FILE, Store, score_study
 from ard.types import Clip, Failure, UserError
 
 console = Console(stderr=True)

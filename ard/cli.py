@@ -1,7 +1,7 @@
 """The command line: `ard` and `lightning` are two names of one entry point.
 
 `fit`, `validate`, `test` and `predict` (which `ard extract` calls) are LightningCLI's own, on the YAML files. The
-others are functions of :mod:`ard.commands` and :mod:`ard.app`.
+others are functions of :mod:`ard.commands` and :mod:`ard.study.commands`.
 """
 
 import inspect
@@ -18,11 +18,12 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from ard import app, commands
+from ard import commands
 from ard.activations import ClipDataModule, Extraction, dry_run
 from ard.audio import SOURCES
 from ard.chain import console
 from ard.presets import CLI, plain, resolved_arguments, split_facts
+from ard.study import commands as study
 from ard.types import UserError
 
 LIGHTNING = {
@@ -147,16 +148,16 @@ OWN: dict[str, Callable[..., None]] = {
     "concepts": commands.concepts,
     "steer": commands.steer,
     "report": commands.report,
-    "app": app.app,
+    "app": study.app,
     "plan": commands.plan,
     "convert": commands.convert,
 }
 STUDY: dict[str, Callable[..., None]] = {
-    "make": app.make,
-    "rate": app.rate,
-    "export": app.export,
-    "import": app.import_,
-    "score": app.score,
+    "make": study.make,
+    "rate": study.rate,
+    "export": study.export,
+    "import": study.import_,
+    "score": study.score,
 }
 POSITIONAL: dict[str, dict[str, dict[str, Any]]] = {
     "table": {"number": {"type": int, "help": "1, 2, 3 or 4"}},

@@ -3,9 +3,9 @@ import torch
 
 from ard.activations.store import write_manifest, write_shard
 from ard.chain import Chain
-from ard.evaluation.study import FILE, Concept, Store
 from ard.results import Result
 from ard.sae import TopKSAE
+from ard.study import FILE, Concept, Store
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from ard.audiollm.families import FAMILIES, PLAIN, Family, encode_alone
@@ -59,7 +60,7 @@ class AudioLLM:
         self._encodes = prompter.audio_token_id is None
         self.model: Any = (self._stack if self._encodes else model).eval()
         self._tower = None if self._at_frames else padded_encoder(model)
-        self._prompt_length: int | None = None  # while an answer is generated
+        self._prompt_length: int | None = None  # while there are answers
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +96,7 @@ class AudioLLM:
         """
         self.check_layers(layers)
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips)
-        features = self._inputs(batch)
+        features = self._inputs(batch.features)
         positions = self.positions(features)
         with needed_frames(self._tower, features) as needed, stop_after(self.layers, tuple(layers)) as captured:
             self.model(**needed, **({} if self._encodes else {"use_cache": False}))
@@ -133,27 +134,49 @@ class AudioLLM:
         Raises:
             UserError: if the model is an encoder, or several answers are wanted where there is but one.
         """
-        if self._encodes:
-            raise UserError(f"{self.name!r} ({self.prompter.model_type}) is loaded as an encoder: it answers nothing")
+        self._check_answers()
         if temperature == 0 and num_answers > num_beams:
             raise UserError(f"{num_answers} answers want as many num_beams, of which there are {num_beams}, or draws")
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips, prompts)
-        features = self._inputs(batch)
+        features = self._inputs(batch.features)
         draws = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         answers = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "num_return_sequences": num_answers}
-        self._prompt_length = batch.valid.shape[1]
-        try:
-            with (
-                needed_frames(self._tower, features) as needed,
-                torch.random.fork_rng(range(torch.cuda.device_count()), enabled=temperature > 0),
-            ):
-                if temperature > 0:
-                    torch.manual_seed(seed)
-                tokens = self.model.generate(**needed, **answers, **draws)
-        finally:
-            self._prompt_length = None
+        with (
+            self._answering(batch),
+            needed_frames(self._tower, features) as needed,
+            torch.random.fork_rng(range(torch.cuda.device_count()), enabled=temperature > 0),
+        ):
+            if temperature > 0:
+                torch.manual_seed(seed)
+            tokens = self.model.generate(**needed, **answers, **draws)
         new = tokens[:, batch.valid.shape[1] :]
         return [answer.strip() for answer in self.prompter.processor.batch_decode(new, skip_special_tokens=True)]
+
+    @torch.inference_mode()
+    def log_likelihood(self, prompts: AudioPrompts, answers: Sequence[str]) -> list[Float[Tensor, " tokens"]]:
+        """Return the log probability of every token of an answer to each prompt, from one pass, on the CPU.
+
+        An answer's tokens are those of its text alone, without special tokens; an empty answer has none.
+
+        Raises:
+            UserError: if the model is an encoder.
+        """
+        self._check_answers()
+        tokenizer = self.prompter.processor.tokenizer
+        tokens = [torch.tensor(tokenizer(a, add_special_tokens=False).input_ids, dtype=torch.int64) for a in answers]
+        longest = max(len(answer) for answer in tokens)
+        if longest == 0:
+            return [torch.empty(0) for _ in answers]
+        ids = pad_sequence(tokens, batch_first=True)
+        behind = {"input_ids": ids, "attention_mask": pad_sequence([torch.ones_like(t) for t in tokens], True)}
+        if "token_type_ids" in prompts.features:
+            behind["token_type_ids"] = torch.zeros_like(ids)  # text
+        joined = {name: torch.cat([prompts.features[name], added], dim=1) for name, added in behind.items()}
+        with self._answering(prompts):
+            logits = self.model(**self._inputs({**prompts.features, **joined}), use_cache=False).logits
+        before = logits[:, -longest - 1 : -1].cpu().float()  # logits stand one place before their token
+        each = before.log_softmax(dim=-1).gather(-1, ids[..., None])[..., 0]
+        return [log_p[: len(answer)] for log_p, answer in zip(each, tokens, strict=True)]
 
     @contextmanager
     def intervene(self, layer: int, change: Change) -> Iterator[None]:
@@ -161,7 +184,7 @@ class AudioLLM:
 
         ``change`` is told what stands where, by position and not by the shape of x: also without a cache, where every
         pass holds the prompt and all that was said, and with prompts of one token. In passes that
-        :meth:`generate` does not make, whatever goes before a filled cache is the prompt.
+        :meth:`generate` and :meth:`log_likelihood` do not make, whatever goes before a filled cache is the prompt.
 
         Raises:
             UserError: if the layer does not exist, or its positions are not those of the prompts.
@@ -182,9 +205,22 @@ class AudioLLM:
         finally:
             handle.remove()
 
-    def _inputs(self, batch: AudioPrompts) -> dict[str, Any]:
-        kinds = {name: self.model.dtype if x.is_floating_point() else x.dtype for name, x in batch.features.items()}
-        return {name: x.to(self.device, kinds[name]) for name, x in batch.features.items()}
+    def _check_answers(self) -> None:
+        if self._encodes:
+            raise UserError(f"{self.name!r} ({self.prompter.model_type}) is loaded as an encoder: it answers nothing")
+
+    @contextmanager
+    def _answering(self, prompts: AudioPrompts) -> Iterator[None]:
+        """Keep in mind where the prompts end: what comes behind is the model's own answer."""
+        self._prompt_length = prompts.valid.shape[1]
+        try:
+            yield
+        finally:
+            self._prompt_length = None
+
+    def _inputs(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
+        kinds = {name: self.model.dtype if x.is_floating_point() else x.dtype for name, x in features.items()}
+        return {name: x.to(self.device, kinds[name]) for name, x in features.items()}
 
     def positions(self, inputs: Mapping[str, Any]) -> Positions | None:
         """Tell what stands at the positions of a pass from what the model is given; None where that does not tell."""

@@ -1,12 +1,11 @@
 """CLAP: audio and text into one space, on the unit sphere, by whichever implementation a checkpoint belongs to."""
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -14,72 +13,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import ClapModel, ClapProcessor
 
-from ard.audio import resample
+from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
+from ard.embedding.laion import load_laion_clap
 from ard.results import write_json
 from ard.types import Clip, UserError
 
 EMBEDDED = "embedded"  # the small model that is shipped with the package
 LAION = "laion:"  # before the name or path of one of LAION's own checkpoints
 COMPUTED = "computed:"  # before a folder of embeddings that were computed elsewhere
-TEXTS_PER_BATCH = 256
-Waveform = Float[np.ndarray, " _"]
-
-
-class Clap(ABC):
-    """Embed audio and text; cosines of what comes out are the similarities of Eq. 3 and of the matching in Sec. 4.
-
-    Deterministic. Texts go in as they are, without a template, on both sides of every comparison.
-
-    Attributes:
-        name: what :func:`load_clap` was given.
-        d: the size of the space.
-    """
-
-    name: str
-    d: int
-
-    def __init__(self) -> None:
-        self._texts: dict[str, Tensor] = {}
-
-    @abstractmethod
-    def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector a clip."""
-
-    @abstractmethod
-    def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
-        """Embed at least one text."""
-
-    @torch.inference_mode()
-    def text(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
-        """Return one unit vector a text; every text is computed once in the life of this object."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        if new:
-            self._texts.update(zip(new, normalize(self._read(new).float().cpu(), dim=-1), strict=True))
-        return torch.stack([self._texts[text] for text in texts]) if texts else torch.empty(0, self.d)
-
-
-@torch.inference_mode()
-def mean_of_windows(
-    hear: Callable[[list[Waveform]], Float[Tensor, "windows d"]],
-    clips: Sequence[Clip],
-    sample_rate_hz: int,
-    window_s: float,
-) -> Float[Tensor, "clips d"]:
-    """Embed clips of any length by a model that hears a window at once: one unit vector a clip.
-
-    A clip longer than a window is cut into equal windows, and the embeddings of these are averaged, where the
-    implementations themselves would crop at random.
-    """
-    longest = int(window_s * sample_rate_hz)
-    windows, clip_of_window = [], []
-    for index, clip in enumerate(clips):
-        waveform = resample(clip.waveform, clip.sample_rate_hz, sample_rate_hz)
-        pieces = np.array_split(waveform, max(1, -(-len(waveform) // longest)))
-        windows += pieces
-        clip_of_window += [index] * len(pieces)
-    embedded = hear(windows).float().cpu()
-    total = embedded.new_zeros(len(clips), embedded.shape[1]).index_add_(0, torch.tensor(clip_of_window), embedded)
-    return normalize(total, dim=-1)
 
 
 class TransformersClap(Clap):
@@ -165,7 +106,7 @@ class ComputedClap(Clap):
 
 
 def load_clap(model: str = EMBEDDED, *, device: str = "cpu") -> Clap:
-    """Load a CLAP model.
+    """Load a CLAP model. The one loaded last stays in memory, so that every stage of a run shares it and its texts.
 
     Args:
         model: ``embedded`` is the small one shipped with the package; a local folder or hub id is loaded by
@@ -177,9 +118,12 @@ def load_clap(model: str = EMBEDDED, *, device: str = "cpu") -> Clap:
     Raises:
         UserError: if it cannot be loaded as a CLAP model.
     """
-    if model.startswith(LAION):
-        from ard.embedding.laion import load_laion_clap  # an optional package
+    return _load(model, device)
 
+
+@lru_cache(maxsize=1)  # a run has one CLAP; a second one would only fill the memory
+def _load(model: str, device: str) -> Clap:
+    if model.startswith(LAION):
         return load_laion_clap(model.removeprefix(LAION), model, device)
     if model.startswith(COMPUTED):
         return ComputedClap(Path(model.removeprefix(COMPUTED)), model)

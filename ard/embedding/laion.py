@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.embedding.clap import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
+from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
 from ard.types import Clip, UserError
 
 HUB = "lukewys/laion_clap"  # where LAION's package itself downloads from

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.audio import read_audio_manifest, read_shard
-from ard.embedding.clap import Clap
+from ard.embedding.base import Clap
 from ard.types import Clip, UserError
 
 CLIPS_PER_BATCH = 32

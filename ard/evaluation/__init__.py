@@ -5,6 +5,7 @@ from ard.evaluation.match import MatchLabels
 from ard.evaluation.detect import DetectConcepts
 from ard.evaluation.find import FindLabels
 from ard.evaluation.functional import auroc, label_text, paired_auroc, shared_label, stated_labels
+from ard.evaluation.loss import LossRecovered
 from ard.evaluation.matching import AveragePrecision, MatchReading, average_precision, match
 from ard.evaluation.metric import ConceptAveragePrecision, ConceptMatching
 from ard.evaluation.compare import CompareNames, StateLabels
@@ -18,6 +19,7 @@ __all__ = [
     "ConceptMatching",
     "DetectConcepts",
     "FindLabels",
+    "LossRecovered",
     "MatchLabels",
     "MatchReading",
     "StateLabels",

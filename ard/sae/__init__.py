@@ -5,7 +5,6 @@ from ard.sae.callback import (
     AnnealK,
     InputNorms,
     LogQuality,
-    LossRecovered,
     SaveSAE,
     WarmUpAndDecay,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "Format",
     "InputNorms",
     "LogQuality",
-    "LossRecovered",
     "NormByPosition",
     "PolyFeatures",
     "Quality",

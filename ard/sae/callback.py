@@ -1,27 +1,16 @@
 """What is done around the training of SAEs: keep them, measure them, change k or the learning rate on the way."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature
 
 from ard.activations import ActivationDataModule, ProbeBatch
-from ard.audio import read_clips
-from ard.audiollm import EMBEDDED, AudioLLM, Positions, load_audiollm
 from ard.results import write_json
-from ard.sae.functional import loss_recovered
 from ard.sae.metric import NormByPosition, Quality
-from ard.sae.module import Encoding, SAETraining
-from ard.types import Clip, UserError
+from ard.sae.module import SAETraining
+from ard.types import UserError
 
 PLACEHOLDER = "{expansion}"
 
@@ -202,85 +191,3 @@ class InputNorms(Callback):
         found = {name: values.tolist() for name, values in self.metric.compute().items()}
         if trainer.is_global_zero:
             write_json(self.out, {"unit": "norm of x; the last entry is all later positions", **found})
-
-
-class LossRecovered(Callback):
-    """Write how well the AudioLLM still predicts captions when its layer's output is replaced by the reconstruction.
-
-    It is replaced at audio tokens, by the reconstruction and, to compare with, by zeros; the loss is the mean cross
-    entropy over the tokens of the clips' own captions, after the empty prompt.
-
-    Args:
-        out: a JSON file.
-        audio: folder of audio shards; only clips with captions count.
-        layer: the layer that the SAE was trained on.
-        model: ``embedded``, a local folder, or a hub id.
-        num_clips: captions at most.
-        clips_per_batch: clips in a pass.
-    """
-
-    def __init__(
-        self,
-        out: Path,
-        *,
-        audio: Path,
-        layer: int,
-        model: str = EMBEDDED,
-        num_clips: int = 256,
-        clips_per_batch: int = 8,
-    ) -> None:
-        self.out, self.audio, self.layer, self.model = Path(out), Path(audio), layer, model
-        self.num_clips, self.clips_per_batch = num_clips, clips_per_batch
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure and write it, once."""
-        assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero:
-            return
-        clips = list(islice((clip for clip in read_clips(self.audio) if clip.caption), self.num_clips))
-        if not clips:
-            raise UserError(f"{str(self.audio)!r} holds no clip with a caption: loss recovered is measured on captions")
-        model, coder = load_audiollm(self.model, device=str(pl_module.device)), pl_module.coder
-
-        def reconstructed(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-            return coder.decode(coder.encode(x.float())).to(x.dtype)
-
-        ways = {"original": None, "replaced": reconstructed, "zeroed": torch.zeros_like}
-        batches = [clips[start : start + self.clips_per_batch] for start in range(0, len(clips), self.clips_per_batch)]
-        losses = {}
-        for name, change in ways.items():
-            each = torch.cat([caption_losses(model, batch, self.layer, change) for batch in batches])
-            losses[name] = float(each.double().mean())
-        found = {"loss_recovered": loss_recovered(**losses), **losses, "num_tokens": len(each), "num_clips": len(clips)}
-        write_json(self.out, {"unit": "nats a caption token; loss_recovered: 1 is best", **found})
-
-
-@torch.inference_mode()
-def caption_losses(
-    model: AudioLLM,
-    clips: Sequence[Clip],
-    layer: int,
-    change: Callable[[Float[Tensor, "tokens d_in"]], Float[Tensor, "tokens d_in"]] | None = None,
-) -> Float[Tensor, " tokens"]:
-    """Return the cross entropy of every token of the clips' captions, with the output changed at audio tokens."""
-    prompts = model.prompter(clips)
-    tokenizer = model.prompter.processor.tokenizer
-    captions = [tokenizer(clip.caption, add_special_tokens=False, return_tensors="pt").input_ids[0] for clip in clips]
-    said = pad_sequence(captions, batch_first=True)
-    is_said = pad_sequence([torch.ones_like(caption) for caption in captions], batch_first=True)
-    features = {
-        **prompts.features,
-        "input_ids": torch.cat([prompts.features["input_ids"], said], dim=1),
-        "attention_mask": torch.cat([prompts.features["attention_mask"], is_said], dim=1),
-    }
-
-    def changed(x: Float[Tensor, "clips positions d_in"], where: Positions) -> Float[Tensor, "clips positions d_in"]:
-        assert change is not None
-        x = x.clone()
-        x[where.audio] = change(x[where.audio])
-        return x
-
-    with nullcontext() if change is None else model.intervene(layer, changed):
-        logits = model.model(**BatchFeature(features).to(model.device, model.model.dtype)).logits
-    mask = is_said.bool()
-    return cross_entropy(logits[:, -said.shape[1] - 1 : -1].cpu().float()[mask], said[mask], reduction="none")

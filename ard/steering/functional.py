@@ -62,16 +62,6 @@ def matched_features(
     return drawn
 
 
-def log_likelihoods(
-    logits: Float[Tensor, "answers tokens vocabulary"],
-    tokens: Int[Tensor, "answers tokens"],
-    is_said: Bool[Tensor, "answers tokens"],
-) -> Float[Tensor, " answers"]:
-    """Return log p(answer): the sum over its tokens; each logits stand at the place before their token."""
-    each = logits.float().log_softmax(dim=-1).gather(-1, tokens[..., None])[..., 0]
-    return torch.where(is_said, each, 0.0).sum(dim=-1)
-
-
 def perplexity(log_likelihood: Sequence[float], num_tokens: Sequence[int]) -> float:
     """Return exp(-sum of log p / number of tokens): 1 is least surprise. NaN where nothing was said."""
     return math.exp(-sum(log_likelihood) / sum(num_tokens)) if sum(num_tokens) else math.nan

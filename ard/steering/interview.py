@@ -17,7 +17,6 @@ from ard.audio import read_audio_manifest, read_clips
 from ard.audiollm import AudioLLM, AudioPrompts
 from ard.naming.answers import Answers, request_key
 from ard.sae import SparseCoder
-from ard.steering.functional import log_likelihoods
 from ard.steering.steer import Phase, Where, steer
 from ard.types import Clip
 
@@ -96,30 +95,11 @@ class Interview:
                     self._answers.keep(keys[clip.id], json.dumps(surprise))
         return [(log_p, num) for log_p, num in (json.loads(known[keys[clip_id]]) for clip_id in said)]
 
-    @torch.inference_mode()
     def _surprise(self, clips: Sequence[Clip], prompt: str, said: Sequence[str]) -> list[tuple[float, int]]:
-        """One pass over the prompts with the answers behind them, which pad on the right."""
         prompts = self.model.prompter(clips, [prompt] * len(clips))
-        tokenizer = self.model.prompter.processor.tokenizer
-        tokens = [torch.tensor(tokenizer(answer, add_special_tokens=False).input_ids).long() for answer in said]
-        longest = max(len(answer) for answer in tokens)
-        if longest == 0:
-            return [(0.0, 0)] * len(clips)
-        ids = pad_sequence(tokens, batch_first=True)
-        is_said = torch.arange(longest) < torch.tensor([len(answer) for answer in tokens])[:, None]
-        features = {
-            **prompts.features,
-            "input_ids": torch.cat([prompts.features["input_ids"], ids], dim=1),
-            "attention_mask": torch.cat([prompts.features["attention_mask"], is_said.long()], dim=1),
-        }
-        if "token_type_ids" in features:
-            old = features["token_type_ids"]
-            features["token_type_ids"] = torch.cat([old, old.new_zeros(ids.shape)], dim=1)
-        network = self.model.model
-        kinds = {name: network.dtype if x.is_floating_point() else x.dtype for name, x in features.items()}
-        inputs = {name: x.to(self.model.device, kinds[name]) for name, x in features.items()}
-        logits = network(**inputs, use_cache=False).logits[:, -longest - 1 : -1].cpu()
-        return list(zip(log_likelihoods(logits, ids, is_said).tolist(), is_said.sum(dim=1).tolist(), strict=True))
+        of_tokens = self.model.log_likelihood(prompts, said)
+        log_p = pad_sequence(of_tokens, batch_first=True).sum(dim=1)
+        return [(float(total), len(tokens)) for total, tokens in zip(log_p, of_tokens, strict=True)]
 
     def _groups(
         self, audio: Path, clip_ids: Sequence[str], missing: set[str], description: str

@@ -42,6 +42,7 @@ FAMILIES = {
     "Qwen2-Audio's encoder": Family(first.qwen2_audio, 2, [81, 53, 23], "audio_tower.layers"),
     "Whisper's encoder": Family(first.whisper, 2, [81, 53, 23], "encoder.layers"),
 }
+AT_TOKENS = {"input_ids": 0, "attention_mask": 1, "token_type_ids": 0}  # what a model's input has at tokens of text
 PROMPTS = ["a dog", "a man speaking, happy or sad", "rain and rain"]
 
 
@@ -165,6 +166,29 @@ def test_generate(speaking, monkeypatch):
     together, alone, uncached = answers(speaking, monkeypatch)
     assert together == alone == uncached
     assert any(together)
+
+
+def test_log_likelihood(speaking):
+    """Of every token of an answer it is what the network itself says of it, asked token by token about one clip."""
+    said = ["a dog barking", "", "rain, happy or sad"]
+    given = []
+    hook = speaking.model.register_forward_pre_hook(lambda _, args, named: given.append(named), with_kwargs=True)
+    found = speaking.log_likelihood(speaking.prompter(sounds(0), PROMPTS), said)
+    hook.remove()
+    assert {given[0][name].shape for name in AT_TOKENS if name in given[0]} == {given[0]["input_ids"].shape}
+    tokenizer = speaking.prompter.processor.tokenizer
+    for clip, prompt, answer, log_p in zip(sounds(0), PROMPTS, said, found, strict=True):
+        features = speaking.prompter([clip], [prompt]).features
+        expected = []
+        for token in tokenizer(answer, add_special_tokens=False).input_ids:
+            with torch.inference_mode():
+                logits = speaking.model(**features).logits[0, -1]
+            expected.append(float(logits.log_softmax(dim=-1)[token]))
+            behind = {name: x for name, x in {**AT_TOKENS, "input_ids": token}.items() if name in features}
+            more = {name: torch.tensor([[value]]) for name, value in behind.items()}
+            features = {**features, **{name: torch.cat([features[name], x], dim=1) for name, x in more.items()}}
+        assert log_p.tolist() == pytest.approx(expected, abs=1e-4)
+    assert [log_p.tolist() for log_p in speaking.log_likelihood(speaking.prompter(sounds(0)), ["", "", ""])] == [[]] * 3
 
 
 def shift(phase):

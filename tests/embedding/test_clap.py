@@ -26,6 +26,13 @@ def clap(tiny_clap):
     return load_clap(tiny_clap)
 
 
+def test_a_model_is_read_from_disk_once_and_only_the_last_one_is_kept(tiny_clap):
+    first = load_clap(tiny_clap)
+    assert load_clap(tiny_clap, device="cpu") is first
+    assert load_clap("embedded") is not first
+    assert load_clap(tiny_clap) is not first  # it made room for the other
+
+
 def test_audio_and_text_lie_on_one_sphere(clap):
     for embedded in (clap.audio(clips(0.5, 0.9)), clap.text(["a dog", "rain"])):
         assert embedded.shape == (2, 8)

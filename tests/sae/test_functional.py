@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from ard.sae.functional import (
     encode_top_k,
     fraction_of_variance_unexplained,
     geometric_median,
+    loss_recovered,
     nested_errors,
     squared_error,
     top_k,
@@ -32,6 +34,12 @@ def test_codes_decode_to_what_a_dense_top_k_gives(seed):
     codes = top_k(pre, k)
     assert codes.indices.shape == (tokens, k)
     torch.testing.assert_close(decode_sparse(codes, w_dec), dense @ w_dec)
+
+
+def test_the_share_of_the_loss_is_named():
+    assert loss_recovered(1.0, 1.0, 3.0) == 1
+    assert loss_recovered(1.0, 3.0, 3.0) == 0
+    assert math.isnan(loss_recovered(1.0, 2.0, 1.0))
 
 
 def test_the_loss_sums_over_d_in_and_averages_over_tokens():

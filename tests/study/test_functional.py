@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ard.evaluation.study import agreement
+from ard.study import agreement
 
 
 def by_definition(ratings):

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from ard.evaluation.study.store import HIGHEST, LONGEST, Answer, Concept, Store
 from ard.naming import Chat
+from ard.study.store import HIGHEST, LONGEST, Answer, Concept, Store
 
 CAPTIONS = "These are captions of audio clips that have something in common:\n{captions}\n\n"
 LABEL_PROMPT = (

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from ard.cli import main
-from ard.evaluation.study import FILE, Store
+from ard.study import FILE, Store
 
 from .conftest import NAMES
 

@@ -4,7 +4,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from ard.evaluation.study import Store, draw_concepts, read_answers, write_answers
+from ard.study import Store, draw_concepts, read_answers, write_answers
 from ard.types import UserError
 
 

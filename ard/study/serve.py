@@ -5,8 +5,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from ard.evaluation.study import Store
 from ard.reports.sounds import Sound, copy_sounds
+from ard.study import Store
 from ard.types import UserError
 
 
@@ -26,7 +26,7 @@ def serve(store: Store, shards: Path, *, host: str, port: int, say: Callable[[st
     try:
         import uvicorn  # an extra, and only this command wants it
 
-        from ard.app.study import make_app
+        from ard.study.page import make_app
     except ImportError as error:
         raise UserError(
             f"`ard app` needs the package {error.name!r}: install it with `pip install 'ard-audio[app]'`"

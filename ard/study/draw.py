@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from ard.evaluation.study.store import Concept
+from ard.study.store import Concept
 from ard.types import UserError
 
 KEY_BYTES = 6

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from ard.evaluation.study import Dictionary, draw_concepts
+from ard.study import Dictionary, draw_concepts
 from ard.types import UserError
 
 from .conftest import write_concepts

@@ -1,7 +1,7 @@
 import pytest
 
-from ard.evaluation.study import ChatRater, Judgement, Rater, rate_study
 from ard.naming import Chat
+from ard.study import ChatRater, Judgement, Rater, rate_study
 
 
 class Parrot(Chat):

@@ -7,9 +7,9 @@ import pytest
 from ard.embedding import load_clap
 from ard.evaluation import BERTScore
 from ard.evaluation.similarity import mean_of_concepts
-from ard.evaluation.study import Answer, agreement, score_study
-from ard.evaluation.study.scores import rating_matrix
 from ard.results import Result
+from ard.study import Answer, agreement, score_study
+from ard.study.scores import rating_matrix
 from ard.types import UserError
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ard.evaluation.study import Answer, Store, StoreError, draw_concepts
+from ard.study import Answer, Store, StoreError, draw_concepts
 from ard.types import UserError
 
 
@@ -86,7 +86,7 @@ def test_no_confirmed_answer_is_lost_with_a_process_that_is_killed(store):
     code = """
         import sys
         from pathlib import Path
-        from ard.evaluation.study import Store
+        from ard.study import Store
         store = Store(Path(sys.argv[1]))
         for name in range(1000):
             rater = store.join(f"rater {name}")

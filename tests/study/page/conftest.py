@@ -10,10 +10,10 @@ from threading import Thread
 import pytest
 import uvicorn
 
-from ard.app.serve import study_sounds
-from ard.app.study import make_app
 from ard.cli import main
-from ard.evaluation.study import FILE, Store
+from ard.study import FILE, Store
+from ard.study.page import make_app
+from ard.study.serve import study_sounds
 from tests.reports.conftest import concept, write_about, write_clips, write_concepts
 
 CLIPS = ["dog <b>&\"'", "sub folder/naïve café", "雨 & 'rain'", "v1.2/take.3"]

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ard.evaluation.study import FILE, Dictionary, Store, draw_concepts
+from ard.study import FILE, Dictionary, Store, draw_concepts
 
 FIELDS = [
     ("feature", pa.int64()),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ard.app.serve import is_loopback, serve
 from ard.embedding import EMBEDDED
-from ard.evaluation.study import (
+from ard.naming import EndpointChat
+from ard.reports import Run, build_tables, render_table, write_tables
+from ard.study import (
     FILE,
     ChatRater,
     Dictionary,
@@ -18,8 +19,7 @@ from ard.evaluation.study import (
     score_study,
     write_answers,
 )
-from ard.naming import EndpointChat
-from ard.reports import Run, build_tables, render_table, write_tables
+from ard.study.serve import is_loopback, serve
 from ard.types import UserError
 
 console = Console(stderr=True)

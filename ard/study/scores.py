@@ -13,9 +13,9 @@ from jaxtyping import Float
 from ard.embedding import load_clap
 from ard.evaluation.bertscore import BERTScore
 from ard.evaluation.similarity import compare_texts, mean_of_concepts
-from ard.evaluation.study.functional import agreement
-from ard.evaluation.study.store import Answer, Concept, Store
 from ard.results import Figure, Result, Row
+from ard.study.functional import agreement
+from ard.study.store import Answer, Concept, Store
 from ard.types import UserError
 
 

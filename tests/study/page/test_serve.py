@@ -8,10 +8,10 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
-from ard.app.serve import is_loopback, study_sounds
-from ard.app.study import make_app
 from ard.cli import main
-from ard.evaluation.study import StoreError
+from ard.study import StoreError
+from ard.study.page import make_app
+from ard.study.serve import is_loopback, study_sounds
 
 from .conftest import NAMES
 

@@ -21,15 +21,15 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ard.evaluation.study import Answer, Concept, RaterEntry, Store, StoreError
 from ard.reports.sounds import Sound
+from ard.study import Answer, Concept, RaterEntry, Store, StoreError
 from ard.types import UserError
 
 PAGES = {
-    "/": ("ard.app", "study.html", "text/html"),
+    "/": ("ard.study", "study.html", "text/html"),
     "/report.css": ("ard.reports", "report.css", "text/css"),
-    "/study.css": ("ard.app", "study.css", "text/css"),
-    "/study.js": ("ard.app", "study.js", "text/javascript"),
+    "/study.css": ("ard.study", "study.css", "text/css"),
+    "/study.js": ("ard.study", "study.js", "text/javascript"),
 }
 AUDIO = {".flac": "audio/flac", ".wav": "audio/wav", ".ogg": "audio/ogg", ".mp3": "audio/mpeg"}
 LONGEST_BODY = 4096

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ard.evaluation.study.store import HIGHEST, Answer, Concept, Store
+from ard.study.store import HIGHEST, Answer, Concept, Store
 from ard.types import UserError
 
 ABOUT = ("method", "layer", "expansion", "feature", "name")
