@@ -2,18 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ard.monosemanticity import read_selections
-from ard.naming import CONCEPTS
-from ard.results import Figure, Result, Row
+from ard.results import Figure, Result
+from ard.run import Cell
 from ard.sae import TopKSAE
 from ard.types import UserError
 
@@ -29,7 +27,7 @@ def nearest_directions(
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
-def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed: int = 0) -> Result:
+def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) -> Result:
     """Find which of the selected features of the first dictionary the others have too, and write ``seeds.json`` there.
 
     A feature comes back in a dictionary where some decoder direction has this cosine with its own. What would come back
@@ -37,8 +35,7 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     feature of the dictionary has it too, whatever its direction: one sound may be written in several ways.
 
     Args:
-        cells: folders of the dictionaries' results: one layer and expansion, several seeds.
-        row: method, layer and expansion.
+        cells: of one layer and expansion, each of a run with another seed.
         cosine: least cosine of two directions that stand for the same.
         seed: of the shuffling and the bootstrap.
 
@@ -48,12 +45,12 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     started = time.monotonic()
     if len(cells) < 2:
         raise UserError(f"{len(cells)} run given, at least 2 are needed: the first is held against the others")
-    if len({cell.resolve() for cell in cells}) < len(cells):
+    if len({cell.folder.resolve() for cell in cells}) < len(cells):
         raise UserError("a run is given twice: give each once")
     for cell in cells:
-        if not (cell / "sae" / "cfg.json").is_file() or not (cell / "monosemanticity.safetensors").is_file():
-            raise UserError(f"{str(cell)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first")
-    own, *others = [TopKSAE.from_pretrained(cell / "sae").W_dec.detach() for cell in cells]
+        if not cell.has_sae or not cell.path("selections").is_file():
+            raise UserError(f"{str(cell.folder)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first")
+    own, *others = [TopKSAE.from_pretrained(cell.sae).W_dec.detach() for cell in cells]
     widths = [decoder.shape[1] for decoder in (own, *others)]
     if len(set(widths)) > 1:
         raise UserError(f"the SAEs read vectors of {widths} numbers: compare runs on one model")
@@ -86,16 +83,15 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
         for i, (feature, m) in enumerate(zip(selection.features.tolist(), selection.m.tolist(), strict=True))
     ]
     choices = {"same": "cosine of decoder directions", "cosine": cosine, "in": "all of the other runs"}
-    details = {"runs": [str(cell) for cell in cells], "concepts": concepts}
+    details = {"runs": [str(cell.folder) for cell in cells], "concepts": concepts}
     seconds = time.monotonic() - started
-    result = Result("seeds", (Row(row.method, row.layer, row.expansion, figures),), choices, seed, seconds, details)
-    result.save(cells[0] / "seeds.json")
+    result = Result("seeds", (cells[0].row(figures),), choices, details, seed, seconds)
+    result.save(cells[0].result_path("seeds"))
     return result
 
 
-def _names(cell: Path) -> dict[int, str | None]:
+def _names(cell: Cell) -> dict[int, str | None]:
     """Return the names of features, where they were named."""
-    if not (cell / CONCEPTS).is_file():
+    if not cell.path("concepts").is_file():
         return {}
-    columns = pq.read_table(cell / CONCEPTS, columns=["feature", "name"])
-    return dict(zip(columns["feature"].to_pylist(), columns["name"].to_pylist(), strict=True))
+    return {row["feature"]: row["name"] for row in cell.rows("concepts")}

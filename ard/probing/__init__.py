@@ -1,9 +1,9 @@
 """The one pass over clips: codes and clip scores once, handed to all evaluators; and what every evaluator is."""
 
-from ard.probing.callback import KeepScores
+from ard.probing.callback import InputNorms, KeepScores
 from ard.probing.evaluator import Evaluator
 from ard.probing.functional import SCORERS, ClipScores, clip_scores
-from ard.probing.module import Encoding, Scored, score
+from ard.probing.module import Encoding, Scored, load_dictionary, score
 from ard.probing.scores import SparseScores, read_scores
 
 __all__ = [
@@ -11,10 +11,12 @@ __all__ = [
     "ClipScores",
     "Encoding",
     "Evaluator",
+    "InputNorms",
     "KeepScores",
     "Scored",
     "SparseScores",
     "clip_scores",
+    "load_dictionary",
     "read_scores",
     "score",
 ]

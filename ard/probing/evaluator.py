@@ -16,10 +16,10 @@ from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
 from ard.activations.store import read_layer
 from ard.activations.stream import Probe
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
-from ard.probing.module import SPLITS, Encoding, Scored, score
+from ard.probing.module import SPLITS, Encoding, Scored, load_dictionary, score
 from ard.results import Result
 from ard.run import FILES, Cell
-from ard.sae import SparseCoder, load_sparse_coder
+from ard.sae import SparseCoder
 from ard.types import UserError
 
 CLIPS_PER_BATCH = 32  # where there is no DataModule that says
@@ -116,8 +116,7 @@ class Evaluator(Callback):
     @torch.inference_mode()
     def _pass(self, cell: Cell) -> None:
         layers = {split: read_layer(folder, cell.layer) for split, folder in cell.splits.items()}
-        source = "poly" if cell.expansion is None else str(cell.sae)
-        dictionary = load_sparse_coder(source, layers["probe"].d_in).to(self.device)
+        dictionary = load_dictionary(cell, layers["probe"].d_in).to(self.device)
         self.start(cell, dictionary)
         for split, layer in layers.items():
             for batch in Probe(layer, CLIPS_PER_BATCH):

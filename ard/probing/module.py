@@ -9,7 +9,7 @@ from lightning import LightningModule
 from ard.activations import ProbeBatch
 from ard.probing.functional import ClipScores, clip_scores
 from ard.run import Cell
-from ard.sae import SparseCoder, load_sparse_coder
+from ard.sae import POLY, SparseCoder, load_sparse_coder
 from ard.types import Codes
 
 SPLITS = ("probe", "eval")  # of the loaders of `test`
@@ -30,20 +30,23 @@ def score(dictionary: SparseCoder, batch: ProbeBatch) -> Scored:
     return Scored(batch, codes, clip_scores(codes, batch.clip_of_token, len(batch.rows), dictionary.d_sae))
 
 
+def load_dictionary(cell: Cell, d_in: int) -> SparseCoder:
+    """Load the dictionary of a cell: its SAE, or the raw coordinates."""
+    return load_sparse_coder(POLY if cell.expansion is None else str(cell.sae), d_in)
+
+
 class Encoding(LightningModule):
     """Turn whole clips into codes and scores (`test`); evaluators, which are callbacks, make of them what they need.
 
     Args:
         cell: the cell's folder, ``OUT/layer-<l>/e<e>``, or ``OUT/layer-<l>/poly`` for the raw coordinates.
         d_in: width of the residual stream.
-        sae: the dictionary, where it is not the cell's own.
     """
 
-    def __init__(self, cell: Path, d_in: int, sae: str | None = None) -> None:
+    def __init__(self, cell: Path, d_in: int) -> None:
         super().__init__()
         self.cell = Cell.at(Path(cell))
-        source = "poly" if self.cell.expansion is None else str(self.cell.sae)
-        self.dictionary = load_sparse_coder(sae or source, d_in)
+        self.dictionary = load_dictionary(self.cell, d_in)
 
     def test_step(self, batch: ProbeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Scored]:
         """Return a batch with its codes and scores, under ``scored``."""

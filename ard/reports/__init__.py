@@ -5,13 +5,11 @@ Reads only files, so a report can be made long after the run, on a machine witho
 
 from ard.reports.concepts import Order, concept_names, find_concepts, find_feature, render_concepts
 from ard.reports.html import write_report
-from ard.reports.run import Run
 from ard.reports.table import Table, render_table
 from ard.reports.tables import build_tables, log_tables, write_tables
 
 __all__ = [
     "Order",
-    "Run",
     "Table",
     "build_tables",
     "concept_names",

@@ -5,15 +5,22 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table
 
-from ard.reports.run import Run
+from ard.run import Cell, Run
 from ard.types import UserError
 
-CONCEPTS = "concepts.parquet"
 Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
+
+
+def read_concepts(cell: Cell) -> list[dict[str, Any]]:
+    """Read the concepts of a cell, a row a feature, with how well their names were detected, where that was measured."""
+    detection: dict[int, dict[str, Any]] = {}
+    if cell.path("detection").is_file():
+        detection = {row["feature"]: row for row in cell.rows("detection")}
+    nothing = {"detection": math.nan, "n_active_unseen": None}
+    return [{**row, **detection.get(row["feature"], nothing)} for row in cell.rows("concepts")]
 
 
 def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "", sort: Order = "m") -> list[Any]:
@@ -29,11 +36,13 @@ def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "",
     Raises:
         UserError: if the run has no concepts there.
     """
-    path = run.sae_folder(layer, expansion) / CONCEPTS
-    if not path.is_file():
-        known = sorted(str(found.parent.relative_to(run.folder)) for found in run.folder.glob("layer-*/*/" + path.name))
-        raise UserError(f"{str(path)!r} does not exist: of this run's dictionaries {known} have concepts")
-    named = [concept for concept in pq.read_table(path).to_pylist() if concept["name"] is not None]
+    cell = run.cell(layer, expansion)
+    if not cell.path("concepts").is_file():
+        raise UserError(
+            f"{str(cell.path('concepts'))!r} does not exist: of this run's dictionaries {run.cells_with('concepts')} "
+            "have concepts"
+        )
+    named = [concept for concept in read_concepts(cell) if concept["name"] is not None]
     found = [c for c in named if search.casefold() in "\n".join((c["name"], *c["captions"])).casefold()]
     if sort == "name":
         return sorted(found, key=lambda concept: concept["name"].casefold())
@@ -42,7 +51,7 @@ def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "",
 
 def concept_names(run: Run, layer: int, expansion: int | None) -> dict[int, str]:
     """Return the names of a dictionary's features that have one, the highest m first; none where nothing was named."""
-    if not (run.sae_folder(layer, expansion) / CONCEPTS).is_file():
+    if not run.cell(layer, expansion).path("concepts").is_file():
         return {}
     return {concept["feature"]: concept["name"] for concept in find_concepts(run, layer, expansion)}
 

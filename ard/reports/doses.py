@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ard.reports.run import Run
+from ard.run import Run
 
 WIDTH, HEIGHT, GAP = 320, 130, 34
 """Of the upper panel (shares); the lower one (perplexity) is half as high, and below a gap."""

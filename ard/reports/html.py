@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -12,15 +11,15 @@ from typing import Any, NamedTuple
 
 import jinja2
 import pyarrow.parquet as pq
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
-from ard.reports.run import Run
+from ard.run import Cell, Run
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
-from ard.results import Figure, git_commit
+from ard.results import Figure, git_commit, replacing
 
 NUM_SHOWN = 200
 """A page of more concepts than this is slow to open; the rest are in concepts.parquet."""
@@ -69,17 +68,17 @@ def write_report(run: Path) -> Path:
     Raises :class:`ard.types.UserError` where the folder is no run's. Whatever else is missing is said on the page.
     """
     about = Run.load(run)
-    features = _rows(about.own_folder / "concepts.parquet")
-    clips = {str(row["id"]): row for row in _rows(run / "clips.parquet")}
+    features = read_concepts(about.own) if about.own.path("concepts").is_file() else []
+    clips = {str(row["id"]): row for row in (pq.read_table(about.clips).to_pylist() if about.clips.is_file() else ())}
     selected = sorted((row for row in features if row["selected"]), key=_descending_m)
     shown = selected[:NUM_SHOWN]
     wanted = dict.fromkeys(
         clip_id for row in shown for side in ("top_ids", "bottom_ids") for clip_id in row[side] or ()
     )
-    places = _places(about.own_folder / "representatives.safetensors")
-    report = run / "report"
-    shutil.rmtree(report / "audio", ignore_errors=True)
-    sounds = copy_sounds(run / "audio", wanted, report / "audio")
+    places = _places(about.own)
+    sounds_folder = about.report.parent / "audio"
+    shutil.rmtree(sounds_folder, ignore_errors=True)
+    sounds = copy_sounds(about.audio_splits, wanted, sounds_folder)
     page = (
         _environment()
         .get_template("report.html")
@@ -102,14 +101,13 @@ def write_report(run: Path) -> Path:
             bars=NUM_BARS,
             height=HEIGHT,
             truth=_truth(about),
-            failures=_failures(run),
+            failures=_failures(about),
             choices=_choices(about),
         )
     )
-    partial = report / "index.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, report / "index.html")
-    return report / "index.html"
+    with replacing(about.report) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return about.report
 
 
 def _environment() -> jinja2.Environment:
@@ -128,10 +126,6 @@ def _fixed(number: float | None, digits: int = 2) -> str:
     return "–" if number is None else f"{number:.{digits}f}"
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist() if path.is_file() else []
-
-
 def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
@@ -141,9 +135,9 @@ def _descending_m(row: Mapping[str, Any]) -> tuple[bool, float, int]:
     return m is None, -(m or 0.0), row["feature"]
 
 
-def _places(path: Path) -> Mapping[str, Tensor]:
+def _places(cell: Cell) -> Mapping[str, Tensor]:
     """Read where features are active in their most representative clips, by token: [features, p] each."""
-    stored = load_file(path) if path.is_file() else {}
+    stored = cell.tensors("representatives") if cell.path("representatives").is_file() else {}
     return {name: stored[f"ard/top_{name}"] for name in ("first", "last", "strongest") if f"ard/top_{name}" in stored}
 
 
@@ -225,9 +219,8 @@ def _above_chance(run: Run) -> tuple[int, float] | None:
     return None
 
 
-def _failures(run: Path) -> list[Mapping[str, str]]:
-    path = run / "failures.json"
-    return json.loads(path.read_text())["failures"] if path.is_file() else []
+def _failures(run: Run) -> list[Mapping[str, str]]:
+    return json.loads(run.failures.read_text(encoding="utf-8"))["failures"] if run.failures.is_file() else []
 
 
 def _choices(run: Run) -> Iterable[tuple[str, Mapping[str, Any]]]:

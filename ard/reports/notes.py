@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ard.reports import paper
-from ard.reports.run import Run
+from ard.run import Run
 from ard.reports.table import Line, interval_text, value_text
 from ard.results import Result, Row
 

@@ -4,7 +4,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +25,8 @@ class Sound(NamedTuple):
     path: str
 
 
-def copy_sounds(shards: Path, wanted: Collection[str], out: Path) -> dict[str, Sound]:
-    """Copy the audio of the wanted clips from the shards under a folder, as it is, and draw each waveform.
+def copy_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> dict[str, Sound]:
+    """Copy the audio of the wanted clips from folders of shards, as it is, and draw each waveform.
 
     A clip that no shard holds, or whose audio cannot be read, is left out. Files are numbered: a clip's id may hold
     anything, a file's name may not.
@@ -34,7 +34,7 @@ def copy_sounds(shards: Path, wanted: Collection[str], out: Path) -> dict[str, S
     numbers = {clip_id: number for number, clip_id in enumerate(wanted)}
     sounds: dict[str, Sound] = {}
     out.mkdir(parents=True, exist_ok=True)
-    for shard in sorted(shards.rglob("*.tar")):
+    for shard in (shard for split in splits for shard in sorted(split.glob("*.tar"))):
         for clip_id, suffix, audio in _samples(shard, numbers.keys() - sounds.keys()):
             try:
                 samples, _ = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)

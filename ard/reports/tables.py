@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from ard.reports import notes, paper
 from ard.reports.paper import Printed
-from ard.reports.run import Run
+from ard.run import Run
 from ard.reports.table import Cell, Line, Table, latex, markdown
-from ard.results import Result, Row, write_json
+from ard.results import Result, Row, replacing, write_json
 from ard.types import UserError
 
 
@@ -34,16 +34,16 @@ def build_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
 
 def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
     """Build tables and write each as ``tables/table<N>.{json,md,tex}``; one without lines is not written."""
-    tables = build_tables(folder, numbers)
+    tables, run = build_tables(folder, numbers), Run(folder)
     for table in tables:
-        path = folder / "tables" / f"table{table.number}.json"
         if not table.lines:
-            for suffix in (".json", ".md", ".tex"):  # an older run's table must not pass for this run's
-                path.with_suffix(suffix).unlink(missing_ok=True)
+            for suffix in ("json", "md", "tex"):  # an older run's table must not pass for this run's
+                run.table(table.number, suffix).unlink(missing_ok=True)
             continue
-        write_json(path, {"table": table.number, "preset": table.preset, "rows": table.rows})
-        path.with_suffix(".md").write_text(markdown(table))
-        path.with_suffix(".tex").write_text(latex(table))
+        write_json(run.table(table.number), {"table": table.number, "preset": table.preset, "rows": table.rows})
+        for suffix, text in (("md", markdown(table)), ("tex", latex(table))):
+            with replacing(run.table(table.number, suffix)) as partial:
+                partial.write_text(text, encoding="utf-8")
     return tables
 
 

@@ -3,7 +3,6 @@
 from ard.sae.callback import (
     PLACEHOLDER,
     AnnealK,
-    InputNorms,
     LogQuality,
     SaveSAE,
     WarmUpAndDecay,
@@ -11,15 +10,14 @@ from ard.sae.callback import (
 from ard.sae.checkpoint import SaveWhenStopped, WholeCheckpoints, check_checkpoint, is_whole
 from ard.sae.formats import Format, convert
 from ard.sae.metric import NormByPosition, Quality
-from ard.sae.module import Encoding, SAETraining
-from ard.sae.topk import PolyFeatures, Reconstruction, SparseCoder, TopKSAE, load_sparse_coder
+from ard.sae.module import SAETraining
+from ard.sae.topk import POLY, PolyFeatures, Reconstruction, SparseCoder, TopKSAE, load_sparse_coder
 
 __all__ = [
+    "POLY",
     "PLACEHOLDER",
     "AnnealK",
-    "Encoding",
     "Format",
-    "InputNorms",
     "LogQuality",
     "NormByPosition",
     "PolyFeatures",

@@ -6,9 +6,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ard.activations import ActivationDataModule, ProbeBatch
-from ard.results import write_json
-from ard.sae.metric import NormByPosition, Quality
+from ard.activations import ActivationDataModule
+from ard.sae.metric import Quality
 from ard.sae.module import SAETraining
 from ard.types import UserError
 
@@ -155,39 +154,3 @@ class WarmUpAndDecay(Callback):
             factor = min(factor, (trainer.max_steps - step) / self.decay_steps)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = pl_module.lr * factor
-
-
-class InputNorms(Callback):
-    """Write mean and largest norm of x by its position in the clip, over the probing set: outliers are seen at once.
-
-    Args:
-        out: a JSON file.
-        num_positions: positions that are kept apart; all later ones are one.
-    """
-
-    def __init__(self, out: Path, num_positions: int = 16) -> None:
-        self.out, self.metric = Path(out), NormByPosition(num_positions)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start anew."""
-        self.metric.reset()
-        self.metric.to(pl_module.device)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ProbeBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Add the clips of a probing batch."""
-        if dataloader_idx == 0:
-            self.metric.update(batch.x, batch.clip_of_token)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what all ranks saw."""
-        found = {name: values.tolist() for name, values in self.metric.compute().items()}
-        if trainer.is_global_zero:
-            write_json(self.out, {"unit": "norm of x; the last entry is all later positions", **found})

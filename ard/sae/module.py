@@ -1,4 +1,4 @@
-"""Training TopK-SAEs, and encoding with one, as LightningModules."""
+"""Training TopK-SAEs, as a LightningModule."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -8,10 +8,9 @@ import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from ard.activations import ProbeBatch
 from ard.sae.functional import auxiliary_loss, geometric_median, nested_errors, squared_error, variance
-from ard.sae.topk import Reconstruction, TopKSAE, load_sparse_coder
-from ard.types import Codes, UserError
+from ard.sae.topk import Reconstruction, TopKSAE
+from ard.types import Codes
 
 
 class SAETraining(LightningModule):
@@ -200,45 +199,3 @@ class SAETraining(LightningModule):
         one = len(self.expansions) == 1
         self.log_dict({f"train/{name}" if one else f"train/e{expansion}/{name}": x for name, x in found.items()})
         self.log("fvu" if one else f"fvu-e{expansion}", found["fvu"], prog_bar=True, logger=False)
-
-
-class Encoding(LightningModule):
-    """Turn whole clips into sparse codes (`test`); the callbacks make of them what the paper's stages 2 and 3 do.
-
-    Args:
-        sae: folder of a trained SAE, or ``poly`` for the raw coordinates (`Poly. Feats.`).
-        d_in: width of the residual stream.
-    """
-
-    def __init__(self, sae: str, d_in: int) -> None:
-        super().__init__()
-        self.coder = load_sparse_coder(sae, d_in)
-
-    @property
-    def method(self) -> str:
-        """The paper's name of what is encoded: `AR&D` for an SAE, `Poly. Feats.` for raw coordinates."""
-        return "AR&D" if isinstance(self.coder, TopKSAE) else "Poly. Feats."
-
-    @property
-    def expansion(self) -> int | None:
-        """The expansion factor e; None for raw coordinates."""
-        return self.coder.d_sae // self.coder.d_in if isinstance(self.coder, TopKSAE) else None
-
-    def refuse_ranks(self) -> None:
-        """Refuse several processes, for callbacks that would each see some of the clips only.
-
-        Raises:
-            UserError: if there are several.
-        """
-        if self.trainer.world_size > 1:
-            raise UserError(
-                f"names are held against labels in one process, and there are {self.trainer.world_size}: leave out "
-                "trainer.devices here; extraction, training and score.yaml take several"
-            )
-
-    def test_step(self, batch: ProbeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Codes]:
-        """Return the codes of the batch's tokens, under ``codes``."""
-        return {"codes": self.coder.encode(batch.x)}
-
-    def configure_optimizers(self) -> None:
-        """Nothing is trained here."""

@@ -1,6 +1,5 @@
 """Table 3: how often steering a named concept turns the model's answer into the target."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning import Callback, LightningModule, Trainer
-from safetensors.torch import load_file
 
-from ard.activations import ActivationDataModule
 from ard.audio import read_audio_manifest, read_clips
 from ard.audiollm import EMBEDDED, load_audiollm
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
-from ard.embedding import load_clap
 from ard.naming import Chat
+from ard.probing import Evaluator, load_dictionary
 from ard.results import Result, Row
-from ard.sae import Encoding, TopKSAE
+from ard.run import Cell
 from ard.steering.experiment import NO_SAE, STEERED, Design, Dictionary, Experiment, Measured, Split
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
@@ -30,7 +26,7 @@ from ard.steering.task import SteeringTask
 from ard.types import UserError
 
 
-class MeasureSteering(Callback):
+class MeasureSteering(Evaluator):
     """Write ``steering.json``: the sensitivity of each task, with its controls in the same run (Sec. 4, Table 3).
 
     Sensitivity is the share of the clips that the unsteered model answers with the source class whose steered answer
@@ -39,7 +35,6 @@ class MeasureSteering(Callback):
     have as many features at the same multiple of their own maxima.
 
     Args:
-        out: folder of this dictionary's results.
         tasks: the columns of the table.
         audio: audio shards on which it is measured, but for tasks that have their own.
         selection: audio shards on which the choice is made; without them, it is made on a share of the measured ones.
@@ -54,14 +49,13 @@ class MeasureSteering(Callback):
         keep_error: likewise.
         max_new_tokens: longest answer.
         clips_per_batch: clips that are answered at once.
-        answers: where answers are kept (JSON lines), so that a run that was stopped asks for none of them twice;
-            ``answers.jsonl`` in ``out`` if not given. Dictionaries may share it.
         seed: of the split, the draws and the bootstrap.
     """
 
+    needs = ("representatives", "selections", "names")
+
     def __init__(
         self,
-        out: Path,
         *,
         tasks: list[SteeringTask],
         audio: Path | None = None,
@@ -77,63 +71,55 @@ class MeasureSteering(Callback):
         keep_error: bool = False,
         max_new_tokens: int = 16,
         clips_per_batch: int = 64,
-        answers: Path | None = None,
         seed: int = 0,
     ) -> None:
-        self.out, self.tasks, self.model, self.clap = Path(out), tasks, model, clap
+        super().__init__(clap=clap, seed=seed)
+        self.tasks, self.model = tasks, model
         self.audio, self.selection, self.selection_share = audio, selection, selection_share
         self.chooser, self.judge, self.design = chooser, judge or ExactMatch(), design
         self.procedure = Procedure(positions, phase, keep_error, max_new_tokens, clips_per_batch)
-        self.answers, self.seed = Path(answers or self.out / "answers.jsonl"), seed
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, cell: Cell) -> None:
         """Fail now if clips or a model are missing that are wanted at the end."""
-        if trainer.is_global_zero:
-            for task in self.tasks:
-                for folder in {self._audio(task), Path(self.selection or self._audio(task))}:
-                    read_audio_manifest(folder)
-            for asked in (self.judge, self.chooser) if self.tasks else ():
-                if asked is not None:
-                    asked.check()
+        for task in self.tasks:
+            for folder in {self._audio(task), Path(self.selection or self._audio(task))}:
+                read_audio_manifest(folder)
+        for asked in (self.judge, self.chooser) if self.tasks else ():
+            if asked is not None:
+                asked.check()
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose on one split, measure on the other, write; without tasks there is nothing to write."""
-        assert isinstance(pl_module, Encoding)
-        if not trainer.is_global_zero or not self.tasks:
-            return
-        started = time.monotonic()
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ActivationDataModule)
-        experiment = self._experiment(pl_module, data.layer)
-        is_sae = isinstance(pl_module.coder, TopKSAE)
-        measured: dict[str, Measured] = {}
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Choose on one split, measure on the other; without tasks there is nothing to measure."""
+        if not self.tasks:
+            return None
+        experiment = self._experiment(cell)
+        tasks: dict[str, Measured] = {}
         rows: list[Row] = []
         for task in self.tasks:
             selection, split = self._splits(task)
             choice, chosen = experiment.choose(task, selection)
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
-            if is_sae:
-                found = experiment.measure(task, split, choice, others.values())
+            if cell.expansion is None:
+                measured = experiment.measure_alone(task, split, choice)
             else:
-                found = experiment.measure_alone(task, split, choice)
-            about = {"chosen": chosen, "num_clips": len(split.clips), **found.details}
-            measured[task.name] = Measured(found.figures, about)
-            rows += self._rows(task, found, data.layer, pl_module)
+                measured = experiment.measure(task, split, choice, others.values())
+            about = {"chosen": chosen, "num_clips": len(split.clips), **measured.details}
+            tasks[task.name] = Measured(measured.figures, about)
+            rows += self._rows(task, measured, cell)
         judged = _judged(experiment.verdicts)
-        details = {"tasks": {name: found.details for name, found in measured.items()}, **judged}
-        if is_sae:
-            details["note"] = note(self._choices(), measured, judged)
-        seconds = time.monotonic() - started
-        result = Result("steering", tuple(rows), self._choices(), self.seed, seconds, details)
-        result.save(self.out / "steering.json")
+        details = {"tasks": {name: measured.details for name, measured in tasks.items()}, **judged}
+        if cell.expansion is not None:
+            details["note"] = note(self._choices(), tasks, judged)
+        return Result("steering", tuple(rows), self._choices(), details)
 
-    def _experiment(self, module: Encoding, layer: int) -> Experiment:
-        """Bring together the model, the dictionary and what is known of its features."""
-        model = load_audiollm(self.model, device=str(module.device))
-        interview = Interview(model, module.coder, layer, answers=self.answers, procedure=self.procedure)
-        known = load_file(self.out / "representatives.safetensors")
-        find = partial(features_by_name, self.out, clap=load_clap(self.clap), chat=self.chooser)
-        dictionary = Dictionary(find, known["max_activation"], known["n_active"])
+    def _experiment(self, cell: Cell) -> Experiment:
+        """Bring together the model, the dictionary and the statistics of its features."""
+        model = load_audiollm(self.model, device=self.device)
+        coder = load_dictionary(cell, model.d_in).to(self.device)
+        interview = Interview(model, coder, cell.layer, answers=cell.run.answers, procedure=self.procedure)
+        stored = cell.tensors("representatives")
+        find = partial(features_by_name, cell, clap=self.clap(), chat=self.chooser)
+        dictionary = Dictionary(find, stored["max_activation"], stored["n_active"])
         return Experiment(interview, self.judge, dictionary=dictionary, design=self.design, seed=self.seed)
 
     def _audio(self, task: SteeringTask) -> Path:
@@ -170,11 +156,11 @@ class MeasureSteering(Callback):
         }
 
     @staticmethod
-    def _rows(task: SteeringTask, found: Measured, layer: int, module: Encoding) -> Iterator[Row]:
-        for name, figures in found.figures.items():
-            method = module.method if name == STEERED else name
-            expansion = None if name == NO_SAE else module.expansion
-            yield Row(method, layer, expansion, figures, source=task.source, target=task.target)
+    def _rows(task: SteeringTask, measured: Measured, cell: Cell) -> Iterator[Row]:
+        for name, figures in measured.figures.items():
+            method = cell.method if name == STEERED else name
+            expansion = None if name == NO_SAE else cell.expansion
+            yield Row(method, cell.layer, expansion, figures, source=task.source, target=task.target)
 
 
 def _known(audio: Path) -> Split:

@@ -1,14 +1,12 @@
 """Which features stand for a concept: those whose names say the same."""
 
 import re
-from pathlib import Path
 from typing import NamedTuple
-
-import pyarrow.parquet as pq
 
 from ard.embedding import Clap
 from ard.monosemanticity import read_selections
-from ard.naming import CONCEPTS, Chat, read_names
+from ard.naming import Chat, read_names
+from ard.run import Cell
 
 CHOICE_PROMPT = """\
 Each line is the name of something that can be heard, behind its number.
@@ -35,22 +33,22 @@ class Found(NamedTuple):
     by: str
 
 
-def features_by_name(folder: Path, concept: str, clap: Clap, chat: Chat | None = None, shortlist: int = 40) -> Found:
+def features_by_name(cell: Cell, concept: str, clap: Clap, chat: Chat | None = None, shortlist: int = 40) -> Found:
     """Rank the named features of a dictionary by how close their names are to a concept.
 
     A feature that fires in none of the unseen clips on which names were put to the test (``detection.json``) is passed
     over: nothing but a few probing clips speaks for its name, whatever that says.
 
     Args:
-        folder: of the dictionary's results.
+        cell: the dictionary's.
         concept: words, such as ``speaking in a happy voice``.
         clap: ranks by the cosine of its text embeddings; of equal names the more monosemantic feature comes first.
         chat: an instruction model that picks from the best by CLAP. What it does not pick is left out; where its answer
             is no list of their numbers, CLAP's ranking stands, and ``by`` says so.
         shortlist: how many it is shown.
     """
-    selection, names = read_selections(folder)["ard"][0], read_names(folder)["ard"][0]
-    silent = _silent(folder)
+    selection, names = read_selections(cell)["ard"][0], read_names(cell)["ard"][0]
+    silent = _silent(cell)
     named = [
         (feature, name)
         for feature, name in zip(selection.features.tolist(), names, strict=True)
@@ -71,12 +69,11 @@ def features_by_name(folder: Path, concept: str, clap: Clap, chat: Chat | None =
     return Found([shown[number - 1] for number in picked], f"{chat.model}, of the {len(shown)} closest by CLAP")
 
 
-def _silent(folder: Path) -> set[int]:
+def _silent(cell: Cell) -> set[int]:
     """Return the features that fire in no unseen clip, where names were put to the test."""
-    if not (folder / CONCEPTS).is_file():
+    if not cell.path("detection").is_file():
         return set()
-    concepts = pq.read_table(folder / CONCEPTS).to_pylist()
-    return {concept["feature"] for concept in concepts if concept.get("n_active_unseen") == 0}
+    return {row["feature"] for row in cell.rows("detection") if row["n_active_unseen"] == 0}
 
 
 def read_numbers(answer: str, most: int) -> list[int] | None:

@@ -1,17 +1,15 @@
 """What `ard app` and `ard study` do in a run's folder."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 
 from ard.embedding import EMBEDDED
 from ard.naming import EndpointChat
-from ard.reports import Run, build_tables, render_table, write_tables
+from ard.reports import build_tables, render_table, write_tables
+from ard.run import Run
 from ard.study import (
-    FILE,
     ChatRater,
-    Dictionary,
     Store,
     draw_concepts,
     rate_study,
@@ -49,13 +47,10 @@ def make(run: Path, concepts: int = 50, seed: int | None = None) -> None:
         seed: of the draw and of the raters' orders; the run's own if not given.
     """
     about = Run.load(run)
-    dictionaries = [
-        Dictionary("AR&D", about.expansion, about.own_folder),
-        Dictionary("Poly. Feats.", None, about.sae_folder(about.layer, None)),
-    ]
+    cells = [about.own, about.cell(about.layer, None)]
     chosen = about.seed if seed is None else seed
-    store = Store.create(run / FILE, draw_concepts(dictionaries, concepts, chosen), chosen)
-    for method, *_ in dictionaries:
+    store = Store.create(about.study, draw_concepts(cells, concepts, chosen), chosen)
+    for method in (cell.method for cell in cells):
         found = sum(concept.method == method for concept in store.concepts)
         if found < concepts:
             _say(f"{method}: {found} named concepts, and {concepts} were asked for", "yellow")
@@ -73,12 +68,11 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
         device: where the models run.
     """
     about, store = Run.load(run), _store(run)
-    facts = json.loads((run / "run.json").read_text())
     score_study(
         store,
-        about.own_folder / "study.json",
-        clap=clap or facts.get("clap", EMBEDDED),
-        bertscore=None if bertscore == "none" else bertscore or facts.get("bertscore"),
+        about.own.result_path("study"),
+        clap=clap or about.facts.get("clap", EMBEDDED),
+        bertscore=None if bertscore == "none" else bertscore or about.facts.get("bertscore"),
         seed=about.seed,
         device=device,
     )
@@ -137,8 +131,7 @@ def rate(run: Path, endpoint: str, model: str) -> None:
 
 
 def _store(run: Path) -> Store:
-    Run.load(run)
-    return Store(run / FILE)
+    return Store(Run.load(run).study)
 
 
 def _say(text: str, style: str | None = None) -> None:

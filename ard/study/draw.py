@@ -1,34 +1,25 @@
 """Which concepts a study asks about."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from ard.run import Cell
 from ard.study.store import Concept
 from ard.types import UserError
 
 KEY_BYTES = 6
 
 
-class Dictionary(NamedTuple):
-    """A method by the paper's name, its expansion (None for raw coordinates), and the folder of its results."""
-
-    method: str
-    expansion: int | None
-    folder: Path
-
-
-def draw_concepts(dictionaries: Sequence[Dictionary], num_concepts: int, seed: int) -> list[Concept]:
+def draw_concepts(cells: Sequence[Cell], num_concepts: int, seed: int) -> list[Concept]:
     """Draw as many named concepts of every method, without replacement, and mix them.
 
-    Keys say nothing of the method. A method that has fewer named concepts gives all it has; one whose folder has no
-    ``concepts.parquet`` gives none.
+    Keys say nothing of the method. A method that has fewer named concepts gives all it has; one whose cell has no
+    concepts gives none.
 
     Args:
-        dictionaries: the methods' own.
+        cells: one of each method.
         num_concepts: of each method (the paper's 50).
         seed: of the draw, the keys and the order.
 
@@ -38,17 +29,16 @@ def draw_concepts(dictionaries: Sequence[Dictionary], num_concepts: int, seed: i
     if num_concepts < 1:
         raise UserError(f"{num_concepts} concepts make no study: give a number from 1 on")
     generator = np.random.default_rng(seed)
-    drawn: list[tuple[Dictionary, dict[str, Any]]] = []
-    for dictionary in dictionaries:
-        path = dictionary.folder / "concepts.parquet"
-        rows = pq.read_table(path).to_pylist() if path.is_file() else []
+    drawn: list[tuple[Cell, dict[str, Any]]] = []
+    for cell in cells:
+        rows = cell.rows("concepts") if cell.path("concepts").is_file() else []
         named = [row for row in rows if row["selected"] and (row["name"] or "").strip() and row["top_ids"]]
         chosen = generator.permutation(len(named))[:num_concepts]
-        drawn += [(dictionary, named[index]) for index in sorted(chosen.tolist())]
+        drawn += [(cell, named[index]) for index in sorted(chosen.tolist())]
     if not drawn:
-        looked = ", ".join(str(dictionary.folder) for dictionary in dictionaries)
+        looked = ", ".join(str(cell.path("concepts")) for cell in cells)
         raise UserError(
-            f"no concept of this run has a name (looked for concepts.parquet in {looked}): run `ard table 2`, "
+            f"no concept of this run has a name (looked for {looked}): run `ard table 2`, "
             "`ard demo` or `ard run` to the end first"
         )
     keys: dict[str, None] = {}
@@ -58,13 +48,13 @@ def draw_concepts(dictionaries: Sequence[Dictionary], num_concepts: int, seed: i
     return [
         Concept(
             key=key,
-            method=dictionary.method,
+            method=cell.method,
             layer=row["layer"],
-            expansion=dictionary.expansion,
+            expansion=cell.expansion,
             feature=row["feature"],
             name=row["name"].strip(),
             clips=tuple(row["top_ids"]),
             captions=tuple(row["captions"] or ()),
         )
-        for key, (dictionary, row) in zip(keys, mixed, strict=True)
+        for key, (cell, row) in zip(keys, mixed, strict=True)
     ]

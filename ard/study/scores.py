@@ -87,7 +87,7 @@ def score_study(
             f"{answer.rater}: {answer.unanswered}" for answer in store.answers() if answer.unanswered
         ),
     }
-    result = Result("study", tuple(rows), choices, seed, time.monotonic() - started, details)
+    result = Result("study", tuple(rows), choices, details, seed, time.monotonic() - started)
     result.save(path)
     return result
 

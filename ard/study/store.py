@@ -14,8 +14,6 @@ from typing import Literal, NamedTuple
 
 from ard.types import UserError
 
-FILE = "study/study.sqlite"
-"""Where a run's folder holds its study."""
 
 HIGHEST = 5
 """Best rating; the worst is 0."""
