@@ -24,7 +24,6 @@ from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
-from ard.steering.note import note
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
 from ard.types import UserError
@@ -121,8 +120,6 @@ class MeasureSteering(Callback):
             rows += self._rows(task, found, data.layer, pl_module)
         judged = _judged(experiment.verdicts)
         details = {"tasks": {name: found.details for name, found in measured.items()}, **judged}
-        if is_sae:
-            details["note"] = note(self._choices(), measured, judged)
         seconds = time.monotonic() - started
         result = Result("steering", tuple(rows), self._choices(), self.seed, seconds, details)
         result.save(self.out / "steering.json")
