@@ -90,6 +90,13 @@ def test_table_1_says_what_the_other_reading_of_map_gives(run):
     assert said.count("rewards many predictions: Poly. Feats.") == 1
 
 
+def test_table_3_says_how_it_came_about(run):
+    main(["report", "--run", str(run)])
+    said = (run / "tables" / "table3.md").read_text()
+    assert said.count("Sensitivity: the share of the clips") == said.count("Judge: exact match") == 1
+    assert "Selectivity, the share of answers to the other question" in said
+
+
 def test_table_3_has_the_papers_shifts_and_controls(run):
     rows = Result.load(run / "layer-2" / "e2" / "steering.json").rows
     rows += Result.load(run / "layer-2" / "poly" / "steering.json").rows
@@ -105,7 +112,6 @@ def test_both_dictionaries_share_the_answers_of_the_unsteered_model(run):
     keys = [json.loads(line)["key"] for line in (run / "answers.jsonl").read_text().splitlines()]
     assert len(keys) == len(set(keys)) > 2 * 24
     details = Result.load(run / "layer-2" / "e2" / "steering.json").details
-    assert "Judge: exact match" in details["note"]
     assert set(details["tasks"]) == {"neutral to happy", "sad to happy", "happy to angry", "female to male"}
 
 

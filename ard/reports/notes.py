@@ -1,7 +1,8 @@
 """What stands under a table: where it is from, how the paper was read, what is not beaten, what is missing."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ard.reports import paper
 from ard.run import Run
@@ -133,7 +134,80 @@ def left_out(file: str, why: str) -> str:
     return f"Left out: this run has no {file} ({why})."
 
 
-def said_in_results(results: Iterable[Result], rows: Iterable[Row]) -> list[str]:
-    """Repeat the notes of result files and of their rows, each once."""
-    said = [str(result.details["note"]) for result in results if result.details.get("note")]
-    return list(dict.fromkeys(said + [f"{row.method}: {row.note}" for row in rows if row.note]))
+_DENOMINATORS = {
+    "predicted": "that the unsteered model answers with the source class",
+    "truth": "that truly are of the source class",
+    "dataset": "of the whole split",
+}
+
+
+def steering(results: Iterable[Result]) -> list[str]:
+    """Say how Table 3 came about: denominator, controls, judge and agreement, and what else steering changed."""
+    measured = [
+        result
+        for result in results
+        if "denominator" in result.choices and any(row.expansion is not None for row in result.rows)
+    ]
+    return [" ".join(_steering(result)) for result in measured]
+
+
+def _steering(result: Result) -> list[str]:
+    chosen = result.choices
+    said = [
+        f"Sensitivity: the share of the clips {_DENOMINATORS[chosen['denominator']]} whose answer under the "
+        "condition is the target. Features and value were chosen on other clips. `Rand. Feats.` are as many, fire as "
+        f"often and have the same multiple of their maxima; their interval is over {chosen['num_draws']} draws. The "
+        "reverse direction is from target to source, on clips heard as target.",
+        _judge(chosen["judge"], result.details),
+    ]
+    kept = [
+        f"{name} {entry['unchanged']['value']:.2f} (SAE alone {entry['unchanged_without_clamp']['value']:.2f})"
+        for name, task in result.details["tasks"].items()
+        for entry in task.get("selectivity", [])
+        if entry["unchanged"]["value"] is not None
+    ]
+    if kept:
+        said.append(
+            f"Selectivity, the share of answers to the other question that stay as they were: {', '.join(kept)}."
+        )
+    return said
+
+
+def _judge(judge: str, judged: Mapping[str, Any]) -> str:
+    if judge.startswith("exact match"):
+        return "Judge: exact match of the answer's class."
+    kappa = judged["kappa_with_exact_match"]
+    agree = "undefined, for one of the two says one thing throughout" if kappa is None else f"{kappa:.2f}"
+    return (
+        f"Judge: {judge}; {judged['num_unreadable']} of {judged['num_verdicts']} verdicts could not be read and count "
+        f"neither way; Cohen's kappa with exact match on the {judged['num_judged_by_both']} others: {agree}."
+    )
+
+
+def agreement(studies: Iterable[Result]) -> list[str]:
+    """Say how far the people of a rating study agree, or why that is not known."""
+    return [_agreement(study.details) for study in studies if "agreement" in study.details]
+
+
+def _agreement(details: Mapping[str, Any]) -> str:
+    num_people, found = details["num_people_who_rated"], details["agreement"]
+    if not num_people:
+        return "No person has rated yet."
+    if num_people == 1:
+        return "Krippendorff's alpha is undefined for a single rater: agreement is not known."
+    if not found["all"]["n"]:
+        return "Krippendorff's alpha is undefined: no concept was rated by two people."
+    said = [
+        f"{method} "
+        + ("undefined, all ratings are equal" if alpha["value"] is None else f"{alpha['value']:.2f}")
+        + (f" [{alpha['low']:.2f}, {alpha['high']:.2f}]" if alpha["low"] is not None else "")
+        + f" (n = {alpha['n']})"
+        for method, alpha in found.items()
+    ]
+    over = f"{num_people} people, over concepts that two or more rated"
+    return f"Krippendorff's alpha (ordinal) of {over}: {'; '.join(said)}."
+
+
+def of_rows(rows: Iterable[Row]) -> list[str]:
+    """Repeat the notes of rows, each once."""
+    return list(dict.fromkeys(f"{row.method}: {row.note}" for row in rows if row.note))

@@ -100,7 +100,7 @@ def _table1(run: Run) -> Table:
             *notes.provenance(run, "FSD50K", rows),
             *said,
             *notes.undefined(lines),
-            *notes.said_in_results(results, rows),
+            *notes.of_rows(rows),
         ),
     )
 
@@ -148,7 +148,8 @@ def _table2(run: Run) -> Table:
             *said,
             *(note for of_kind in kinds for note in notes.unbeaten(of_kind, list(paper.JUDGED.values()))),
             *notes.undefined(lines),
-            *notes.said_in_results(studies, rows),
+            *notes.agreement(studies),
+            *notes.of_rows(rows),
         ),
     )
 
@@ -193,7 +194,8 @@ def _table3(run: Run) -> Table:
             *notes.provenance(run, "IEMOCAP-Emotion and VoxCeleb1-Gender", rows),
             *said,
             *notes.undefined(lines),
-            *notes.said_in_results(results, rows),
+            *notes.steering(results),
+            *notes.of_rows(rows),
         ),
     )
 
@@ -235,7 +237,7 @@ def _table4(run: Run) -> Table:
             *notes.provenance(run, "WavCaps and IEMOCAP", rows),
             *said,
             *notes.undefined(chain.from_iterable(lines.values())),
-            *notes.said_in_results(results, rows),
+            *notes.of_rows(rows),
         ),
     )
 

@@ -20,7 +20,6 @@ from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
-from ard.steering.note import note
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
 from ard.types import UserError
@@ -93,7 +92,7 @@ class MeasureSteering(Evaluator):
         if not self.tasks:
             return None
         experiment = self._experiment(cell)
-        tasks: dict[str, Measured] = {}
+        tasks: dict[str, Mapping[str, Any]] = {}
         rows: list[Row] = []
         for task in self.tasks:
             selection, split = self._splits(task)
@@ -103,13 +102,9 @@ class MeasureSteering(Evaluator):
                 measured = experiment.measure_alone(task, split, choice)
             else:
                 measured = experiment.measure(task, split, choice, others.values())
-            about = {"chosen": chosen, "num_clips": len(split.clips), **measured.details}
-            tasks[task.name] = Measured(measured.figures, about)
+            tasks[task.name] = {"chosen": chosen, "num_clips": len(split.clips), **measured.details}
             rows += self._rows(task, measured, cell)
-        judged = _judged(experiment.verdicts)
-        details = {"tasks": {name: measured.details for name, measured in tasks.items()}, **judged}
-        if cell.expansion is not None:
-            details["note"] = note(self._choices(), tasks, judged)
+        details = {"tasks": tasks, **_judged(experiment.verdicts)}
         return Result("steering", tuple(rows), self._choices(), details)
 
     def _experiment(self, cell: Cell) -> Experiment:

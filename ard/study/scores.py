@@ -79,9 +79,9 @@ def score_study(
         "rescaled": scorer.rescaled if scorer else None,
     }
     details = {
-        "note": _said(found, people),
         "agreement": found,
         "num_people": len({answer.rater for answer in people}),
+        "num_people_who_rated": len({answer.rater for answer in people if answer.rating is not None}),
         "num_concepts": Counter(concept.method for concept in store.concepts),
         "num_unanswered": Counter(
             f"{answer.rater}: {answer.unanswered}" for answer in store.answers() if answer.unanswered
@@ -117,26 +117,6 @@ def _agreement(people: Sequence[Answer], concepts: Sequence[Concept], seed: int)
             figure = Figure.estimate(paired, agreement, "alpha", seed=seed)
         found[method] = {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
     return found
-
-
-def _said(found: dict[str, Any], people: Sequence[Answer]) -> str:
-    """Say the agreement in a sentence, or why there is none."""
-    raters = {answer.rater for answer in people if answer.rating is not None}
-    if not raters:
-        return "No person has rated yet."
-    if len(raters) == 1:
-        return "Krippendorff's alpha is undefined for a single rater: agreement is not known."
-    if not found["all"]["n"]:
-        return "Krippendorff's alpha is undefined: no concept was rated by two people."
-    said = [
-        f"{method} "
-        + ("undefined, all ratings are equal" if math.isnan(alpha["value"]) else f"{alpha['value']:.2f}")
-        + (f" [{alpha['low']:.2f}, {alpha['high']:.2f}]" if math.isfinite(alpha["low"]) else "")
-        + f" (n = {alpha['n']})"
-        for method, alpha in found.items()
-    ]
-    over = f"{len(raters)} people, over concepts that two or more rated"
-    return f"Krippendorff's alpha (ordinal) of {over}: {'; '.join(said)}."
 
 
 def _note(answers: Sequence[Answer], rated: Sequence[Answer], num_concepts: int) -> str:

@@ -40,7 +40,7 @@ def write_results(run, layers=(1, 2, 3), expansions=(4, 8, 16), main=3):
     figures = {name: figure(0.2 + place / 10) for place, name in enumerate(METRICS)}
     save(folder / "poly/matching.json", [Row("Poly. Feats.", main, None, figures)])
     rows = [Row(name, main, 8, figures, note="over 10 draws" if name == "Rand. Rep." else None) for name in BASELINES]
-    save(folder / "e8/matching.json", rows[::-1], note="Coverage and Mean Act. come close on clean clips.")
+    save(folder / "e8/matching.json", rows[::-1])
     methods = ("AR&D", "No SAE", "Poly. Feats.", "SAE, no clamp")
     steered = [
         Row(method, main, 8, {"sensitivity": figure(0.5)}, source, target)

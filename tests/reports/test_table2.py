@@ -40,7 +40,8 @@ def rated(labelled):
         Row("Poly. Feats.", 3, None, judged(2.0)),
         Row("Poly. Feats., rated by LLM m-70b", 3, None, judged(2.5)),
     ]
-    result = Result("study", tuple(rows), {}, 0, 0.1, {"note": "Krippendorff's alpha (ordinal) of 2 people: all 0.71."})
+    agreement = {"all": {"value": 0.71, "low": 0.6, "high": 0.8, "n": 50}}
+    result = Result("study", tuple(rows), {}, 0, 0.1, {"agreement": agreement, "num_people_who_rated": 2})
     result.save(labelled / "layer-3/e8/study.json")
     return labelled
 

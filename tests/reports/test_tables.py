@@ -112,7 +112,8 @@ def steered(run, values):
     """Write steering results of one shift, from a sensitivity a method, each 0.1 wide to both sides."""
     figures = {method: {"sensitivity": Figure(x, x - 0.1, x + 0.1, 9, "share")} for method, x in values.items()}
     rows = tuple(Row(method, 3, 8, f, "happy", "angry") for method, f in figures.items())
-    Result("steering", rows, {}, 0, 0.0, {"note": "how it came about"}).save(run / "layer-3/e8/steering.json")
+    choices = {"denominator": "truth", "num_draws": 5, "judge": "exact match of the answer's class"}
+    Result("steering", rows, choices, 0, 0.0, {"tasks": {}}).save(run / "layer-3/e8/steering.json")
     return build_tables(run, [3])[0]
 
 
@@ -122,7 +123,8 @@ def test_table3_says_which_controls_steering_does_not_beat(run):
     assert [line.stub[0] for line in table.lines] == methods
     (said,) = [note for note in table.notes if "Where the interval" in note]
     assert said.endswith(": Happy → Angry: Poly. Feats.")  # and not the way back, which is no control of that shift
-    assert table.notes[-1] == "how it came about"
+    assert table.notes[-1].startswith("Sensitivity: the share of the clips that truly are of the source class")
+    assert table.notes[-1].endswith("on clips heard as target. Judge: exact match of the answer's class.")
     table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Rand. Feats.": 0.2, "Poly. Feats.": 0.3})
     assert any("On every shift the interval of AR&D lies above that of every control" in note for note in table.notes)
 
@@ -174,7 +176,6 @@ def test_notes_say_what_is_compared_with_what(run):
         "not comparable",
         "7.01, 7.85 and 9.31",
         "Rand. Rep.: over 10 draws",
-        "Coverage and Mean Act. come close",
         "95 % interval",
     ):
         assert words in notes

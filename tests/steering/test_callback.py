@@ -18,6 +18,7 @@ from ard.audiollm import AudioLLM
 from ard.cli import main
 from ard.naming import EndpointChat
 from ard.presets import CONFIGS
+from ard.reports import notes
 from ard.results import Result
 from ard.sae import Encoding, TopKSAE
 from ard.steering import ChatJudge, Design, MeasureSteering, SteeringTask
@@ -100,8 +101,9 @@ def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steerin
         ]
     assert result.details["num_unreadable"] == 0
     assert -1 <= result.details["kappa_with_exact_match"] <= 1
-    assert re.search(r"Judge: a-model; 0 of \d+ verdicts could not be read", result.details["note"])
-    assert "Cohen's kappa with exact match on the" in result.details["note"]
+    (said,) = notes.steering([result])
+    assert re.search(r"Judge: a-model; 0 of \d+ verdicts could not be read", said)
+    assert "Cohen's kappa with exact match on the" in said
     assert result.choices["selection"] == "a share of 0.4"
 
 
@@ -110,7 +112,7 @@ def test_unreadable_verdicts_are_counted_and_are_no_no(misbehave, steering):
     assert result.details["num_unreadable"] == result.details["num_verdicts"] > 0
     assert {row.figures["sensitivity"].n for row in result.rows} == {0}
     assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if row.method != "Rand. Feats."} == {0}
-    assert "0 others: undefined" in result.details["note"]
+    assert "0 others: undefined" in notes.steering([result])[0]
 
 
 def test_a_stopped_run_asks_neither_model_nor_judge_twice_and_ends_the_same(misbehave, steering, monkeypatch, tmp_path):
@@ -165,7 +167,7 @@ def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, stee
     assert {row.method for row in result.rows} == {"No SAE", "SAE, no clamp", "AR&D", "Rand. Feats."}
     assert result.details["tasks"]["sad to happy"]["num_clips"] == 24
     assert result.choices["judge"] == "exact match of the answer's class"
-    assert "Judge: exact match" in result.details["note"]
+    assert "Judge: exact match" in notes.steering([result])[0]
 
 
 def test_without_tasks_nothing_is_written(steering, tmp_path):

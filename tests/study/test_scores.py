@@ -7,10 +7,18 @@ import pytest
 from ard.embedding import load_clap
 from ard.evaluation import BERTScore
 from ard.evaluation.similarity import mean_of_concepts
+from ard.reports import notes
 from ard.results import Result
 from ard.study import Answer, agreement, score_study
 from ard.study.scores import rating_matrix
 from ard.types import UserError
+
+
+def agreement_said(store, clap, path):
+    """Score a study, and return what its table says of the raters' agreement."""
+    score_study(store, path, clap=clap)
+    (said,) = notes.agreement([Result.load(path)])
+    return said
 
 
 def test_figures_are_those_of_the_answers(answered, tiny_clap, tiny_roberta, tmp_path):
@@ -52,10 +60,8 @@ def test_agreement_is_the_packages_and_said(answered, tiny_clap, tmp_path):
     assert found["all"]["n"] == int(np.isfinite(matrix).all(axis=1).sum())
     assert found["all"]["low"] <= found["all"]["value"] <= found["all"]["high"]
     assert set(found) == {"all", "AR&D", "Poly. Feats."}
-    assert (
-        f"alpha (ordinal) of 2 people, over concepts that two or more rated: all {found['all']['value']:.2f}"
-        in (result.details["note"])
-    )
+    said = f"alpha (ordinal) of 2 people, over concepts that two or more rated: all {found['all']['value']:.2f}"
+    assert said in agreement_said(answered, tiny_clap, tmp_path / "study.json")
     assert "bertscore" not in result.rows[0].figures
     saved = json.loads((tmp_path / "study.json").read_text())
     assert saved["choices"]["interval"] == "bootstrap over concepts"
@@ -67,20 +73,17 @@ def test_alpha_of_one_rater_is_undefined_and_says_so(store, tiny_clap, tmp_path)
     for concept in store.concepts:
         store.label(anna, concept, "a dog")
     result = score_study(store, tmp_path / "study.json", clap=tiny_clap)
-    assert result.details["note"] == "No person has rated yet."
+    assert agreement_said(store, tiny_clap, tmp_path / "study.json") == "No person has rated yet."
     assert math.isnan(result.rows[0].figures["expert_score"].value)
     for concept in store.concepts:
         store.rate(anna, concept, 4)
-    result = score_study(store, tmp_path / "study.json", clap=tiny_clap)
-    assert "undefined for a single rater" in result.details["note"]
+    assert "undefined for a single rater" in agreement_said(store, tiny_clap, tmp_path / "study.json")
     bob = store.join("Bob")
     store.label(bob, store.concepts[0], "a cat")
-    assert "undefined for a single rater" in score_study(store, tmp_path / "s.json", clap=tiny_clap).details["note"]
+    assert "undefined for a single rater" in agreement_said(store, tiny_clap, tmp_path / "study.json")
     store.rate(bob, store.concepts[0], 4)
-    assert (
-        "all undefined, all ratings are equal (n = 1)"
-        in (score_study(store, tmp_path / "study.json", clap=tiny_clap).details["note"])
-    )
+    said = agreement_said(store, tiny_clap, tmp_path / "study.json")
+    assert "all undefined, all ratings are equal (n = 1)" in said
 
 
 def test_raters_of_different_concepts_cannot_agree(store, tiny_clap, tmp_path):
@@ -88,8 +91,8 @@ def test_raters_of_different_concepts_cannot_agree(store, tiny_clap, tmp_path):
         rater, concept = store.join(name), store.concepts[place]
         store.label(rater, concept, "a dog")
         store.rate(rater, concept, place)
-    note = score_study(store, tmp_path / "study.json", clap=tiny_clap).details["note"]
-    assert note == "Krippendorff's alpha is undefined: no concept was rated by two people."
+    said = agreement_said(store, tiny_clap, tmp_path / "study.json")
+    assert said == "Krippendorff's alpha is undefined: no concept was rated by two people."
 
 
 def test_people_and_models_never_share_a_row(answered, tiny_clap, tmp_path):

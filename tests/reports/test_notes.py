@@ -1,0 +1,65 @@
+"""The notes know in words whatever the evaluations may write as a choice."""
+
+from dataclasses import asdict, fields
+from inspect import signature
+from typing import get_args
+
+import pytest
+
+from ard.evaluation import MatchLabels, MatchReading
+from ard.monosemanticity import ScoreMonosemanticity
+from ard.reports import notes
+from ard.results import Result, Row
+from ard.steering.functional import Denominator
+
+READINGS = {field.name: get_args(field.type) for field in fields(MatchReading) if get_args(field.type)}
+ACTIVE_BY = get_args(signature(MatchLabels).parameters["active_by"].annotation)
+RANDOM_FROM = get_args(signature(ScoreMonosemanticity).parameters["random_from"].annotation)
+
+
+def result(rows=(), details=None, **choices):
+    return Result("any", tuple(rows), choices, 0, 0.0, details or {})
+
+
+def read_as(random_from="all", random_lowest=False, **changes):
+    """Return the sentence of a reading of Table 1."""
+    choices = {**asdict(MatchReading()), "activity": 0.5, "active_by": "share"} | changes
+    (said,) = notes.reading([result(**choices)], [result(random_from=random_from, random_lowest=random_lowest)])
+    return said
+
+
+@pytest.mark.parametrize("name", [*READINGS, "strict", "active_by", "random_from", "random_lowest"])
+def test_every_reading_of_table_1_has_words_of_its_own(name):
+    booleans = {"strict": (True, False), "random_lowest": (True, False)}
+    values = {**READINGS, **booleans, "active_by": ACTIVE_BY, "random_from": RANDOM_FROM}[name]
+    assert len(values) > 1
+    assert len({read_as(**{name: value}) for value in values}) == len(values)
+
+
+def steered(denominator="truth", judge="exact match of the answer's class", expansion=8, **details):
+    choices = {"denominator": denominator, "num_draws": 5, "judge": judge}
+    return notes.steering([result([Row("AR&D", 3, expansion, {})], {"tasks": {}, **details}, **choices)])
+
+
+def test_every_denominator_of_table_3_has_words_of_its_own():
+    assert len({steered(denominator)[0] for denominator in get_args(Denominator)}) == len(get_args(Denominator)) > 1
+
+
+def test_raw_coordinates_are_a_row_of_table_3_and_have_no_note():
+    assert steered(expansion=None) == []
+
+
+@pytest.mark.parametrize(("kappa", "said"), [(0.5, "others: 0.50."), (None, "others: undefined, for one of the two")])
+def test_a_judges_agreement_with_exact_words_is_said(kappa, said):
+    judged = {"kappa_with_exact_match": kappa, "num_judged_by_both": 3, "num_verdicts": 9, "num_unreadable": 1}
+    (note,) = steered(judge="a-model", **judged)
+    assert "Judge: a-model; 1 of 9 verdicts could not be read" in note
+    assert said in note
+
+
+def test_selectivity_is_said_where_it_is_known():
+    def entry(value):
+        return {"unchanged": {"value": value}, "unchanged_without_clamp": {"value": 1.0}}
+
+    tasks = {"sad to happy": {"selectivity": [entry(0.5)]}, "female to male": {"selectivity": [entry(None)]}}
+    assert steered(tasks=tasks)[0].endswith("stay as they were: sad to happy 0.50 (SAE alone 1.00).")
