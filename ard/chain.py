@@ -1,61 +1,72 @@
-"""The stages chained in a run's folder: what `ard demo`, `ard run` and `ard table` do, each step once."""
+"""The steps of a run, each done once with its settings: what `ard demo`, `ard run` and `ard table` do."""
 
 import json
 import logging
-import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Sized
+from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.evaluation import MatchReading
-from ard.presets import CONFIGS, plain, preset_facts, run_preset
+from ard.presets import CONFIGS, import_class, plain, preset_facts, resolve, run_config
+from ard.probing import STAMPS, Evaluator
 from ard.reports import log_tables, render_table, write_report, write_tables
 from ard.results import write_json
+from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
-from ard.study import FILE, Store, score_study
+from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
+from ard.steps import STEPS, Goal, Step, Work, work
+from ard.study import Store, score_study
 from ard.types import Clip, Failure, UserError
 
 console = Console(stderr=True)
 
 
+class Part(NamedTuple):
+    """What a step does on a split or a cell at once: all of it, or one evaluator.
+
+    ``why`` it is to be done: no line where it is done already. ``taken`` says that it was made before there were
+    stamps, or by hand, and is taken as it is. An evaluator has its part of the YAML (``config``), and may take part in
+    the pass over the clips (``streams``).
+    """
+
+    name: str
+    path: Path
+    stamp: Stamp
+    why: Sequence[str]
+    changed: bool = False
+    taken: bool = False
+    config: Any = None
+    streams: bool = False
+
+
 class Chain:
-    """A run's folder: the facts it was started with, and the steps that fill it, each done once.
+    """A run and the steps that fill its folder.
 
     Args:
         preset: a folder of `configs`.
         facts: what differs from the preset's ``run.yaml``.
+        redo: names of steps that are done again whatever their stamps say.
+
+    Raises:
+        UserError: if the preset, a step or a reading of Table 1 does not exist.
     """
 
-    def __init__(self, preset: str, facts: dict[str, Any]) -> None:
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-        os.environ.setdefault("WANDB_SILENT", "true")
-        self.configs = CONFIGS / preset
-        self.facts = preset_facts(preset, facts)
-        self._check_reading()
-        self.out = Path(self.facts.out)
-        wanted = {"preset": preset, **plain(self.facts)}
-        path = self.out / "run.json"
-        if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(wanted)):
-            raise UserError(
-                f"{str(self.out)!r} holds another run (see its run.json): choose another --out, or delete it"
-            )
-        try:
-            write_json(path, wanted)
-        except OSError as error:
-            raise UserError(
-                f"output folder {str(self.out)!r} cannot be written ({error.strerror}): choose another --out"
-            ) from error
-
-    def _check_reading(self) -> None:
-        """Refuse a reading of Table 1 that does not exist, before anything is written."""
+    def __init__(self, preset: str, facts: dict[str, Any], redo: Collection[str] = ()) -> None:
+        self.preset, self.configs, self.facts = preset, CONFIGS / preset, preset_facts(preset, facts)
+        self.redo = set(redo)
+        if unknown := self.redo - {step.name for step in STEPS}:
+            raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")
         reading = plain(self.facts)["matching"]
         try:
             MatchReading(**reading)
@@ -63,131 +74,305 @@ class Chain:
             raise UserError(
                 f"`matching` {reading} of the run is no reading ({error}): see ard.evaluation.MatchReading"
             ) from error
+        self.run = Run(Path(self.facts.out))
 
-    def prepare(self, *splits: str) -> None:
-        """Write the audio shards of splits that the preset says where to find, unless they are there.
+    def check(self, goals: Iterable[Goal]) -> None:
+        """Refuse to do anything where costly work was done with other settings, before anything is written.
+
+        Raises:
+            UserError: with the first setting that differs, and what to do.
+        """
+        if self.run.path.is_file() and self.run.preset != self.preset:
+            raise UserError(
+                f"{str(self.run.folder)!r} holds a run of preset {self.run.preset!r}, not {self.preset!r}: "
+                "choose another --out"
+            )
+        costly = [one for one in work(self.facts, goals) if one.step.costly and one.step.name not in self.redo]
+        changed = [(one, part) for one in costly for part in self.parts(one) if part.changed]
+        if changed:
+            one, part = changed[0]
+            names = sorted({one.step.name for one, _ in changed} | self.redo, key=[s.name for s in STEPS].index)
+            raise UserError(
+                f"{one} of {str(self.run.folder)!r} was done, or begun, with other settings: {part.why[0]}; give "
+                f"--redo [{','.join(names)}] to do it again, or another --out"
+            )
+
+    def fill(self, goals: Iterable[Goal]) -> None:
+        """Do all that some goals take and that is not done yet."""
+        listed = work(self.facts, goals)
+        self.check(goals)
+        sources = self._sources(one.split for one in listed if one.step.name == "audio" and one.split)
+        self.run = Run.open(self.run.folder, {"preset": self.preset, **plain(self.facts)})
+        for name, group in groupby(listed, key=lambda one: one.step.name):
+            match name:
+                case "audio":
+                    for split, source in sources.items():
+                        self.write_audio(split, source)
+                case "extract":
+                    for one in group:
+                        self._extract(one)
+                    write_clips_table(Path(self.facts.activations), self.run.clips, "probe")
+                    self.report_failures()
+                case "fit":
+                    for layer, of_layer in groupby(group, key=lambda one: one.cell and one.cell[0]):
+                        self._train(int(layer or 0), list(of_layer))
+                case "study":
+                    self.score_study()
+                case _:
+                    for one in group:
+                        self._evaluate(one)
+
+    def list_work(self, goals: Iterable[Goal]) -> Iterable[str]:
+        """Say of each thing that some goals take whether it is done, and why not."""
+        for one in work(self.facts, goals):
+            parts = self.parts(one)
+            todo = [part for part in parts if part.why]
+            if not todo:
+                yield f"{one}: done" + (", without a stamp" if any(part.taken for part in parts) else "")
+            elif len(parts) == 1:
+                yield f"{one}: {todo[0].why[0]}"
+            else:
+                yield from (f"{one}: {part.name}: {part.why[0]}" for part in todo)
+
+    def parts(self, one: Work) -> list[Part]:
+        """Return what there is to do on a split or a cell, and why."""
+        if one.step.name == "study":
+            return []
+        if one.split is not None:
+            return [self._on_split(one, one.split)]
+        cell = self._cell(one)
+        if one.step.name == "fit":
+            return [self._part(one.step, "fit", cell.stamp("fit"), self._training(one), there=cell.has_sae)]
+        return self._evaluations(one, cell)
+
+    def _part(self, step: Step, name: str, path: Path, stamp: Stamp, *, there: bool) -> Part:
+        kept = read_stamp(path)
+        differences = kept.differences(stamp) if kept else []
+        if step.name in self.redo:
+            return Part(name, path, stamp, differences or ["asked for by --redo"], changed=True)
+        if differences:
+            return Part(name, path, stamp, differences, changed=True)
+        if not there:
+            return Part(name, path, stamp, ["not done yet"])
+        return Part(name, path, stamp, (), taken=kept is None)
+
+    def _on_split(self, one: Work, split: str) -> Part:
+        """Return the making of audio shards, or their extraction."""
+        name = f"{one.step.name}-{split}"
+        if one.step.name == "audio":
+            folder, needs = self.run.audio(split), {}
+            made_of = plain(self.facts)["audio"].get(split, self.facts.data)
+            settings = {"clips": json.loads(json.dumps(made_of))}
+        else:
+            folder, needs = Path(self._extracted(split)), {f"audio-{split}": self._digest_of_audio(split)}
+            settings = self._settings("extract", {"split": split, "activations": str(folder)})
+        stamp = Stamp(settings, needs)
+        return self._part(one.step, name, self.run.stamp(name), stamp, there=(folder / MANIFEST).is_file())
+
+    def _training(self, one: Work) -> Stamp:
+        settings = self._settings("fit", self._cell_facts(self._cell(one)))
+        return Stamp(settings, self._extraction_digests())
+
+    def _evaluations(self, one: Work, cell: Cell) -> list[Part]:
+        """Return the evaluators of a step on a cell, in their order."""
+        step, common = one.step, self._extraction_digests()
+        if cell.expansion is not None:
+            common["fit"] = self._training(one).digest
+        if step.name == "steer":
+            common |= {f"audio-{split}": self._digest_of_audio(split) for split in self.facts.audio}
+        makers: dict[str, str] = {}  # of each of ``FILES``, the digest of who makes it
+        parts: list[Part] = []
+        for file in dict.fromkeys(("test", str(step.file))):
+            for name, evaluator, config in self._evaluators(file, cell):
+                needs = common | {needed: makers.get(needed) for needed in evaluator.needs}
+                stamp = Stamp(settings_of(config.get("init_args") or {}, self.run.folder), needs)
+                makers |= dict.fromkeys(evaluator.makes, stamp.digest)
+                if file == step.file and (step.evaluators is None or evaluator.__name__ in step.evaluators):
+                    path = cell.stamp(name)
+                    there = _is_there(evaluator, cell, stamped=path.is_file())
+                    part = self._part(step, name, path, stamp, there=there)
+                    parts.append(part._replace(config=config, streams=evaluator.streams()))
+        return parts
+
+    def _evaluators(self, file: str, cell: Cell) -> Iterator[tuple[str, type[Evaluator], dict[str, Any]]]:
+        """Return the evaluators of a YAML file: the name of each, its class, and its part of the file."""
+        names = Counter[str]()
+        for callback in self._resolved(file, self._cell_facts(cell))["trainer"]["callbacks"]:
+            evaluator = import_class(callback["class_path"])
+            if issubclass(evaluator, Evaluator):
+                names[evaluator.__name__] += 1
+                number = names[evaluator.__name__]
+                yield evaluator.__name__ + (f"-{number}" if number > 1 else ""), evaluator, callback
+
+    def _extraction_digests(self) -> dict[str, str | None]:
+        splits = ["probe", *(["eval"] if self.facts.evaluation else [])]
+        extract = next(step for step in STEPS if step.name == "extract")
+        return {f"extract-{split}": self._on_split(Work(extract, split=split), split).stamp.digest for split in splits}
+
+    def _digest_of_audio(self, split: str) -> str | None:
+        """Return the checksum of audio shards; None where they are not there yet."""
+        there = (self.run.audio(split) / MANIFEST).is_file()
+        return read_audio_manifest(self.run.audio(split)).xxh3 if there else None
+
+    def _sources(self, splits: Iterable[str]) -> dict[str, Corpora]:
+        """Open the corpora of splits whose audio shards are to be made.
 
         Raises:
             UserError: if a corpus is missing, before anything is written.
         """
         sources = {}
+        audio = plain(self.facts)["audio"]
         for split in splits:
-            if split in self.facts.audio and not (self.out / "audio" / split).is_dir():
+            folder = self.run.audio(split)
+            if split in audio and ("audio" in self.redo or not (folder / MANIFEST).is_file()):
                 try:
-                    sources[split] = Corpora(plain(self.facts)["audio"][split])
+                    sources[split] = Corpora(audio[split])
                 except UserError as error:
                     raise UserError(
                         f"split {split!r}, which the preset has under `audio`, cannot be made: {error}"
                     ) from error
-        for split, source in sources.items():
-            self.write_audio(split, source)
+        return sources
 
     def write_audio(self, split: str, source: Iterable[Clip | Failure]) -> None:
         """Write the audio shards of a split."""
-        folder = self.out / "audio" / split
-        if not folder.is_dir():
-            _, failures = write_audio_shards(tracked(source, f"audio: {split}"), folder)
+        step = next(step for step in STEPS if step.name == "audio")
+        part = self._on_split(Work(step, split=split), split)
+        if part.why:
+            _, failures = write_audio_shards(tracked(source, f"audio: {split}"), self.run.audio(split))
+            write_stamp(part.path, part.stamp)
             say_failures(failures)
 
-    def table(self, number: int) -> None:
-        """Fill the cells that a table needs."""
-        self.prepare(*(self.facts.audio if number == 3 else ("probe", "eval")))
-        self.extract()
-        if number == 4:
-            for layer in self.facts.layers:
-                self.train(layer, self.facts.expansions)
-                for expansion in self.facts.expansions:
-                    self.step("score", layer, expansion)
-                self.step("score", layer, None)
-        elif self.facts.evaluation:
-            self.train(self.facts.layer, [self.facts.expansion])
-            for expansion in (self.facts.expansion, None):
-                self.step("test", self.facts.layer, expansion)
-                if number == 3:
-                    self.step("steer", self.facts.layer, expansion)
-            for layer in self.facts.layers if number == 1 else ():
-                self.train(layer, [self.facts.expansion])
-                self.step("test", layer, self.facts.expansion)
-            if number == 2:
-                self.score_study()
+    def _extract(self, one: Work) -> None:
+        (part,) = self.parts(one)
+        folder = Path(self._extracted(str(one.split)))
+        if part.why:
+            if part.changed:
+                shutil.rmtree(folder, ignore_errors=True)
+            write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
+            self._announce(f"activations: {one.split}, layers {list(self.facts.layers)} in one pass", part)
+            facts = {"split": one.split, "activations": str(folder)}
+            run_config("predict", "extract.yaml", self._resolved("extract", facts))
+            part = self.parts(one)[0]  # with the checksum of the audio shards
+        self._seal(one, part)
 
-    def describe(self) -> None:
-        """Retrieve, score, name and evaluate on the run's main cell."""
-        self.step("test", self.facts.layer, self.facts.expansion)
-
-    def extract(self) -> None:
-        """Extract the probing set and, if there is one, the evaluation set."""
-        sets = {"probe": self.facts.activations, "eval": self.facts.evaluation}
-        for split, folder in sets.items():
-            if folder and not (Path(folder) / "manifest.json").is_file():
-                _say(f"activations: {split}, layers {list(self.facts.layers)} in one pass")
-                self._lightning("predict", "extract", {"split": split, "activations": folder})
-        write_clips_table(Path(self.facts.activations), self.out / "clips.parquet", "probe")
-        self.report_failures()
-
-    def train(self, layer: int, expansions: Iterable[int]) -> None:
+    def _train(self, layer: int, of_layer: Sequence[Work]) -> None:
         """Train the SAEs of a layer that are not there yet, side by side: each becomes what it would alone."""
-        missing = [e for e in expansions if not (self._cell(layer, e) / "sae" / "cfg.json").is_file()]
+        missing: list[tuple[Cell, Part]] = []
+        for one in of_layer:
+            (part,) = self.parts(one)
+            if part.why:
+                missing.append((self._cell(one), part))
+            else:
+                self._seal(one, part)
         if not missing:
             return
-        _say(f"SAE: layer {layer}, expansion {', '.join(map(str, missing))}")
-        facts = self._cell_facts(layer, missing[0])
-        if len(missing) > 1:
-            together = self._cell(layer, "-".join(map(str, missing)))
-            facts |= {"expansion": missing, "cell": str(together), "sae": str(self._cell(layer, PLACEHOLDER) / "sae")}
-        whole = newest_whole(Path(facts["cell"]) / "checkpoints")
-        self._lightning("fit", "fit", facts, *([f"--ckpt_path={whole}"] if whole else []))
+        cells, expansions = [cell for cell, _ in missing], [cell.expansion for cell, _ in missing]
+        together = cells[0].folder.with_name("e" + "-".join(map(str, expansions)))
+        for cell, part in missing:
+            if part.changed:
+                shutil.rmtree(cell.folder, ignore_errors=True)
+                shutil.rmtree(together, ignore_errors=True)
+        for _, part in missing:
+            write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
+        self._announce(f"SAE: layer {layer}, expansion {', '.join(map(str, expansions))}", missing[0][1])
+        facts = self._cell_facts(cells[0])
+        if len(cells) > 1:
+            pattern = cells[0].folder.with_name(f"e{PLACEHOLDER}") / cells[0].sae.name
+            facts |= {"expansion": expansions, "cell": str(together), "sae": str(pattern)}
+        whole = newest_whole(Path(facts["cell"]) / cells[0].checkpoints.name)
+        options = [f"--ckpt_path={whole}"] if whole else []
+        run_config("fit", "fit.yaml", self._resolved("fit", facts), *options)
 
-    def step(self, config: str, layer: int, expansion: int | None) -> None:
-        """Run a test configuration on a cell, or on the raw coordinates; its resolved YAML marks that it is done."""
-        done = self._cell(layer, expansion) / f"{config}.yaml"
-        if not done.is_file():
-            _say(f"{config}: layer {layer}, " + (f"expansion {expansion}" if expansion else "Poly. Feats."))
-            resolved = self._lightning("test", config, self._cell_facts(layer, expansion))
-            partial = done.with_suffix(".partial")
-            partial.write_text(resolved)
-            os.replace(partial, done)
+    def _evaluate(self, one: Work) -> None:
+        """Run the evaluators of a step on a cell that have not done their work with these settings."""
+        parts = self.parts(one)
+        todo = [part for part in parts if part.why]
+        for part in parts:
+            self._seal(one, part)
+        if not todo:
+            return
+        first = next((part for part in todo if part.changed), todo[0])
+        self._announce(str(one), first)
+        config = self._resolved(str(one.step.file), self._cell_facts(self._cell(one)))
+        callbacks = config["trainer"]["callbacks"]
+        others = [callback for callback in callbacks if not issubclass(import_class(callback["class_path"]), Evaluator)]
+        config["trainer"]["callbacks"] = [*(part.config for part in todo), *others]
+        if not any(part.streams for part in todo):
+            config["trainer"]["limit_test_batches"] = 1  # of the activations only the layer is of interest
+        token = STAMPS.set([(part.path, part.stamp) for part in todo])
+        try:
+            run_config("test", f"{one.step.file}.yaml", config)
+        finally:
+            STAMPS.reset(token)
+
+    def _seal(self, one: Work, part: Part) -> None:
+        """Leave the stamp of what is there; what has none was made before there were stamps, or by hand."""
+        if part.taken:
+            logging.getLogger(__name__).warning("%s: made without a stamp, and taken as it is", one)
+            write_stamp(part.path, part.stamp)
+        elif one.step.name == "extract" and part.why:
+            write_stamp(part.path, part.stamp)
 
     def score_study(self) -> None:
         """Score the answers of people and language models to the run's study, if there are any."""
-        store = Store(self.out / FILE) if (self.out / FILE).is_file() else None
+        store = Store(self.run.study) if self.run.study.is_file() else None
         if store and any(answer.label for answer in store.answers()):
             _say(f"study: {store.path}")
-            result = self._cell(self.facts.layer, self.facts.expansion) / "study.json"
             facts = {key: self.facts[key] for key in ("clap", "bertscore", "seed")}
-            score_study(store, result, **facts)
+            score_study(store, self.run.own.result_path("study"), **facts)
 
     def report_failures(self) -> None:
         """Gather what was left out of the run, by whatever stage."""
-        failures = [
-            f for folder in sorted((self.out / "audio").iterdir()) for f in read_audio_manifest(folder).failures
-        ]
+        failures = [failure for folder in self.run.audio_splits for failure in read_audio_manifest(folder).failures]
         for extracted in (self.facts.activations, self.facts.evaluation):
-            if extracted and (Path(extracted) / "manifest.json").is_file():
+            if extracted and (Path(extracted) / MANIFEST).is_file():
                 failures += read_manifest(Path(extracted)).failures
-        write_json(self.out / "failures.json", {"failures": [failure._asdict() for failure in failures]})
+        write_json(self.run.failures, {"failures": [failure._asdict() for failure in failures]})
 
     def finish(self) -> None:
         """Write tables and report, show them, and send the tables to W&B."""
-        tables = write_tables(self.out)
-        logger = WandbLogger(project="ard", group=str(self.out), name="tables", offline=True, save_dir=self.out)
+        out = self.run.folder
+        tables = write_tables(out)
+        logger = WandbLogger(project="ard", group=str(out), name="tables", offline=True, save_dir=out)
         log_tables(logger, tables)
         logger.experiment.finish()
         for made in tables:
             Console().print(render_table(made))
-        Console().print(f"report: {write_report(self.out)}", soft_wrap=True)
+        Console().print(f"report: {write_report(out)}", soft_wrap=True)
 
-    def _cell(self, layer: int, expansion: int | str | None) -> Path:
-        return self.out / f"layer-{layer}" / (f"e{expansion}" if expansion else "poly")
+    def _announce(self, what: str, part: Part) -> None:
+        """Say what is done now; where it was done before with other settings, what changed."""
+        changed = f" ({part.name}: {part.why[0]})" if part.config else f" ({part.why[0]})"
+        _say(what + (changed if part.changed else ""))
 
-    def _cell_facts(self, layer: int, expansion: int | None) -> dict[str, Any]:
-        cell: dict[str, Any] = {"layer": layer, "expansion": expansion, "cell": str(self._cell(layer, expansion))}
-        if layer != self.facts.layer:  # of other layers Table 1 has AR&D alone
-            cell |= {"baselines": False}
-        return cell if expansion else {**cell, "sae": "poly"}
+    def _cell(self, one: Work) -> Cell:
+        assert one.cell is not None
+        return self.run.cell(*one.cell)
 
-    def _lightning(self, command: str, config: str, facts: dict[str, Any], *options: str) -> str:
-        return run_preset(command, self.configs / f"{config}.yaml", self.facts, facts, *options)
+    def _extracted(self, split: str) -> str:
+        return str(self.facts.activations if split == "probe" else self.facts.evaluation)
+
+    def _cell_facts(self, cell: Cell) -> dict[str, Any]:
+        """Return the facts of a cell; of the cells that Table 1 has at other layers it prints AR&D alone."""
+        facts = {"layer": cell.layer, "expansion": cell.expansion, "cell": str(cell.folder)}
+        if cell.layer != self.facts.layer and cell.expansion == self.facts.expansion:
+            facts["baselines"] = False
+        return facts
+
+    def _settings(self, file: str, facts: dict[str, Any]) -> dict[str, Any]:
+        return settings_of(self._resolved(file, facts), self.run.folder)
+
+    def _resolved(self, file: str, facts: dict[str, Any]) -> dict[str, Any]:
+        return yaml.safe_load(resolve(self.configs / f"{file}.yaml", self.facts, facts))
+
+
+def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
+    """Return whether an evaluator has left its files; one with a stamp may have found nothing to put into a result."""
+    files = [cell.path(file) for file in evaluator.makes]
+    results = [cell.result_path(result) for result in evaluator.results]
+    if stamped:
+        return all(path.is_file() for path in files)
+    return bool(files + results) and all(path.is_file() for path in files + results)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -207,7 +392,7 @@ def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
 
 
 def _say(step: str) -> None:
-    console.print(f"[bold]·[/bold] {step}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]·[/bold] {escape(step)}", highlight=False, soft_wrap=True)
 
 
 def say_failures(failures: list[Failure], most: int = 20) -> None:

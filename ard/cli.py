@@ -6,6 +6,8 @@ others are functions of :mod:`ard.commands` and :mod:`ard.study.commands`.
 
 import inspect
 import json
+import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -41,6 +43,9 @@ def main(args: list[str] | None = None) -> None:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     warnings.filterwarnings("ignore", module="lightning|wandb|torch")
+    for talkative in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         transformers.utils.logging.disable_progress_bar()
         if args and args[0] in LIGHTNING:

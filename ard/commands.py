@@ -16,7 +16,6 @@ from ard.plan import render_plan
 from ard.presets import preset_facts, preset_files
 from ard.reports import (
     Order,
-    Run,
     concept_names,
     find_concepts,
     find_feature,
@@ -25,11 +24,12 @@ from ard.reports import (
     write_tables,
 )
 from ard.representatives import read_maxima
-from ard.results import Row
+from ard.run import Run
 from ard.sae import TopKSAE
 from ard.sae.formats import Format
 from ard.sae.formats import convert as convert_sae
 from ard.steering import Phase, Where, clamp_values, compare_answers
+from ard.steps import GOALS, Goal
 from ard.types import UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
@@ -46,13 +46,19 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
         seed: of the sounds, the SAEs and every draw.
     """
     chain = Chain("demo", {"out": str(out), "seed": seed})
-    for table_number in (4, 1, 2, 3):
-        chain.table(table_number)
+    chain.fill((1, 2, 3, 4))
     chain.finish()
 
 
 def table(
-    number: int, preset: str = "demo", out: Path | None = None, seed: int = 0, run: dict[str, Any] | None = None
+    number: int,
+    preset: str = "demo",
+    out: Path | None = None,
+    seed: int = 0,
+    *,
+    redo: list[str] = [],  # noqa: B006
+    dry_run: bool = False,
+    run: dict[str, Any] | None = None,
 ) -> None:
     """Run what table N needs and is missing, and write it.
 
@@ -61,15 +67,22 @@ def table(
         preset: a folder of `configs`.
         out: the run's folder, ``runs/<preset>`` if not given.
         seed: of the sounds, the SAEs and every draw.
+        redo: steps that are done again whatever was done before: audio, extract, fit, test, score, steer.
+        dry_run: list the steps, which of them are done, and why the others are not; nothing is run.
         run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
     """
-    if number not in (1, 2, 3, 4):
+    goal: Goal | None = next((one for one in GOALS if one == number), None)
+    if goal is None:
         raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
     known = preset_facts(preset, {})
     if unknown := sorted(set(run or {}) - set(known)):
         raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(known))}")
-    chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})})
-    chain.table(number)
+    chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})}, redo)
+    if dry_run:
+        for line in chain.list_work([goal]):
+            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    chain.fill([goal])
     chain.finish()
 
 
@@ -116,23 +129,21 @@ def run(
         "expansion": expansion,
         "k": k or max(16, audiollm.d_in * 250 // 4096),
         "evaluation": None,
-        "embeddings": (embeddings := f"{out}/embeddings-{clap.replace('/', '--')}.safetensors"),
-        "unseen": "probe",  # less the clips that names were made of
-        "embeddings_unseen": embeddings,
         "tasks": [],
     }
+    goals: tuple[Goal, ...] = (4, "concepts")
     chain = Chain("demo", facts)
+    chain.check(goals)
     chain.write_audio("probe", source)
-    num_clips = read_audio_manifest(out / "audio" / "probe").num_clips
+    num_clips = read_audio_manifest(chain.run.audio("probe")).num_clips
     if num_clips < LEAST_CLIPS:
         chain.report_failures()
         raise UserError(
             f"{num_clips} usable clips in {str(audio)!r}, at least {LEAST_CLIPS} are needed: "
-            f"see {out / 'failures.json'} for what was left out and why"
+            f"see {chain.run.failures} for what was left out and why"
         )
     chain.facts.p = min(4, num_clips // 2)
-    chain.table(4)
-    chain.describe()
+    chain.fill(goals)
     chain.finish()
 
 
@@ -190,8 +201,7 @@ def report(run: Path) -> None:
     Args:
         run: the run's folder.
     """
-    if not (run / "run.json").is_file():
-        raise UserError(f"{str(run)!r} is not the folder of a run (no run.json): make one with `ard demo` or `ard run`")
+    Run.load(run)
     write_tables(run)
     Console().print(f"report: {write_report(run)}", soft_wrap=True)
 
@@ -216,10 +226,10 @@ def concepts(
         most: lines to show.
     """
     about = Run.load(run)
-    chosen = (about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
-    found = find_concepts(about, *chosen, search, sort)
+    cell = about.cell(about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
+    found = find_concepts(cell, search, sort)
     Console().print(render_concepts(found[:most]))
-    console.print(f"{len(found[:most])} of {len(found)} concepts, layer {chosen[0]}, expansion {chosen[1]}")
+    console.print(f"{len(found[:most])} of {len(found)} concepts, {cell.name}")
 
 
 def seeds(runs: list[Path], cosine: float = 0.7) -> None:
@@ -229,10 +239,7 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
         runs: folders of runs; the first is held against all others.
         cosine: least cosine of the decoder directions of two features that are taken for the same.
     """
-    of_runs = [Run.load(run) for run in runs]
-    first = of_runs[0]
-    row = Row("AR&D", first.layer, first.expansion, {})
-    result = compare_seeds([run.own_folder for run in of_runs], row, cosine=cosine)
+    result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
     figures = result.rows[0].figures
     for concept in result.details["concepts"][:MOST_LINES]:
         partners = ", ".join(
@@ -286,9 +293,8 @@ def steer(
         max_new_tokens: longest answer.
     """
     about = Run.load(run)
-    cell = (about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
-    folder = about.sae_folder(*cell)
-    sae, maxima, names = TopKSAE.from_pretrained(folder / "sae"), read_maxima(folder), concept_names(about, *cell)
+    cell = about.cell(about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
+    sae, maxima, names = TopKSAE.from_pretrained(cell.sae), read_maxima(cell), concept_names(cell)
     if (feature is None) == (name is None):
         raise UserError("which feature? Give either --feature, its number, or --name")
     chosen = feature if feature is not None else find_feature(names, str(name))
@@ -307,7 +313,7 @@ def steer(
     answers = compare_answers(
         model,
         sae,
-        cell[0],
+        cell.layer,
         clamp,
         clip,
         prompt,

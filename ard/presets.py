@@ -1,5 +1,6 @@
 """The YAML files of a preset, the facts that they share, and Lightning's commands on them."""
 
+import importlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,17 +78,35 @@ class CLI(LightningCLI):
             check_checkpoint(Path(checkpoint))
 
 
-def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str, Any], *options: str) -> str:
-    """Run one of Lightning's commands on a YAML file with the facts of a run; return the resolved YAML."""
-    resolved = _resolved(path, _merged(facts, changes))
+def resolve(path: Path, facts: DictConfig, changes: Mapping[str, Any]) -> str:
+    """Return a YAML file with the facts of a run, some of them changed, in the places that refer to them."""
+    return _resolved(path, _merged(facts, changes))
+
+
+def run_config(command: str, name: str, config: Mapping[str, Any], *options: str) -> None:
+    """Run one of Lightning's commands on a resolved YAML file of that name."""
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / path.name
-        file.write_text(resolved)
+        file = Path(scratch) / name
+        file.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
         try:
             CLI([command, "--config", str(file), *options])
         finally:
             wandb.finish()  # a logger that comes later would go on in the same run
-    return resolved
+
+
+def import_class(path: str) -> type:
+    """Return the class that a ``class_path`` names.
+
+    Raises:
+        UserError: if there is none.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"class_path {path!r} names no class ({error}): write it as package.module.Class") from error
+    assert isinstance(found, type)
+    return found
 
 
 def split_facts(args: Sequence[str]) -> tuple[list[str], DictConfig]:

@@ -103,7 +103,9 @@ class Run:
     def fact(self, name: str) -> Any:
         """Look up one of the facts."""
         if name not in self.facts:
-            raise UserError(f"'{self.path}' is no run.json of ard (it lacks {name!r}): run `ard demo` or `ard run` again")
+            raise UserError(
+                f"'{self.path}' is no run.json of ard (it lacks {name!r}): run `ard demo` or `ard run` again"
+            )
         return self.facts[name]
 
     @property
@@ -171,7 +173,9 @@ class Run:
 
     def embeddings(self, clap: str, split: str) -> Path:
         """Embeddings of the clips of a split by a CLAP model."""
-        return self.folder / f"embeddings-{clap.replace('/', '--')}{'' if split == 'probe' else f'-{split}'}.safetensors"
+        return (
+            self.folder / f"embeddings-{clap.replace('/', '--')}{'' if split == 'probe' else f'-{split}'}.safetensors"
+        )
 
     @property
     def clips(self) -> Path:
@@ -203,6 +207,10 @@ class Run:
         """The page of the concept report."""
         return self.folder / "report" / "index.html"
 
+    def stamp(self, name: str) -> Path:
+        """The stamp of a step on a split of clips."""
+        return self.folder / "stamps" / f"{name}.json"
+
     def table(self, number: int, suffix: str = "json") -> Path:
         """One of the paper's tables."""
         return self.folder / "tables" / f"table{number}.{suffix}"
@@ -225,7 +233,9 @@ class Run:
 
     def cells_with(self, file: str) -> list[str]:
         """Return the folders of the cells, below the run's, that hold one of ``FILES``."""
-        return sorted(str(path.parent.relative_to(self.folder)) for path in self.folder.glob(f"layer-*/*/{FILES[file]}"))
+        return sorted(
+            str(path.parent.relative_to(self.folder)) for path in self.folder.glob(f"layer-*/*/{FILES[file]}")
+        )
 
     def results(self, evaluation: str, layers: Iterable[int], expansions: Iterable[int]) -> list[Result]:
         """Read one evaluation's results, layer by layer, `Poly. Feats.` first, but for those that are not there."""
@@ -268,7 +278,7 @@ class Cell:
                 f"cell {str(folder)!r} is not called so that its layer and expansion can be told: "
                 "give OUT/layer-<l>/e<e>, or OUT/layer-<l>/poly for the raw coordinates"
             )
-        return Run(folder.parent.parent).cell(int(named[1]), named[2] and int(named[2]))
+        return Run(folder.parent.parent).cell(int(named[1]), int(named[2]) if named[2] else None)
 
     @property
     def folder(self) -> Path:
@@ -304,6 +314,10 @@ class Cell:
     def checkpoints(self) -> Path:
         """Checkpoints of its training."""
         return self.folder / "checkpoints"
+
+    def stamp(self, name: str) -> Path:
+        """The stamp of a step, or of an evaluator."""
+        return self.folder / "stamps" / f"{name}.json"
 
     @property
     def splits(self) -> dict[str, Path | str]:

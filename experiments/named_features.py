@@ -19,9 +19,9 @@ from torch import Tensor
 from ard.activations import read_manifest
 from ard.activations.store import read_clip_metadata, read_layer
 from ard.evaluation.functional import auroc
-from ard.reports import Run
-from ard.representatives import clip_scores
+from ard.probing import clip_scores
 from ard.results import Figure, Result
+from ard.run import Run
 from ard.sae import TopKSAE
 
 HEAD = ("target", "feature", "name", "AUROC among all clips", "AUROC among voices", "voices with the target")
@@ -40,10 +40,10 @@ class Found(NamedTuple):
 
 def found_features(run: Run) -> list[Found]:
     """Return the features that steering chose for each target, the closest name first."""
-    details = Result.load(run.own_folder / "steering.json").details
+    details = Result.load(run.own.result_path("steering")).details
     extracted = run.folder / "activations-eval"
     clips = [clip for shard in read_manifest(extracted).shards for clip in read_clip_metadata(extracted, shard)]
-    scores = score_clips(TopKSAE.from_pretrained(run.own_folder / "sae"), extracted, run.layer)
+    scores = score_clips(TopKSAE.from_pretrained(run.own.sae), extracted, run.layer)
     voices = np.array([clip.get("gender") is not None for clip in clips])
     found = []
     for shift, features in chosen_features(details).items():

@@ -1,23 +1,18 @@
 """Print Table 1 of a run under every other reading of the paper: `python -m experiments.readings runs/demo`.
 
-One pass over the evaluation set serves all readings; each changes one thing. The readings of `Rand. Rep.` (where its
+The scores that the run keeps serve all readings; each changes one thing. The readings of `Rand. Rep.` (where its
 clips are drawn from, and if L^k is drawn too) change the names and are options of the run itself.
 """
 
-import json
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning import Trainer
-
-from ard.activations import ActivationDataModule
+from ard.embedding import load_clap
 from ard.evaluation import MatchLabels, MatchReading
-from ard.reports import Run
-from ard.results import Result
-from ard.sae import Encoding
+from ard.evaluation.scores import read_labelled
+from ard.run import Run
 
 METHODS = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D", "AR&D, names shuffled")
 
@@ -53,30 +48,20 @@ OTHERS = (
 def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tuple[float, float]]]:
     """Return F1 and mAP of every method under each reading."""
     run = Run.load(folder)
-    facts = json.loads((folder / "run.json").read_text())
-    activations, evaluation = (str(folder / Path(facts[name]).name) for name in ("activations", "evaluation"))
-    found: list[dict[str, tuple[float, float]]] = [{} for _ in others]
-    with tempfile.TemporaryDirectory() as scratch:
-        for cell in ("poly", f"e{run.expansion}"):
-            out = folder / f"layer-{run.layer}" / cell
-            callbacks = [
-                MatchLabels(
-                    out,
-                    clap=facts["clap"],
-                    reading=MatchReading(**{**facts["matching"], **other.reading}),
-                    result=f"{scratch}/{number}.json",
-                    seed=run.seed,
-                    **{"activity": facts["activity"], **other.options},
-                )
-                for number, other in enumerate(others)
-            ]
-            trainer = Trainer(accelerator="cpu", logger=False, enable_model_summary=False, callbacks=list(callbacks))
-            data = ActivationDataModule(activations, layer=run.layer, evaluation=evaluation)
-            trainer.test(Encoding("poly" if cell == "poly" else str(out / "sae"), facts["d_in"]), data, verbose=False)
-            for number, of_reading in enumerate(found):
-                for row in Result.load(Path(scratch) / f"{number}.json").rows:
-                    of_reading[row.method] = (row.figures["f1"].value, row.figures["map"].value)
-    return found
+    embed = load_clap(run.fact("clap")).text
+    measured: list[dict[str, tuple[float, float]]] = [{} for _ in others]
+    for cell in (run.cell(run.layer, None), run.own):
+        labelled = read_labelled(cell, "eval")
+        assert labelled is not None
+        for other, of_reading in zip(others, measured, strict=True):
+            match = MatchLabels(
+                reading=MatchReading(**{**run.fact("matching"), **other.reading}),
+                seed=run.seed,
+                **{"activity": run.fact("activity"), **other.options},
+            )
+            for row in match.match(cell, labelled, embed).rows:
+                of_reading[row.method] = (row.figures["f1"].value, row.figures["map"].value)
+    return measured
 
 
 def table(folder: Path, others: Sequence[Other] = OTHERS) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ard.plan import Plan, plan
 from ard.plan.planner import StagePlan
 from ard.presets import preset_files
-from ard.reports import Run
+from ard.run import Run
 from experiments.bench.report import machine
 from experiments.readings import table as other_readings
 

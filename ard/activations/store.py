@@ -27,7 +27,6 @@ from ard.run import MANIFEST, write_parquet
 from ard.types import Failure, UserError
 
 
-
 class Shard(NamedTuple):
     """What is known of one shard: its clips, those left out of it, and the size and checksum of each layer's tar."""
 

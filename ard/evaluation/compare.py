@@ -52,6 +52,7 @@ class CompareNames(Evaluator):
     """
 
     needs = ("selections", "names")
+    results = ("name_similarity",)
 
     def __init__(self, *, clap: str = EMBEDDED, bertscore: str | None = None, seed: int = 0) -> None:
         super().__init__(clap=clap, seed=seed)
@@ -95,6 +96,7 @@ class StateLabels(Evaluator):
     """
 
     needs = ("selections", "names")
+    results = ("stated_labels",)
 
     def __init__(self, *, seed: int = 0) -> None:
         super().__init__(seed=seed)

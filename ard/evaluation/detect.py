@@ -43,6 +43,7 @@ class DetectConcepts(Evaluator):
 
     needs = ("representatives", "selections", "names", "scores")
     makes = ("detection",)
+    results = ("detection",)
     embeds = ("unseen",)
 
     def __init__(self, *, clap: str = EMBEDDED, activity: float = 0.0, seed: int = 0) -> None:

@@ -22,6 +22,7 @@ class FindLabels(Evaluator):
     """
 
     needs = ("scores",)
+    results = ("label_auroc",)
 
     def __init__(self, *, found: float = 0.9, seed: int = 0) -> None:
         super().__init__(seed=seed)
@@ -33,7 +34,9 @@ class FindLabels(Evaluator):
         if probing is None or evaluation is None:
             return None
         labels = evaluation.vocabulary
-        truth = [np.array([[label in of_clip for label in labels] for of_clip in s.labels]) for s in (probing, evaluation)]
+        truth = [
+            np.array([[label in of_clip for label in labels] for of_clip in s.labels]) for s in (probing, evaluation)
+        ]
         best, feature, figure = np.full((3, len(labels)), np.nan)
         for features in torch.arange(probing.scores.num_features).split(256):
             chosen = np.nan_to_num(auroc(probing.scores.dense("ard", features).numpy(), truth[0]), nan=-1)
@@ -45,14 +48,18 @@ class FindLabels(Evaluator):
             feature = np.where(better, features.numpy()[winner[0]], feature)
             figure = np.where(better, measured[column, winner[1]], figure)
         measurable = ~np.isnan(figure)
+        areas = figure[measurable]
         figures = {
-            "share_found": Figure.estimate(figure[measurable] >= self.found, np.mean, "share of labels", seed=self.seed),
-            "mean_auroc": Figure.estimate(figure[measurable], np.mean, "AUROC", seed=self.seed),
+            "share_found": Figure.estimate(areas >= self.found, np.mean, "share of labels", seed=self.seed),
+            "mean_auroc": Figure.estimate(areas, np.mean, "AUROC", seed=self.seed),
         }
         per_label = {
             label: {"auroc": figure[i], "feature": int(feature[i])} for i, label in enumerate(labels) if measurable[i]
         }
-        details = {"per_label": per_label, "not_measured": [label for i, label in enumerate(labels) if not measurable[i]]}
+        details = {
+            "per_label": per_label,
+            "not_measured": [label for i, label in enumerate(labels) if not measurable[i]],
+        }
         choices = {
             "score": "representativeness (Eq. 2)",
             "found": self.found,

@@ -18,16 +18,18 @@ from ard.types import Clip, UserError
 
 
 class LossRecovered(Evaluator):
-    """Write ``loss_recovered.json``: how well the AudioLLM still predicts captions when its layer's output is replaced by the reconstruction.
+    """Write ``loss_recovered.json``: how well the AudioLLM predicts captions from what the dictionary rebuilds.
 
-    It is replaced at audio tokens, by the reconstruction and, to compare with, by zeros; the loss is the mean cross
-    entropy over the tokens of the clips' own captions, after the empty prompt.
+    The layer's output is replaced at audio tokens, by the reconstruction and, to compare with, by zeros; the loss is
+    the mean cross entropy over the tokens of the clips' own captions, after the empty prompt.
 
     Args:
         model: ``embedded``, a local folder, or a hub id.
         num_clips: captions at most.
         clips_per_batch: clips in a pass.
     """
+
+    results = ("loss_recovered",)
 
     def __init__(
         self,

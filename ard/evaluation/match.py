@@ -58,6 +58,7 @@ class MatchLabels(Evaluator):
     """
 
     needs = ("representatives", "selections", "names", "scores")
+    results = ("matching",)
 
     def __init__(
         self,
@@ -133,9 +134,7 @@ class MatchLabels(Evaluator):
         }
         return Result(self.result, tuple(rows), choices, details)
 
-    def _active(
-        self, labelled: Labelled, stored: Mapping[str, Tensor], scorer: str, selection: Selection
-    ) -> Active:
+    def _active(self, labelled: Labelled, stored: Mapping[str, Tensor], scorer: str, selection: Selection) -> Active:
         kept = "ard" if scorer == "random" else scorer  # Rand. Rep. names AR&D's features otherwise, no more
         weakest = stored[f"{kept}/top_scores"][selection.features, -1].float()
         return active_concepts(labelled.scores, kept, selection.features, weakest, self.activity, self.active_by)

@@ -49,7 +49,9 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
         raise UserError("a run is given twice: give each once")
     for cell in cells:
         if not cell.has_sae or not cell.path("selections").is_file():
-            raise UserError(f"{str(cell.folder)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first")
+            raise UserError(
+                f"{str(cell.folder)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first"
+            )
     own, *others = [TopKSAE.from_pretrained(cell.sae).W_dec.detach() for cell in cells]
     widths = [decoder.shape[1] for decoder in (own, *others)]
     if len(set(widths)) > 1:

@@ -75,6 +75,7 @@ class ScoreMonosemanticity(Evaluator):
 
     needs = ("representatives",)
     makes = ("selections",)
+    results = ("monosemanticity",)
     embeds = ("probe",)
 
     def __init__(

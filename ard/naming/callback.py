@@ -41,6 +41,7 @@ class NameConcepts(Evaluator):
 
     needs = ("representatives", "selections")
     makes = ("names", "concepts")
+    results = ("naming",)
     embeds = ("probe",)
 
     def __init__(
@@ -92,9 +93,7 @@ class NameConcepts(Evaluator):
             model, load = self.captioner.model, partial(chat_captioner, self.captioner)
         else:
             model, load = self.audiollm, partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
-        return caption_clips(
-            clip_ids, cell.run.audio("probe"), cell.run.captions, model, load, self.clips_per_batch
-        )
+        return caption_clips(clip_ids, cell.run.audio("probe"), cell.run.captions, model, load, self.clips_per_batch)
 
     def _result(self, cell: Cell, named: Named) -> Result:
         has_name = np.array([name.name is not None for name in named.names], dtype=float)

@@ -17,7 +17,7 @@ from ard.naming import CAPTION_PROMPT, NameConcepts
 from ard.plan import cost
 from ard.plan.gpus import GPUS, Gpu
 from ard.plan.inputs import RATE_HZ, Model, Preset, read_clap_config, read_corpus, read_model
-from ard.representatives import SCORERS
+from ard.probing import SCORERS
 from ard.sae import SAETraining
 from ard.steering import Design, MeasureSteering
 from ard.types import UserError

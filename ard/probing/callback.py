@@ -67,6 +67,8 @@ class InputNorms(Evaluator):
         num_positions: positions that are kept apart; all later ones are one.
     """
 
+    results = ("input_norms",)
+
     def __init__(self, *, num_positions: int = 16) -> None:
         super().__init__()
         self.num_positions = num_positions

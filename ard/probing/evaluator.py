@@ -2,7 +2,8 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
 from ard.activations.store import read_layer
@@ -20,7 +20,11 @@ from ard.probing.module import SPLITS, Encoding, Scored, load_dictionary, score
 from ard.results import Result
 from ard.run import FILES, Cell
 from ard.sae import SparseCoder
+from ard.stamps import Stamp, write_stamp
 from ard.types import UserError
+
+STAMPS: ContextVar[Sequence[tuple[Path, Stamp]]] = ContextVar("STAMPS", default=())
+"""The stamps that the evaluators of a test leave when each is done, in their order; set by whoever runs the test."""
 
 CLIPS_PER_BATCH = 32  # where there is no DataModule that says
 
@@ -46,6 +50,7 @@ class Evaluator(Callback):
     Attributes:
         needs: names of ``ard.run.FILES`` that :meth:`evaluate` reads.
         makes: names of those that it writes.
+        results: names of the results that it writes where the cell has what they are about.
         embeds: splits whose clips it needs in CLAP's space: ``probe``, or ``unseen``, on which names are tested.
 
     Args:
@@ -55,22 +60,23 @@ class Evaluator(Callback):
 
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[tuple[str, ...]] = ()
+    results: ClassVar[tuple[str, ...]] = ()
     embeds: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, clap: str = EMBEDDED, seed: int = 0) -> None:
         self.clap_name, self.seed = clap, seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    def check(self, cell: Cell) -> None:  # noqa: B027
+    def check(self, cell: Cell) -> None:
         """Fail before any work, where it can be told that something is missing."""
 
-    def start(self, cell: Cell, dictionary: SparseCoder) -> None:  # noqa: B027
+    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
         """Prepare for the pass."""
 
-    def update(self, split: str, scored: Scored) -> None:  # noqa: B027
+    def update(self, split: str, scored: Scored) -> None:
         """Take in a batch of clips."""
 
-    def gather(self) -> None:  # noqa: B027
+    def gather(self) -> None:
         """Bring together what all ranks took in."""
 
     @abstractmethod
@@ -80,10 +86,10 @@ class Evaluator(Callback):
         Other files are written here too. It runs on one rank only.
         """
 
-    @property
-    def streams(self) -> bool:
+    @classmethod
+    def streams(cls) -> bool:
         """Whether it takes part in the pass over the clips."""
-        return type(self).update is not Evaluator.update
+        return cls.update is not Evaluator.update
 
     def clap(self) -> Clap:
         """Return the CLAP model, which one process loads once."""
@@ -109,7 +115,7 @@ class Evaluator(Callback):
                 raise UserError(_missing(self, file, cell))
         self.check(cell)
         started = time.monotonic()
-        if self.streams:
+        if self.streams():
             self._pass(cell)
         return self._conclude(cell, started)
 
@@ -120,8 +126,8 @@ class Evaluator(Callback):
         self.start(cell, dictionary)
         for split, layer in layers.items():
             for batch in Probe(layer, CLIPS_PER_BATCH):
-                moved = (part.to(self.device) if isinstance(part, Tensor) else part for part in batch)
-                self.update(split, score(dictionary, ProbeBatch(*moved)))
+                x, clip_of_token, rows = (part.to(self.device) for part in batch[:3])
+                self.update(split, score(dictionary, ProbeBatch(x, clip_of_token, rows, batch.metadata)))
         self.gather()
 
     def _conclude(self, cell: Cell, started: float) -> Result | None:
@@ -135,7 +141,7 @@ class Evaluator(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse an order of evaluators that cannot work, before anything is done."""
         cell = _cell(trainer, pl_module)
-        evaluators = [c for c in trainer.callbacks if isinstance(c, Evaluator)]  # type: ignore[attr-defined]
+        evaluators = _evaluators(trainer)
         place = evaluators.index(self)
         before, after = evaluators[:place], evaluators[place + 1 :]
         for file in self.needs:
@@ -157,10 +163,11 @@ class Evaluator(Callback):
         started = time.monotonic()
         if trainer.is_global_zero:
             self.check(cell)
+            cell.stamp(_name(self)).unlink(missing_ok=True)  # what it says is true no longer
         ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
         for split in self.embeds:
             self.embeddings(cell, cell.unseen if split == "unseen" else split, ranks)
-        if self.streams:
+        if self.streams():
             self.start(cell, pl_module.dictionary)
         self._seconds += time.monotonic() - started
 
@@ -174,7 +181,7 @@ class Evaluator(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in a batch."""
-        if self.streams:
+        if self.streams():
             started = time.monotonic()
             self.update(SPLITS[dataloader_idx], outputs["scored"])
             self._seconds += time.monotonic() - started
@@ -182,14 +189,28 @@ class Evaluator(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the ranks together; the first evaluates, writes and logs every figure."""
         started = time.monotonic() - self._seconds
-        if self.streams:
+        if self.streams():
             self.gather()
         if trainer.is_global_zero:
-            result = self._conclude(_cell(trainer, pl_module), started)
-            for row in result.rows if result else ():
-                named = {f"{result.evaluation}/{row.method}/{name}": f.value for name, f in row.figures.items()}
-                pl_module.log_dict(named, rank_zero_only=True)
+            cell = _cell(trainer, pl_module)
+            result = self._conclude(cell, started)
+            stamps = STAMPS.get()
+            if stamps:
+                write_stamp(*stamps[_evaluators(trainer).index(self)])
+            if result is not None:
+                _log(pl_module, result)
         trainer.strategy.barrier()
+
+
+def _log(module: LightningModule, result: Result) -> None:
+    for row in result.rows:
+        shift = f"/{row.source} to {row.target}" if row.source else ""
+        named = {f"{result.evaluation}/{row.method}{shift}/{name}": f.value for name, f in row.figures.items()}
+        module.log_dict(named, rank_zero_only=True)
+
+
+def _evaluators(trainer: Trainer) -> list[Evaluator]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Evaluator)]  # type: ignore[attr-defined]
 
 
 def _cell(trainer: Trainer, module: LightningModule) -> Cell:

@@ -63,6 +63,9 @@ class CollectScores(Metric):
     """
 
     full_state_update = False
+    rows: list[Tensor]
+    features: list[Tensor]
+    values: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,5 +100,5 @@ def read_scores(cell: Cell, split: str) -> SparseScores | None:
     stored = cell.tensors("scores")
     if f"{split}/rows" not in stored:
         return None
-    entries = (stored[f"{split}/{name}"] for name in ("rows", "features", "values"))
-    return SparseScores(*entries, int(stored[f"{split}/num_clips"]), int(stored["num_features"]))
+    rows, features, values = (stored[f"{split}/{name}"] for name in ("rows", "features", "values"))
+    return SparseScores(rows, features, values, int(stored[f"{split}/num_clips"]), int(stored["num_features"]))

@@ -8,14 +8,14 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-from ard.run import Cell, Run
+from ard.run import Cell
 from ard.types import UserError
 
 Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
 
 
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
-    """Read the concepts of a cell, a row a feature, with how well their names were detected, where that was measured."""
+    """Read the concepts of a cell, a row a feature, with the detection of their names where that was measured."""
     detection: dict[int, dict[str, Any]] = {}
     if cell.path("detection").is_file():
         detection = {row["feature"]: row for row in cell.rows("detection")}
@@ -23,24 +23,21 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     return [{**row, **detection.get(row["feature"], nothing)} for row in cell.rows("concepts")]
 
 
-def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "", sort: Order = "m") -> list[Any]:
+def find_concepts(cell: Cell, search: str = "", sort: Order = "m") -> list[Any]:
     """Return the named concepts of a dictionary whose name or captions contain a word, in any case; best first.
 
     Args:
-        run: whose they are.
-        layer: of the dictionary.
-        expansion: likewise; None for the raw coordinates.
+        cell: the dictionary's.
         search: the word, or several as they stand; all concepts where it is empty.
         sort: by which column: names from a to z, numbers from the largest, what has none last; equal ones by feature.
 
     Raises:
-        UserError: if the run has no concepts there.
+        UserError: if there are none.
     """
-    cell = run.cell(layer, expansion)
     if not cell.path("concepts").is_file():
+        others = cell.run.cells_with("concepts")
         raise UserError(
-            f"{str(cell.path('concepts'))!r} does not exist: of this run's dictionaries {run.cells_with('concepts')} "
-            "have concepts"
+            f"{str(cell.path('concepts'))!r} does not exist: of this run's dictionaries {others} have concepts"
         )
     named = [concept for concept in read_concepts(cell) if concept["name"] is not None]
     found = [c for c in named if search.casefold() in "\n".join((c["name"], *c["captions"])).casefold()]
@@ -49,11 +46,11 @@ def find_concepts(run: Run, layer: int, expansion: int | None, search: str = "",
     return sorted(found, key=lambda concept: _number(concept[sort]), reverse=True)
 
 
-def concept_names(run: Run, layer: int, expansion: int | None) -> dict[int, str]:
+def concept_names(cell: Cell) -> dict[int, str]:
     """Return the names of a dictionary's features that have one, the highest m first; none where nothing was named."""
-    if not run.cell(layer, expansion).path("concepts").is_file():
+    if not cell.path("concepts").is_file():
         return {}
-    return {concept["feature"]: concept["name"] for concept in find_concepts(run, layer, expansion)}
+    return {concept["feature"]: concept["name"] for concept in find_concepts(cell)}
 
 
 def find_feature(names: Mapping[int, str], name: str) -> int:

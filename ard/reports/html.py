@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
-from ard.run import Cell, Run
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
 from ard.results import Figure, git_commit, replacing
+from ard.run import Cell, Run
 
 NUM_SHOWN = 200
 """A page of more concepts than this is slow to open; the rest are in concepts.parquet."""

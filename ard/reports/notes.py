@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ard.reports import paper
-from ard.run import Run
 from ard.reports.table import Line, interval_text, value_text
 from ard.results import Result, Row
+from ard.run import Run
 
 TRUE_LABELS = (
     "In the rows “true labels as raters” nobody rated: the label that most of a concept's clips have in the corpus "

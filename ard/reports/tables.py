@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from ard.reports import notes, paper
 from ard.reports.paper import Printed
-from ard.run import Run
 from ard.reports.table import Cell, Line, Table, latex, markdown
 from ard.results import Result, Row, replacing, write_json
+from ard.run import Run
 from ard.types import UserError
 
 

@@ -14,8 +14,8 @@ from ard.sae.module import SAETraining
 from ard.sae.topk import POLY, PolyFeatures, Reconstruction, SparseCoder, TopKSAE, load_sparse_coder
 
 __all__ = [
-    "POLY",
     "PLACEHOLDER",
+    "POLY",
     "AnnealK",
     "Format",
     "LogQuality",

@@ -52,6 +52,7 @@ class MeasureSteering(Evaluator):
     """
 
     needs = ("representatives", "selections", "names")
+    results = ("steering",)
 
     def __init__(
         self,

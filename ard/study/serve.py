@@ -50,7 +50,7 @@ def study_sounds(store: Store, shards: Path, audio: Path) -> dict[str, Sound]:
         UserError: if some of it is missing or cannot be read.
     """
     wanted = dict.fromkeys(clip for concept in store.concepts for clip in concept.clips)
-    sounds = copy_sounds(shards, wanted, audio) if shards.is_dir() else {}
+    sounds = copy_sounds(sorted(shards.glob("*")), wanted, audio) if shards.is_dir() else {}
     missing = [clip for clip in wanted if clip not in sounds]
     if missing:
         raise UserError(

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 from ard.types import UserError
 
-
 HIGHEST = 5
 """Best rating; the worst is 0."""
 

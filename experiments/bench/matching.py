@@ -1,7 +1,7 @@
 """Table 1 at the size of the paper: 10,231 clips, 200 classes, 5,000 concepts, all methods, ten random draws.
 
 Scores, names and embeddings are drawn at random with the sparseness that the paper's setting has; what is timed is the
-callback's own work once embeddings exist, bootstrap included, in a process of its own.
+evaluator's own work once embeddings exist, bootstrap included, in a process of its own.
 """
 
 import resource
@@ -15,16 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ard.activations import ProbeBatch, write_parquet
 from ard.evaluation import MatchLabels
-from ard.evaluation.scores import LabelledScores
-from ard.representatives import SCORERS
-from ard.results import Row
-from ard.types import Codes
+from ard.evaluation.scores import Labelled
+from ard.probing import SCORERS, SparseScores
+from ard.run import Cell, Run
 from experiments.bench.report import Line
 
 TITLE = "Matching for Table 1: 10,231 clips, 200 classes, 5,000 concepts, 13 selections, null and ceiling"
@@ -32,7 +29,7 @@ NUM_CLIPS, NUM_LABELS, NUM_FEATURES, NUM_CONCEPTS, NUM_DRAWS, D_CLAP = 10_231, 2
 ACTIVE_PER_CLIP, LABELS_PER_CLIP, CLIPS_PER_BATCH = 3_000, 3.77, 32
 
 
-class Cell(NamedTuple):
+class Size(NamedTuple):
     """How large a dictionary's results are made."""
 
     num_features: int
@@ -58,11 +55,11 @@ class Space:
         )
 
 
-def write_cell(folder: Path, size: Cell, names: Sequence[str | None], seed: int = 0) -> None:
+def write_cell(cell: Cell, size: Size, names: Sequence[str | None], seed: int = 0) -> None:
     """Write what matching reads of a dictionary, at random: scores of H^k, selections, and their names."""
     generator = torch.Generator().manual_seed(seed)
     representatives = {f"{s}/top_scores": torch.rand(size.num_features, 4, generator=generator) for s in SCORERS}
-    save_file(representatives, folder / "representatives.safetensors")
+    cell.save_tensors("representatives", representatives)
     selections: dict[str, Tensor] = {}
     named: list[dict[str, object]] = []
     for scorer in (*SCORERS, "random"):
@@ -74,26 +71,20 @@ def write_cell(folder: Path, size: Cell, names: Sequence[str | None], seed: int 
             selections[f"{scorer}/{draw}/top_ids"] = torch.zeros(size.num_concepts, 4, dtype=torch.int64)
             drawn = torch.randint(len(names), (size.num_concepts,), generator=generator).tolist()
             named += [{"scorer": scorer, "draw": draw, "name": names[index]} for index in drawn]
-    save_file(selections, folder / "monosemanticity.safetensors")
-    write_parquet(named, folder / "names.parquet")
+    cell.save_tensors("selections", selections)
+    cell.save_rows("names", named)
 
 
-def scored_clips(labels: Sequence[str]) -> LabelledScores:
-    """Score clips in batches as the callback would, with one token a clip that is active in the features of all."""
+def scored_clips(labels: Sequence[str]) -> Labelled:
+    """Score clips at random, each with as many active features as all."""
     generator, rng = torch.Generator().manual_seed(1), np.random.default_rng(1)
-    scores = LabelledScores(NUM_FEATURES)
-    for start in range(0, NUM_CLIPS, CLIPS_PER_BATCH):
-        count = min(CLIPS_PER_BATCH, NUM_CLIPS - start)
-        first, step = torch.randint(NUM_FEATURES, (2, count, 1), generator=generator)
-        indices = (
-            first + (2 * step + 1) * torch.arange(ACTIVE_PER_CLIP)
-        ) % NUM_FEATURES  # odd steps meet no feature twice
-        codes = Codes(torch.rand(count, ACTIVE_PER_CLIP, generator=generator), indices)
-        sizes = np.minimum(1 + rng.poisson(LABELS_PER_CLIP - 1, count), 20)
-        metadata = [{"labels": rng.choice(labels, size, replace=False).tolist()} for size in sizes]
-        clips = torch.arange(count)
-        scores.add(codes, ProbeBatch(torch.empty(count, 0), clips, clips + start, metadata))
-    return scores
+    first, step = torch.randint(NUM_FEATURES, (2, NUM_CLIPS, 1), generator=generator)
+    features = (first + (2 * step + 1) * torch.arange(ACTIVE_PER_CLIP)) % NUM_FEATURES  # odd steps meet none twice
+    clips = torch.arange(NUM_CLIPS, dtype=torch.int32).repeat_interleave(ACTIVE_PER_CLIP)
+    values = torch.rand(len(clips), len(SCORERS), generator=generator)
+    sizes = np.minimum(1 + rng.poisson(LABELS_PER_CLIP - 1, NUM_CLIPS), 20)
+    of_clips = [rng.choice(labels, size, replace=False).tolist() for size in sizes]
+    return Labelled(SparseScores(clips, features.flatten().int(), values, NUM_CLIPS, NUM_FEATURES), of_clips)
 
 
 def measured() -> tuple[float, float]:
@@ -103,11 +94,11 @@ def measured() -> tuple[float, float]:
     names = [f"class {i % NUM_LABELS} no. {i}" for i in range(NUM_CONCEPTS)]
     scores, space = scored_clips(labels), Space([label.replace("_", " ") for label in labels])
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_cell(folder, Cell(NUM_FEATURES, NUM_CONCEPTS, NUM_DRAWS), names)
+        cell = Run(Path(scratch)).cell(26, 8)
+        write_cell(cell, Size(NUM_FEATURES, NUM_CONCEPTS, NUM_DRAWS), names)
         space(names)  # embeddings exist
         started = time.perf_counter()
-        MatchLabels(folder).match(scores, space, Row("AR&D", 26, 8, {}))
+        MatchLabels().match(cell, scores, space)
         seconds = time.perf_counter() - started
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 

@@ -17,7 +17,8 @@ import torch
 
 from ard.monosemanticity import WeightedMonosemanticity, score_lists
 from ard.monosemanticity.functional import chance_scores
-from ard.representatives import RepresentativeClips, clip_scores
+from ard.probing import clip_scores
+from ard.representatives import RepresentativeClips
 from ard.sae import TopKSAE
 from ard.types import Codes
 from experiments.bench.report import Line

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from ard.reports.run import Run
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from rich.console import Console
 
@@ -16,7 +17,6 @@ from ard.evaluation import MatchReading
 from ard.reports import build_tables, log_tables, paper, render_table, write_tables
 from ard.reports.notes import unbeaten
 from ard.reports.paper import Printed, counterparts
-from ard.reports.run import Run
 from ard.reports.table import Cell, Line
 from ard.results import Figure, Result, Row
 from ard.types import UserError

@@ -1,0 +1,109 @@
+"""Stamps: with which settings a step was done, so that done means done with these settings."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ard.results import write_json
+
+NO_EFFECT = {
+    "num_workers",
+    "cache",
+    "concurrency",
+    "base_url",
+    "timeout_s",
+    "max_retries",
+    "verbose",
+    "logger",
+    "plugins",
+    "devices",
+    "num_nodes",
+    "accelerator",
+    "strategy",
+    "log_every_n_steps",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "enable_checkpointing",
+    "default_root_dir",
+}
+"""Settings that cannot change a result, whatever they belong to."""
+
+KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter")
+"""Callbacks that keep what others make."""
+
+
+class Stamp(NamedTuple):
+    """The settings of a step, by dotted name, and the digests of the stamps of what it needs, by name."""
+
+    settings: Mapping[str, Any]
+    needs: Mapping[str, str | None]
+
+    @property
+    def digest(self) -> str:
+        """A hash of all of it."""
+        written = json.dumps([dict(self.settings), dict(self.needs)], sort_keys=True)
+        return hashlib.sha256(written.encode()).hexdigest()[:16]
+
+    def differences(self, now: "Stamp") -> list[str]:
+        """Say what differs now, setting by setting; what it needs is named where no setting of its own differs.
+
+        A need whose digest is not known yet (None) differs from nothing.
+        """
+        settings = [
+            f"{name} changed from {_shown(self.settings, name)} to {_shown(now.settings, name)}"
+            for name in sorted(self.settings.keys() | now.settings.keys())
+            if self.settings.get(name, ...) != now.settings.get(name, ...)
+        ]
+        needs = [
+            f"{name} is another"
+            for name in sorted(self.needs.keys() | now.needs.keys())
+            if now.needs.get(name, "") is not None and self.needs.get(name) != now.needs.get(name)
+        ]
+        return settings or needs
+
+
+def write_stamp(path: Path, stamp: Stamp) -> None:
+    """Write a stamp; it is the last thing that a step leaves."""
+    write_json(path, stamp._asdict())
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """Read a stamp; None where there is none that can be read."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return Stamp(saved["settings"], saved["needs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def settings_of(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return the settings of a resolved YAML file, or of a part of it, that can change a result, by dotted name.
+
+    Callbacks are listed by their class. The run's own folder is left out of paths, so that it can be moved.
+    """
+    return dict(_flat(config, (), str(out)))
+
+
+def _flat(value: Any, name: tuple[str, ...], out: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in NO_EFFECT:
+                yield from _flat(item, name if key == "init_args" else (*name, str(key)), out)
+    elif (
+        isinstance(value, list) and value and all(isinstance(item, Mapping) and "class_path" in item for item in value)
+    ):
+        for item in value:
+            short = str(item["class_path"]).rpartition(".")[2]
+            if short not in KEEPERS:
+                yield ".".join((*name, short)), item["class_path"]
+                yield from _flat(item.get("init_args") or {}, (*name, short), out)
+    elif isinstance(value, list):
+        yield ".".join(name), json.loads(json.dumps(value, default=str).replace(out, "<run>"))
+    else:
+        yield ".".join(name), value.replace(out, "<run>") if isinstance(value, str) else value
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings[name]) if name in settings else "nothing"

@@ -1,0 +1,160 @@
+"""The pipeline, written down once: which steps there are, what each needs and makes, and which cells of which tables.
+
+`ard table` runs it, `ard plan` prices it, and the docs are made from it.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+Goal = Literal[1, 2, 3, 4, "concepts"]
+"""What a run is for: a table of the paper, or the named concepts of the run's own cell."""
+
+GOALS: tuple[Goal, ...] = (1, 2, 3, 4, "concepts")
+
+CellKey = tuple[int, int | None]
+"""A layer, and an expansion; None for the raw coordinates (`Poly. Feats.`)."""
+
+
+class Step(NamedTuple):
+    """One step of the pipeline.
+
+    Attributes:
+        name: what ``--redo`` calls it.
+        needs: the steps before it.
+        makes: what it leaves in the run's folder.
+        file: the YAML file of the preset that it runs; None for steps that run none.
+        evaluators: of that file, by class name; None for all of them.
+        costly: whether it takes hours at full size, so that it is done again only when asked for.
+        splits: the splits of clips that it goes over, for each goal; of steps that have no cells.
+        cells: sets of cells, for each goal; see :func:`cells_of`.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    makes: str
+    file: str | None = None
+    evaluators: tuple[str, ...] | None = None
+    costly: bool = False
+    splits: Mapping[Goal, str] = {}
+    cells: Mapping[Goal, tuple[str, ...]] = {}
+
+
+STEPS = (
+    Step(
+        "audio",
+        (),
+        "audio/<split>/",
+        costly=True,
+        splits={1: "sets", 2: "sets", 3: "all", 4: "sets", "concepts": "sets"},
+    ),
+    Step(
+        "extract",
+        ("audio",),
+        "activations/, activations-eval/, clips.parquet",
+        "extract",
+        costly=True,
+        splits=dict.fromkeys(GOALS, "sets"),
+    ),
+    Step(
+        "fit",
+        ("extract",),
+        "layer-<l>/e<e>/sae/",
+        "fit",
+        costly=True,
+        cells={1: ("own", "layers"), 2: ("own",), 3: ("own",), 4: ("grid",), "concepts": ("own",)},
+    ),
+    Step(
+        "test",
+        ("fit",),
+        "layer-<l>/<cell>/: representatives, scores, names, concepts and the results of every evaluator",
+        "test",
+        cells={1: ("own", "poly", "layers"), 2: ("own", "poly"), 3: ("own", "poly"), "concepts": ("own",)},
+    ),
+    Step(
+        "score",
+        ("fit",),
+        "layer-<l>/<cell>/: representatives and monosemanticity alone",
+        "test",
+        evaluators=("RetrieveRepresentatives", "ScoreMonosemanticity"),
+        cells={4: ("grid", "polys")},
+    ),
+    Step(
+        "steer",
+        ("test", "audio"),
+        "layer-<l>/<cell>/steering.json",
+        "steer",
+        cells={3: ("own", "poly")},
+    ),
+    Step("study", ("test",), "layer-<l>/<cell>/study.json", cells={2: ("own",)}),
+)
+"""All steps, in their order."""
+
+
+class Work(NamedTuple):
+    """One step on one split of clips, or on one cell."""
+
+    step: Step
+    split: str | None = None
+    cell: CellKey | None = None
+
+    def __str__(self) -> str:
+        """Say what is worked on."""
+        if self.cell is None:
+            return f"{self.step.name}: {self.split}"
+        layer, expansion = self.cell
+        return f"{self.step.name}: layer {layer}, " + (f"expansion {expansion}" if expansion else "Poly. Feats.")
+
+
+def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
+    """Return all that some goals take, step by step, each thing once.
+
+    A cell that is tested is not scored apart: the test retrieves and scores as well.
+
+    Args:
+        facts: the facts of a preset's ``run.yaml``.
+        goals: what the run is for. Tables 1 to 3 need clips with labels (``evaluation``); without them they take
+            nothing.
+    """
+    wanted = [goal for goal in GOALS if goal in set(goals)]
+    listed: list[Work] = []
+    for step in STEPS:
+        splits = dict.fromkeys(s for goal in wanted if goal in step.splits for s in _splits(facts, step.splits[goal]))
+        cells = dict.fromkeys(c for goal in wanted for kind in _kinds(facts, step, goal) for c in cells_of(facts, kind))
+        if step.name == "score":
+            tested = {one.cell for one in listed if one.step.name == "test"}
+            cells = dict.fromkeys(cell for cell in cells if cell not in tested)
+        listed += [Work(step, split=split) for split in splits]
+        listed += [Work(step, cell=cell) for cell in sorted(cells, key=lambda c: (c[0], c[1] is None, c[1] or 0))]
+    return listed
+
+
+def cells_of(facts: Mapping[str, Any], kind: str) -> list[CellKey]:
+    """Return a set of cells.
+
+    ``own`` is the run's, ``layers`` has its expansion at the other layers, ``grid`` all layers and expansions; ``poly``
+    the raw coordinates of its layer, ``polys`` those of all layers.
+    """
+    layer, expansion, layers = facts["layer"], facts["expansion"], facts["layers"]
+    match kind:
+        case "own":
+            return [(layer, expansion)]
+        case "layers":
+            return [(other, expansion) for other in layers if other != layer]
+        case "grid":
+            return [(any_layer, e) for any_layer in layers for e in facts["expansions"]]
+        case "poly":
+            return [(layer, None)]
+        case _:
+            return [(any_layer, None) for any_layer in layers]
+
+
+def _kinds(facts: Mapping[str, Any], step: Step, goal: Goal) -> tuple[str, ...]:
+    if goal in (1, 2, 3) and not facts["evaluation"]:
+        return ()
+    return step.cells.get(goal, ())
+
+
+def _splits(facts: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the two sets that activations are extracted of, or with them all splits that the preset has."""
+    sets = ["probe", *(["eval"] if facts["evaluation"] else [])]
+    return sets if kind == "sets" else list(dict.fromkeys([*sets, *facts["audio"]]))
