@@ -25,8 +25,7 @@ from ard.reports import (
     write_tables,
 )
 from ard.representatives import read_maxima
-from ard.results import Row
-from ard.sae import TopKSAE
+from ard.sae import load_dictionary
 from ard.sae.formats import Format
 from ard.sae.formats import convert as convert_sae
 from ard.steering import Phase, Where, clamp_values, compare_answers
@@ -231,8 +230,7 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
     """
     of_runs = [Run.load(run) for run in runs]
     first = of_runs[0]
-    row = Row("AR&D", first.layer, first.expansion, {})
-    result = compare_seeds([run.own_folder for run in of_runs], row, cosine=cosine)
+    result = compare_seeds([run.own_folder for run in of_runs], first.layer, cosine=cosine)
     figures = result.rows[0].figures
     for concept in result.details["concepts"][:MOST_LINES]:
         partners = ", ".join(
@@ -288,7 +286,7 @@ def steer(
     about = Run.load(run)
     cell = (about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
     folder = about.sae_folder(*cell)
-    sae, maxima, names = TopKSAE.from_pretrained(folder / "sae"), read_maxima(folder), concept_names(about, *cell)
+    sae, maxima, names = load_dictionary(folder / "sae"), read_maxima(folder), concept_names(about, *cell)
     if (feature is None) == (name is None):
         raise UserError("which feature? Give either --feature, its number, or --name")
     chosen = feature if feature is not None else find_feature(names, str(name))

@@ -20,6 +20,8 @@ from ard.evaluation.study import (
 )
 from ard.naming import EndpointChat
 from ard.reports import Run, build_tables, render_table, write_tables
+from ard.results import OWN_METHOD
+from ard.sae import PolyFeatures
 from ard.types import UserError
 
 console = Console(stderr=True)
@@ -50,8 +52,8 @@ def make(run: Path, concepts: int = 50, seed: int | None = None) -> None:
     """
     about = Run.load(run)
     dictionaries = [
-        Dictionary("AR&D", about.expansion, about.own_folder),
-        Dictionary("Poly. Feats.", None, about.sae_folder(about.layer, None)),
+        Dictionary(OWN_METHOD, about.expansion, about.own_folder),
+        Dictionary(PolyFeatures.method, None, about.sae_folder(about.layer, None)),
     ]
     chosen = about.seed if seed is None else seed
     store = Store.create(run / FILE, draw_concepts(dictionaries, concepts, chosen), chosen)

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from ard.monosemanticity import read_selections
 from ard.naming import CONCEPTS
 from ard.results import Figure, Result, Row
-from ard.sae import TopKSAE
+from ard.sae import load_dictionary
 from ard.types import UserError
 
 CHUNK = 1024  # features that are compared at once
@@ -29,7 +29,7 @@ def nearest_directions(
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
-def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed: int = 0) -> Result:
+def compare_seeds(cells: Sequence[Path], layer: int, *, cosine: float = 0.7, seed: int = 0) -> Result:
     """Find which of the selected features of the first dictionary the others have too, and write ``seeds.json`` there.
 
     A feature comes back in a dictionary where some decoder direction has this cosine with its own. What would come back
@@ -38,7 +38,7 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
 
     Args:
         cells: folders of the dictionaries' results: one layer and expansion, several seeds.
-        row: method, layer and expansion.
+        layer: that of the dictionaries.
         cosine: least cosine of two directions that stand for the same.
         seed: of the shuffling and the bootstrap.
 
@@ -53,7 +53,8 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     for cell in cells:
         if not (cell / "sae" / "cfg.json").is_file() or not (cell / "monosemanticity.safetensors").is_file():
             raise UserError(f"{str(cell)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first")
-    own, *others = [TopKSAE.from_pretrained(cell / "sae").W_dec.detach() for cell in cells]
+    dictionaries = [load_dictionary(cell / "sae") for cell in cells]
+    own, *others = [dictionary.directions() for dictionary in dictionaries]
     widths = [decoder.shape[1] for decoder in (own, *others)]
     if len(set(widths)) > 1:
         raise UserError(f"the SAEs read vectors of {widths} numbers: compare runs on one model")
@@ -88,7 +89,8 @@ def compare_seeds(cells: Sequence[Path], row: Row, *, cosine: float = 0.7, seed:
     choices = {"same": "cosine of decoder directions", "cosine": cosine, "in": "all of the other runs"}
     details = {"runs": [str(cell) for cell in cells], "concepts": concepts}
     seconds = time.monotonic() - started
-    result = Result("seeds", (Row(row.method, row.layer, row.expansion, figures),), choices, seed, seconds, details)
+    row = Row(dictionaries[0].method, layer, dictionaries[0].expansion, figures)
+    result = Result("seeds", (row,), choices, seed, seconds, details)
     result.save(cells[0] / "seeds.json")
     return result
 

@@ -151,15 +151,15 @@ class ScoreMonosemanticity(Callback):
         stored = load_file(self.out / "representatives.safetensors")
         dead = stored["n_active"] == 0
         tensors: dict[str, Tensor] = {"weighted/m": weighted.masked_fill(dead, math.nan)}
-        is_sae = pl_module.method == "AR&D"
-        for scorer in SCORERS if is_sae and self.baselines else ("ard",):
+        has_baselines = self.baselines and not pl_module.coder.is_baseline
+        for scorer in SCORERS if has_baselines else ("ard",):
             top, bottom = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
             m = score_lists(self._embedded, top, bottom, self.reading).masked_fill(dead, math.nan)
             tensors[f"{scorer}/m"] = m
             features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(m)]
             self._keep(tensors, f"{scorer}/0", Selection(features, m[features], top[features]))
         self._hold_against_chance(tensors, stored)
-        if is_sae and self.baselines:
+        if has_baselines:
             self._draw(tensors, stored)
         save_file(tensors, self.out / f"{FILE}.partial")
         os.replace(self.out / f"{FILE}.partial", self.out / FILE)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ard.activations import ProbeBatch
 from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_quantiles
 from ard.representatives.metric import RandomActiveClips, RepresentativeClips
-from ard.sae import Encoding, SparseCoder
+from ard.sae import Dictionary, Encoding
 from ard.types import UserError
 
 FILE = "representatives.safetensors"
@@ -126,7 +126,7 @@ class RetrieveRepresentatives(Callback):
         pl_module.log("representatives/dead_share", dead.to(torch.float32))
 
 
-def _mean_pre_activations(coder: SparseCoder, batch: ProbeBatch) -> Float[Tensor, "clips features"]:
+def _mean_pre_activations(coder: Dictionary, batch: ProbeBatch) -> Float[Tensor, "clips features"]:
     """Return the mean over each clip's tokens of what TopK selects from: that of their mean, since it is affine."""
     total = batch.x.new_zeros(len(batch.rows), batch.x.shape[1]).index_add_(0, batch.clip_of_token, batch.x)
     num_tokens = torch.bincount(batch.clip_of_token, minlength=len(batch.rows))

@@ -9,8 +9,10 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from ard.activations import ProbeBatch
+from ard.sae.dictionary import Dictionary
 from ard.sae.functional import auxiliary_loss, geometric_median, nested_errors, squared_error, variance
-from ard.sae.topk import Reconstruction, TopKSAE, load_sparse_coder
+from ard.sae.loading import load_dictionary
+from ard.sae.topk import Reconstruction, TopKSAE
 from ard.types import Codes, UserError
 
 
@@ -206,23 +208,31 @@ class Encoding(LightningModule):
     """Turn whole clips into sparse codes (`test`); the callbacks make of them what the paper's stages 2 and 3 do.
 
     Args:
-        sae: folder of a trained SAE, or ``poly`` for the raw coordinates (`Poly. Feats.`).
+        sae: folder of a trained SAE, ``poly`` for the raw coordinates (`Poly. Feats.`), or a dictionary.
         d_in: width of the residual stream.
+
+    Raises:
+        UserError: if there is no such SAE, or the dictionary is of another width.
     """
 
-    def __init__(self, sae: str, d_in: int) -> None:
+    def __init__(self, sae: str | Dictionary, d_in: int) -> None:
         super().__init__()
-        self.coder = load_sparse_coder(sae, d_in)
+        self.coder = load_dictionary(sae, d_in) if isinstance(sae, str) else sae
+        if self.coder.d_in != d_in:
+            raise UserError(
+                f"the dictionary is for a width of {self.coder.d_in}, and d_in is {d_in}: give one that was made for "
+                "this model"
+            )
 
     @property
     def method(self) -> str:
-        """The paper's name of what is encoded: `AR&D` for an SAE, `Poly. Feats.` for raw coordinates."""
-        return "AR&D" if isinstance(self.coder, TopKSAE) else "Poly. Feats."
+        """What the rows of results are called: what the dictionary says."""
+        return self.coder.method
 
     @property
     def expansion(self) -> int | None:
         """The expansion factor e; None for raw coordinates."""
-        return self.coder.d_sae // self.coder.d_in if isinstance(self.coder, TopKSAE) else None
+        return self.coder.expansion
 
     def refuse_ranks(self) -> None:
         """Refuse several processes, for callbacks that would each see some of the clips only.

@@ -18,7 +18,7 @@ from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.embedding import load_clap
 from ard.naming import Chat
 from ard.results import Result, Row
-from ard.sae import Encoding, TopKSAE
+from ard.sae import Encoding
 from ard.steering.experiment import NO_SAE, STEERED, Design, Dictionary, Experiment, Measured, Split
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
@@ -105,23 +105,23 @@ class MeasureSteering(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
         experiment = self._experiment(pl_module, data.layer)
-        is_sae = isinstance(pl_module.coder, TopKSAE)
+        is_baseline = pl_module.coder.is_baseline
         measured: dict[str, Measured] = {}
         rows: list[Row] = []
         for task in self.tasks:
             selection, split = self._splits(task)
             choice, chosen = experiment.choose(task, selection)
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
-            if is_sae:
-                found = experiment.measure(task, split, choice, others.values())
-            else:
+            if is_baseline:
                 found = experiment.measure_alone(task, split, choice)
+            else:
+                found = experiment.measure(task, split, choice, others.values())
             about = {"chosen": chosen, "num_clips": len(split.clips), **found.details}
             measured[task.name] = Measured(found.figures, about)
             rows += self._rows(task, found, data.layer, pl_module)
         judged = _judged(experiment.verdicts)
         details = {"tasks": {name: found.details for name, found in measured.items()}, **judged}
-        if is_sae:
+        if not is_baseline:
             details["note"] = note(self._choices(), measured, judged)
         seconds = time.monotonic() - started
         result = Result("steering", tuple(rows), self._choices(), self.seed, seconds, details)
