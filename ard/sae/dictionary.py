@@ -15,8 +15,8 @@ class Dictionary(nn.Module, ABC):
     """What retrieval, naming and steering need of a dictionary: :meth:`encode` to codes and :meth:`decode` back.
 
     A variant says these two and :meth:`pre_activations`; the rest has defaults that hold for an SAE. Its tensors are
-    parameters or buffers, and its settings plain attributes, so that answers under one dictionary are never taken for
-    those under another.
+    parameters or buffers, and its settings attributes that are numbers or words, so that answers under one dictionary
+    are never taken for those under another.
 
     Args:
         d_in: width of the residual stream.

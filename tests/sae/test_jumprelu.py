@@ -57,10 +57,8 @@ def test_sae_lens_opens_what_is_saved_and_computes_the_same(peers, tmp_path, pre
 def test_what_sae_lens_saved_is_loaded_as_what_it_is(peers, tmp_path, training, pre_bias):
     lens, tensors = peers.sae_lens, random_tensors()
     if training:
-        tensors["threshold"] = tensors["threshold"].abs() + 0.1  # which is trained as its logarithm
         theirs = lens.JumpReLUTrainingSAE(lens.JumpReLUTrainingSAEConfig(D_IN, D_SAE, apply_b_dec_to_input=pre_bias))
-        weights = {name: tensor for name, tensor in tensors.items() if name != "threshold"}
-        theirs.load_state_dict({**weights, "log_threshold": tensors["threshold"].log()})
+        theirs.load_state_dict(tensors)
         theirs.save_inference_model(tmp_path)
         theirs = lens.SAE.load_from_disk(tmp_path)
     else:
