@@ -20,7 +20,7 @@ from ard.cli import main
 from ard.presets import CONFIGS
 from ard.reports import Run
 from ard.results import Result, write_json
-from ard.sae import TopKSAE
+from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
 
@@ -187,6 +187,30 @@ def test_what_cannot_be_steered_is_said_in_one_line(run, refused, tmp_path):
     shutil.copytree(run / "layer-2" / "e2" / "sae", tmp_path / "layer-2" / "e2" / "sae")
     shutil.copy(run / "run.json", tmp_path)
     assert "holds no representatives.safetensors: run `ard test`" in refused(*five, "--run", tmp_path)
+
+
+def test_a_jumprelu_sae_goes_through_the_same_commands(run, tiny_clap, ask, refused, tmp_path):
+    sae = JumpReLUSAE(32, 96, generator=torch.Generator().manual_seed(0))
+    sae.threshold.data.uniform_(0.0, 0.5, generator=torch.Generator().manual_seed(1))
+    cell = run / "layer-2" / "e3"
+    sae.save_pretrained(cell / "sae")
+    facts = {"out": run, "cell": cell, "sae": cell / "sae", "clap": tiny_clap, "d_in": 32, "layer": 2}
+    given = [f"--run.{name}={value}" for name, value in facts.items()]
+    main(["test", "--config", str(CONFIGS / "demo" / "score.yaml"), *given])
+    (row,) = Result.load(cell / "monosemanticity.json").rows
+    assert (row.method, row.expansion) == ("AR&D", 3)
+    with torch.no_grad():
+        x = torch.cat([x.float() for _, xs in read_layer(run / "activations", 2).read() for x in xs])
+        activations = (x @ sae.W_enc) * (x @ sae.W_enc > sae.threshold)
+    largest = load_file(cell / "representatives.safetensors")["max_activation"]
+    torch.testing.assert_close(largest, activations.amax(dim=0))
+    feature = int(largest.argmax())
+    said, without, _, steered = ask("--expansion", 3, "--feature", feature, "--value", 1000)
+    assert said == f"feature {feature} (no name): 1000, maximum {largest[feature]:g}"
+    assert steered.removeprefix("with: ") != without.removeprefix("without: ")
+    assert "activations are 0 or more" in refused("--expansion", 3, "--feature", feature, "--value", -1)
+    main(["convert", str(cell / "sae"), str(tmp_path / "sae"), "--to", "saelens"])
+    assert torch.equal(JumpReLUSAE.from_pretrained(tmp_path / "sae").threshold, sae.threshold)
 
 
 def test_what_is_longer_than_the_window_is_said(steer_command, capsys):

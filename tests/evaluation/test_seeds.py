@@ -6,12 +6,11 @@ from safetensors.torch import save_file
 
 from ard.evaluation import compare_seeds
 from ard.evaluation.seeds import nearest_directions
-from ard.results import Result, Row
+from ard.results import Result
 from ard.sae import TopKSAE
 from ard.types import UserError
 
 D_IN, D_SAE = 64, 40
-AR_AND_D = Row("AR&D", 3, 8, {})
 
 
 def write_cell(folder, decoder):
@@ -42,7 +41,7 @@ def test_what_comes_back_in_all_other_runs_is_counted_and_chance_beside_it(tmp_p
     second, third = decoder(1), decoder(2)
     second[:30], third[10:] = own[:30].flip(0), own[10:] + 0.1 * decoder(3)[10:]
     cells = [write_cell(tmp_path / str(i), weights) for i, weights in enumerate((own, second, third))]
-    result = compare_seeds(cells, AR_AND_D)
+    result = compare_seeds(cells, 3)
     (row,) = Result.load(tmp_path / "0" / "seeds.json").rows
     assert row == result.rows[0]
     assert row.figures["come_back"].value == 20 / 40  # features 10 to 29 are in both
@@ -61,18 +60,18 @@ def test_names_come_back_whatever_their_direction(tmp_path):
         if cell is cells[2]:
             rows[1]["name"] = None
         pq.write_table(pa.Table.from_pylist(rows), cell / "concepts.parquet")
-    figure = compare_seeds(cells, AR_AND_D).rows[0].figures["name_comes_back"]
+    figure = compare_seeds(cells, 3).rows[0].figures["name_comes_back"]
     assert (figure.value, figure.n) == (pytest.approx(2 / 3), 3)  # both dogs, and rain is not in the third
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     first = write_cell(tmp_path / "a", decoder(0))
     with pytest.raises(UserError, match="1 run given, at least 2 are needed"):
-        compare_seeds([first], AR_AND_D)
+        compare_seeds([first], 3)
     with pytest.raises(UserError, match="a run is given twice: give each once"):
-        compare_seeds([first, first], AR_AND_D)
+        compare_seeds([first, first], 3)
     with pytest.raises(UserError, match=r"b' holds no scored SAE: run `ard table 4` with that --out and --seed first"):
-        compare_seeds([first, tmp_path / "b"], AR_AND_D)
+        compare_seeds([first, tmp_path / "b"], 3)
     narrow = write_cell(tmp_path / "c", torch.randn(D_SAE, 8))
     with pytest.raises(UserError, match=r"vectors of \[64, 8\] numbers: compare runs on one model"):
-        compare_seeds([first, narrow], AR_AND_D)
+        compare_seeds([first, narrow], 3)
