@@ -1,7 +1,7 @@
 import pytest
 
 from ard.evaluation.study import ChatRater, Judgement, Rater, rate_study
-from ard.naming import Chat
+from ard.naming import Chat, Reply
 
 
 class Parrot(Chat):
@@ -14,7 +14,7 @@ class Parrot(Chat):
     def _ask(self, prompts, keep):
         for key, prompt in prompts.items():
             self.asked.append(prompt)
-            keep(key, self.says["How well" in prompt])
+            keep(key, Reply(self.says["How well" in prompt]))
 
 
 def test_a_chat_is_a_rater_of_a_kind_of_its_own(store, tmp_path):
