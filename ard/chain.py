@@ -43,7 +43,7 @@ class Chain:
         self.out = Path(self.facts.out)
         wanted = {"preset": preset, **plain(self.facts)}
         path = self.out / "run.json"
-        if path.is_file() and json.loads(path.read_text()) != json.loads(json.dumps(wanted)):
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(wanted)):
             raise UserError(
                 f"{str(self.out)!r} holds another run (see its run.json): choose another --out, or delete it"
             )
@@ -145,7 +145,7 @@ class Chain:
             _say(f"{config}: layer {layer}, " + (f"expansion {expansion}" if expansion else "Poly. Feats."))
             resolved = self._lightning("test", config, self._cell_facts(layer, expansion))
             partial = done.with_suffix(".partial")
-            partial.write_text(resolved)
+            partial.write_text(resolved, encoding="utf-8")
             os.replace(partial, done)
 
     def score_study(self) -> None:

@@ -82,7 +82,7 @@ def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str
     resolved = _resolved(path, _merged(facts, changes))
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / path.name
-        file.write_text(resolved)
+        file.write_text(_ascii(resolved), encoding="utf-8")
         try:
             CLI([command, "--config", str(file), *options])
         finally:
@@ -134,9 +134,14 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
                 beside = path.parent / "run.yaml"
                 known = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
                 resolved = Path(scratch) / path.name
-                resolved.write_text(_resolved(path, _merged(known, facts)))
+                resolved.write_text(_ascii(_resolved(path, _merged(known, facts))), encoding="utf-8")
                 passed[index] = str(resolved)
         yield passed
+
+
+def _ascii(resolved: str) -> str:
+    """Return the same YAML in ASCII: Lightning's parser reads files in the encoding of the locale."""
+    return resolved if resolved.isascii() else yaml.safe_dump(yaml.safe_load(resolved), sort_keys=False)
 
 
 def _merged(facts: Any, changes: Any) -> DictConfig:

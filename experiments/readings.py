@@ -53,7 +53,7 @@ OTHERS = (
 def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tuple[float, float]]]:
     """Return F1 and mAP of every method under each reading."""
     run = Run.load(folder)
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     activations, evaluation = (str(folder / Path(facts[name]).name) for name in ("activations", "evaluation"))
     found: list[dict[str, tuple[float, float]]] = [{} for _ in others]
     with tempfile.TemporaryDirectory() as scratch:

@@ -61,7 +61,7 @@ def measured(number: int, run: Path) -> str:
     when = date.fromtimestamp(made.stat().st_mtime)
     about = Run.load(run)
     head = f"**Measured** on {when}, preset {about.preset}, seed {about.seed}, by {machine().rpartition(';')[0]}:"
-    parts = [head, "", made.read_text().strip(), ""]
+    parts = [head, "", made.read_text(encoding="utf-8").strip(), ""]
     if number == 1:
         parts += ["**Every other reading**, each with one thing changed (`python -m experiments.readings`):", ""]
         parts += [other_readings(run).strip(), ""]
@@ -73,10 +73,10 @@ def write(run: Path, readmes: Mapping[int, Path]) -> None:
     facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
     made = plan(facts, gpu="H100", utilisation=0.4, disk=run)
     for number, path in readmes.items():
-        text, mark, _ = path.read_text().partition(MARK)
+        text, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         if not mark:
             raise SystemExit(f"{path} has no line {MARK}")
-        path.write_text("\n".join([text + mark, "", cost(number, made), measured(number, run)]))
+        path.write_text("\n".join([text + mark, "", cost(number, made), measured(number, run)]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def serve(model, scratch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "transformers"), "serve", model, "--host", "127.0.0.1"]
-    log = (scratch / "serve.log").open("w")
+    log = (scratch / "serve.log").open("w", encoding="utf-8")
     process = subprocess.Popen(
         [*command, "--port", str(port), "--device", "cpu"],
         env={**os.environ, "PYTHONPATH": str(seen), "HF_HUB_OFFLINE": "1"},
@@ -74,7 +74,7 @@ def serve(model, scratch):
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
     process.kill()
-    raise RuntimeError((scratch / "serve.log").read_text()[-2000:])
+    raise RuntimeError((scratch / "serve.log").read_text(encoding="utf-8")[-2000:])
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
         device: where the models run.
     """
     about, store = Run.load(run), _store(run)
-    facts = json.loads((run / "run.json").read_text())
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     score_study(
         store,
         about.own_folder / "study.json",

@@ -227,7 +227,7 @@ def _above_chance(run: Run) -> tuple[int, float] | None:
 
 def _failures(run: Path) -> list[Mapping[str, str]]:
     path = run / "failures.json"
-    return json.loads(path.read_text())["failures"] if path.is_file() else []
+    return json.loads(path.read_text(encoding="utf-8"))["failures"] if path.is_file() else []
 
 
 def _choices(run: Run) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -36,7 +36,7 @@ class Run:
         if not path.is_file():
             raise UserError(f"'{folder}' holds no run.json: give the --out folder of `ard demo` or `ard run`")
         try:
-            saved = json.loads(path.read_text())
+            saved = json.loads(path.read_text(encoding="utf-8"))
             found: dict[str, Any] = {field.name: saved[field.name] for field in fields(cls) if field.name != "folder"}
             sets = {key: tuple(found.pop(key)) for key in ("layers", "expansions")}
             return cls(folder=folder, layers=sets["layers"], expansions=sets["expansions"], **found)

@@ -42,8 +42,8 @@ def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
                 path.with_suffix(suffix).unlink(missing_ok=True)
             continue
         write_json(path, {"table": table.number, "preset": table.preset, "rows": table.rows})
-        path.with_suffix(".md").write_text(markdown(table))
-        path.with_suffix(".tex").write_text(latex(table))
+        path.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
+        path.with_suffix(".tex").write_text(latex(table), encoding="utf-8")
     return tables
 
 

@@ -13,28 +13,34 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from ard.cli import main
 from ard.naming import EndpointChat, LLMNamer, Name
 from ard.naming.cleaning import LONGEST_LINE, LONGEST_NAME, MARKUP, clean_name
 from ard.reports import Run
+from ard.results import write_json
 from ard.types import UserError
 from experiments.torture.case import Case
 
 NUM_TEXTS = 2000
-PIECES = """Dog barking|dog|I’m sorry|None|assistant|Answer:|concept is|<think>|</think>|</thinking>|[THINK]|[/THINK]
-|<|channel|>analysis<|message|>|<|channel|>final<|message|>|assistantfinal|</s>|<|eot_id|>|<|im_start|>user|\\boxed{|}|{
-|{"concept": "|"}|```json|```|**|&lt;|&amp;|&nbsp;|&#8203;|\u200b|\u3164|\ufeff|\u0301|İ|ß|狗叫|。|\u2028|\x1b[0m|\x00|the|.
-|(|)|"|'|’|-|_|1.|*|#|[|]|<b>|</b>|<answer>|</answer>|:|,|!|$|~|^|\\text{|\\|/|sound of|, which|The captions|a|an""".replace(
-    "\n", ""
-).split("|")
+PIECES = r"""
+Dog barking Answer: None assistant I’m AI sorry concept is dog the of , which The captions a an such as sound
+<think> </think> </thinking> [THINK] [/THINK] <|channel|>analysis<|message|> <|channel|>final<|message|> assistantfinal
+</s> <|eot_id|> <|im_start|>user <start_of_turn>model [INST] [/INST] <answer> </answer> <b> </b> <x> </x>
+\boxed{ \text{ } { {"concept": "} ```json ``` ** &lt; &gt; &amp; &nbsp; &#8203; &#x27; İ ß 狗叫 。
+( ) " ' ’ - _ 1. * # [ ] : , ! $ ~ ^ \ / | . ; – 10
+"""
+SPACES = ["\n", "\u2028", " ", "\u200b", "\u3164", "\ufeff", "\u0301", "\x1b[0m", "\x00", "\ud800"]
 TEXTS = st.one_of(
     st.text(),
-    st.lists(st.one_of(st.sampled_from([*PIECES, "|", "\n", " "]), st.text(max_size=6)), max_size=14).map("".join),
-    st.lists(st.sampled_from([*PIECES, "|", "\n", " "]), max_size=14).map(" ".join),
+    st.lists(st.one_of(st.sampled_from([*PIECES.split(), *SPACES]), st.text(max_size=6)), max_size=14).map("".join),
+    st.lists(st.sampled_from([*PIECES.split(), *SPACES]), max_size=14).map(" ".join),
 )
 
 
@@ -56,7 +62,12 @@ def try_texts(num_texts: int) -> None:
     """Clean texts of markup, tokens, refusals and anything else, the same ones every time."""
     too_slow = [HealthCheck.too_slow]
     tried = settings(
-        max_examples=num_texts, deadline=None, database=None, derandomize=True, suppress_health_check=too_slow
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        max_examples=num_texts,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=too_slow,
     )
     tried(given(TEXTS)(holds_its_contract))()
 
@@ -79,7 +90,7 @@ def _server(answer: Answer) -> Iterator[tuple[str, list[Any]]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 asked.append(request)
@@ -93,7 +104,7 @@ def _server(answer: Answer) -> Iterator[tuple[str, list[Any]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1", asked
         server.shutdown()
 
@@ -127,15 +138,12 @@ def _stops(answer: tuple[int, dict[str, Any]], said: str, scratch: Path) -> str:
         count = number + 1
         return answer
 
-    try:
+    with pytest.raises(UserError, match=said):
         _name(scratch, counted, 2153)
-    except UserError as error:
-        assert said in str(error), error
-        assert count < 60, f"{count} requests"
-        kept = scratch / "answers.jsonl"
-        assert not kept.is_file(), kept.read_text(encoding="utf-8")
-        return f"stops after {count} requests: {said}"
-    raise AssertionError("it goes on")
+    assert count < 60, f"{count} requests"
+    kept = scratch / "answers.jsonl"
+    assert not kept.is_file(), kept.read_text(encoding="utf-8")
+    return f"stops after {count} requests: {said}"
 
 
 def _one_refused(scratch: Path) -> str:
@@ -145,7 +153,7 @@ def _one_refused(scratch: Path) -> str:
     assert "maximum context length" in str(unnamed.reason), unnamed
     again, num_again = _name(scratch, lambda _: _says("Rain"), 200)
     assert (num_asked, num_again) == (200, 0), (num_asked, num_again)
-    assert again == names
+    assert [(name.name, name.reason) for name in again] == [(name.name, name.reason) for name in names]
     return f"199 names, one without, asked once: {unnamed.reason}"
 
 
@@ -166,8 +174,6 @@ def _passing(answer: tuple[int, dict[str, Any]], scratch: Path) -> str:
 
 
 def _without_detection(scratch: Path) -> str:
-    from ard.cli import main
-
     run = _catalogue(scratch)
     main(["concepts", "--run", str(run)])
     main(["concepts", "--run", str(run), "--sort", "detection"])
@@ -176,21 +182,20 @@ def _without_detection(scratch: Path) -> str:
 
 def _catalogue(scratch: Path) -> Path:
     """Write a run with one concept, which was not put to any test."""
-    from ard.results import write_json
-
-    about = {"preset": "demo", "out": str(scratch), "layer": 2, "expansion": 4, "layers": [2], "expansions": [4]}
+    about = {"preset": "demo", "seed": 0, "model": "m", "data": "d", "p": 2, "num_selected": 1}
+    about |= {"layer": 2, "expansion": 4, "layers": [2], "expansions": [4]}
     write_json(scratch / "run.json", about)
     cell = Run.load(scratch).sae_folder(2, 4)
     cell.mkdir(parents=True)
     concept = {"feature": 1, "name": "Vögel — 狗叫", "m": 0.5, "n_active": 3, "clap": 0.25, "captions": ["a bird"]}
-    pq.write_table(pq.pa.Table.from_pylist([concept]), cell / "concepts.parquet")
+    pq.write_table(pa.Table.from_pylist([concept]), cell / "concepts.parquet")
     return scratch
 
 
 def _other_locale(locale: dict[str, str], scratch: Path) -> str:
     run = _catalogue(scratch)
     command = [sys.executable, "-m", "ard", "concepts", "--run", str(run)]
-    environment = {**os.environ, **locale, "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "", **locale}
     ended = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stderr.decode(errors="replace")[-300:]
     (line,) = [line for line in ended.stdout.splitlines() if b"0.50" in line]

@@ -115,7 +115,7 @@ def test_what_does_not_pass_is_one_line_without_the_key_and_keeps_what_came(misb
     assert server.base_url in said
     assert "\n" not in said
     assert raised.value.__cause__ is raised.value.__context__ is None
-    kept = (tmp_path / "answers.jsonl").read_text()
+    kept = (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
     assert kept.count("\n") == 2
     for text in (said, kept, caplog.text, repr(raised.value)):
         assert SECRET not in text
@@ -140,7 +140,7 @@ def test_an_endpoint_that_wants_a_key_says_where_to_put_it(misbehave, chat, monk
 
 def test_an_answer_that_repeats_the_key_is_kept_without_it(misbehave, chat, tmp_path):
     assert chat(misbehave(then="echo").base_url)(["hello"]) == [Reply("you sent Bearer [key]")]
-    assert SECRET not in (tmp_path / "answers.jsonl").read_text()
+    assert SECRET not in (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_word_in_place_of_a_key_is_not_looked_for_in_answers(misbehave, chat, monkeypatch):

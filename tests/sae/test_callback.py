@@ -28,7 +28,7 @@ def encode(callback, sae="poly"):
     batch = ProbeBatch(x, torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1]), [{}, {}])
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
     trainer.test(Encoding(str(sae), 128), DataLoader([batch], batch_size=None), verbose=False)
-    return json.loads(callback.out.read_text())
+    return json.loads(callback.out.read_text(encoding="utf-8"))
 
 
 def test_norms_are_written_by_position(tmp_path):

@@ -87,7 +87,7 @@ def test_a_broken_server_gives_no_verdict_and_what_came_is_kept(misbehave, judge
         return
     with pytest.raises(UserError, match=re.escape(server.base_url)):
         judge(server.base_url)(EMOTION, answers, "happy")
-    assert (tmp_path / "verdicts.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "verdicts.jsonl").read_text(encoding="utf-8").count("\n") == 2
     healthy = misbehave(then="say:Rating: 1")
     assert judge(healthy.base_url)(EMOTION, answers, "happy") == [True, False, True, True, True]
     assert len(healthy.asked) == 3

@@ -57,7 +57,7 @@ def test_agreement_is_the_packages_and_said(answered, tiny_clap, tmp_path):
         in (result.details["note"])
     )
     assert "bertscore" not in result.rows[0].figures
-    saved = json.loads((tmp_path / "study.json").read_text())
+    saved = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert saved["choices"]["interval"] == "bootstrap over concepts"
     assert Result.load(tmp_path / "study.json").rows[0].figures["expert_score"].spread > 0
 
