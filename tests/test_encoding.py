@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ard.cli import main
+from ard.presets import resolved_arguments
 from experiments.torture.names import CASES
 
 METHODS = {"read_text", "write_text", "open"}
@@ -61,3 +63,11 @@ def test_a_terminal_of_another_encoding_shows_what_it_can(tmp_path, monkeypatch,
     assert "Vögel" in shown.buffer.getvalue().decode(encoding) or encoding == "ascii"
     assert b"0.50" in shown.buffer.getvalue()
     assert rb"ard: '\u72d7\u53eb' holds no run.json" in said.buffer.getvalue()
+
+
+def test_a_configuration_is_handed_on_in_ascii_and_says_the_same(tmp_path):
+    (tmp_path / "run.yaml").write_text("bird: Vögel\nrate: 1.0e-05\n", encoding="utf-8")
+    (tmp_path / "test.yaml").write_text("a: ${run.bird}\nb: ${run.rate}\nc: '1e-5'\nd: null\n", encoding="utf-8")
+    with resolved_arguments(["test", "--config", str(tmp_path / "test.yaml")]) as passed:
+        content = Path(passed[2]).read_text(encoding="ascii")
+    assert yaml.safe_load(content) == {"a": "Vögel", "b": 1e-5, "c": "1e-5", "d": None}

@@ -83,6 +83,19 @@ def test_a_clip_travels_as_wav_and_is_captioned_once(misbehave, tmp_path, monkey
     np.testing.assert_allclose(waveform, clips[0].waveform, atol=1e-4)
 
 
+def test_a_clip_that_is_refused_has_no_caption_and_captions_have_no_tokens(tmp_path, monkeypatch, misbehave):
+    clips = [Clip(f"c{n}", np.full(80, n / 9, dtype=np.float32), 8000, "d") for n in range(3)]
+    monkeypatch.setattr("ard.naming.captions.read_clips", lambda _: iter(clips))
+    server = misbehave("say:A dog.<|im_end|>", "400", then="say:<think>Hm.</think>Rain.")
+    chat = EndpointChat(server.base_url, "ears", concurrency=1, cache=tmp_path / "answers.jsonl")
+    captions = caption_clips(
+        ["c0", "c1", "c2"], tmp_path, tmp_path / "captions.parquet", "ears", lambda: chat_captioner(chat), 2
+    )
+    assert captions == {"c0": "A dog.", "c2": "Rain."}
+    local = caption_clips(["c1"], tmp_path, tmp_path / "local.parquet", "m", lambda: lambda _: ["Bells</s>"], 2)
+    assert local == {"c1": "Bells"}
+
+
 def test_a_served_audiollm_captions_as_it_does_in_process(tmp_path):
     clips = list(SyntheticCorpus("probe", 3))
     process, base_url = serve(source(EMBEDDED), tmp_path)

@@ -93,6 +93,11 @@ def test_a_broken_server_gives_no_verdict_and_what_came_is_kept(misbehave, judge
     assert len(healthy.asked) == 3
 
 
+def test_an_answer_whose_judgement_is_refused_has_no_verdict(misbehave, judge):
+    server = misbehave("say:Rating: 1", "400", then="say:<think>Rating: 0</think>Rating: 1")
+    assert judge(server.base_url)(EMOTION, ["glad", "sad", "hm"], "happy") == [True, None, True]
+
+
 def test_a_judge_that_is_not_there_is_missed_before_the_work(judge):
     with pytest.raises(UserError, match=r"cannot be reached .*vllm serve a-model"):
         judge("http://127.0.0.1:9/v1").check()

@@ -53,6 +53,16 @@ def test_what_is_no_digit_from_0_to_5_becomes_no_rating(store, tmp_path, answer)
     assert {(a.label, a.rating, a.unanswered) for a in store.answers()} == {(None, None, "unreadable")}
 
 
+def test_a_question_that_is_not_answered_has_no_rating(store, tmp_path):
+    class Mute(Chat):
+        def _ask(self, prompts, keep):
+            for key in prompts:
+                keep(key, Reply(None, "the prompt is refused: too long", lasts=True))
+
+    (judged,) = ChatRater(Mute("mute", tmp_path / "answers.jsonl", 16))(store.concepts[:1])
+    assert judged == Judgement(unanswered="unreadable")
+
+
 @pytest.mark.parametrize(("label", "rating"), [("CANNOT", "4"), ("a dog", "Cannot.")])
 def test_it_may_say_that_it_cannot_tell(store, tmp_path, label, rating):
     assert ChatRater(Parrot(tmp_path, label, rating))(store.concepts[:1]) == [Judgement(unanswered="cannot tell")]
