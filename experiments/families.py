@@ -92,9 +92,11 @@ def main() -> None:
         junit = Path(folder) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-q", TESTS, "--junitxml", str(junit)]
         run = subprocess.run(command, check=False)
-        found = table(junit.read_text())
+        found = table(junit.read_text(encoding="utf-8"))
     properties = "\n".join(f"- {name}: {meaning}" for name, meaning in PROPERTIES.items())
-    args.out.write_text(PAGE.format(tests=TESTS, version=version("transformers"), properties=properties, table=found))
+    args.out.write_text(
+        PAGE.format(tests=TESTS, version=version("transformers"), properties=properties, table=found), encoding="utf-8"
+    )
     sys.exit(run.returncode)
 
 

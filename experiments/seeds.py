@@ -13,14 +13,14 @@ Key = tuple[int, str, str, str]  # table, method, where, metric
 def figures(run: Path) -> Iterator[tuple[Key, float]]:
     """Yield every figure of a run's tables, the share of labels found, and the mean m of the selected features."""
     for path in sorted((run / "tables").glob("table*.json")):
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text(encoding="utf-8"))
         for row in table["rows"]:
             for metric, figure in row.items():
                 if metric != "paper" and isinstance(figure, Mapping):
                     yield (table["table"], row["method"], _where(row), metric), figure["value"]
     for evaluation, metric in (("label_auroc", "share_found"), ("monosemanticity", "mean_ms")):  # in no table
         for path in sorted(run.glob(f"layer-*/*/{evaluation}.json")):
-            (row,) = json.loads(path.read_text())["rows"]
+            (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
             yield (0, row["method"], _where(row), metric), row["figures"][metric]["value"]
 
 

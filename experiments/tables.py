@@ -49,7 +49,7 @@ def measured(number: Goal, run: Path) -> str:
     when = date.fromtimestamp(made.stat().st_mtime)
     about = Run.load(run)
     head = f"**Measured** on {when}, preset {about.preset}, seed {about.seed}, by {machine().rpartition(';')[0]}:"
-    parts = [head, "", made.read_text().strip(), ""]
+    parts = [head, "", made.read_text(encoding="utf-8").strip(), ""]
     if number == 1:
         parts += ["**Every other reading**, each with one thing changed (`python -m experiments.readings`):", ""]
         parts += [other_readings(run).strip(), ""]
@@ -59,7 +59,7 @@ def measured(number: Goal, run: Path) -> str:
 def write(run: Path, readmes: Mapping[Goal, Path]) -> None:
     """Write what belongs under the mark of each README."""
     for number, path in readmes.items():
-        text, mark, _ = path.read_text().partition(MARK)
+        text, mark, _ = path.read_text(encoding="utf-8").partition(MARK)
         if not mark:
             raise SystemExit(f"{path} has no line {MARK}")
         path.write_text("\n".join([text + mark, "", cost(number), measured(number, run)]))

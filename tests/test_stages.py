@@ -86,7 +86,7 @@ def test_table_1_has_every_method_with_intervals(run):
 
 def test_table_1_says_what_the_other_reading_of_map_gives(run):
     main(["report", "--run", str(run)])
-    said = (run / "tables" / "table1.md").read_text()
+    said = (run / "tables" / "table1.md").read_text(encoding="utf-8")
     assert said.count("rewards many predictions: Poly. Feats.") == 1
 
 
@@ -109,7 +109,7 @@ def test_table_3_has_the_papers_shifts_and_controls(run):
 
 
 def test_both_dictionaries_share_the_answers_of_the_unsteered_model(run):
-    keys = [json.loads(line)["key"] for line in (run / "answers.jsonl").read_text().splitlines()]
+    keys = [json.loads(line)["key"] for line in (run / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(keys) == len(set(keys)) > 2 * 24
     details = Result.load(run / "layer-2" / "e2" / "steering.json").details
     assert set(details["tasks"]) == {"neutral to happy", "sad to happy", "happy to angry", "female to male"}
@@ -219,7 +219,7 @@ def test_what_is_longer_than_the_window_is_said(steer_command, capsys):
 
 
 def test_labels_and_concepts_are_written(run):
-    found = json.loads((run / "layer-2" / "e2" / "label_auroc.json").read_text())
+    found = json.loads((run / "layer-2" / "e2" / "label_auroc.json").read_text(encoding="utf-8"))
     measured = set(found["details"]["per_label"]) | set(found["details"]["not_measured"])
     assert {"man speaking", "woman speaking"} & measured
     assert all(0 <= label["auroc"] <= 1 for label in found["details"]["per_label"].values())
@@ -244,7 +244,7 @@ def test_names_are_compared_with_the_labels_their_clips_share(run):
 
 def test_table_2_has_the_corpus_labels_in_the_raters_place_and_no_rating(run):
     main(["report", "--run", str(run)])
-    rows = json.loads((run / "tables" / "table2.json").read_text())["rows"]
+    rows = json.loads((run / "tables" / "table2.json").read_text(encoding="utf-8"))["rows"]
     assert [row["method"] for row in rows][:2] == [
         "Poly. Feats., true labels as raters",
         "AR&D, true labels as raters",
@@ -259,19 +259,19 @@ def test_table_2_has_the_corpus_labels_in_the_raters_place_and_no_rating(run):
 
 
 def test_what_the_sae_loses_is_measured(run):
-    norms = json.loads((run / "layer-2" / "e2" / "input_norms.json").read_text())
+    norms = json.loads((run / "layer-2" / "e2" / "input_norms.json").read_text(encoding="utf-8"))
     assert len(norms["mean"]) == len(norms["largest"])
-    recovered = json.loads((run / "layer-2" / "e2" / "loss_recovered.json").read_text())
+    recovered = json.loads((run / "layer-2" / "e2" / "loss_recovered.json").read_text(encoding="utf-8"))
     assert recovered["num_clips"] == 12
     assert min(recovered["original"], recovered["replaced"], recovered["zeroed"]) > 0
 
 
 def scored(run, clap, folder, retrieve=(), score=()):
     """Score the SAE of a run with other settings of the two callbacks, into a cell of its own."""
-    config = yaml.safe_load((CONFIGS / "demo" / "score.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / "demo" / "score.yaml").read_text(encoding="utf-8"))
     for callback, settings in zip(config["trainer"]["callbacks"], (retrieve, score), strict=True):
         callback["init_args"] |= dict(settings)
-    (folder / "score.yaml").write_text(yaml.safe_dump(config))
+    (folder / "score.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     shutil.copy(CONFIGS / "demo" / "run.yaml", folder)
     facts = {"out": run, "cell": folder / "cell", "sae": run / "layer-2" / "e2" / "sae", "clap": clap}
     facts |= {"d_in": 32, "layer": 2, "expansion": 2}

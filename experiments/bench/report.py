@@ -57,13 +57,15 @@ def keep(name: str, title: str, lines: Sequence[Line]) -> str:
     The plots of a benchmark are the PNG files in ``docs`` whose names begin with its own.
     """
     path = FOLDER / "bench.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known[name] = {"title": title, "machine": machine(), "lines": [line._asdict() for line in lines]}
-    path.write_text(json.dumps(known, indent=2) + "\n")
+    path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     tables = {key: _table(saved) for key, saved in sorted(known.items())}
     head = "# Benchmarks\n\nMade by `make bench`; each table is one run, and its ratios are within that run.\n"
     shown = {key: [f"![{key}]({plot.name})\n" for plot in sorted(FOLDER.glob(f"{key}_*.png"))] for key in tables}
-    (FOLDER / "bench.md").write_text("\n".join([head, *("\n".join([tables[key], *shown[key]]) for key in tables)]))
+    (FOLDER / "bench.md").write_text(
+        "\n".join([head, *("\n".join([tables[key], *shown[key]]) for key in tables)]), encoding="utf-8"
+    )
     return tables[name]
 
 
@@ -77,4 +79,4 @@ def _number(value: float) -> str:
 
 
 def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []

@@ -127,7 +127,7 @@ def many_features() -> Scored:
 def _peak_bytes() -> int:
     """Return the peak of this process; on Linux not by getrusage, which begins with the peak of the parent."""
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8")) if status.is_file() else None
     return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

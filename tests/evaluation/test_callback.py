@@ -75,7 +75,7 @@ def test_concepts_without_names_predict_nothing_and_are_counted(tmp_path):
 def test_clips_without_a_prediction_and_one_label_for_all_are_defined(tmp_path):
     found = matched(tmp_path, scores=scored(labels=LABELS[:1]))
     assert all(math.isfinite(figure) for figures in found.values() for figure in figures.values())
-    details = json.loads((tmp_path / "matching.json").read_text())["details"]
+    details = json.loads((tmp_path / "matching.json").read_text(encoding="utf-8"))["details"]
     assert details["num_labels"] == 1
     assert details["num_clips_without_prediction"]["AR&D"] >= 1  # the silent one
 

@@ -118,7 +118,12 @@ def test_without_a_name_there_is_nothing_to_detect(stage):
     write_parquet(rows, stage.folder / "names.parquet")
     result, _ = stage.run(True)
     assert [row.figures["auroc"].n for row in result.rows] == [0, 0]
-    assert json.loads((stage.folder / "detection.json").read_text())["rows"][0]["figures"]["auroc"]["value"] is None
+    assert (
+        json.loads((stage.folder / "detection.json").read_text(encoding="utf-8"))["rows"][0]["figures"]["auroc"][
+            "value"
+        ]
+        is None
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

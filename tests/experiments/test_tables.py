@@ -23,7 +23,7 @@ def planned():
 
 @pytest.mark.parametrize("number", READMES)
 def test_a_readme_has_claim_command_cost_and_figures(number):
-    text = READMES[number].read_text()
+    text = READMES[number].read_text(encoding="utf-8")
     for part in ("**Claim of the paper.**", f"make table{number}", "**What is not comparable.**", "**Measured** on 2"):
         assert part in text
     _, below = text.split(tables.MARK)
@@ -55,6 +55,6 @@ def test_what_stands_above_the_mark_stays(tmp_path, planned, monkeypatch):
     copies = {number: shutil.copy(path, tmp_path / f"{number}.md") for number, path in READMES.items()}
     tables.write(tmp_path, copies)
     for number, path in copies.items():
-        above, below = path.read_text().split(tables.MARK)
-        assert above == READMES[number].read_text().split(tables.MARK)[0]
+        above, below = path.read_text(encoding="utf-8").split(tables.MARK)
+        assert above == READMES[number].read_text(encoding="utf-8").split(tables.MARK)[0]
         assert below.endswith(f"figures of {tmp_path.name}, table {number}\n")

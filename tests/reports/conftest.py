@@ -118,7 +118,7 @@ def write_concepts(run, rows):
 def write_about(run, **changes):
     about = {"preset": "demo", "seed": 3, "model": "tiny <model>", "data": "Simulated clips & nothing else."}
     about |= {"layers": [1, 2, 3], "expansions": [4, 8, 16], "layer": 3, "expansion": 8, "p": 2, "num_selected": 2}
-    (run / "run.json").write_text(json.dumps(about | changes))
+    (run / "run.json").write_text(json.dumps(about | changes), encoding="utf-8")
 
 
 @pytest.fixture
@@ -132,5 +132,5 @@ def run(tmp_path) -> Path:
         [concept(5, 1.5, NASTY), concept(7, 9.25, NASTY, name="dog & <bark>"), concept(9, math.nan, NASTY, name=None)],
     )
     failure = {"id": "broken <1>.wav", "stage": "audio", "reason": "empty & silent"}
-    (tmp_path / "failures.json").write_text(json.dumps({"failures": [failure]}))
+    (tmp_path / "failures.json").write_text(json.dumps({"failures": [failure]}), encoding="utf-8")
     return tmp_path

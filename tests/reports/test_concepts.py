@@ -1,5 +1,6 @@
 import math
 
+import pyarrow.parquet as pq
 import pytest
 
 from ard.cli import main
@@ -61,3 +62,11 @@ def test_a_feature_is_found_by_the_words_of_its_name():
 def test_a_dictionary_without_names_has_none(run):
     assert concept_names(Run.load(run), 3, 8) == {7: "dog & <bark>", 5: "name 5"}
     assert concept_names(Run.load(run), 3, None) == {}
+
+
+def test_a_catalogue_without_detection_shows_what_there_is(catalogue, capsys):
+    path = Run.load(catalogue).sae_folder(3, 8) / "concepts.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["detection"]), path)
+    for sort in ("m", "detection"):
+        main(["concepts", "--run", str(catalogue), "--sort", sort])
+        assert "dog" in capsys.readouterr().out

@@ -80,7 +80,7 @@ def steering(cell, tiny_audiollm, tiny_clap, tmp_path):
 
 
 def keys(path):
-    return [json.loads(line)["key"] for line in path.read_text().splitlines()]
+    return [json.loads(line)["key"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell):
@@ -146,7 +146,7 @@ def test_a_stopped_run_asks_neither_model_nor_judge_twice_and_ends_the_same(misb
 
 def _generated(folder):
     """The lines of answers, without the log-likelihoods, which are pairs of numbers."""
-    lines = (folder / "answers.jsonl").read_text().splitlines()
+    lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if not re.fullmatch(r"\[-?[\d.e-]+, \d+\]", json.loads(line)["answer"])]
 
 
