@@ -209,7 +209,7 @@ def measures(run: Mapping[str, Any]) -> str:
         [
             pivot(cells, "Measure"),
             f"Labels that no name of AR&D states: {missing}.",
-            f"Names of AR&D that state no label of most of their clips: {stated['num_wrong']} of {stated['num_named']}.",
+            f"Names of AR&D with no label of most of their clips: {stated['num_wrong']} of {stated['num_named']}.",
         ]
     )
 
