@@ -47,9 +47,9 @@ class Entry(NamedTuple):
     method: str
     where: str
     metric: str
-    value: float
-    low: float
-    high: float
+    value: float | None  # None where there was nothing to measure it on, as of the next two
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -164,7 +164,7 @@ def summary(kept: Mapping[str, Any]) -> str:
         theirs = paper.TABLE1.get((method, paper.LAYER), {})
         cells = ((_figure(by_metric.get(metric)), paper_text(theirs.get(metric))) for metric in heads)
         rows.append([method, *(cell for pair in cells for cell in pair)])
-    return f"{grid(rows)}\n\n{_from(run)}; 95 % intervals."
+    return f"{grid(rows)}\n\n{_from(run).capitalize()}; 95 % intervals."
 
 
 def provenance(kept: Mapping[str, Any]) -> str:
@@ -180,7 +180,7 @@ def provenance(kept: Mapping[str, Any]) -> str:
 
 def _from(run: Mapping[str, Any]) -> str:
     commit = f", commit {run['git_commit'][:7]}" if run["git_commit"] else ""
-    return f"`make {run['preset']}`, seed {run['seed']}, {run['date']}, version {run['version']}{commit}"
+    return f"preset {run['preset']}, seed {run['seed']}, {run['date']}, version {run['version']}{commit}"
 
 
 def _notes(lines: Sequence[str]) -> list[str]:
@@ -220,7 +220,7 @@ def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
         return f"Only seed {runs[0]['seed']} has been run."
     by_key: dict[tuple[int, str, str, str], list[str]] = {}
     for entry in (entry for run in runs for entry in entries(run)):
-        by_key.setdefault(entry[:4], []).append(f"{entry.value:.2f}")
+        by_key.setdefault(entry[:4], []).append(_number(entry.value))
     cells: dict[int, dict[tuple[str, str], str]] = {number: {} for number in (1, 3, 4, 0)}
     words = {metric: text for metrics in MEASURES.values() for metric, text in metrics.items()}
     own = f"l = {runs[0]['layer']}"
@@ -282,8 +282,12 @@ def features(runs: Sequence[Mapping[str, Any]]) -> str:
     return grid(rows)
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def _figure(entry: Entry | None) -> str:
-    return "–" if entry is None else f"{entry.value:.2f} [{entry.low:.2f}, {entry.high:.2f}]"
+    return "–" if entry is None else f"{_number(entry.value)} [{_number(entry.low)}, {_number(entry.high)}]"
 
 
 def pivot(cells: Mapping[tuple[str, str], str], corner: str) -> str:

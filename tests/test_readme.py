@@ -41,7 +41,7 @@ CONSTANTS = {
     "95 %": "the intervals",
     "2602.22253": "arXiv",
 }
-"""Every decimal figure and percentage of the pages that is in no generated block and that the paper does not print."""
+"""Every decimal figure and percentage that stands outside the generated blocks, but for those that the paper prints."""
 
 
 def text(page):
@@ -208,12 +208,14 @@ def test_the_page_of_families_has_the_words_of_its_template():
 
 @pytest.mark.parametrize("page", HAND_WRITTEN, ids=names(HAND_WRITTEN))
 def test_no_figure_is_typed_by_hand(page):
-    printed = [*paper.TABLE1.values(), *paper.TABLE2.values(), *paper.TABLE3.values(), *paper.TABLE4.values()]
-    of_paper = {f"{figure.value:.2f}" for row in printed for figure in row.values()}
+    allowed = set(CONSTANTS)
+    if page.parent.name.startswith("table"):
+        printed = [*paper.TABLE1.values(), *paper.TABLE2.values(), *paper.TABLE3.values(), *paper.TABLE4.values()]
+        of_paper = {f"{figure.value:.2f}" for row in printed for figure in row.values()}
+        allowed |= of_paper | {figure.removeprefix("0") for figure in of_paper}
     prose = results.BLOCK.sub("", text(page))
     prose = re.sub(r"^```.*?^```|`[^`]*`|\]\([^)]*\)", "", prose, flags=re.DOTALL | re.MULTILINE)
-    for figure in re.findall(r"\d+ %|\d*\.\d+", prose):
-        assert figure in CONSTANTS or figure.zfill(3) in of_paper or f"0{figure}" in of_paper, figure
+    assert set(re.findall(r"\d+ %|\d*\.\d+", prose)) <= allowed
 
 
 def value(seed, *key):
@@ -235,7 +237,7 @@ def reading(words, method):
 
 
 CLAIMS = {
-    "`Mean Act.`, which ranks clips by mean activation alone, comes close to AR&D here": lambda: (
+    "`Mean Act.` (mean activation alone) comes close to AR&D here": lambda: (
         abs(value(0, 1, "Mean Act.", OWN_CELL, "f1") - value(0, 1, "AR&D", OWN_CELL, "f1")) < 0.05
     ),
     "On seed 1 raw coordinates turn more answers on Neutral → Happy": lambda: (

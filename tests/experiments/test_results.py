@@ -45,6 +45,12 @@ def test_a_new_row_of_table_1_comes_into_the_summary_and_the_seeds_by_itself():
     assert "| New | – | – | – | 0.10 0.20 | – |" in results.seeds(kept["runs"]).splitlines()
 
 
+def test_a_figure_without_a_value_is_a_dash():
+    kept = deepcopy(KEPT)
+    kept["runs"][0]["figures"].append([1, "New", "l = 3, e = 8", "f1", None, None, None, 0])
+    assert "| New | – [–, –] | – | – | – | – | – |" in results.summary(kept).splitlines()
+
+
 def test_one_run_has_no_other_seeds():
     assert results.seeds(KEPT["runs"][:1]) == "Only seed 0 has been run."
 
