@@ -38,7 +38,7 @@ def figures(run: Path) -> Iterator[tuple[Key, Mapping[str, Any]]]:
     for evaluation, metrics in MEASURES.items():
         for result in about.results(evaluation, [about.layer], [about.expansion]):
             for row in result.rows:
-                for metric in metrics.keys() & row.figures.keys():
+                for metric in (metric for metric in metrics if metric in row.figures):
                     where = _where({"layer": row.layer, "expansion": row.expansion})
                     yield (0, row.method, where, metric), vars(row.figures[metric])
 
