@@ -103,7 +103,7 @@ class Scored(NamedTuple):
 
     seconds: float
     peak_bytes: int  # beyond the embeddings and the lists
-    chance_seconds: float  # of the shuffles that they are held against
+    chance_seconds: float  # of the shuffled clips that give chance
 
 
 def many_features() -> Scored:
@@ -151,6 +151,9 @@ def main() -> list[Line]:
         Line("monosemanticity", scored.seconds, "s", f"{PAPER_FEATURES} features, {NUM_EMBEDDINGS:,} x {D_CLAP}"),
         Line("memory of it", scored.peak_bytes / 1e6, "MB", "beyond the embeddings"),
         Line(
-            "shuffles that it is held against", scored.chance_seconds, "s", f"{NUM_NULL_DRAWS:,}, once for all features"
+            "the shuffled clips that give chance",
+            scored.chance_seconds,
+            "s",
+            f"{NUM_NULL_DRAWS:,}, once for all features",
         ),
     ]
