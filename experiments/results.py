@@ -20,6 +20,7 @@ from ard.reports import build_tables, paper
 from ard.reports.table import markdown, paper_text
 from ard.results import Result, replacing, write_json
 from ard.run import Run
+from ard.steps import Goal
 from experiments.bench.report import machine
 from experiments.named_features import found_features
 from experiments.readings import METHODS, OTHERS, measure, render
@@ -136,11 +137,11 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "shifts": shifts(kept["runs"]),
         "features": features(kept["runs"]),
     }
-    of_paper = planned()
-    for number in (1, 2, 3, 4):
+    numbers: tuple[Goal, ...] = (1, 2, 3, 4)
+    for number in numbers:
         made[f"table {number}"] = table(kept, number)
         made[f"paper {number}"] = printed(number)
-        made[f"cost {number}"] = cost(number, of_paper)
+        made[f"cost {number}"] = cost(number)
     return made
 
 

@@ -1,6 +1,5 @@
 """The paper's four tables: what it prints, and what its setting costs by `ard plan`."""
 
-
 from pathlib import Path
 
 from ard.plan import plan

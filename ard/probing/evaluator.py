@@ -243,8 +243,8 @@ def _cell(trainer: Trainer, module: LightningModule) -> Cell:
 
 def _of(cell: Cell, dictionary: Dictionary) -> Cell:
     """Return the cell with what its dictionary says of itself."""
-    about = {"expansion": dictionary.expansion, "method": dictionary.method, "is_baseline": dictionary.is_baseline}
-    return replace(cell, **about)
+    expansion, method, is_baseline = dictionary.expansion, dictionary.method, dictionary.is_baseline
+    return replace(cell, expansion=expansion, method=method, is_baseline=is_baseline)
 
 
 def _name(evaluator: Evaluator) -> str:

@@ -13,8 +13,6 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -185,10 +183,9 @@ def _catalogue(scratch: Path) -> Path:
     about = {"preset": "demo", "seed": 0, "model": "m", "data": "d", "p": 2, "num_selected": 1}
     about |= {"layer": 2, "expansion": 4, "layers": [2], "expansions": [4]}
     write_json(scratch / "run.json", about)
-    cell = Run.load(scratch).sae_folder(2, 4)
-    cell.mkdir(parents=True)
+    cell = Run.load(scratch).cell(2, 4)
     concept = {"feature": 1, "name": "Vögel — 狗叫", "m": 0.5, "n_active": 3, "clap": 0.25, "captions": ["a bird"]}
-    pq.write_table(pa.Table.from_pylist([concept]), cell / "concepts.parquet")
+    cell.save_rows("concepts", [concept])
     return scratch
 
 
