@@ -20,7 +20,7 @@ from ard.reports import build_tables, paper
 from ard.reports.table import markdown, paper_text
 from ard.results import Result, replacing, write_json
 from ard.run import Run
-from ard.steps import Goal
+from ard.steps import TableNumber
 from experiments.bench.report import machine
 from experiments.named_features import found_features
 from experiments.readings import METHODS, OTHERS, measure, render
@@ -137,7 +137,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "shifts": shifts(kept["runs"]),
         "features": features(kept["runs"]),
     }
-    numbers: tuple[Goal, ...] = (1, 2, 3, 4)
+    numbers: tuple[TableNumber, ...] = (1, 2, 3, 4)
     for number in numbers:
         made[f"table {number}"] = table(kept, number)
         made[f"paper {number}"] = printed(number)

@@ -6,10 +6,10 @@ from ard.plan import plan
 from ard.presets import preset_files
 from ard.reports import paper
 from ard.reports.table import paper_text
-from ard.steps import Goal
+from ard.steps import TableNumber
 
 
-def cost(number: Goal) -> str:
+def cost(number: TableNumber) -> str:
     """Say what a table of the paper's setting costs alone, as a Markdown table and a line for the whole."""
     facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
     made = plan(facts, [number], gpu="H100", utilisation=0.4, disk=Path())
