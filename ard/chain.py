@@ -2,13 +2,14 @@
 
 import json
 import logging
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 from rich.progress import track
 
@@ -16,7 +17,7 @@ from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.evaluation import MatchReading
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
-from ard.reports import log_tables, render_table, write_report, write_tables
+from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.sae import PLACEHOLDER, is_whole
 from ard.study import FILE, Store, score_study
@@ -221,3 +222,38 @@ def say_failures(failures: list[Failure], most: int = 20) -> None:
         console.print("  and more; in all:", highlight=False)
         for reason, count in Counter(failure.reason for failure in failures).most_common(most):
             console.print(f"  {count} x {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def log_tables(logger: Logger, tables: Iterable[Table]) -> None:
+    """Log tables through a Lightning logger: as tables to W&B, as one metric a figure to any other."""
+    measured = [table for table in tables if table.rows]
+    if not isinstance(logger, WandbLogger):
+        logger.log_metrics(
+            dict(pair for table in measured for row in table.rows for pair in _metrics(table.number, row))
+        )
+        return
+    for table in measured:
+        flat = [_flat(row) for row in table.rows]
+        columns = list(dict.fromkeys(key for row in flat for key in row))
+        logger.log_table(f"table{table.number}", columns, [[row.get(key) for key in columns] for row in flat])
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in row.items():
+        if key == "paper":
+            flat |= {f"paper_{metric}": f["value"] for metric, f in item.items() if isinstance(f, Mapping)}
+        elif isinstance(item, Mapping):
+            flat |= {key if part == "value" else f"{key}_{part}": number for part, number in item.items()}
+        else:
+            flat[key] = item
+    return flat
+
+
+def _metrics(number: int, row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    where = [row["method"], f"l{row['layer']}", *([f"e{row['expansion']}"] if row["expansion"] is not None else [])]
+    if "source" in row:
+        where.append(f"{row['source']}-{row['target']}")
+    for key, item in row.items():
+        if isinstance(item, Mapping) and key != "paper" and math.isfinite(item["value"]):
+            yield "/".join([f"table{number}", *where, key]), item["value"]

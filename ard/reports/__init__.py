@@ -7,7 +7,7 @@ from ard.reports.concepts import Order, concept_names, find_concepts, find_featu
 from ard.reports.html import write_report
 from ard.reports.run import Run
 from ard.reports.table import Table, render_table
-from ard.reports.tables import build_tables, log_tables, write_tables
+from ard.reports.tables import build_tables, write_tables
 
 __all__ = [
     "Order",
@@ -17,7 +17,6 @@ __all__ = [
     "concept_names",
     "find_concepts",
     "find_feature",
-    "log_tables",
     "render_concepts",
     "render_table",
     "write_report",
