@@ -1,0 +1,31 @@
+from .bertscore import BERTScore
+from .callback import MatchLabels
+from .detection import DetectConcepts
+from .finding import FindLabels
+from .functional import auroc, label_text, paired_auroc, shared_label, stated_labels
+from .loss import LossRecovered
+from .matching import AveragePrecision, MatchReading, average_precision, match
+from .metric import ConceptAveragePrecision, ConceptMatching
+from .names import CompareNames
+from .seeds import compare_seeds
+
+__all__ = [
+    "AveragePrecision",
+    "BERTScore",
+    "CompareNames",
+    "ConceptAveragePrecision",
+    "ConceptMatching",
+    "DetectConcepts",
+    "FindLabels",
+    "LossRecovered",
+    "MatchLabels",
+    "MatchReading",
+    "auroc",
+    "average_precision",
+    "compare_seeds",
+    "label_text",
+    "match",
+    "paired_auroc",
+    "shared_label",
+    "stated_labels",
+]
