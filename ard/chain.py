@@ -4,26 +4,24 @@ import json
 import logging
 import math
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
-from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
+from ard.console import say, say_failures, tracked
 from ard.evaluation import MatchReading
-from ard.presets import CONFIGS, plain, preset_facts, run_preset
+from ard.presets import CONFIGS, plain, preset_facts
 from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.sae import PLACEHOLDER, is_whole
 from ard.study import FILE, Store, score_study
+from ard.trainer import run_preset
 from ard.types import Clip, Failure, UserError
-
-console = Console(stderr=True)
 
 
 class Chain:
@@ -121,7 +119,7 @@ class Chain:
         sets = {"probe": self.facts.activations, "eval": self.facts.evaluation}
         for split, folder in sets.items():
             if folder and not (Path(folder) / "manifest.json").is_file():
-                _say(f"activations: {split}, layers {list(self.facts.layers)} in one pass")
+                say(f"activations: {split}, layers {list(self.facts.layers)} in one pass")
                 self._lightning("predict", "extract", {"split": split, "activations": folder})
         write_clips_table(Path(self.facts.activations), self.out / "clips.parquet", "probe")
         self.report_failures()
@@ -131,7 +129,7 @@ class Chain:
         missing = [e for e in expansions if not (self._cell(layer, e) / "sae" / "cfg.json").is_file()]
         if not missing:
             return
-        _say(f"SAE: layer {layer}, expansion {', '.join(map(str, missing))}")
+        say(f"SAE: layer {layer}, expansion {', '.join(map(str, missing))}")
         facts = self._cell_facts(layer, missing[0])
         if len(missing) > 1:
             together = self._cell(layer, "-".join(map(str, missing)))
@@ -143,7 +141,7 @@ class Chain:
         """Run a test configuration on a cell, or on the raw coordinates; its resolved YAML marks that it is done."""
         done = self._cell(layer, expansion) / f"{config}.yaml"
         if not done.is_file():
-            _say(f"{config}: layer {layer}, " + (f"expansion {expansion}" if expansion else "Poly. Feats."))
+            say(f"{config}: layer {layer}, " + (f"expansion {expansion}" if expansion else "Poly. Feats."))
             resolved = self._lightning("test", config, self._cell_facts(layer, expansion))
             partial = done.with_suffix(".partial")
             partial.write_text(resolved)
@@ -153,7 +151,7 @@ class Chain:
         """Score the answers of people and language models to the run's study, if there are any."""
         store = Store(self.out / FILE) if (self.out / FILE).is_file() else None
         if store and any(answer.label for answer in store.answers()):
-            _say(f"study: {store.path}")
+            say(f"study: {store.path}")
             result = self._cell(self.facts.layer, self.facts.expansion) / "study.json"
             facts = {key: self.facts[key] for key in ("clap", "bertscore", "seed")}
             score_study(store, result, **facts)
@@ -195,33 +193,10 @@ def newest_whole(folder: Path) -> Path | None:
     """Return the newest checkpoint that is whole, if any, and show which newer ones are not."""
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_whole(path):
-            _say(f"goes on from {path}")
+            say(f"goes on from {path}")
             return path
-        _say(f"{path} is cut short or damaged: passed over")
+        say(f"{path} is cut short or damaged: passed over")
     return None
-
-
-def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
-    """Show progress while a source is read."""
-    total = len(source) if isinstance(source, Sized) else None
-    return track(source, description, total=total, console=console, transient=True)
-
-
-def _say(step: str) -> None:
-    console.print(f"[bold]·[/bold] {step}", highlight=False, soft_wrap=True)
-
-
-def say_failures(failures: list[Failure], most: int = 20) -> None:
-    """Show what was left out, and why: how many for each reason, and the first of them by name."""
-    if not failures:
-        return
-    console.print(f"{len(failures)} left out:", style="yellow", highlight=False)
-    for failure in failures[:most]:
-        console.print(f"  {failure.id}: {failure.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(failures) > most:
-        console.print("  and more; in all:", highlight=False)
-        for reason, count in Counter(failure.reason for failure in failures).most_common(most):
-            console.print(f"  {count} x {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def log_tables(logger: Logger, tables: Iterable[Table]) -> None:

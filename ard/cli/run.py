@@ -1,35 +1,19 @@
-"""What the commands do: each function is one, its docstring the help that the command line shows."""
+"""The commands that run the method: `ard demo`, `ard table`, `ard run`, and `ard seeds` over several runs."""
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jsonargparse import Namespace
 from rich.console import Console
 
-from ard.audio import SOURCES, FolderClips, check_audio_shards, read_audio_manifest, read_clip, write_audio_shards
+from ard.audio import FolderClips, read_audio_manifest
 from ard.audiollm import EMBEDDED, load_audiollm
-from ard.chain import Chain, console, say_failures, tracked
+from ard.chain import Chain
+from ard.console import console
 from ard.evaluation import compare_seeds
-from ard.plan import plan as plan_preset
-from ard.plan import render_plan
-from ard.presets import preset_facts, preset_files
-from ard.reports import (
-    Order,
-    Run,
-    concept_names,
-    find_concepts,
-    find_feature,
-    render_concepts,
-    write_report,
-    write_tables,
-)
-from ard.representatives import read_maxima
+from ard.presets import preset_facts
+from ard.reports import Run, write_tables
 from ard.results import Row
-from ard.sae import TopKSAE
-from ard.sae.formats import Format
-from ard.sae.formats import convert as convert_sae
-from ard.steering import Phase, Where, clamp_values, compare_answers
 from ard.types import UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
@@ -136,92 +120,6 @@ def run(
     chain.finish()
 
 
-def shards(chosen: Namespace) -> None:
-    """Write a corpus as WebDataset audio shards, or check a set of them."""
-    if chosen.check is not None:
-        checked = check_audio_shards(chosen.check)
-        for dataset, count in sorted(checked.num_clips.items()):
-            Console().print(f"{dataset}: {count} clips", highlight=False)
-        problems = checked.problems
-        for problem in problems[:MOST_LINES]:
-            console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
-        if problems:
-            shown = f", the first {MOST_LINES} of them above" if len(problems) > MOST_LINES else ""
-            raise UserError(f"faults in {str(chosen.check)!r}: {len(problems)}{shown}; mend the source, write it anew")
-        return
-    if chosen.source is None:
-        raise UserError(f"a source is missing: give one of {', '.join(SOURCES)}, or --check DIR")
-    asked = chosen[chosen.source].as_dict()
-    out = asked.pop("out")
-    written, failures = write_audio_shards(tracked(SOURCES[chosen.source](**asked), "audio"), out)
-    say_failures(failures)
-    console.print(f"{written} clips in {out}")
-
-
-def plan(preset: str = "paper", gpu: str = "H100", utilisation: float = 0.4, out: Path | None = None) -> None:
-    """Say what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, and if the disk holds it.
-
-    Args:
-        preset: a folder of `configs`.
-        gpu: the GPU by name.
-        utilisation: the share of the GPU's peak that is reached.
-        out: the run's folder, ``runs/<preset>`` if not given; what it holds already is not counted again.
-    """
-    folder = out or Path("runs") / preset
-    facts = preset_files(preset, {"out": str(folder)}, ("extract", "fit", "test", "steer"))
-    Console().print(render_plan(plan_preset(facts, gpu=gpu, utilisation=utilisation, disk=folder)))
-
-
-def convert(src: str, dst: Path, to: Format) -> None:
-    """Write an SAE in the format of another library: SAELens, sparsify or dictionary_learning.
-
-    Args:
-        src: folder or hub id of an SAE in any of the formats, which its files tell.
-        dst: a new folder.
-        to: the format.
-    """
-    convert_sae(src, dst, to)
-    console.print(f"{to}: {dst}", highlight=False)
-
-
-def report(run: Path) -> None:
-    """Write the tables and the HTML report of a run's folder again, from its files alone.
-
-    Args:
-        run: the run's folder.
-    """
-    if not (run / "run.json").is_file():
-        raise UserError(f"{str(run)!r} is not the folder of a run (no run.json): make one with `ard demo` or `ard run`")
-    write_tables(run)
-    Console().print(f"report: {write_report(run)}", soft_wrap=True)
-
-
-def concepts(
-    run: Path,
-    *,
-    search: str = "",
-    sort: Order = "m",
-    layer: int | None = None,
-    expansion: int | None = None,
-    most: int = MOST_LINES,
-) -> None:
-    """List the named concepts of a run, searched by a word and sorted.
-
-    Args:
-        run: the run's folder.
-        search: a word in their names or captions.
-        sort: by this column, best first.
-        layer: of the dictionary, if not the run's own.
-        expansion: of the dictionary, if not the run's own.
-        most: lines to show.
-    """
-    about = Run.load(run)
-    chosen = (about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
-    found = find_concepts(about, *chosen, search, sort)
-    Console().print(render_concepts(found[:most]))
-    console.print(f"{len(found[:most])} of {len(found)} concepts, layer {chosen[0]}, expansion {chosen[1]}")
-
-
 def seeds(runs: list[Path], cosine: float = 0.7) -> None:
     """Say which concepts of a run come back in others with another --seed: Table 4 then notes it.
 
@@ -250,75 +148,6 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
             shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {said.format(n=figure.n)}"
             console.print(shown, highlight=False, soft_wrap=True)
     write_tables(runs[0])
-
-
-def steer(
-    run: Path,
-    audio: Path,
-    value: float | list[float],
-    prompt: str,
-    *,
-    feature: int | list[int] | None = None,
-    name: str | None = None,
-    unit: Literal["absolute", "max"] = "absolute",
-    layer: int | None = None,
-    expansion: int | None = None,
-    positions: Where = "all",
-    phase: Phase = "prefill",
-    keep_error: bool = False,
-    max_new_tokens: int = 64,
-) -> None:
-    """Ask the run's model about a clip without and with features set to a value, and print the answers.
-
-    Args:
-        run: the run's folder.
-        audio: the clip, a wav, flac, ogg or mp3 file.
-        value: what the feature is set to, 0 or more; a list has one for each feature.
-        prompt: the question.
-        feature: the feature by its number, or several as [12,40].
-        name: the feature by its name, in the place of its number.
-        unit: `max` makes a value of 1 the feature's maximum on the probing set.
-        layer: of the dictionary, if not the run's own.
-        expansion: of the dictionary, if not the run's own.
-        positions: where in the prompt features are set.
-        phase: set them in the prompt, or at every token of the answer too.
-        keep_error: add the change that the features make and leave all else, in the place of what the SAE rebuilds.
-        max_new_tokens: longest answer.
-    """
-    about = Run.load(run)
-    cell = (about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
-    folder = about.sae_folder(*cell)
-    sae, maxima, names = TopKSAE.from_pretrained(folder / "sae"), read_maxima(folder), concept_names(about, *cell)
-    if (feature is None) == (name is None):
-        raise UserError("which feature? Give either --feature, its number, or --name")
-    chosen = feature if feature is not None else find_feature(names, str(name))
-    features = chosen if isinstance(chosen, list) else [chosen]
-    if len(set(features)) < len(features) or max_new_tokens < 1:
-        raise UserError(
-            f"features {features}, {max_new_tokens} new tokens: give every feature once, and at least 1 token"
-        )
-    values = value if isinstance(value, list) else [value] * len(features)
-    if len(values) != len(features):
-        raise UserError(f"{len(values)} values are given for {len(features)} features: give one for all, or one each")
-    clamp = clamp_values(sae, dict(zip(features, values, strict=True)), maxima if unit == "max" else None)
-    clip, model = read_clip(audio), load_audiollm(about.model)
-    if clip.duration_s > model.prompter.window_s:
-        console.print(f"only the first {model.prompter.window_s:g} s of {audio.name!r} are heard", markup=False)
-    answers = compare_answers(
-        model,
-        sae,
-        cell[0],
-        clamp,
-        clip,
-        prompt,
-        positions=positions,
-        phase=phase,
-        keep_error=keep_error,
-        max_new_tokens=max_new_tokens,
-    )
-    said = [f"feature {f} ({names.get(f, 'no name')}): {v:g}, maximum {maxima[f]:g}" for f, v in clamp.items()]
-    for line in [*said, *(f"{how}: {answer}" for how, answer in answers.items())]:
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _fingerprint(folder: Path) -> str:
