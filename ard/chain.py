@@ -2,34 +2,33 @@
 
 import json
 import logging
+import math
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
+from ard.console import say, say_failures, tracked
 from ard.evaluation import MatchReading
-from ard.presets import CONFIGS, import_class, plain, preset_facts, resolve, run_config
+from ard.presets import CONFIGS, import_class, merged, plain, preset_facts, resolved_yaml
 from ard.probing import STAMPS, Evaluator
-from ard.reports import log_tables, render_table, write_report, write_tables
+from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
 from ard.steps import STEPS, Goal, Step, Work, work
 from ard.study import Store, score_study
+from ard.trainer import run_config
 from ard.types import Clip, Failure, UserError
-
-console = Console(stderr=True)
 
 
 class Part(NamedTuple):
@@ -316,7 +315,7 @@ class Chain:
         """Score the answers of people and language models to the run's study, if there are any."""
         store = Store(self.run.study) if self.run.study.is_file() else None
         if store and any(answer.label for answer in store.answers()):
-            _say(f"study: {store.path}")
+            say(f"study: {store.path}")
             facts = {key: self.facts[key] for key in ("clap", "bertscore", "seed")}
             score_study(store, self.run.own.result_path("study"), **facts)
 
@@ -342,7 +341,7 @@ class Chain:
     def _announce(self, what: str, part: Part) -> None:
         """Say what is done now; where it was done before with other settings, what changed."""
         changed = f" ({part.name}: {part.why[0]})" if part.config else f" ({part.why[0]})"
-        _say(what + (changed if part.changed else ""))
+        say(what + (changed if part.changed else ""))
 
     def _cell(self, one: Work) -> Cell:
         assert one.cell is not None
@@ -362,7 +361,7 @@ class Chain:
         return settings_of(self._resolved(file, facts), self.run.folder)
 
     def _resolved(self, file: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return yaml.safe_load(resolve(self.configs / f"{file}.yaml", self.facts, facts))
+        return yaml.safe_load(resolved_yaml(self.configs / f"{file}.yaml", merged(self.facts, facts)))
 
 
 def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
@@ -378,30 +377,42 @@ def newest_whole(folder: Path) -> Path | None:
     """Return the newest checkpoint that is whole, if any, and show which newer ones are not."""
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_whole(path):
-            _say(f"goes on from {path}")
+            say(f"goes on from {path}")
             return path
-        _say(f"{path} is cut short or damaged: passed over")
+        say(f"{path} is cut short or damaged: passed over")
     return None
 
 
-def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
-    """Show progress while a source is read."""
-    total = len(source) if isinstance(source, Sized) else None
-    return track(source, description, total=total, console=console, transient=True)
-
-
-def _say(step: str) -> None:
-    console.print(f"[bold]·[/bold] {escape(step)}", highlight=False, soft_wrap=True)
-
-
-def say_failures(failures: list[Failure], most: int = 20) -> None:
-    """Show what was left out, and why: how many for each reason, and the first of them by name."""
-    if not failures:
+def log_tables(logger: Logger, tables: Iterable[Table]) -> None:
+    """Log tables through a Lightning logger: as tables to W&B, as one metric a figure to any other."""
+    measured = [table for table in tables if table.rows]
+    if not isinstance(logger, WandbLogger):
+        logger.log_metrics(
+            dict(pair for table in measured for row in table.rows for pair in _metrics(table.number, row))
+        )
         return
-    console.print(f"{len(failures)} left out:", style="yellow", highlight=False)
-    for failure in failures[:most]:
-        console.print(f"  {failure.id}: {failure.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(failures) > most:
-        console.print("  and more; in all:", highlight=False)
-        for reason, count in Counter(failure.reason for failure in failures).most_common(most):
-            console.print(f"  {count} x {reason}", markup=False, highlight=False, soft_wrap=True)
+    for table in measured:
+        flat = [_flat(row) for row in table.rows]
+        columns = list(dict.fromkeys(key for row in flat for key in row))
+        logger.log_table(f"table{table.number}", columns, [[row.get(key) for key in columns] for row in flat])
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in row.items():
+        if key == "paper":
+            flat |= {f"paper_{metric}": f["value"] for metric, f in item.items() if isinstance(f, Mapping)}
+        elif isinstance(item, Mapping):
+            flat |= {key if part == "value" else f"{key}_{part}": number for part, number in item.items()}
+        else:
+            flat[key] = item
+    return flat
+
+
+def _metrics(number: int, row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    where = [row["method"], f"l{row['layer']}", *([f"e{row['expansion']}"] if row["expansion"] is not None else [])]
+    if "source" in row:
+        where.append(f"{row['source']}-{row['target']}")
+    for key, item in row.items():
+        if isinstance(item, Mapping) and key != "paper" and math.isfinite(item["value"]):
+            yield "/".join([f"table{number}", *where, key]), item["value"]

@@ -1,4 +1,4 @@
-"""The YAML files of a preset, the facts that they share, and Lightning's commands on them."""
+"""The YAML files of a preset, and the facts that they share."""
 
 import importlib
 import tempfile
@@ -7,14 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import wandb
 import yaml
-from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ard.sae import check_checkpoint
 from ard.types import UserError
 
 CONFIGS = next(
@@ -34,8 +30,8 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     if not path.is_file():
         known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
-    merged = _merged(OmegaConf.load(path), changes)
-    return OmegaConf.create({"run": merged}).run  # inside a root, so that ${run.<fact>} is found
+    facts = merged(OmegaConf.load(path), changes)
+    return OmegaConf.create({"run": facts}).run  # inside a root, so that ${run.<fact>} is found
 
 
 def preset_files(preset: str, changes: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -52,46 +48,6 @@ def plain(facts: DictConfig) -> dict[str, Any]:
     resolved = OmegaConf.to_container(OmegaConf.create({"run": facts}), resolve=True)
     assert isinstance(resolved, dict)
     return resolved["run"]
-
-
-class CLI(LightningCLI):
-    """LightningCLI with the defaults of this project: any model and data by class_path, a fixed seed."""
-
-    def __init__(self, args: list[str], *, run: bool = True) -> None:
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,  # a run keeps the resolved YAML itself
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            args=args,
-            run=run,
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Refuse a checkpoint that is not there or damaged, before Lightning reads its hyperparameters."""
-        super().parse_arguments(parser, args)
-        checkpoint = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
-        if checkpoint:
-            check_checkpoint(Path(checkpoint))
-
-
-def resolve(path: Path, facts: DictConfig, changes: Mapping[str, Any]) -> str:
-    """Return a YAML file with the facts of a run, some of them changed, in the places that refer to them."""
-    return _resolved(path, _merged(facts, changes))
-
-
-def run_config(command: str, name: str, config: Mapping[str, Any], *options: str) -> None:
-    """Run one of Lightning's commands on a resolved YAML file of that name."""
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / name
-        file.write_text(_ascii(yaml.safe_dump(dict(config), sort_keys=False)), encoding="utf-8")
-        try:
-            CLI([command, "--config", str(file), *options])
-        finally:
-            wandb.finish()  # a logger that comes later would go on in the same run
 
 
 def import_class(path: str) -> type:
@@ -153,24 +109,29 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
                 beside = path.parent / "run.yaml"
                 known = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
                 resolved = Path(scratch) / path.name
-                resolved.write_text(_ascii(_resolved(path, _merged(known, facts))), encoding="utf-8")
+                resolved.write_text(ascii_yaml(resolved_yaml(path, merged(known, facts))), encoding="utf-8")
                 passed[index] = str(resolved)
         yield passed
 
 
-def _ascii(resolved: str) -> str:
+def ascii_yaml(resolved: str) -> str:
     """Return the same YAML in ASCII: Lightning's parser reads files in the encoding of the locale."""
     return resolved if resolved.isascii() else yaml.safe_dump(yaml.safe_load(resolved), sort_keys=False)
 
 
-def _merged(facts: Any, changes: Any) -> DictConfig:
-    merged = OmegaConf.merge(facts, changes)
-    assert isinstance(merged, DictConfig)
-    return merged
+def merged(facts: Any, changes: Any) -> DictConfig:
+    """Return facts, with some changed."""
+    both = OmegaConf.merge(facts, changes)
+    assert isinstance(both, DictConfig)
+    return both
 
 
-def _resolved(path: Path, facts: DictConfig) -> str:
-    """Return a YAML file with the facts of the run in the places that refer to them."""
+def resolved_yaml(path: Path, facts: DictConfig) -> str:
+    """Return the text of a YAML file with the facts of the run in the places that refer to them.
+
+    Raises:
+        UserError: if the file does not resolve.
+    """
     try:
         config = OmegaConf.merge(OmegaConf.create({"run": facts}), OmegaConf.load(path))
         OmegaConf.resolve(config)

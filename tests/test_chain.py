@@ -1,11 +1,17 @@
+import csv
+
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from ard.activations.store import write_manifest, write_shard
-from ard.chain import Chain
+from ard.chain import Chain, log_tables
+from ard.reports import build_tables
 from ard.results import Result
 from ard.sae import TopKSAE
 from ard.study import FILE, Concept, Store
+from tests.reports.conftest import write_about, write_results
 
 
 @pytest.fixture
@@ -53,3 +59,35 @@ def test_table_2_scores_a_study_that_somebody_answered(tmp_path, facts, tiny_cla
     (row,) = Result.load(result).rows
     assert (row.method, row.figures["expert_score"].value) == ("AR&D", 4)
     assert capsys.readouterr().err.count("study: ") == 1
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """The tables of a run with results."""
+    write_about(tmp_path)
+    write_results(tmp_path)
+    return build_tables(tmp_path)
+
+
+def test_any_logger_takes_the_tables(tables, tmp_path):
+    logger = CSVLogger(tmp_path / "logs")
+    log_tables(logger, tables)
+    logger.save()
+    with open(logger.experiment.metrics_file_path, encoding="utf-8") as file:
+        logged = next(csv.DictReader(file))
+    assert float(logged["table1/AR&D/l3/e8/f1"]) == 0.5
+    assert float(logged["table4/Poly. Feats./l2/ms"]) == 2
+    assert float(logged["table3/AR&D/l3/e8/sad-happy/sensitivity"]) == 0.5
+
+
+def test_wandb_gets_tables(tables, monkeypatch):
+    logged = {}
+    monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
+    monkeypatch.setattr(
+        WandbLogger, "log_table", lambda self, key, columns, data: logged.update({key: (columns, data)})
+    )
+    log_tables(WandbLogger(), tables)
+    columns, data = logged["table1"]
+    assert dict(zip(columns, data[-1], strict=True))["paper_f1"] == 0.6
+    assert np.shape(data) == (5, len(columns))
+    assert set(logged) == {"table1", "table3", "table4"}

@@ -1,12 +1,15 @@
+import inspect
 import json
 import re
 import shutil
+from importlib import import_module
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ard.cli import main
+import ard
+from ard.cli import COMMANDS, main
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
 
@@ -144,12 +147,39 @@ def test_what_the_paper_will_cost_is_planned(capsys, tmp_path):
     assert "118,356 probing clips, 28.2 M audio tokens, 231 GB of activations a layer" in said
 
 
-def test_every_command_has_help(capsys):
-    for command in ([], ["demo"], ["run"], ["shards"], ["table"], ["plan"], ["steer"], ["fit"], ["test"], ["extract"]):
+@pytest.mark.parametrize("name", ["", "study", *COMMANDS])
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*name.split(), "--help"])
+    assert stopped.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].function != "lightning:main"])
+def test_the_list_of_commands_says_what_their_docstrings_say(name):
+    module, _, function = COMMANDS[name].function.partition(":")
+    documented = inspect.getdoc(getattr(import_module(f"ard.cli.{module}"), function))
+    assert COMMANDS[name].summary == documented.partition("\n")[0]
+
+
+def test_what_is_no_command_is_refused_with_those_that_are(capsys):
+    for args, choices in (
+        (["tabel"], "'table'"),
+        (["study", "makes"], "'make'"),
+        ([], "COMMAND"),
+        (["study"], "COMMAND"),
+    ):
         with pytest.raises(SystemExit) as stopped:
-            main([*command, "--help"])
-        assert stopped.value.code == 0
-        assert "usage:" in capsys.readouterr().out
+            main(args)
+        assert stopped.value.code == 2
+        assert choices in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"ard-audio {ard.__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ard.console import console
 from ard.embedding import EMBEDDED
 from ard.naming import EndpointChat
 from ard.reports import build_tables, render_table, write_tables
@@ -19,8 +20,6 @@ from ard.study import (
 )
 from ard.study.serve import is_loopback, serve
 from ard.types import UserError
-
-console = Console(stderr=True)
 
 
 def app(run: Path, host: str = "127.0.0.1", port: int = 8642) -> None:
