@@ -82,8 +82,8 @@ def claim(*folders: Path, refuse: Callable[[Path], None] = accept) -> Iterator[N
 @contextmanager
 def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
     if not _lock(folder).is_locked:
-        refuse(folder)
         try:
+            refuse(folder)
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(folder, error) from error

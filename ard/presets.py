@@ -38,7 +38,7 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     if not path.is_file():
         known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
-    merged = _merged(OmegaConf.load(path), changes)
+    merged = _merged(OmegaConf.load(path), _facts(changes))
     return OmegaConf.create({"run": merged}).run  # inside a root, so that ${run.<fact>} is found
 
 
@@ -113,10 +113,10 @@ def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str
         command: ``fit``, ``test`` or ``predict``.
         path: the YAML file.
         facts: of the run.
-        changes: facts that are others here.
+        changes: facts that are others here; they refer to none.
         settings: further arguments of the command, such as ``ckpt_path``.
     """
-    resolved = yaml.safe_dump({**_resolved(path, _merged(facts, changes)), **settings}, sort_keys=False)
+    resolved = yaml.safe_dump({**_resolved(path, _merged(facts, _literal(changes))), **settings}, sort_keys=False)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / path.name
         file.write_text(resolved)
@@ -138,7 +138,9 @@ def split_facts(args: Sequence[str]) -> tuple[list[str], DictConfig]:
             facts.append(f"{name}={value if equals else next(words, '')}")
         else:
             rest.append(word)
-    return rest, OmegaConf.create(_literal(OmegaConf.to_container(OmegaConf.from_dotlist(facts))))
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(facts))
+    assert isinstance(given, dict)
+    return rest, OmegaConf.create(_facts({str(name): value for name, value in given.items()}))
 
 
 @contextmanager
@@ -177,21 +179,25 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _merged(facts: Any, changes: Any) -> DictConfig:
-    changes = changes if isinstance(changes, DictConfig) else _literal(changes)
     merged = OmegaConf.merge(facts, changes)
     assert isinstance(merged, DictConfig)
     return merged
 
 
-def _literal(value: Any) -> Any:
-    """Return values as OmegaConf must be told them: ``${`` refers to a fact of the run or stands for itself."""
+def _literal(value: Any, *, but: str = "$^") -> Any:
+    """Return values as OmegaConf must be told them for ``${`` to stand for itself, unless what follows is ``but``."""
     if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{(?!run\.)", lambda found: 2 * found[1] + r"\${", value)
+        return re.sub(rf"(\\*)\$\{{(?!{but})", lambda found: 2 * found[1] + r"\${", value)
     if isinstance(value, Mapping):
-        return {name: _literal(item) for name, item in value.items()}
+        return {key: _literal(item, but=but) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_literal(item) for item in value]
+        return [_literal(item, but=but) for item in value]
     return value
+
+
+def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as OmegaConf must be told them: ``${run.<fact>}`` refers to another; the run's folder to none."""
+    return {name: _literal(value, but="$^" if name == "out" else r"run\.") for name, value in given.items()}
 
 
 def _resolved(path: Path, facts: DictConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 import webdataset as wds
 import xxhash
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ard.audio.decoding import decode
 from ard.files import LOCK, claim, in_use
@@ -147,9 +148,8 @@ def read_shard(path: Path) -> Iterator[Clip | Failure]:
         UserError: if the shard itself cannot be read.
     """
     try:
-        yield from map(
-            _decoded, wds.WebDataset([str(path.resolve())], shardshuffle=False, nodesplitter=None, workersplitter=None)
-        )
+        with path.open("rb") as file:  # a name such as a#b is no URL
+            yield from map(_decoded, group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])))
     except (tarfile.ReadError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"audio shard {str(path)!r} is damaged ({reason}): make the shards anew") from error
