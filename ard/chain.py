@@ -5,6 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sized
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,35 @@ from rich.console import Console
 from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
-from ard.audio import Corpora, read_audio_manifest, write_audio_shards
+from ard.audio import MANIFEST, Corpora, read_audio_manifest, write_audio_shards
+from ard.audiollm import EMBEDDED
 from ard.evaluation import MatchReading
 from ard.evaluation.study import FILE, Store, score_study
+from ard.files import LOCK, claim, in_use
 from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
-from ard.results import write_json
+from ard.results import write_json, write_text
 from ard.sae import PLACEHOLDER, is_whole
 from ard.types import Clip, Failure, UserError
 
 console = Console(stderr=True)
 
 
+def claim_run(out: Path) -> AbstractContextManager[None]:
+    """Keep a run's folder to this process; refuse one that holds anything but a run, or audio shards to start from."""
+    return claim(out, refuse=_refuse_foreign)
+
+
+def _refuse_foreign(out: Path) -> None:
+    is_ours = (out / "run.json").is_file() or any((out / "audio").glob(f"*/{LOCK}"))
+    if in_use(out) and not is_ours:
+        raise UserError(f"folder {str(out)!r} is in use, and not by a run: choose a new or empty one as --out")
+
+
 class Chain:
     """A run's folder: the facts it was started with, and the steps that fill it, each done once.
+
+    What else writes there meanwhile is kept out by :func:`claim_run`.
 
     Args:
         preset: a folder of `configs`.
@@ -38,21 +54,19 @@ class Chain:
         logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         os.environ.setdefault("WANDB_SILENT", "true")
         self.configs = CONFIGS / preset
+        facts = {name: _spelled_alike(name, value) for name, value in facts.items()}
         self.facts = preset_facts(preset, facts)
         self._check_reading()
         self.out = Path(self.facts.out)
-        wanted = {"preset": preset, **plain(self.facts)}
+        # of paths in the folder it says where they lie there, so that the folder may be called or moved as one likes
+        wanted = {"preset": preset, **plain(preset_facts(preset, {**facts, "out": "."}))}
         path = self.out / "run.json"
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(wanted)):
+        if not path.is_file():
+            write_json(path, wanted)
+        elif _read(path) != json.loads(json.dumps(wanted)):
             raise UserError(
                 f"{str(self.out)!r} holds another run (see its run.json): choose another --out, or delete it"
             )
-        try:
-            write_json(path, wanted)
-        except OSError as error:
-            raise UserError(
-                f"output folder {str(self.out)!r} cannot be written ({error.strerror}): choose another --out"
-            ) from error
 
     def _check_reading(self) -> None:
         """Refuse a reading of Table 1 that does not exist, before anything is written."""
@@ -72,7 +86,7 @@ class Chain:
         """
         sources = {}
         for split in splits:
-            if split in self.facts.audio and not (self.out / "audio" / split).is_dir():
+            if split in self.facts.audio and not self._has_audio(split):
                 try:
                     sources[split] = Corpora(plain(self.facts)["audio"][split])
                 except UserError as error:
@@ -83,11 +97,12 @@ class Chain:
             self.write_audio(split, source)
 
     def write_audio(self, split: str, source: Iterable[Clip | Failure]) -> None:
-        """Write the audio shards of a split."""
-        folder = self.out / "audio" / split
-        if not folder.is_dir():
-            _, failures = write_audio_shards(tracked(source, f"audio: {split}"), folder)
-            say_failures(failures)
+        """Write the audio shards of a split, unless they are there."""
+        if not self._has_audio(split):
+            write_split(self.out, split, source)
+
+    def _has_audio(self, split: str) -> bool:
+        return (self.out / "audio" / split / MANIFEST).is_file()
 
     def table(self, number: int) -> None:
         """Fill the cells that a table needs."""
@@ -131,12 +146,11 @@ class Chain:
         if not missing:
             return
         _say(f"SAE: layer {layer}, expansion {', '.join(map(str, missing))}")
-        facts = self._cell_facts(layer, missing[0])
+        facts = self._cell_facts(layer, missing[0]) | {"sae": str(self._cell(layer, PLACEHOLDER) / "sae")}
         if len(missing) > 1:
-            together = self._cell(layer, "-".join(map(str, missing)))
-            facts |= {"expansion": missing, "cell": str(together), "sae": str(self._cell(layer, PLACEHOLDER) / "sae")}
+            facts |= {"expansion": missing, "cell": str(self._cell(layer, "-".join(map(str, missing))))}
         whole = newest_whole(Path(facts["cell"]) / "checkpoints")
-        self._lightning("fit", "fit", facts, *([f"--ckpt_path={whole}"] if whole else []))
+        self._lightning("fit", "fit", facts, **({"ckpt_path": str(whole)} if whole else {}))
 
     def step(self, config: str, layer: int, expansion: int | None) -> None:
         """Run a test configuration on a cell, or on the raw coordinates; its resolved YAML marks that it is done."""
@@ -144,9 +158,7 @@ class Chain:
         if not done.is_file():
             _say(f"{config}: layer {layer}, " + (f"expansion {expansion}" if expansion else "Poly. Feats."))
             resolved = self._lightning("test", config, self._cell_facts(layer, expansion))
-            partial = done.with_suffix(".partial")
-            partial.write_text(resolved, encoding="utf-8")
-            os.replace(partial, done)
+            write_text(done, resolved)
 
     def score_study(self) -> None:
         """Score the answers of people and language models to the run's study, if there are any."""
@@ -165,7 +177,7 @@ class Chain:
         for extracted in (self.facts.activations, self.facts.evaluation):
             if extracted and (Path(extracted) / "manifest.json").is_file():
                 failures += read_manifest(Path(extracted)).failures
-        write_json(self.out / "failures.json", {"failures": [failure._asdict() for failure in failures]})
+        write_failures(self.out, failures)
 
     def finish(self) -> None:
         """Write tables and report, show them, and send the tables to W&B."""
@@ -186,8 +198,33 @@ class Chain:
             cell |= {"baselines": False}
         return cell if expansion else {**cell, "sae": "poly"}
 
-    def _lightning(self, command: str, config: str, facts: dict[str, Any], *options: str) -> str:
-        return run_preset(command, self.configs / f"{config}.yaml", self.facts, facts, *options)
+    def _lightning(self, command: str, config: str, facts: dict[str, Any], **settings: str) -> str:
+        return run_preset(command, self.configs / f"{config}.yaml", self.facts, facts, **settings)
+
+
+def write_split(out: Path, split: str, source: Iterable[Clip | Failure]) -> int:
+    """Write the audio shards of a split of a run, anew if they are there, and return the number of its clips."""
+    num_clips, failures = write_audio_shards(tracked(source, f"audio: {split}"), out / "audio" / split)
+    say_failures(failures)
+    return num_clips
+
+
+def write_failures(out: Path, failures: Iterable[Failure]) -> None:
+    """Write what was left out of a run."""
+    write_json(out / "failures.json", {"failures": [failure._asdict() for failure in failures]})
+
+
+def _spelled_alike(name: str, value: Any) -> Any:
+    """Return a fact; what names a folder here by its one absolute path."""
+    is_path = name in ("model", "clap", "bertscore", "root") and value not in (None, EMBEDDED) and Path(value).exists()
+    return str(Path(value).resolve()) if is_path else value
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no run.json of a run ({error}): choose another --out") from error
 
 
 def newest_whole(folder: Path) -> Path | None:

@@ -1,6 +1,5 @@
 """What the commands do: each function is one, its docstring the help that the command line shows."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +8,9 @@ from rich.console import Console
 
 from ard.audio import SOURCES, FolderClips, check_audio_shards, read_audio_manifest, read_clip, write_audio_shards
 from ard.audiollm import EMBEDDED, load_audiollm
-from ard.chain import Chain, console, say_failures, tracked
+from ard.chain import Chain, claim_run, console, say_failures, tracked, write_failures, write_split
 from ard.evaluation import compare_seeds
+from ard.files import claim, refuse_inside
 from ard.plan import plan as plan_preset
 from ard.plan import render_plan
 from ard.presets import preset_facts, preset_files
@@ -45,10 +45,11 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
         out: the run's folder; a second call goes on where the first was stopped.
         seed: of the sounds, the SAEs and every draw.
     """
-    chain = Chain("demo", {"out": str(out), "seed": seed})
-    for table_number in (4, 1, 2, 3):
-        chain.table(table_number)
-    chain.finish()
+    with claim_run(out):
+        chain = Chain("demo", {"out": str(out), "seed": seed})
+        for table_number in (4, 1, 2, 3):
+            chain.table(table_number)
+        chain.finish()
 
 
 def table(
@@ -68,9 +69,11 @@ def table(
     known = preset_facts(preset, {})
     if unknown := sorted(set(run or {}) - set(known)):
         raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(known))}")
-    chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})})
-    chain.table(number)
-    chain.finish()
+    facts = {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})}
+    with claim_run(Path(facts["out"])):
+        chain = Chain(preset, facts)
+        chain.table(number)
+        chain.finish()
 
 
 def run(
@@ -97,6 +100,7 @@ def run(
         seed: of the SAE and every draw.
     """
     source = FolderClips(audio)
+    refuse_inside(audio, out)
     audiollm = load_audiollm(model)
     source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
     chosen = int(PAPER_LAYER * len(audiollm.layers)) if layer is None else layer
@@ -108,7 +112,6 @@ def run(
         "model": model,
         "clap": clap,
         "d_in": audiollm.d_in,
-        "data": f"the sounds in {audio.resolve().name!r} ({_fingerprint(audio)})",
         "audio": {},
         "layers": [chosen],
         "layer": chosen,
@@ -116,24 +119,32 @@ def run(
         "expansion": expansion,
         "k": k or max(16, audiollm.d_in * 250 // 4096),
         "evaluation": None,
-        "embeddings": (embeddings := f"{out}/embeddings-{clap.replace('/', '--')}.safetensors"),
+        "embeddings": (embeddings := f"${{run.out}}/embeddings-{Path(clap).name}.safetensors"),
         "unseen": "probe",  # less the clips that names were made of
         "embeddings_unseen": embeddings,
         "tasks": [],
     }
-    chain = Chain("demo", facts)
-    chain.write_audio("probe", source)
-    num_clips = read_audio_manifest(out / "audio" / "probe").num_clips
+    with claim_run(out):
+        facts["data"] = f"the sounds in {audio.resolve().name!r} ({source.fingerprint()})"
+        begun = out / "run.json"
+        facts["p"] = Run.load(out).p if begun.is_file() else min(4, _write_sounds(source, out) // 2)
+        chain = Chain("demo", facts)
+        chain.write_audio("probe", source)
+        chain.table(4)
+        chain.describe()
+        chain.finish()
+
+
+def _write_sounds(source: FolderClips, out: Path) -> int:
+    """Write the audio shards of a run that has not begun, and return the number of its clips."""
+    num_clips = write_split(out, "probe", source)
     if num_clips < LEAST_CLIPS:
-        chain.report_failures()
+        write_failures(out, read_audio_manifest(out / "audio" / "probe").failures)
         raise UserError(
-            f"{num_clips} usable clips in {str(audio)!r}, at least {LEAST_CLIPS} are needed: "
+            f"{num_clips} usable clips in {str(source.root)!r}, at least {LEAST_CLIPS} are needed: "
             f"see {out / 'failures.json'} for what was left out and why"
         )
-    chain.facts.p = min(4, num_clips // 2)
-    chain.table(4)
-    chain.describe()
-    chain.finish()
+    return num_clips
 
 
 def shards(chosen: Namespace) -> None:
@@ -153,6 +164,8 @@ def shards(chosen: Namespace) -> None:
         raise UserError(f"a source is missing: give one of {', '.join(SOURCES)}, or --check DIR")
     asked = chosen[chosen.source].as_dict()
     out = asked.pop("out")
+    if "root" in asked:
+        refuse_inside(asked["root"], out)
     written, failures = write_audio_shards(tracked(SOURCES[chosen.source](**asked), "audio"), out)
     say_failures(failures)
     console.print(f"{written} clips in {out}")
@@ -192,8 +205,9 @@ def report(run: Path) -> None:
     """
     if not (run / "run.json").is_file():
         raise UserError(f"{str(run)!r} is not the folder of a run (no run.json): make one with `ard demo` or `ard run`")
-    write_tables(run)
-    Console().print(f"report: {write_report(run)}", soft_wrap=True)
+    with claim(run):
+        write_tables(run)
+        Console().print(f"report: {write_report(run)}", soft_wrap=True)
 
 
 def concepts(
@@ -232,7 +246,9 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
     of_runs = [Run.load(run) for run in runs]
     first = of_runs[0]
     row = Row("AR&D", first.layer, first.expansion, {})
-    result = compare_seeds([run.own_folder for run in of_runs], row, cosine=cosine)
+    with claim(runs[0]):
+        result = compare_seeds([run.own_folder for run in of_runs], row, cosine=cosine)
+        write_tables(runs[0])
     figures = result.rows[0].figures
     for concept in result.details["concepts"][:MOST_LINES]:
         partners = ", ".join(
@@ -249,7 +265,6 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
             figure = figures[name]
             shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {said.format(n=figure.n)}"
             console.print(shown, highlight=False, soft_wrap=True)
-    write_tables(runs[0])
 
 
 def steer(
@@ -319,13 +334,3 @@ def steer(
     said = [f"feature {f} ({names.get(f, 'no name')}): {v:g}, maximum {maxima[f]:g}" for f, v in clamp.items()]
     for line in [*said, *(f"{how}: {answer}" for how, answer in answers.items())]:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _fingerprint(folder: Path) -> str:
-    """Return a hash of the names, sizes and times of a folder's files, so that a changed folder is another run."""
-    listed = [
-        f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}"
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:12]

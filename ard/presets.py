@@ -1,21 +1,26 @@
 """The YAML files of a preset, the facts that they share, and Lightning's commands on them."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import wandb
 import yaml
 from lightning import LightningDataModule, LightningModule
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from ard.sae import check_checkpoint
+from ard.files import accept, claim
+from ard.sae import SAETraining, SaveSAE, check_checkpoint
 from ard.types import UserError
 
+console = Console(stderr=True)
 CONFIGS = next(
     folder
     for folder in (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
@@ -33,7 +38,7 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     if not path.is_file():
         known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
-    merged = _merged(OmegaConf.load(path), changes)
+    merged = _merged(OmegaConf.load(path), _facts(changes))
     return OmegaConf.create({"run": merged}).run  # inside a root, so that ${run.<fact>} is found
 
 
@@ -69,6 +74,30 @@ class CLI(LightningCLI):
             run=run,
         )
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it with the folders claimed that its callbacks write to: those that have an ``out``.
+
+        With ``fast_dev_run``, which tries everything on one batch, these callbacks are left out: what they would write
+        is no result.
+        """
+        trainer = cast(Any, self.trainer)
+        writers = [callback for callback in trainer.callbacks if hasattr(callback, "out")]
+        if trainer.fast_dev_run:
+            trainer.callbacks = [callback for callback in trainer.callbacks if callback not in writers]
+            console.print("fast_dev_run: nothing is written", highlight=False)
+        with ExitStack() as claimed:
+            # other ranks write into what rank 0 has claimed
+            if subcommand != "validate" and not trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0:
+                for writer in writers:
+                    claimed.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
+            super()._run_subcommand(subcommand)
+
+    def _folders(self, writer: Any) -> list[Path]:
+        """Return where a callback writes, whose ``out`` is a folder or a file."""
+        if isinstance(writer, SaveSAE) and isinstance(self.model, SAETraining):
+            return [writer.folder(expansion) for expansion in self.model.expansions]
+        return [writer.out.parent if writer.out.suffix in (".json", ".ckpt") else writer.out]
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Refuse a checkpoint that is not there or damaged, before Lightning reads its hyperparameters."""
         super().parse_arguments(parser, args)
@@ -77,14 +106,22 @@ class CLI(LightningCLI):
             check_checkpoint(Path(checkpoint))
 
 
-def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str, Any], *options: str) -> str:
-    """Run one of Lightning's commands on a YAML file with the facts of a run; return the resolved YAML."""
-    resolved = _resolved(path, _merged(facts, changes))
+def run_preset(command: str, path: Path, facts: DictConfig, changes: Mapping[str, Any], **settings: str) -> str:
+    """Run one of Lightning's commands on a YAML file with the facts of a run; return the resolved YAML.
+
+    Args:
+        command: ``fit``, ``test`` or ``predict``.
+        path: the YAML file.
+        facts: of the run.
+        changes: facts that are others here; they refer to none.
+        settings: further arguments of the command, such as ``ckpt_path``.
+    """
+    resolved = yaml.safe_dump({**_resolved(path, _merged(facts, _literal(changes))), **settings}, sort_keys=False)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / path.name
         file.write_text(_ascii(resolved), encoding="utf-8")
         try:
-            CLI([command, "--config", str(file), *options])
+            CLI([command, "--config", str(file)])
         finally:
             wandb.finish()  # a logger that comes later would go on in the same run
     return resolved
@@ -101,7 +138,9 @@ def split_facts(args: Sequence[str]) -> tuple[list[str], DictConfig]:
             facts.append(f"{name}={value if equals else next(words, '')}")
         else:
             rest.append(word)
-    return rest, OmegaConf.from_dotlist(facts)
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(facts))
+    assert isinstance(given, dict)
+    return rest, OmegaConf.create(_facts({str(name): value for name, value in given.items()}))
 
 
 @contextmanager
@@ -134,7 +173,8 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
                 beside = path.parent / "run.yaml"
                 known = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
                 resolved = Path(scratch) / path.name
-                resolved.write_text(_ascii(_resolved(path, _merged(known, facts))), encoding="utf-8")
+                text = yaml.safe_dump(_resolved(path, _merged(known, facts)), sort_keys=False)
+                resolved.write_text(_ascii(text), encoding="utf-8")
                 passed[index] = str(resolved)
         yield passed
 
@@ -150,14 +190,29 @@ def _merged(facts: Any, changes: Any) -> DictConfig:
     return merged
 
 
-def _resolved(path: Path, facts: DictConfig) -> str:
-    """Return a YAML file with the facts of the run in the places that refer to them."""
+def _literal(value: Any, *, but: str = "$^") -> Any:
+    """Return values as OmegaConf must be told them for ``${`` to stand for itself, unless what follows is ``but``."""
+    if isinstance(value, str):
+        return re.sub(rf"(\\*)\$\{{(?!{but})", lambda found: 2 * found[1] + r"\${", value)
+    if isinstance(value, Mapping):
+        return {key: _literal(item, but=but) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(item, but=but) for item in value]
+    return value
+
+
+def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as OmegaConf must be told them: ``${run.<fact>}`` refers to another; the run's folder to none."""
+    return {name: _literal(value, but="$^" if name == "out" else r"run\.") for name, value in given.items()}
+
+
+def _resolved(path: Path, facts: DictConfig) -> dict[str, Any]:
+    """Return the content of a YAML file with the facts of the run in the places that refer to them."""
     try:
         config = OmegaConf.merge(OmegaConf.create({"run": facts}), OmegaConf.load(path))
-        OmegaConf.resolve(config)
+        resolved = OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"configuration {str(path)!r} cannot be read ({reason}): mend the file") from error
-    assert isinstance(config, DictConfig)
-    del config["run"]
-    return OmegaConf.to_yaml(config)
+    assert isinstance(resolved, dict)
+    return {str(name): value for name, value in resolved.items() if name != "run"}

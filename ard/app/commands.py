@@ -18,6 +18,7 @@ from ard.evaluation.study import (
     score_study,
     write_answers,
 )
+from ard.files import accept, claim, refuse_foreign
 from ard.naming import EndpointChat
 from ard.reports import Run, build_tables, render_table, write_tables
 from ard.types import UserError
@@ -54,7 +55,8 @@ def make(run: Path, concepts: int = 50, seed: int | None = None) -> None:
         Dictionary("Poly. Feats.", None, about.sae_folder(about.layer, None)),
     ]
     chosen = about.seed if seed is None else seed
-    store = Store.create(run / FILE, draw_concepts(dictionaries, concepts, chosen), chosen)
+    with claim(run / Path(FILE).parent):
+        store = Store.create(run / FILE, draw_concepts(dictionaries, concepts, chosen), chosen)
     for method, *_ in dictionaries:
         found = sum(concept.method == method for concept in store.concepts)
         if found < concepts:
@@ -73,16 +75,17 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
         device: where the models run.
     """
     about, store = Run.load(run), _store(run)
-    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    score_study(
-        store,
-        about.own_folder / "study.json",
-        clap=clap or facts.get("clap", EMBEDDED),
-        bertscore=None if bertscore == "none" else bertscore or facts.get("bertscore"),
-        seed=about.seed,
-        device=device,
-    )
-    write_tables(run)
+    with claim(run):
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        score_study(
+            store,
+            about.own_folder / "study.json",
+            clap=clap or facts.get("clap", EMBEDDED),
+            bertscore=None if bertscore == "none" else bertscore or facts.get("bertscore"),
+            seed=about.seed,
+            device=device,
+        )
+        write_tables(run)
     for table in build_tables(run, [2]):
         Console().print(render_table(table))
 
@@ -96,7 +99,8 @@ def export(run: Path, out: Path | None = None) -> None:
     """
     store = _store(run)
     try:
-        paths = write_answers(store, out or store.path.parent)
+        with claim(folder := out or store.path.parent, refuse=refuse_foreign if out else accept):
+            paths = write_answers(store, folder)
     except OSError as error:
         raise UserError(f"the export cannot be written ({error}): choose another --out") from error
     for path in paths:

@@ -7,6 +7,7 @@ from ard.audio.fsd50k import FSD50K
 from ard.audio.functional import resample
 from ard.audio.iemocap import IEMOCAP
 from ard.audio.shards import (
+    MANIFEST,
     AudioManifest,
     clip_metadata,
     read_audio_manifest,
@@ -21,6 +22,7 @@ from ard.audio.wavcaps import WavCaps
 __all__ = [
     "FSD50K",
     "IEMOCAP",
+    "MANIFEST",
     "SOURCES",
     "AudioBench",
     "AudioCheck",

@@ -146,8 +146,9 @@ class MatchLabels(Callback):
                 self._predict(active, rng.permutation(own).tolist(), len(scores.labels), embed)
                 for _ in range(self.num_shuffles)
             ]
-            rows.append(self._row(told, truth, replace(dictionary, method=f"{dictionary.method}, names shuffled")))
-            rows.append(self._row([truth], truth, replace(dictionary, method="Labels as names")))
+            shuffled = replace(dictionary, method=f"{dictionary.method}, names shuffled")
+            rows.append(self._row(told, truth, shuffled).as_control())
+            rows.append(self._row([truth], truth, replace(dictionary, method="Labels as names")).as_control())
         details = {
             "num_clips": len(scores.labels),
             "num_labels": len(vocabulary),

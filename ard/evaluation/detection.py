@@ -81,10 +81,10 @@ class DetectConcepts(Callback):
         own = paired_auroc(similarity, fires)
         others = paired_auroc(similarity[:, self._shuffled(fires.shape[1])], fires)
         known = ~np.isnan(own)
-        rows = [
+        row, shuffled = (
             Row(method, data.layer, pl_module.expansion, {"auroc": self._figure(areas[known])})
             for method, areas in ((pl_module.method, own), (f"{pl_module.method}, names shuffled", others))
-        ]
+        )
         choices = {
             "clips": "the evaluation set"
             if data.evaluation
@@ -100,11 +100,12 @@ class DetectConcepts(Callback):
             "num_fire_never_or_always": int((~known).sum()),
         }
         seconds = time.monotonic() - started
-        Result("detection", tuple(rows), choices, self.seed, seconds, details).save(self.out / "detection.json")
+        result = Result("detection", (row, shuffled.as_control()), choices, self.seed, seconds, details)
+        result.save(self.out / "detection.json")
         detection = torch.full((len(names),), torch.nan)
         detection[has_name] = torch.from_numpy(own).float()
         self._add_to_concepts(selection.features, detection, unseen.fires.sum(dim=0))
-        pl_module.log("detection/auroc", rows[0].figures["auroc"].value)
+        pl_module.log("detection/auroc", row.figures["auroc"].value)
 
     @torch.inference_mode()
     def _listen(self, data: ActivationDataModule, module: Encoding, selection: Selection) -> _Unseen:

@@ -80,10 +80,11 @@ class CompareNames(Callback):
         bertscore = BERTScore(self.bertscore, device=str(pl_module.device)) if self.bertscore else None
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ActivationDataModule)
-        rows = []
+        rows: list[Row] = []
         for method, of_method in ((pl_module.method, said), (f"{pl_module.method}, names shuffled", shuffled)):
             figures = compare_texts(of_method, labels, range(len(labels)), clap, bertscore, seed=self.seed)
-            rows.append(Row(method, data.layer, pl_module.expansion, figures))
+            row = Row(method, data.layer, pl_module.expansion, figures)
+            rows.append(row.as_control() if rows else row)
         choices = {
             "reference": "the label that more than half of a concept's clips have, of several the rarest",
             "clap": self.clap,

@@ -1,7 +1,6 @@
 """Score every feature of every method and select the top-C, from representatives and embeddings on disk."""
 
 import math
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,7 @@ from ard.monosemanticity.functional import (
 )
 from ard.monosemanticity.metric import WeightedMonosemanticity
 from ard.representatives import RANDOM_ACTIVE, SCORERS, clip_scores, read_ties
-from ard.results import Figure, Result, Row
+from ard.results import Figure, Result, Row, replacing
 from ard.sae import Encoding
 from ard.types import UserError
 
@@ -161,8 +160,8 @@ class ScoreMonosemanticity(Callback):
         self._hold_against_chance(tensors, stored)
         if is_sae and self.baselines:
             self._draw(tensors, stored)
-        save_file(tensors, self.out / f"{FILE}.partial")
-        os.replace(self.out / f"{FILE}.partial", self.out / FILE)
+        with replacing(self.out / FILE) as partial:
+            save_file(tensors, partial)
         self._report(pl_module, data.layer, tensors, dead, self._embedding_s + time.monotonic() - started)
 
     def _count(self, m: Tensor) -> int:

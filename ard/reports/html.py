@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,10 +15,10 @@ from torch import Tensor
 
 from ard.reports.doses import dose_drawings
 from ard.reports.run import Run
-from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
+from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds, remove_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
-from ard.results import Figure, git_commit
+from ard.results import Figure, git_commit, write_text
 
 NUM_SHOWN = 200
 """A page of more concepts than this is slow to open; the rest are in concepts.parquet."""
@@ -78,7 +76,6 @@ def write_report(run: Path) -> Path:
     )
     places = _places(about.own_folder / "representatives.safetensors")
     report = run / "report"
-    shutil.rmtree(report / "audio", ignore_errors=True)
     sounds = copy_sounds(run / "audio", wanted, report / "audio")
     page = (
         _environment()
@@ -106,9 +103,8 @@ def write_report(run: Path) -> Path:
             choices=_choices(about),
         )
     )
-    partial = report / "index.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, report / "index.html")
+    write_text(report / "index.html", page)
+    remove_sounds(report / "audio", {sound.file for sound in sounds.values()})
     return report / "index.html"
 
 

@@ -13,7 +13,7 @@ from ard.reports import notes, paper
 from ard.reports.paper import Printed
 from ard.reports.run import Run
 from ard.reports.table import Cell, Line, Table, latex, markdown
-from ard.results import Result, Row, write_json
+from ard.results import Result, Row, write_json, write_text
 from ard.types import UserError
 
 
@@ -42,8 +42,8 @@ def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
                 path.with_suffix(suffix).unlink(missing_ok=True)
             continue
         write_json(path, {"table": table.number, "preset": table.preset, "rows": table.rows})
-        path.with_suffix(".md").write_text(markdown(table), encoding="utf-8")
-        path.with_suffix(".tex").write_text(latex(table), encoding="utf-8")
+        write_text(path.with_suffix(".md"), markdown(table))
+        write_text(path.with_suffix(".tex"), latex(table))
     return tables
 
 

@@ -1,6 +1,5 @@
 """Retrieve the representative clips of every feature while `test` streams the probing set."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from ard.activations import ProbeBatch
 from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_quantiles
 from ard.representatives.metric import RandomActiveClips, RepresentativeClips
+from ard.results import replacing
 from ard.sae import Encoding, SparseCoder
 from ard.types import UserError
 
@@ -116,10 +116,9 @@ class RetrieveRepresentatives(Callback):
         if self.num_random:
             tensors[RANDOM_ACTIVE] = self._random.compute()
         if trainer.is_global_zero:
-            self.out.mkdir(parents=True, exist_ok=True)
             about = {"ties": self.ties} | ({"tie_seed": str(self.tie_seed)} if "random" in self.ties else {})
-            save_file({name: t.cpu() for name, t in tensors.items()}, self.out / f"{FILE}.partial", metadata=about)
-            os.replace(self.out / f"{FILE}.partial", self.out / FILE)
+            with replacing(self.out / FILE) as partial:
+                save_file({name: t.cpu() for name, t in tensors.items()}, partial, metadata=about)
         trainer.strategy.barrier()
         self._metric.reset()
         dead = (tensors["n_active"] == 0).double().mean()

@@ -17,6 +17,7 @@ from transformers import BatchFeature
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.audio import read_clips
 from ard.audiollm import EMBEDDED, AudioLLM, Positions, load_audiollm
+from ard.files import refuse_foreign
 from ard.results import write_json
 from ard.sae.functional import loss_recovered
 from ard.sae.metric import NormByPosition, Quality
@@ -66,7 +67,16 @@ class SaveSAE(Callback):
                 if name.startswith(prefix) and value.isfinite()
             }
             sae.metadata |= {**about, "metrics": measured}
-            sae.save_pretrained(Path(str(self.out).replace(PLACEHOLDER, str(expansion))))
+            sae.save_pretrained(self.folder(expansion))
+
+    def folder(self, expansion: int) -> Path:
+        """Return the folder of an SAE; a placeholder that is not the last belongs to the user's name of a folder."""
+        before, placeholder, after = str(self.out).rpartition(PLACEHOLDER)
+        return Path(f"{before}{expansion}{after}") if placeholder else self.out
+
+    def refuse(self, folder: Path) -> None:
+        """Refuse a folder with files that training did not write."""
+        refuse_foreign(folder)
 
 
 class LogQuality(Callback):

@@ -8,7 +8,6 @@ can run code.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ard.files import claim, in_use
+from ard.results import replacing, write_text
 from ard.sae.hub import fetch
 from ard.types import UserError
 
@@ -58,9 +59,15 @@ def convert(src: str | Path, dst: Path, to: Format) -> None:
     Raises:
         UserError: if ``dst`` is in use, or ``src`` cannot be read (:func:`read`).
     """
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    sae = read(src)
+    with claim(dst, refuse=_refuse_used):
+        write(sae, dst, to)
+
+
+def _refuse_used(dst: Path) -> None:
+    """Refuse a folder in which anything lies."""
+    if in_use(dst) or (dst.exists() and not dst.is_dir()):
         raise UserError(f"{str(dst)!r} is in use: name a new folder to write the SAE into")
-    write(read(src), dst, to)
 
 
 def read(source: str | Path, revision: str | None = None) -> StoredSAE:
@@ -227,7 +234,7 @@ def write_dictionary_learning(sae: StoredSAE, folder: Path) -> None:
     }
     state = _renamed(_reading_centred(sae), {ours: theirs for theirs, ours in DICTIONARY_LEARNING_NAMES.items()})
     state |= {"k": torch.tensor(sae.k, dtype=torch.int), "threshold": torch.tensor(threshold)}
-    _save(state, folder / "ae.pt", torch.save)
+    _save(state, folder / "ae.pt", _pickle)
     _write_json(config, folder / "config.json")
 
 
@@ -337,9 +344,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(config: Mapping[str, Any], path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(config, indent=2) + "\n")
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -363,9 +368,13 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def _pickle(state: dict[str, Tensor], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(state, file)  # not by its name, which torch would write into it
+
+
 def _save(tensors: Mapping[str, Tensor], path: Path, save: Callable[[dict[str, Tensor], Path], object]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     # cloned, so that no two share their memory, and nothing is saved that a tensor is only a view of
     clones = {n: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for n, tensor in tensors.items()}
-    save(clones, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save(clones, partial)

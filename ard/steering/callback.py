@@ -19,7 +19,7 @@ from ard.embedding import load_clap
 from ard.naming import Chat
 from ard.results import Result, Row
 from ard.sae import Encoding, TopKSAE
-from ard.steering.experiment import NO_SAE, STEERED, Design, Dictionary, Experiment, Measured, Split
+from ard.steering.experiment import CONTROLS, NO_SAE, STEERED, Design, Dictionary, Experiment, Measured, Split
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
@@ -174,7 +174,8 @@ class MeasureSteering(Callback):
         for name, figures in found.figures.items():
             method = module.method if name == STEERED else name
             expansion = None if name == NO_SAE else module.expansion
-            yield Row(method, layer, expansion, figures, source=task.source, target=task.target)
+            row = Row(method, layer, expansion, figures, source=task.source, target=task.target)
+            yield row.as_control() if name in CONTROLS else row
 
 
 def _known(audio: Path) -> Split:
