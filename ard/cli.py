@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -46,10 +47,11 @@ def main(args: list[str] | None = None) -> None:
             _lightning(["predict" if args[0] == "extract" else args[0], *args[1:]])
         else:
             _command(args)
-    except UserError as error:
-        if debug:
+    except (UserError, RuntimeError) as error:
+        line = str(error) if isinstance(error, UserError) else _out_of_memory(error)
+        if debug or line is None:
             raise
-        console.print(f"ard: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"ard: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except SIGTERMException:
         console.print("ard: stopped; the same command goes on from its checkpoint, `fit` with --ckpt_path", style="red")
@@ -57,6 +59,19 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("ard: stopped; the same command goes on from what is finished", style="red")
         raise SystemExit(130) from None
+
+
+def _out_of_memory(error: RuntimeError) -> str | None:
+    """Say in a line what to do where memory ran out: on the device, or in a worker, which is then killed."""
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = str(error).partition(". ")[0]
+        return f"out of memory ({reason}): make the batches smaller, and run the same command again"
+    if "DataLoader worker" in str(error):
+        return (
+            "a process that prepares batches was killed, most likely since memory ran out: give the data fewer "
+            "num_workers or batch_tokens, and run the same command again; what is finished is kept"
+        )
+    return None
 
 
 def _lightning(args: list[str]) -> None:

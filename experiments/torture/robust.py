@@ -2,21 +2,39 @@
 
 import io
 import json
+import os
+import re
 import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
-from functools import cache
+from contextlib import redirect_stderr, suppress
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save, save_file
+from torch.utils.data import get_worker_info
 
+from ard.activations import datamodule, read_manifest
+from ard.audio import write_audio_shards
+from ard.audiollm import EMBEDDED, AudioLLM, load_audiollm
+from ard.audiollm.prompter import source
+from ard.cli import main
+from ard.presets import CONFIGS
 from ard.sae import TopKSAE
 from ard.sae.formats import LAYOUTS, Format, StoredSAE, read, write
-from ard.types import UserError
+from ard.types import Clip, UserError
 from experiments.torture.case import Case
 
 D_IN, D_SAE, K = 4, 12, 3
@@ -202,4 +220,193 @@ def read_damaged_folders(num_cases: int) -> str:
     return f"{verdicts['read']} read as SAEs that work, {verdicts['refused']} refused in one line"
 
 
-CASES = [Case("2,000 SAE folders of three formats, damaged at random", lambda _: read_damaged_folders(2000))]
+GENERATION_OPTIONS: list[dict[str, Any]] = [
+    {"return_dict_in_generate": True, "output_scores": True},
+    {"num_return_sequences": 3, "num_beams": 3},
+    {"do_sample": True, "temperature": 3.0},
+    {"prompt_lookup_num_tokens": 3},
+    {"assistant_early_exit": 1},
+    {"penalty_alpha": 0.6, "top_k": 4},
+    {"use_cache": False},
+    {"stop_strings": ["a"]},
+    {"max_length": 3},
+    {"max_time": 1e-9},
+    {"cache_implementation": "static"},
+    {"guidance_scale": 3.0},
+    {"watermarking_config": {"bias": 5.0}},
+]
+"""What a generation_config may say that has no place in the answers to a question."""
+
+
+@cache
+def embedded_model() -> AudioLLM:
+    """Return the model that is shipped."""
+    return load_audiollm()
+
+
+def tone(number: int, duration_s: float = 1.0) -> Clip:
+    """Return a clip of a tone."""
+    time_s = np.arange(int(duration_s * 16000)) / 16000
+    return Clip(f"c{number}", np.sin(2000 * (1 + number) * time_s).astype(np.float32) / 2, 16000, "t")
+
+
+def refused(args: list[str]) -> str:
+    """Run a command that has to end with one line and exit code 2, and return the line.
+
+    Raises:
+        AssertionError: if it ends in another way.
+    """
+    printed = io.StringIO()
+    with redirect_stderr(printed), suppress(SystemExit):
+        main(args)
+    return one_line(printed.getvalue())
+
+
+def one_line(printed: str) -> str:
+    """Return the line that a command ended with, without its colors.
+
+    Raises:
+        AssertionError: if it did not end with one, or printed a traceback.
+    """
+    assert "Traceback" not in printed, printed[-400:]
+    lines = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", printed).splitlines() if line.startswith("ard: ")]
+    assert len(lines) == 1, f"no line, or several: {printed[-400:]!r}"
+    return lines[0]
+
+
+def extraction(folder: Path, num_clips: int) -> list[str]:
+    """Write audio shards of some clips, and return the command that extracts their activations."""
+    audio = folder / "audio" / "probe"
+    if not audio.is_dir():
+        write_audio_shards(map(tone, range(num_clips)), audio, clips_per_shard=2)
+    facts = {"out": folder, "split": "probe", "activations": folder / "activations", "layers": "[1]"}
+    config = str(CONFIGS / "demo" / "extract.yaml")
+    return ["extract", "--config", config, *(f"--run.{name}={value}" for name, value in facts.items())]
+
+
+def extract_with_little_shared_memory(folder: Path) -> str:
+    """Extract where /dev/shm has room for less than one batch."""
+    args = extraction(folder, 24)
+    mounted = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && exec {sys.executable} -m ard " + shlex.join(args)
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        return "not tried: only root can give a process a /dev/shm of its own"
+    run = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-400:]
+    return f"{len(read_manifest(folder / 'activations').clip_ids)} clips extracted"
+
+
+def extract_with_a_worker_killed(folder: Path) -> str:
+    """Kill a worker in the middle of an extraction, as the kernel does where memory runs out; run it again."""
+    args, batches, shards_read = extraction(folder, 16), datamodule._Clips._batches, count(1)
+
+    def die(clips: Any, read: Any) -> Any:
+        if get_worker_info() and next(shards_read) == 3:  # of this worker
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batches(clips, read)
+
+    with patch.object(datamodule._Clips, "_batches", die):
+        line = refused(args)
+    main(args)
+    assert len(read_manifest(folder / "activations").clip_ids) == 16
+    return f"{line} | the same command again: 16 clips"
+
+
+def fit_refuses(folder: Path, options: list[str]) -> str:
+    """Train an SAE with settings that cannot be, and return the line that says so."""
+    main(extraction(folder, 4))
+    facts = {"out": folder, "activations": folder / "activations", "evaluation": "null", "layer": 1}
+    config = str(CONFIGS / "demo" / "fit.yaml")
+    run = [f"--run.{name}={value}" for name, value in facts.items()]
+    return refused(["fit", "--config", config, *run, "--trainer.logger=false", "--trainer.max_steps=2", *options])
+
+
+def ask(_: Path, token: str) -> str:
+    """Ask the shipped model a question that holds a special token."""
+    try:
+        embedded_model().generate([tone(0)], [f"what {token} is this"], max_new_tokens=2)
+    except UserError as error:
+        return str(error)
+    raise AssertionError("it was answered")
+
+
+def answer_as_plainly(folder: Path, options: dict[str, Any]) -> str:
+    """Answer with options in the model's generation_config, as without them."""
+    shutil.copytree(source(EMBEDDED), folder, dirs_exist_ok=True)
+    path, clips, questions = folder / "generation_config.json", [tone(0), tone(1, 0.5)], ["what is this", "who"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), **options}))
+    answers = load_audiollm(str(folder)).generate(clips, questions, max_new_tokens=5)
+    assert answers == embedded_model().generate(clips, questions, max_new_tokens=5), answers
+    return "answered as without"
+
+
+def compute_half_precision(folder: Path) -> str:
+    """Load a checkpoint in half precision on a CPU."""
+    shutil.copytree(source(EMBEDDED), folder, dirs_exist_ok=True)
+    path = folder / "model.safetensors"
+    save_file({name: x.half() for name, x in load_file(path).items()}, path, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    computed_in = load_audiollm(str(folder)).model.dtype
+    assert computed_in == torch.float32, computed_in
+    return "computed in float32"
+
+
+def refuse_configuration(folder: Path, layout: Format, text: str) -> str:
+    """Open an SAE whose configuration is broken."""
+    config, weights = whole_folder(layout, None)
+    (folder / LAYOUTS[layout].config).write_text(text.replace("...", config.decode().strip()[1:]))
+    (folder / LAYOUTS[layout].weights).write_bytes(weights)
+    return refused(["convert", str(folder), str(folder / "new"), "--to", "saelens"])
+
+
+def refuse_weights(folder: Path, dtype: torch.dtype) -> str:
+    """Open an SAE whose weights are of another type."""
+    config, weights = whole_folder("saelens", None)
+    (folder / "cfg.json").write_bytes(config)
+    save_file({name: x.to(dtype) for name, x in load(weights).items()}, folder / "sae_weights.safetensors")
+    return refused(["convert", str(folder), str(folder / "new"), "--to", "saelens"])
+
+
+CONFIGURATIONS: list[tuple[str, Format, str]] = [
+    ("is not JSON", "saelens", "{"),
+    ("is a list", "saelens", "[1, 2]"),
+    ("is empty names", "sparsify", "{}"),
+    ("is nested 100,000 deep", "saelens", "[" * 100_000),
+    ("has a d_in that is a word", "saelens", '{"d_in": "4", "d_sae": 12, "k": 3, "architecture": "topk"}'),
+    ("has a k of 10^40", "sparsify", f'{{"d_in": 4, "num_latents": 12, "k": 1{"0" * 40}}}'),
+    ("has a d_in that is a word, to be multiplied by 10^12", "sparsify", '{"d_in": "4", "expansion_factor": 1e12}'),
+    ("has a list for its trainer", "dictionary_learning", '{"trainer": [1]}'),
+    ("has a word for its metadata", "saelens", '{"metadata": "m"}'),
+]
+
+CASES = [
+    Case("2,000 SAE folders of three formats, damaged at random", lambda _: read_damaged_folders(2000)),
+    *(
+        Case(f"an SAE whose configuration {what}", partial(refuse_configuration, layout=layout, text=text), quick=True)
+        for what, layout, text in CONFIGURATIONS
+    ),
+    *(
+        Case(f"an SAE with weights in {str(dtype)[6:]}", partial(refuse_weights, dtype=dtype), quick=True)
+        for dtype in (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int32, torch.complex64)
+    ),
+    Case("ard extract where /dev/shm has 64 KB", extract_with_little_shared_memory),
+    Case("ard extract of which a worker is killed", extract_with_a_worker_killed),
+    *(
+        Case(f"ard fit with {' '.join(options)}", partial(fit_refuses, options=options))
+        for options in (
+            ["--trainer.precision=bf16-true"],
+            ["--trainer.precision=16-true"],
+            ["--data.init_args.activations=nowhere"],
+            ["--model.init_args.d_in=7"],
+        )
+    ),
+    *(
+        Case(f"a question with {token} in it", partial(ask, token=token))
+        for token in ("<|AUDIO|>", "<|im_end|>", "<|im_start|>")
+    ),
+    *(
+        Case(f"a generation_config with {json.dumps(options)}", partial(answer_as_plainly, options=options))
+        for options in GENERATION_OPTIONS
+    ),
+    Case("a checkpoint in half precision on a CPU", compute_half_precision),
+]

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from experiments.torture import SECTIONS, cases_of
-from experiments.torture.__main__ import attempt
 from experiments.torture.case import Case
+from experiments.torture.runner import attempt
 
 QUICK = {
     f"{section}: {case.input}": case for section, module in SECTIONS.items() for case in cases_of(module) if case.quick
