@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -48,10 +49,11 @@ def main(args: list[str] | None = None) -> None:
             _lightning(["predict" if args[0] == "extract" else args[0], *args[1:]])
         else:
             _command(args)
-    except UserError as error:
-        if debug:
+    except (UserError, RuntimeError) as error:
+        line = str(error) if isinstance(error, UserError) else _out_of_memory(error)
+        if debug or line is None:
             raise
-        console.print(f"ard: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"ard: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except SIGTERMException:
         console.print("ard: stopped; the same command goes on from its checkpoint, `fit` with --ckpt_path", style="red")
@@ -66,6 +68,19 @@ def _degrade() -> None:
     for stream, instead in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=instead)
+
+
+def _out_of_memory(error: RuntimeError) -> str | None:
+    """Say in a line what to do where memory ran out: on the device, or in a worker, which is then killed."""
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = str(error).partition(". ")[0]
+        return f"out of memory ({reason}): make the batches smaller, and run the same command again"
+    if "DataLoader worker" in str(error):
+        return (
+            "a process that prepares batches was killed, most likely since memory ran out: give the data fewer "
+            "num_workers or batch_tokens, and run the same command again; what is finished is kept"
+        )
+    return None
 
 
 def _lightning(args: list[str]) -> None:

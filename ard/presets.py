@@ -59,7 +59,7 @@ def plain(facts: DictConfig) -> dict[str, Any]:
 
 
 class CLI(LightningCLI):
-    """LightningCLI with the defaults of this project: any model and data by class_path, a fixed seed."""
+    """LightningCLI with the defaults of this project: any model and data by class_path, a fixed seed, one device."""
 
     def __init__(self, args: list[str], *, run: bool = True) -> None:
         super().__init__(
@@ -69,6 +69,7 @@ class CLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,  # a run keeps the resolved YAML itself
             seed_everything_default=0,
+            trainer_defaults={"devices": 1},  # Lightning's own is all that there are
             auto_configure_optimizers=False,
             args=args,
             run=run,

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from transformers import ClapModel, ClapProcessor
 
 from ard.audio import resample
+from ard.audiollm import widen_on_cpu
 from ard.results import write_json
 from ard.types import Clip, UserError
 
@@ -190,4 +191,5 @@ def load_clap(model: str = EMBEDDED, *, device: str = "cpu") -> Clap:
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"CLAP model {model!r} cannot be loaded ({reason}): give a local folder or a hub id") from error
-    return TransformersClap(weights.to(device), processor, model)
+    widen_on_cpu(weights.to(device), f"CLAP model {model!r}")
+    return TransformersClap(weights, processor, model)

@@ -1,5 +1,6 @@
 """`ard extract` stopped at any moment, on several ranks, and on clips that give trouble."""
 
+import gc
 import io
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -168,6 +170,35 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved_and_a_clip_that_is_t
     assert min(tokens[clip] for clip in left_out) > max(tokens[clip] for clip in manifest.clip_ids)
     assert {failure.reason.partition(":")[0] for failure in manifest.failures} == {"out of memory, even alone"}
     assert any(len(size) and size[0] > 1 and size.numel() > 80 for size in sizes)
+
+
+def test_nothing_of_a_pass_that_failed_is_alive_when_its_halves_are_tried(audio, tiny_audiollm):
+    data = ClipDataModule(audio, activations=audio / "nowhere", batch_tokens=300)
+    module = Extraction([0, 2], tiny_audiollm)
+    data.trainer = _Alone(module)
+    failed, alive = [], []
+
+    def full(_module, _args, output):  # stands for a GPU that has no room for more than one clip
+        hidden = output[0] if isinstance(output, tuple) else output
+        if len(hidden) > 1:
+            failed.append(weakref.ref(hidden))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def begin(_module, _args, _kwargs):
+        alive.append(sum(hidden() is not None for hidden in failed))
+
+    module.audiollm.layers[2].register_forward_hook(full)
+    module.audiollm.model.register_forward_pre_hook(begin, with_kwargs=True)
+    batch = max(data.predict_dataloader(), key=lambda batch: len(batch.places))
+    gc.disable()  # what only the collector would take away is in the way on a GPU
+    try:
+        captured = module._capture(batch.prompts)
+    finally:
+        gc.enable()
+    assert len(captured) == len(batch.places) > 2
+    assert all(len(xs[2]) for xs in captured)
+    assert len(failed) > 1
+    assert alive == [0] * len(alive)
 
 
 def test_clips_that_give_nan_cannot_be_decoded_or_are_too_short_are_named_and_the_rest_is_kept(
