@@ -6,19 +6,21 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
+from ard.audiollm import EMBEDDED
 from ard.console import say, say_failures, tracked
 from ard.evaluation import MatchReading
-from ard.presets import CONFIGS, import_class, merged, plain, preset_facts, resolved_yaml
+from ard.files import LOCK, claim, in_use
+from ard.presets import CONFIGS, import_class, plain, preset_facts, resolved
 from ard.probing import STAMPS, Evaluator
 from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
@@ -62,7 +64,8 @@ class Chain:
     """
 
     def __init__(self, preset: str, facts: dict[str, Any], redo: Collection[str] = ()) -> None:
-        self.preset, self.configs, self.facts = preset, CONFIGS / preset, preset_facts(preset, facts)
+        self._given = {name: _spelled_alike(name, value) for name, value in facts.items()}
+        self.preset, self.configs, self.facts = preset, CONFIGS / preset, preset_facts(preset, self._given)
         self.redo = set(redo)
         if unknown := self.redo - {step.name for step in STEPS}:
             raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")
@@ -74,6 +77,11 @@ class Chain:
                 f"`matching` {reading} of the run is no reading ({error}): see ard.evaluation.MatchReading"
             ) from error
         self.run = Run(Path(self.facts.out))
+
+    def change(self, **facts: Any) -> None:
+        """Change facts, before anything is filled."""
+        self._given |= facts
+        self.facts = preset_facts(self.preset, self._given)
 
     def check(self, goals: Iterable[Goal]) -> None:
         """Refuse to do anything where costly work was done with other settings, before anything is written.
@@ -101,7 +109,9 @@ class Chain:
         listed = work(self.facts, goals)
         self.check(goals)
         sources = self._sources(one.split for one in listed if one.step.name == "audio" and one.split)
-        self.run = Run.open(self.run.folder, {"preset": self.preset, **plain(self.facts)})
+        # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
+        movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
+        self.run = Run.open(self.run.folder, {"preset": self.preset, **movable})
         for name, group in groupby(listed, key=lambda one: one.step.name):
             match name:
                 case "audio":
@@ -273,13 +283,13 @@ class Chain:
         for _, part in missing:
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
         self._announce(f"SAE: layer {layer}, expansion {', '.join(map(str, expansions))}", missing[0][1])
-        facts = self._cell_facts(cells[0])
+        pattern = cells[0].folder.with_name(f"e{PLACEHOLDER}") / cells[0].sae.name
+        facts = self._cell_facts(cells[0]) | {"sae": str(pattern)}
         if len(cells) > 1:
-            pattern = cells[0].folder.with_name(f"e{PLACEHOLDER}") / cells[0].sae.name
-            facts |= {"expansion": expansions, "cell": str(together), "sae": str(pattern)}
+            facts |= {"expansion": expansions, "cell": str(together)}
         whole = newest_whole(Path(facts["cell"]) / cells[0].checkpoints.name)
-        options = [f"--ckpt_path={whole}"] if whole else []
-        run_config("fit", "fit.yaml", self._resolved("fit", facts), *options)
+        resumed = {"ckpt_path": str(whole)} if whole else {}
+        run_config("fit", "fit.yaml", self._resolved("fit", facts) | resumed)
 
     def _evaluate(self, one: Work) -> None:
         """Run the evaluators of a step on a cell that have not done their work with these settings."""
@@ -361,7 +371,7 @@ class Chain:
         return settings_of(self._resolved(file, facts), self.run.folder)
 
     def _resolved(self, file: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return yaml.safe_load(resolved_yaml(self.configs / f"{file}.yaml", merged(self.facts, facts)))
+        return resolved(self.configs / f"{file}.yaml", self.facts, facts)
 
 
 def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
@@ -371,6 +381,24 @@ def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
     if stamped:
         return all(path.is_file() for path in files)
     return bool(files + results) and all(path.is_file() for path in files + results)
+
+
+def claim_run(out: Path) -> AbstractContextManager[None]:
+    """Keep a run's folder to this process; refuse one that holds anything but a run, or audio shards to start from."""
+    return claim(out, refuse=_refuse_foreign)
+
+
+def _refuse_foreign(out: Path) -> None:
+    run = Run(out)
+    is_ours = run.path.is_file() or any((folder / LOCK).is_file() for folder in run.audio_folders)
+    if in_use(out) and not is_ours:
+        raise UserError(f"folder {str(out)!r} is in use, and not by a run: choose a new or empty one as --out")
+
+
+def _spelled_alike(name: str, value: Any) -> Any:
+    """Return a fact; a folder that it names gets its one absolute path."""
+    is_path = name in ("model", "clap", "bertscore", "root") and value not in (None, EMBEDDED) and Path(value).exists()
+    return str(Path(value).resolve()) if is_path else value
 
 
 def newest_whole(folder: Path) -> Path | None:

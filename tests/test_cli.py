@@ -7,6 +7,7 @@ from importlib import import_module
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ard
 from ard.cli import COMMANDS, main
@@ -73,6 +74,34 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     assert (out / "report" / "index.html").is_file()
     other = [*args, "--seed", "1"]
     assert "holds another run" in refused(capsys, *other)
+
+
+def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
+    sounds, tiny_audiollm, tiny_clap, monkeypatch, capsys
+):
+    for path in sounds.glob("*.*"):
+        if path.name not in ("a dog.wav", "e.f.wav"):
+            path.unlink()  # four clips are left, of which H^k has two
+    monkeypatch.chdir(sounds)
+    name = "50% ${HOME}x{expansion}\\${run.out} a=b,[c]'\"\n:#?~* é"
+    args = ["run", "--audio", ".", "--model", tiny_audiollm, "--clap", tiny_clap, "--k", "4", "--out"]
+    main([*args, name])
+    out = sounds / name
+    run = json.loads((out / "run.json").read_text())
+    assert (run["p"], run["out"], run["cell"]) == (2, ".", "./layer-3/e8")
+    assert load_file(out / "layer-3/e8/representatives.safetensors")["ard/top_ids"].shape == (256, 2)
+    failures = json.loads((out / "failures.json").read_text())["failures"]
+    assert failures == [{"id": name, "stage": "audio", "reason": "a folder that `ard` wrote: not read"}]
+    assert sorted(path.name for path in sounds.iterdir()) == sorted(["a dog.wav", "b", "e.f.wav", name])
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".tar", ".yaml", ".ckpt")}
+    (sounds / "a dog.wav").touch()
+    (sounds.parent / "link").symlink_to(out)
+    for same in (f"./{name}/", str(out), str(sounds.parent / "link")):
+        main([*args, same])  # the same run, of which nothing is done twice
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    shutil.copy("e.f.wav", "a dog.wav")
+    assert "holds another run" in refused(capsys, *args, name)
 
 
 def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, sounds, capsys):

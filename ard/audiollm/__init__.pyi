@@ -1,5 +1,7 @@
 from .audiollm import AudioLLM, Positions, load_audiollm
+from .generation import keep_plain_options
 from .hooks import replace_output, stop_after
+from .precision import widen_on_cpu
 from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, load_prompter
 
 __all__ = [
@@ -8,8 +10,10 @@ __all__ = [
     "AudioPrompter",
     "AudioPrompts",
     "Positions",
+    "keep_plain_options",
     "load_audiollm",
     "load_prompter",
     "replace_output",
     "stop_after",
+    "widen_on_cpu",
 ]

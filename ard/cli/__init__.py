@@ -130,10 +130,11 @@ def main(args: list[str] | None = None) -> None:
 
     try:
         _run(name, words)
-    except UserError as error:
-        if debug:
+    except (UserError, RuntimeError) as error:
+        line = str(error) if isinstance(error, UserError) else _out_of_memory(error)
+        if debug or line is None:
             raise
-        console.print(f"ard: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"ard: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         console.print("ard: stopped; the same command goes on from what is finished", style="red")
@@ -145,6 +146,19 @@ def _degrade() -> None:
     for stream, instead in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=instead)
+
+
+def _out_of_memory(error: RuntimeError) -> str | None:
+    """Say in a line what to do where memory ran out: on the device, or in a worker, which is then killed."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be loaded
+        reason = str(error).partition(". ")[0]
+        return f"out of memory ({reason}): make the batches smaller, and run the same command again"
+    if "DataLoader worker" in str(error):
+        return (
+            "a process that prepares batches was killed, most likely since memory ran out: give the data fewer "
+            "num_workers or batch_tokens, and run the same command again; what is finished is kept"
+        )
+    return None
 
 
 def _choose(args: list[str]) -> tuple[str, list[str]]:

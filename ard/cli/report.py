@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ard.console import console
+from ard.files import claim
 from ard.reports import Order, find_concepts, render_concepts, write_report, write_tables
 from ard.run import Run
 
@@ -18,8 +19,9 @@ def report(run: Path) -> None:
         run: the run's folder.
     """
     Run.load(run)
-    write_tables(run)
-    Console().print(f"report: {write_report(run)}", soft_wrap=True)
+    with claim(run):
+        write_tables(run)
+        Console().print(f"report: {write_report(run)}", soft_wrap=True)
 
 
 def concepts(

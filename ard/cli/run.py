@@ -1,6 +1,5 @@
 """The commands that run the method: `ard demo`, `ard table`, `ard run`, and `ard seeds` over several runs."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,10 @@ from rich.console import Console
 
 from ard.audio import FolderClips, read_audio_manifest
 from ard.audiollm import EMBEDDED, load_audiollm
-from ard.chain import Chain
+from ard.chain import Chain, claim_run
 from ard.console import console
 from ard.evaluation import compare_seeds
+from ard.files import claim, refuse_inside
 from ard.presets import preset_facts
 from ard.reports import write_tables
 from ard.run import Run
@@ -30,9 +30,10 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
         out: the run's folder; a second call goes on where the first was stopped.
         seed: of the sounds, the SAEs and every draw.
     """
-    chain = Chain("demo", {"out": str(out), "seed": seed})
-    chain.fill((1, 2, 3, 4))
-    chain.finish()
+    with claim_run(out):
+        chain = Chain("demo", {"out": str(out), "seed": seed})
+        chain.fill((1, 2, 3, 4))
+        chain.finish()
 
 
 def table(
@@ -67,8 +68,9 @@ def table(
         for line in chain.list_work([goal]):
             Console().print(line, markup=False, highlight=False, soft_wrap=True)
         return
-    chain.fill([goal])
-    chain.finish()
+    with claim_run(chain.run.folder):
+        chain.fill([goal])
+        chain.finish()
 
 
 def run(
@@ -95,6 +97,7 @@ def run(
         seed: of the SAE and every draw.
     """
     source = FolderClips(audio)
+    refuse_inside(audio, out)
     audiollm = load_audiollm(model)
     source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
     chosen = int(PAPER_LAYER * len(audiollm.layers)) if layer is None else layer
@@ -106,7 +109,7 @@ def run(
         "model": model,
         "clap": clap,
         "d_in": audiollm.d_in,
-        "data": f"the sounds in {audio.resolve().name!r} ({_fingerprint(audio)})",
+        "data": f"the sounds in {audio.resolve().name!r} ({source.fingerprint()})",
         "audio": {},
         "layers": [chosen],
         "layer": chosen,
@@ -117,19 +120,20 @@ def run(
         "tasks": [],
     }
     goals: tuple[Goal, ...] = (4, "concepts")
-    chain = Chain("demo", facts)
-    chain.check(goals)
-    chain.write_audio("probe", source)
-    num_clips = read_audio_manifest(chain.run.audio("probe")).num_clips
-    if num_clips < LEAST_CLIPS:
-        chain.report_failures()
-        raise UserError(
-            f"{num_clips} usable clips in {str(audio)!r}, at least {LEAST_CLIPS} are needed: "
-            f"see {chain.run.failures} for what was left out and why"
-        )
-    chain.facts.p = min(4, num_clips // 2)
-    chain.fill(goals)
-    chain.finish()
+    with claim_run(out):
+        chain = Chain("demo", facts)
+        chain.check(goals)
+        chain.write_audio("probe", source)
+        num_clips = read_audio_manifest(chain.run.audio("probe")).num_clips
+        if num_clips < LEAST_CLIPS:
+            chain.report_failures()
+            raise UserError(
+                f"{num_clips} usable clips in {str(audio)!r}, at least {LEAST_CLIPS} are needed: "
+                f"see {chain.run.failures} for what was left out and why"
+            )
+        chain.change(p=min(4, num_clips // 2))
+        chain.fill(goals)
+        chain.finish()
 
 
 def seeds(runs: list[Path], cosine: float = 0.7) -> None:
@@ -139,7 +143,9 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
         runs: folders of runs; the first is held against all others.
         cosine: least cosine of the decoder directions of two features that are taken for the same.
     """
-    result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
+    with claim(runs[0]):
+        result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
+        write_tables(runs[0])
     figures = result.rows[0].figures
     for concept in result.details["concepts"][:MOST_LINES]:
         partners = ", ".join(
@@ -156,14 +162,3 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
             figure = figures[name]
             shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {said.format(n=figure.n)}"
             console.print(shown, highlight=False, soft_wrap=True)
-    write_tables(runs[0])
-
-
-def _fingerprint(folder: Path) -> str:
-    """Return a hash of the names, sizes and times of a folder's files, so that a changed folder is another run."""
-    listed = [
-        f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}"
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:12]

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ard.audio import SOURCES, check_audio_shards, write_audio_shards
 from ard.console import console, say_failures, tracked
+from ard.files import refuse_inside
 from ard.types import UserError
 
 MOST_LINES = 20  # of a list that may have thousands
@@ -45,6 +46,8 @@ def shards(chosen: Namespace) -> None:
         raise UserError(f"a source is missing: give one of {', '.join(SOURCES)}, or --check DIR")
     asked = chosen[chosen.source].as_dict()
     out = asked.pop("out")
+    if "root" in asked:
+        refuse_inside(asked["root"], out)
     written, failures = write_audio_shards(tracked(SOURCES[chosen.source](**asked), "audio"), out)
     say_failures(failures)
     console.print(f"{written} clips in {out}")

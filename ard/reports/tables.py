@@ -9,7 +9,7 @@ from typing import Any
 from ard.reports import notes, paper
 from ard.reports.paper import Printed
 from ard.reports.table import Cell, Line, Table, latex, markdown
-from ard.results import OWN_METHOD, Result, Row, replacing, write_json
+from ard.results import OWN_METHOD, Result, Row, write_json, write_text
 from ard.run import Run
 from ard.types import UserError
 
@@ -38,9 +38,8 @@ def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
                 run.table(table.number, suffix).unlink(missing_ok=True)
             continue
         write_json(run.table(table.number), {"table": table.number, "preset": table.preset, "rows": table.rows})
-        for suffix, text in (("md", markdown(table)), ("tex", latex(table))):
-            with replacing(run.table(table.number, suffix)) as partial:
-                partial.write_text(text, encoding="utf-8")
+        write_text(run.table(table.number, "md"), markdown(table))
+        write_text(run.table(table.number, "tex"), latex(table))
     return tables
 
 
