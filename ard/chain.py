@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ard.presets import CONFIGS, plain, preset_facts, run_preset
 from ard.reports import log_tables, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.sae import PLACEHOLDER, is_whole
-from ard.types import Clip, Failure, UserError
+from ard.types import Clip, Failure, Note, UserError
 
 console = Console(stderr=True)
 
@@ -88,6 +88,7 @@ class Chain:
         if not folder.is_dir():
             _, failures = write_audio_shards(tracked(source, f"audio: {split}"), folder)
             say_failures(failures)
+            say_notes(read_audio_manifest(folder).notes)
 
     def table(self, number: int) -> None:
         """Fill the cells that a table needs."""
@@ -158,14 +159,14 @@ class Chain:
             score_study(store, result, **facts)
 
     def report_failures(self) -> None:
-        """Gather what was left out of the run, by whatever stage."""
-        failures = [
-            f for folder in sorted((self.out / "audio").iterdir()) for f in read_audio_manifest(folder).failures
-        ]
+        """Gather what was left out of the run, by whatever stage, and what was used though something was amiss."""
+        written = [read_audio_manifest(folder) for folder in sorted((self.out / "audio").iterdir())]
+        failures = [failure for manifest in written for failure in manifest.failures]
+        notes = [note._asdict() for manifest in written for note in manifest.notes]
         for extracted in (self.facts.activations, self.facts.evaluation):
             if extracted and (Path(extracted) / "manifest.json").is_file():
                 failures += read_manifest(Path(extracted)).failures
-        write_json(self.out / "failures.json", {"failures": [failure._asdict() for failure in failures]})
+        write_json(self.out / "failures.json", {"failures": [f._asdict() for f in failures], "notes": notes})
 
     def finish(self) -> None:
         """Write tables and report, show them, and send the tables to W&B."""
@@ -210,14 +211,24 @@ def _say(step: str) -> None:
     console.print(f"[bold]·[/bold] {step}", highlight=False, soft_wrap=True)
 
 
-def say_failures(failures: list[Failure], most: int = 20) -> None:
-    """Show what was left out, and why: how many for each reason, and the first of them by name."""
-    if not failures:
+def say_failures(failures: list[Failure]) -> None:
+    """Show what was left out, and why."""
+    _list("left out", failures)
+
+
+def say_notes(notes: list[Note]) -> None:
+    """Show what was used though something was amiss."""
+    _list("used, but", notes)
+
+
+def _list(what: str, listed: Sequence[Failure | Note], most: int = 20) -> None:
+    """Show how many there are for each reason, and the first of them by name."""
+    if not listed:
         return
-    console.print(f"{len(failures)} left out:", style="yellow", highlight=False)
-    for failure in failures[:most]:
-        console.print(f"  {failure.id}: {failure.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(failures) > most:
+    console.print(f"{len(listed)} {what}:", style="yellow", highlight=False)
+    for clip_id, _, reason in listed[:most]:
+        console.print(f"  {clip_id}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(listed) > most:
         console.print("  and more; in all:", highlight=False)
-        for reason, count in Counter(failure.reason for failure in failures).most_common(most):
+        for reason, count in Counter(reason for _, _, reason in listed).most_common(most):
             console.print(f"  {count} x {reason}", markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ard.audio import SOURCES, FolderClips, check_audio_shards, read_audio_manifest, read_clip, write_audio_shards
 from ard.audiollm import EMBEDDED, load_audiollm
-from ard.chain import Chain, console, say_failures, tracked
+from ard.chain import Chain, console, say_failures, say_notes, tracked
 from ard.evaluation import compare_seeds
 from ard.plan import plan as plan_preset
 from ard.plan import render_plan
@@ -87,7 +87,7 @@ def run(
     """Run the whole method on a folder of your own sounds: named concepts with audio players.
 
     Args:
-        audio: a folder of wav, flac, ogg or mp3 files, at any depth.
+        audio: a folder of wav, flac, ogg or mp3 files, at any depth, or one file.
         model: a Qwen2-Audio-class model, a local folder or hub id; ``embedded`` is the small one that is shipped.
         out: the run's folder.
         clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that is shipped.
@@ -108,7 +108,7 @@ def run(
         "model": model,
         "clap": clap,
         "d_in": audiollm.d_in,
-        "data": f"the sounds in {audio.resolve().name!r} ({_fingerprint(audio)})",
+        "data": f"the sounds in {audio.resolve().name!r} ({_fingerprint(source)})",
         "audio": {},
         "layers": [chosen],
         "layer": chosen,
@@ -142,6 +142,7 @@ def shards(chosen: Namespace) -> None:
         checked = check_audio_shards(chosen.check)
         for dataset, count in sorted(checked.num_clips.items()):
             Console().print(f"{dataset}: {count} clips", highlight=False)
+        say_notes(checked.manifest.notes)
         problems = checked.problems
         for problem in problems[:MOST_LINES]:
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -155,6 +156,7 @@ def shards(chosen: Namespace) -> None:
     out = asked.pop("out")
     written, failures = write_audio_shards(tracked(SOURCES[chosen.source](**asked), "audio"), out)
     say_failures(failures)
+    say_notes(read_audio_manifest(out).notes)
     console.print(f"{written} clips in {out}")
 
 
@@ -321,11 +323,11 @@ def steer(
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(source: FolderClips) -> str:
     """Return a hash of the names, sizes and times of a folder's files, so that a changed folder is another run."""
     listed = [
-        f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}"
-        for path in sorted(folder.rglob("*"))
+        f"{path.relative_to(source.root)} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        for path in source.files()[0]
         if path.is_file()
     ]
-    return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(listed).encode(errors="surrogateescape")).hexdigest()[:12]

@@ -1,11 +1,12 @@
 """A folder of the user's own sounds as a source of clips."""
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from ard.audio.decoding import decode, unusable
+from ard.audio.decoding import decode, decode_pieces
+from ard.audio.paths import files_under, id_of, printable
 from ard.types import Clip, Failure, UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -14,51 +15,67 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 class FolderClips:
     """Iterate over the sounds under a folder, at any depth, in the order of their names.
 
-    A clip's id is its path below the folder, with dots replaced (a dot would end a WebDataset key). What cannot be
-    used comes out as a :class:`~ard.types.Failure` in its place: no file is left out silently.
+    A clip's id is its path below the folder, as :func:`~ard.audio.paths.id_of` writes it: dots are replaced, and bytes
+    that are no text are escaped. Linked folders are followed, each real folder once. What cannot be used comes out as a
+    :class:`~ard.types.Failure`, and so does a folder that cannot be looked into: nothing but hidden files is left out
+    silently.
 
     Args:
-        root: the folder.
+        root: the folder, or a single file.
         segment_s: cut files into pieces of at most this many seconds, the window of the model that will hear them, so
-            that nothing of a long recording is lost; None leaves files whole.
+            that nothing of a long recording is lost, and only one piece is in memory; None leaves files whole.
 
     Raises:
         UserError: if there is no such folder.
     """
 
     def __init__(self, root: Path, segment_s: float | None = None) -> None:
-        if not root.is_dir():
-            raise UserError(f"audio folder {str(root)!r} does not exist: give a folder of wav, flac, ogg or mp3 files")
-        self.root = root
+        try:
+            is_folder = stat.S_ISDIR(root.stat().st_mode)
+        except OSError as error:
+            reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise UserError(
+                f"audio folder {str(root)!r} {reason}: give a folder of wav, flac, ogg or mp3 files"
+            ) from error
+        if segment_s is not None and not segment_s > 0:
+            raise UserError(f"segment_s {segment_s} cuts files into nothing: give a number of seconds above 0")
+        self.root = root if is_folder else root.parent
         self.segment_s = segment_s
+        self._only = None if is_folder else root
 
     def __iter__(self) -> Iterator[Clip | Failure]:
         """Read file by file; one file may give several clips."""
         taken: set[str] = set()
-        for path in sorted(self.root.rglob("*")):
-            name = path.relative_to(self.root).as_posix()
-            if path.is_dir() or any(part.startswith(".") for part in path.relative_to(self.root).parts):
-                continue
-            clip_id = _unique(name.replace(".", "_"), taken)
-            yield from self._read(path, name, clip_id)
+        files, errors = self.files()
+        for error in errors:
+            folder = Path(os.fsdecode(error.filename))
+            if not self._is_hidden(folder):
+                name = printable(folder.relative_to(self.root).as_posix())
+                yield Failure(name, "audio", f"this folder cannot be looked into ({error.strerror})")
+        for path in files:
+            if not self._is_hidden(path):
+                yield from self._read(path, taken)
 
-    def _read(self, path: Path, name: str, clip_id: str) -> Iterator[Clip | Failure]:
+    def files(self) -> tuple[list[Path], list[OSError]]:
+        """Return all files, hidden and of other kinds too, and what could not be looked into."""
+        return ([self._only], []) if self._only else files_under(self.root)
+
+    def _is_hidden(self, path: Path) -> bool:
+        return path != self._only and any(part.startswith(".") for part in path.relative_to(self.root).parts)
+
+    def _read(self, path: Path, taken: set[str]) -> Iterator[Clip | Failure]:
+        below = path.relative_to(self.root).as_posix()
+        name, clip_id = printable(below), _unique(id_of(below), taken)
+        dataset = printable(os.path.basename(os.path.abspath(self.root)))
         if path.suffix.lower() not in SUFFIXES:
             yield Failure(name, "audio", f"not a {', '.join(s[1:] for s in SUFFIXES)} file")
             return
-        recording = decode(path, name)
-        if isinstance(recording, Failure):
-            yield recording
-            return
-        waveform, sample_rate_hz = recording
-        pieces = [waveform] if self.segment_s is None else _cut(waveform, round(self.segment_s * sample_rate_hz))
-        for index, piece in enumerate(pieces):
-            piece_id = clip_id if len(pieces) == 1 else f"{clip_id}#{index:04d}"
-            reason = unusable(piece, sample_rate_hz)
-            if reason:
-                yield Failure(f"{name}#{index:04d}", "audio", f"piece of a longer file: {reason}")
+        for which, recording in decode_pieces(path, name, self.segment_s):
+            if isinstance(recording, Failure):
+                yield recording._replace(reason=f"piece of a longer file: {recording.reason}") if which else recording
             else:
-                yield Clip(piece_id, piece, sample_rate_hz, dataset=self.root.name)
+                waveform, sample_rate_hz, note = recording
+                yield Clip(clip_id + which, waveform, sample_rate_hz, dataset, note=note)
 
 
 def read_clip(path: Path) -> Clip:
@@ -70,12 +87,8 @@ def read_clip(path: Path) -> Clip:
     recording = decode(path, path.name)
     if isinstance(recording, Failure):
         raise UserError(f"audio file {str(path)!r} cannot be used ({recording.reason}): give wav, flac, ogg or mp3")
-    return Clip(path.name, *recording, dataset=path.parent.name)
-
-
-def _cut(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
-    """Cut into equal pieces of at most that many samples, so that no sliver is left at the end."""
-    return np.array_split(waveform, max(1, -(-len(waveform) // samples)))
+    waveform, sample_rate_hz, note = recording
+    return Clip(printable(path.name), waveform, sample_rate_hz, printable(path.parent.name), note=note)
 
 
 def _unique(name: str, taken: set[str]) -> str:
