@@ -71,7 +71,7 @@ def decode_pieces(
 def unusable(waveform: Float[np.ndarray, " samples"], sample_rate_hz: int) -> str | None:
     """Say why a waveform cannot be used; None if it can."""
     low, high = (float(waveform.min()), float(waveform.max())) if len(waveform) else (0.0, 0.0)
-    return _unusable(len(waveform), max(-low, high), isfinite(low + high), sample_rate_hz)
+    return _unusable(len(waveform), max(high, -low), isfinite(low + high), sample_rate_hz)
 
 
 def divisor(peak: float, is_lossy: bool) -> float | None:

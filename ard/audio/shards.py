@@ -246,12 +246,12 @@ def _mended(clip: Clip, taken: set[str]) -> Clip:
     key, note = clip.id, clip.note
     if not is_key(key):
         key = id_of(key)
-        note = and_also(f"its id {printable(clip.id)!r} cannot name a file in a shard: it is {key!r} there", note)
+        note = and_also(f"its id '{printable(clip.id)}' cannot name a file in a shard: it is '{key}' there", note)
     clip_id, number = key, 2
     while clip_id in taken:
         clip_id, number = f"{key}-{number}", number + 1
     if clip_id != key:
-        note = and_also(f"its id {key!r} was given to an earlier clip: it is {clip_id!r} here", note)
+        note = and_also(f"its id '{key}' was given to an earlier clip: it is '{clip_id}' here", note)
     taken.add(clip_id)
     texts = {name: _text(getattr(clip, name)) for name in (*OPTIONAL, "dataset")}
     return replace(clip, id=clip_id, labels=tuple(map(_text, clip.labels)), note=note, **texts)

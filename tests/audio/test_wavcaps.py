@@ -137,3 +137,28 @@ def test_a_pointer_or_other_json_is_refused(wavcaps, content):
     (wavcaps / "json_files/AudioSet_SL/as_final.json").write_text(content)
     with pytest.raises(UserError, match=r"as_final.json' is no JSON with a list 'data': download it again"):
         WavCaps(wavcaps)
+
+
+def test_odd_rows_are_clips_with_a_note_or_failures(wavcaps, write_sound):
+    (audioset,) = wavcaps.rglob("AudioSet_SL_flac")
+    write_sound(audioset / "7.flac")
+    rows = [{"id": 7, "caption": "Seven."}, {"id": "Yb0RFKhbpFJA.wav"}, {"caption": "?"}, "no row", {"id": None}]
+    write_json(wavcaps / "json_files/AudioSet_SL/as_final.json", {"data": rows})
+    seven, without, *failures = WavCaps(wavcaps)
+    assert (seven.id, seven.caption, seven.note) == ("7", "Seven.", None)
+    assert (without.id, without.caption, without.note) == (
+        "Yb0RFKhbpFJA",
+        None,
+        "its row has no caption but None",
+    )
+    assert [(failure.id, failure.reason) for failure in failures] == [
+        ("row 2", "it has no id: {'caption': '?'}"),
+        ("row 3", "it has no id: no row"),
+        ("row 4", "it has no id: {'id': None}"),
+    ]
+
+
+def test_a_root_with_links_to_itself_is_walked_once(wavcaps):
+    for name in ("self", "json_files/up"):
+        (wavcaps / name).symlink_to(wavcaps)
+    assert len(list(WavCaps(wavcaps))) == len(AUDIOSET)
