@@ -21,8 +21,10 @@ from ard.cli import main
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
 from ard.types import Clip
-from tests.audiollm.families.first import qwen2_audio, voxtral, whisper
-from tests.audiollm.families.second import gemma3n, qwen3_asr
+from tests.audiollm.families.gemma import gemma3n
+from tests.audiollm.families.qwen import qwen2_audio, qwen3_asr
+from tests.audiollm.families.voxtral import voxtral
+from tests.audiollm.families.whisper import whisper
 
 LAYERS = (0, 2)
 
