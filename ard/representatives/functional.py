@@ -54,6 +54,15 @@ def clip_scores(codes: Codes, clip_of_token: Int[Tensor, " tokens"], num_clips: 
 
     Raises:
         ValueError: if a clip of the batch has no token.
+
+    Example:
+        >>> import torch
+        >>> from ard.representatives import clip_scores
+        >>> from ard.types import Codes
+        >>> codes = Codes(torch.tensor([[2.0], [0.0], [3.0]]), torch.tensor([[0], [1], [1]]))  # of three tokens
+        >>> clip_scores(codes, torch.tensor([0, 0, 1]), num_clips=2, num_features=2).ard
+        tensor([[0.5000, 0.0000],
+                [0.0000, 3.0000]], dtype=torch.float64)
     """
     num_tokens = torch.bincount(clip_of_token, minlength=num_clips)[:, None]
     if not num_tokens.all():
@@ -115,6 +124,12 @@ def tie_keys(
     ``stable``: the row of the clip, hence the order of the data set, the same for all features. ``seeded_random``: a
     hash of seed, feature and row, so that every feature has an order of its own. ``shared_random``: a hash of seed and
     row, one random order for all features. ``preact``: as ``stable``, where pre-activations are equal too.
+
+    Example:
+        >>> import torch
+        >>> from ard.representatives.functional import tie_keys
+        >>> tie_keys(torch.tensor([3, 1]), torch.tensor([0, 0]), "stable", seed=0)
+        tensor([3, 1])
     """
     if ties in ("stable", "preact"):
         return rows
