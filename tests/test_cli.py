@@ -213,6 +213,11 @@ def test_every_shipped_configuration_is_read(path, capsys):
     assert "class_path" in capsys.readouterr().out
 
 
+def test_what_an_sae_loses_is_measured_alike_in_every_preset():
+    said = {path.read_text().replace(path.parent.name, "<preset>") for path in CONFIGS.glob("*/quality.yaml")}
+    assert len(said) == 1
+
+
 def test_a_fact_is_changed_on_the_command_line(capsys):
     with pytest.raises(SystemExit):
         main(
