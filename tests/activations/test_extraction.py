@@ -24,8 +24,10 @@ from ard.files import LOCK
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
 from ard.types import Clip
-from tests.audiollm.families.first import qwen2_audio, voxtral, whisper
-from tests.audiollm.families.second import gemma3n, qwen3_asr
+from tests.audiollm.families.gemma import gemma3n
+from tests.audiollm.families.qwen import qwen2_audio, qwen3_asr
+from tests.audiollm.families.voxtral import voxtral
+from tests.audiollm.families.whisper import whisper
 
 LAYERS = (0, 2)
 
@@ -74,7 +76,7 @@ def slowly(args):
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(audio, tiny_audiollm, unbroken, tmp_path):
     out = tmp_path / "activations"
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["ard.cli"])
+    processes.set_forkserver_preload(["ard.cli.lightning"])
     killed_while_writing = 0
     for wanted in (0, 2, 5, 7):  # how many shards there are when the blow falls
         process = processes.Process(target=slowly, args=(command(audio, tiny_audiollm, out),))

@@ -14,7 +14,7 @@ from ard.naming import read_names
 from ard.results import Result, Row
 from ard.sae import Encoding
 from ard.types import Codes, UserError
-from experiments.bench.matching import Cell, Space, write_cell
+from tests.evaluation.cells import Cell, Space, write_cell
 
 LABELS = ["Wild_animals", "rain", "dog"]
 NAMES = [f"{label.replace('_', ' ')} no. {i}" for i, label in enumerate(LABELS * 2)]

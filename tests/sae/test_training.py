@@ -96,7 +96,7 @@ def slowly(args, environment, seconds_per_step=0.0):
 def start(target, *args, ranks=1):
     """Start a function in a process of its own, or in one for every rank."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["ard.cli"])
+    processes.set_forkserver_preload(["ard.cli.lightning"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
