@@ -252,7 +252,6 @@ class Chain:
             self._announce(f"activations: {one.split}, layers {list(self.facts.layers)} in one pass", part)
             facts = {"split": one.split, "activations": str(folder)}
             run_config("predict", "extract.yaml", self._resolved("extract", facts))
-            part = self.parts(one)[0]  # with the checksum of the audio shards
         self._seal(one, part)
 
     def _train(self, layer: int, of_layer: Sequence[Work]) -> None:
@@ -297,6 +296,8 @@ class Chain:
         callbacks = config["trainer"]["callbacks"]
         others = [callback for callback in callbacks if not issubclass(import_class(callback["class_path"]), Evaluator)]
         config["trainer"]["callbacks"] = [*(part.config for part in todo), *others]
+        if not one.step.evaluates:
+            config["data"]["init_args"]["evaluation"] = None
         if not any(part.streams for part in todo):
             config["trainer"]["limit_test_batches"] = 1  # of the activations only the layer is of interest
         token = STAMPS.set([(part.path, part.stamp) for part in todo])
@@ -309,8 +310,6 @@ class Chain:
         """Leave the stamp of what is there; what has none was made before there were stamps, or by hand."""
         if part.taken:
             logging.getLogger(__name__).warning("%s: made without a stamp, and taken as it is", one)
-            write_stamp(part.path, part.stamp)
-        elif one.step.name == "extract" and part.why:
             write_stamp(part.path, part.stamp)
 
     def score_study(self) -> None:

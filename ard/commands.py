@@ -169,7 +169,13 @@ def shards(chosen: Namespace) -> None:
     console.print(f"{written} clips in {out}")
 
 
-def plan(preset: str = "paper", gpu: str = "H100", utilisation: float = 0.4, out: Path | None = None) -> None:
+def plan(
+    preset: str = "paper",
+    gpu: str = "H100",
+    utilisation: float = 0.4,
+    out: Path | None = None,
+    tables: list[Literal[1, 2, 3, 4]] = [1, 2, 3, 4],  # noqa: B006
+) -> None:
     """Say what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, and if the disk holds it.
 
     Args:
@@ -177,10 +183,11 @@ def plan(preset: str = "paper", gpu: str = "H100", utilisation: float = 0.4, out
         gpu: the GPU by name.
         utilisation: the share of the GPU's peak that is reached.
         out: the run's folder, ``runs/<preset>`` if not given; what it holds already is not counted again.
+        tables: the tables that are to be made.
     """
     folder = out or Path("runs") / preset
     facts = preset_files(preset, {"out": str(folder)}, ("extract", "fit", "test", "steer"))
-    Console().print(render_plan(plan_preset(facts, gpu=gpu, utilisation=utilisation, disk=folder)))
+    Console().print(render_plan(plan_preset(facts, tables, gpu=gpu, utilisation=utilisation, disk=folder)))
 
 
 def convert(src: str, dst: Path, to: Format) -> None:

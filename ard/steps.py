@@ -24,6 +24,7 @@ class Step(NamedTuple):
         makes: what it leaves in the run's folder.
         file: the YAML file of the preset that it runs; None for steps that run none.
         evaluators: of that file, by class name; None for all of them.
+        evaluates: whether it goes over the evaluation set as well, beside the probing set.
         costly: whether it takes hours at full size, so that it is done again only when asked for.
         splits: the splits of clips that it goes over, for each goal; of steps that have no cells.
         cells: sets of cells, for each goal; see :func:`cells_of`.
@@ -34,6 +35,7 @@ class Step(NamedTuple):
     makes: str
     file: str | None = None
     evaluators: tuple[str, ...] | None = None
+    evaluates: bool = True
     costly: bool = False
     splits: Mapping[Goal, str] = {}
     cells: Mapping[Goal, tuple[str, ...]] = {}
@@ -76,6 +78,7 @@ STEPS = (
         "layer-<l>/<cell>/: representatives and monosemanticity alone",
         "test",
         evaluators=("RetrieveRepresentatives", "ScoreMonosemanticity"),
+        evaluates=False,
         cells={4: ("grid", "polys")},
     ),
     Step(

@@ -9,42 +9,30 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
-from ard.plan import Plan, plan
-from ard.plan.planner import StagePlan
+from ard.plan import plan
 from ard.presets import preset_files
 from ard.run import Run
+from ard.steps import Goal
 from experiments.bench.report import machine
 from experiments.readings import table as other_readings
 
 FOLDER, MARK = Path(__file__).parent, "<!-- measured -->"
-LAYER, EXPANSION = 26, 8
-ASKED = ("iemocap-emotion", "voxceleb1-gender")  # splits that only Table 3 asks about
 
 
-def _wants(number: int, stage: StagePlan) -> bool:
-    """Say whether a table of the paper needs a stage."""
-    if stage.stage == "steering" or stage.part in ASKED:
-        return number == 3
-    if number == 4:
-        return stage.part != "eval" and stage.stage != "captions"
-    if stage.stage == "SAE training":
-        return stage.part.endswith(f", e {EXPANSION}") and (number == 1 or stage.part.startswith(f"layer {LAYER},"))
-    return number == 1 or not stage.part.startswith("layer") or stage.part == f"layer {LAYER}"
-
-
-def cost(number: int, made: Plan) -> str:
-    """Say what a table of the paper's setting costs, as a Markdown table and a line for the whole."""
-    stages = [stage for stage in made.stages if _wants(number, stage)]
+def cost(number: Goal) -> str:
+    """Say what a table of the paper's setting costs alone, as a Markdown table and a line for the whole."""
+    facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
+    made = plan(facts, [number], gpu="H100", utilisation=0.4, disk=Path())
     lines = [
         f"| {stage.stage} | {stage.part} "
         f"| {f'{stage.num_bytes / 1e9:,.1f} GB' if stage.num_bytes else ''} "
         f"| {f'{stage.flops:.1e}' if stage.flops else ''} | {f'{stage.hours:.2f}' if stage.hours else ''} |"
-        for stage in stages
+        for stage in made.stages
     ]
-    hours, disk = sum(stage.hours for stage in stages), sum(stage.num_bytes for stage in stages)
+    disk = sum(stage.num_bytes for stage in made.stages)
     return "\n".join(
         [
-            f"**Cost of the paper's setting** by `ard plan`: {hours:.0f} hours of one {made.gpu.name} at "
+            f"**Cost of the paper's setting** by `ard plan`: {made.hours:.0f} hours of one {made.gpu.name} at "
             f"{made.utilisation:.0%} of its data sheet, and {disk / 1e9:,.0f} GB of disk. A plan, not a measurement.",
             "",
             "| stage | part | disk | FLOPs | hours |",
@@ -55,9 +43,9 @@ def cost(number: int, made: Plan) -> str:
     )
 
 
-def measured(number: int, run: Path) -> str:
+def measured(number: Goal, run: Path) -> str:
     """Return the table of a run with date and machine."""
-    made = run / "tables" / f"table{number}.md"
+    made = Run(run).table(int(number), "md")
     when = date.fromtimestamp(made.stat().st_mtime)
     about = Run.load(run)
     head = f"**Measured** on {when}, preset {about.preset}, seed {about.seed}, by {machine().rpartition(';')[0]}:"
@@ -68,16 +56,15 @@ def measured(number: int, run: Path) -> str:
     return "\n".join(parts)
 
 
-def write(run: Path, readmes: Mapping[int, Path]) -> None:
+def write(run: Path, readmes: Mapping[Goal, Path]) -> None:
     """Write what belongs under the mark of each README."""
-    facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
-    made = plan(facts, gpu="H100", utilisation=0.4, disk=run)
     for number, path in readmes.items():
         text, mark, _ = path.read_text().partition(MARK)
         if not mark:
             raise SystemExit(f"{path} has no line {MARK}")
-        path.write_text("\n".join([text + mark, "", cost(number, made), measured(number, run)]))
+        path.write_text("\n".join([text + mark, "", cost(number), measured(number, run)]))
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), {number: FOLDER / f"table{number}" / "README.md" for number in (1, 2, 3, 4)})
+    numbers: tuple[Goal, ...] = (1, 2, 3, 4)
+    write(Path(sys.argv[1]), {number: FOLDER / f"table{number}" / "README.md" for number in numbers})

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ard.plan.inputs import RATE_HZ, Model, Preset, read_clap_config, read_corpu
 from ard.probing import SCORERS
 from ard.sae import SAETraining
 from ard.steering import Design, MeasureSteering
+from ard.steps import CellKey, Goal, Work, work
 from ard.types import UserError
 
 CLAP_WINDOW_S = 10.0
@@ -80,14 +81,19 @@ class Plan:
         return max(sum(stage.missing_bytes for stage in self.stages if stage.layer in (None, one)) for one in layers)
 
 
-def plan(facts: Mapping[str, Any], *, gpu: str, utilisation: float = 0.4, disk: Path) -> Plan:
-    """Plan a preset: a stage's hours are (FLOPs / peak + memory traffic / bandwidth) / utilisation.
+def plan(
+    facts: Mapping[str, Any], goals: Iterable[Goal] = (1, 2, 3, 4), *, gpu: str, utilisation: float = 0.4, disk: Path
+) -> Plan:
+    """Plan what some tables of a preset take (``ard.steps``).
+
+    A stage's hours are (FLOPs / peak + memory traffic / bandwidth) / utilisation.
 
     Args:
         facts: the facts of its ``run.yaml``, and its resolved ``extract``, ``fit``, ``test`` and ``steer`` files by
             these names. Two facts are for planning alone: ``corpora`` (split to a list of ``num_clips``, ``duration_s``
             on average and ``sample_rate_hz``), where there are no audio shards yet, and ``dimensions`` (model to the
             content of its ``config.json``), in the place of what can be read.
+        goals: the tables, all together: what several need is counted once.
         gpu: a name of :data:`~ard.plan.gpus.GPUS`.
         utilisation: the share of the data sheet's figures that is reached, above 0 and up to 1.
         disk: where the run will be written.
@@ -100,7 +106,7 @@ def plan(facts: Mapping[str, Any], *, gpu: str, utilisation: float = 0.4, disk: 
         raise UserError(f"GPU {gpu!r} is not known: choose one of {sorted(GPUS)}, the nearest to yours")
     if not 0 < utilisation <= 1:
         raise UserError(f"utilisation {utilisation:g} is no share: give one above 0 and up to 1, such as 0.4")
-    planner = _Planner(Preset(facts))
+    planner = _Planner(Preset(facts), goals)
     stages = [
         replace(stage, hours=found.hours(stage.flops, stage.traffic_bytes, stage.precision) / utilisation)
         for stage in planner.stages()
@@ -123,7 +129,7 @@ def plan(facts: Mapping[str, Any], *, gpu: str, utilisation: float = 0.4, disk: 
 class _Planner:
     """The stages of one preset, each by its formula; ``assumptions`` fills on the way."""
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, goals: Iterable[Goal]) -> None:
         self.preset, self.fact, self.setting = preset, preset.fact, preset.setting
         self.assumptions: list[str] = []
         self.model = self._model(self.fact("model"))
@@ -135,8 +141,8 @@ class _Planner:
         self.trained_tokens = self.batch_tokens * preset.trainer("max_steps")
         folders = {"probe": self.fact("activations"), "eval": self.fact("evaluation")}
         self.extracted = {split: Path(folder) for split, folder in folders.items() if folder}
-        asked = [split for task in self.tasks for split in self._asked(task)]
-        self.corpora = {split: read_corpus(preset, split) for split in dict.fromkeys([*self.extracted, *asked])}
+        self.work = _work(preset, goals)
+        self.corpora = {split: read_corpus(preset, split) for split in self._splits("audio")}
         window = 2 * self.model.config.audio_config.max_source_positions
         self.frames = {
             split: cost.num_mel_frames(-(-corpus.num_samples * RATE_HZ // corpus.rates_hz), window)
@@ -150,14 +156,14 @@ class _Planner:
     def stages(self) -> list[StagePlan]:
         """Return all stages in order."""
         self.assumptions += [f"clips of {split}: {corpus.source}" for split, corpus in self.corpora.items()]
-        cells = [(layer, expansion) for layer in self.layers for expansion in self.fact("expansions")]
         stages = [
             *(self._audio(split) for split in self.corpora),
-            *(self._extraction(split) for split in self.extracted),
+            *(self._extraction(split) for split in self._splits("extract")),
             *(self._activations(layer) for layer in self.layers),
-            *(self._training(layer, expansion) for layer, expansion in cells),
-            *(self._probing(), self._embedding(), self._captions()),
-            *self._steering(),
+            *(self._training(layer, expansion or 0) for layer, expansion in self._cells("fit")),
+            *(self._probing(), self._embedding()),
+            *([self._captions()] if self._cells("test") else []),
+            *(self._steering() if self._cells("steer") else []),
         ]
         self.assumptions += [
             "extraction: a batch is of clips of like length, so that its padding does not count",
@@ -166,6 +172,12 @@ class _Planner:
             "not on this disk: the models' own weights",
         ]
         return stages
+
+    def _splits(self, step: str) -> list[str]:
+        return [one.split for one in self.work if one.step.name == step and one.split]
+
+    def _cells(self, step: str) -> list[CellKey]:
+        return [one.cell for one in self.work if one.step.name == step and one.cell]
 
     def layer_bytes(self, split: str) -> int:
         """Sum a layer over the shards, each of which holds the clips of one audio shard."""
@@ -240,10 +252,11 @@ class _Planner:
         )
 
     def _probing(self) -> StagePlan:
-        """Every cell encodes the probing set for Table 4; the main cell once more, with the evaluation set."""
-        expansions, main, p = self.fact("expansions"), self.fact("expansion"), self.fact("p")
+        """Every cell goes over the probing set once; one that is tested goes over the evaluation set too."""
         probe, *others = (int(self.tokens[split].sum()) for split in self.extracted)
-        passes = [(expansion, probe) for expansion in expansions for _ in self.layers] + [(main, probe + sum(others))]
+        passes = [(e, probe + sum(others)) for _, e in self._cells("test")]
+        passes += [(e, probe) for _, e in self._cells("score")]
+        widths, p = [self.d_in * (expansion or 1) for expansion, _ in passes], self.fact("p")
         lists = 8 + 4 + len(SCORERS) * 2 * p * (8 + 4)  # of a feature: counts and maxima, then ids and scores
         return StagePlan(
             "probing",
@@ -251,9 +264,9 @@ class _Planner:
             "float32",
             num_clips=len(self.tokens["probe"]),
             num_tokens=sum(num_tokens for _, num_tokens in passes),
-            num_bytes=sum(expansions) * len(self.layers) * self.d_in * lists,
-            flops=sum(num_tokens * cost.encoding_flops(self.d_in, e * self.d_in) for e, num_tokens in passes),
-            gpu_bytes=4 * 2 * max(expansions) * self.d_in**2,
+            num_bytes=sum(widths) * lists,
+            flops=sum(tokens * cost.encoding_flops(self.d_in, e * self.d_in) for e, tokens in passes if e),
+            gpu_bytes=4 * 2 * max(widths) * self.d_in,
         )
 
     def _embedding(self) -> StagePlan:
@@ -270,12 +283,15 @@ class _Planner:
 
     def _captions(self) -> StagePlan:
         """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""
-        num_lists = len(SCORERS) + 1 + self.setting("test", ScoreMonosemanticity, "num_draws")
-        num_selected = min(self.fact("num_selected"), self.fact("expansion") * self.d_in)
-        heard = self.frames["probe"][: num_lists * num_selected * self.fact("p")]
+        num_draws = self.setting("test", ScoreMonosemanticity, "num_draws")
+        asked = 0
+        for layer, expansion in self._cells("test"):
+            num_selected = min(self.fact("num_selected"), self.d_in * (expansion or 1))
+            with_baselines = expansion is not None and layer == self.fact("layer") and self.fact("baselines")
+            asked += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
+        heard = self.frames["probe"][: asked * self.fact("p")]
         self.assumptions.append(f"at most {len(heard):,} clips are captioned, each at the greatest length")
         if self.setting("test", NameConcepts, "namer") is not None:
-            asked = num_lists * num_selected
             self.assumptions.append(
                 f"at most {asked:,} names are asked of a language model elsewhere, not counted here"
             )
@@ -344,6 +360,13 @@ class _Planner:
             flops += times * counted.answer_flops(frames, model.num_text_tokens(prompt), batch, num_new)
         passed, traffic = (model.dtype, int(num_clips), int(num_clips * num_new)), int(num_steps * size)
         return StagePlan(stage, part, *passed, flops=int(flops), traffic_bytes=traffic, gpu_bytes=size)
+
+
+def _work(preset: Preset, goals: Iterable[Goal]) -> list[Work]:
+    """Return what the goals take; where no clips have labels, that is what `ard run` does."""
+    for name in ("layer", "layers", "expansion", "expansions", "evaluation", "audio"):
+        preset.fact(name)
+    return work(preset.facts, goals if preset.fact("evaluation") else (4, "concepts"))
 
 
 def _itemsize(dtype: str) -> int:

@@ -1,0 +1,92 @@
+"""The pipeline is written down once: what is planned is what is run."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from ard import chain as chain_module
+from ard.chain import Chain
+from ard.plan import plan
+from ard.presets import import_class, preset_files
+from ard.steps import GOALS, STEPS, work
+
+FILES = ("extract", "fit", "test", "steer")
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """What a chain runs, in place of running it: the file, the cell or split, and the evaluators of each."""
+    recorded = []
+
+    def record(command, name, config, *options):
+        init = config["data"]["init_args"]
+        callbacks = [import_class(c["class_path"]) for c in config["trainer"]["callbacks"]]
+        streams = [c for c in callbacks if getattr(c, "streams", bool)()]
+        expansion = config["model"]["init_args"].get("expansion")
+        recorded.append(
+            SimpleNamespace(
+                file=name,
+                layer=init.get("layer"),
+                expansions=expansion if isinstance(expansion, list) else [expansion],
+                cell=str(config["model"]["init_args"].get("cell", "")),
+                evaluators=[c.__name__ for c in callbacks],
+                passes=bool(streams) and command == "test",
+                splits=1 + (init.get("evaluation") is not None),
+            )
+        )
+
+    monkeypatch.setattr(chain_module, "run_config", record)
+    monkeypatch.setattr(chain_module, "write_clips_table", lambda *_: None)
+    monkeypatch.setattr(Chain, "_sources", lambda *_: {})
+    return recorded
+
+
+@pytest.mark.parametrize("preset", ["demo", "paper"])
+@pytest.mark.parametrize("goals", [(1,), (2,), (3,), (4,), (1, 2, 3, 4)], ids=str)
+def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
+    chain = Chain(preset, {"out": str(tmp_path / "run")})
+    chain.fill(goals)
+    facts = preset_files(preset, {"out": str(tmp_path / "nowhere")}, FILES)
+    planned = plan(facts, goals, gpu="H100", disk=tmp_path)
+    parts = {stage.stage: [s.part for s in planned.stages if s.stage == stage.stage] for stage in planned.stages}
+
+    assert len(parts["extraction"]) == sum(one.file == "extract.yaml" for one in runs) == 2
+    trained = [f"layer {one.layer}, e {e}" for one in runs if one.file == "fit.yaml" for e in one.expansions]
+    assert sorted(trained) == sorted(parts["SAE training"])
+    passes = [one for one in runs if one.passes]
+    assert parts["probing"] == [f"{len(passes)} passes"]
+    tokens = {s.part: s.num_tokens for s in planned.stages if s.stage == "extraction"}
+    (probing,) = (stage for stage in planned.stages if stage.stage == "probing")
+    assert probing.num_tokens == sum(tokens["probe"] + (one.splits == 2) * tokens["eval"] for one in passes)
+    assert ("captions" in parts) == any("NameConcepts" in one.evaluators for one in runs)
+    assert ("steering" in parts) == any(one.file == "steer.yaml" for one in runs)
+
+
+def test_no_cell_is_retrieved_twice(runs, tmp_path):
+    Chain("demo", {"out": str(tmp_path / "run")}).fill((1, 2, 3, 4))
+    retrieved = Counter(one.cell for one in runs if "RetrieveRepresentatives" in one.evaluators)
+    assert len(retrieved) == 12
+    assert set(retrieved.values()) == {1}
+    named = {one.cell.rpartition("layer-")[2] for one in runs if "NameConcepts" in one.evaluators}
+    assert named == {"3/e8", "3/poly", "1/e8", "4/e8"}
+
+
+def test_steps_need_only_earlier_steps():
+    names = [step.name for step in STEPS]
+    for place, step in enumerate(STEPS):
+        assert set(step.needs) <= set(names[:place])
+        assert set(step.cells) <= set(GOALS)
+
+
+def test_without_labels_there_are_the_cells_of_table_4_and_the_concepts():
+    facts = {"layer": 2, "layers": [2], "expansion": 8, "expansions": [8], "evaluation": None, "audio": {}}
+    listed = [str(one) for one in work(facts, (1, 2, 3))]
+    assert listed == ["audio: probe", "extract: probe"]
+    assert [str(one) for one in work(facts, (4, "concepts"))] == [
+        "audio: probe",
+        "extract: probe",
+        "fit: layer 2, expansion 8",
+        "test: layer 2, expansion 8",
+        "score: layer 2, Poly. Feats.",
+    ]
