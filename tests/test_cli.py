@@ -68,8 +68,12 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     shutil.rmtree(out / "report")
     main(["report", "--run", str(out)])
     assert (out / "report" / "index.html").is_file()
-    other = [*args, "--seed", "1"]
-    assert "holds another run" in refused(capsys, *other)
+    other = [*args, "--k", "5"]
+    said = refused(capsys, *other)
+    assert "fit: layer 3, expansion 8 of " in said
+    assert "model.k changed from 4 to 5; give --redo [fit] to do it again, or another --out" in said
+    main([*other, "--redo", "[fit]"])
+    assert TopKSAE.from_pretrained(out / "layer-3" / "e8" / "sae").k == 5
 
 
 def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, sounds, capsys):
@@ -88,7 +92,7 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap,
     assert "0 usable clips" in refused(capsys, *changed("--audio", tmp_path / "empty"))
     assert "there are tables 1, 2, 3 and 4" in refused(capsys, "table", 5)
     assert "preset 'none' does not exist: choose one of ['demo'" in refused(capsys, "table", 1, "--preset", "none")
-    assert "is not the folder of a run" in refused(capsys, "report", "--run", tmp_path)
+    assert "holds no run.json: give the --out folder" in refused(capsys, "report", "--run", tmp_path)
     assert "a source is missing: give one of folder, wavcaps" in refused(capsys, "shards")
     assert "holds no finished audio shards" in refused(capsys, "shards", "--check", tmp_path)
     assert "give the folder of IEMOCAP_full_release" in refused(

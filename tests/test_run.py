@@ -175,8 +175,8 @@ def literals(tree):
 
 
 def spelled(source):
-    """What a module spells of a run's folder."""
-    words = (text for text in literals(ast.parse(source)) if not re.search(r"\s", text))
+    """What a module spells of a run's folder; with words between it, or with <placeholders>, it is for readers."""
+    words = (text for text in literals(ast.parse(source)) if not re.search(r"[\s<]", text))
     return {text for text in words if set(text.split("/")) & OWN or re.fullmatch(r"(.*/)?table(\{\}|\d)\..*", text)}
 
 
