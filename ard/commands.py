@@ -25,7 +25,7 @@ from ard.reports import (
 )
 from ard.representatives import read_maxima
 from ard.run import Run
-from ard.sae import TopKSAE
+from ard.sae import load_dictionary
 from ard.sae.formats import Format
 from ard.sae.formats import convert as convert_sae
 from ard.steering import Phase, Where, clamp_values, compare_answers
@@ -304,7 +304,7 @@ def steer(
     """
     about = Run.load(run)
     cell = about.cell(about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
-    sae, maxima, names = TopKSAE.from_pretrained(cell.sae), read_maxima(cell), concept_names(cell)
+    sae, maxima, names = load_dictionary(cell.sae), read_maxima(cell), concept_names(cell)
     if (feature is None) == (name is None):
         raise UserError("which feature? Give either --feature, its number, or --name")
     chosen = feature if feature is not None else find_feature(names, str(name))

@@ -17,6 +17,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.stats import bootstrap
 
+OWN_METHOD = "AR&D"
+"""The method that a run is about; all others are what it is held against."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -84,6 +87,12 @@ class Row:
     source: str | None = None
     target: str | None = None
     note: str | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is of the method that a run is about, whoever rated it; shuffled names are not."""
+        method, *about = self.method.split(", ")
+        return method == OWN_METHOD and "names shuffled" not in about
 
 
 @dataclass(frozen=True)

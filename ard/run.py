@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.results import Figure, Result, Row, replacing, write_json
+from ard.results import OWN_METHOD, Figure, Result, Row, replacing, write_json
 from ard.types import UserError
 
 FILES: Mapping[str, str] = {
@@ -29,8 +29,7 @@ FILES: Mapping[str, str] = {
 STATED = ("preset", "seed", "model", "data", "layers", "expansions", "layer", "expansion", "p", "num_selected")
 """Facts that every run has."""
 
-OURS, POLY = "AR&D", "Poly. Feats."
-"""The paper's names of what it measures: the features of an SAE, and the raw coordinates."""
+POLY_METHOD = "Poly. Feats."  # the paper's name for raw coordinates in the place of features
 
 MANIFEST = "manifest.json"  # of shards; it is written last
 
@@ -224,7 +223,8 @@ class Run:
             held_out = stated["evaluation"]
         elif not (self.activations("eval") / MANIFEST).is_file():
             held_out = None
-        return Cell(self, layer, expansion, probe, held_out)
+        method = POLY_METHOD if expansion is None else OWN_METHOD
+        return Cell(self, layer, expansion, probe, held_out, method, expansion is None)
 
     @property
     def own(self) -> "Cell":
@@ -257,6 +257,8 @@ class Cell:
         expansion: e.
         probe: activation shards of the probing set: a folder or a URL.
         evaluation: those of clips that nothing was trained on; None where there are none.
+        method: what the rows of its results are called.
+        is_baseline: whether others are compared with it, and it is itself measured without baselines and controls.
     """
 
     run: Run
@@ -264,6 +266,8 @@ class Cell:
     expansion: int | None
     probe: Path | str
     evaluation: Path | str | None
+    method: str
+    is_baseline: bool
 
     @classmethod
     def at(cls, folder: Path) -> "Cell":
@@ -284,11 +288,6 @@ class Cell:
     def folder(self) -> Path:
         """Where it lies."""
         return self.run.folder / f"layer-{self.layer}" / ("poly" if self.expansion is None else f"e{self.expansion}")
-
-    @property
-    def method(self) -> str:
-        """The paper's name of what it is measured on: `AR&D`, or `Poly. Feats.` for the raw coordinates."""
-        return POLY if self.expansion is None else OURS
 
     def row(self, figures: Mapping[str, Figure], *, control: str = "", **more: Any) -> Row:
         """Return a row of a result with this cell's method, or with a control of it, and what else is given."""

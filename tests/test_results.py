@@ -51,3 +51,19 @@ def test_json_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "is_own"),
+    [
+        ("AR&D", True),
+        ("AR&D, rated by LLM some/model, 8 bit", True),
+        ("AR&D, true labels as raters", True),
+        ("AR&D, names shuffled", False),
+        ("AR&D, names shuffled, true labels as raters", False),
+        ("Poly. Feats.", False),
+        ("AR&D-like", False),
+    ],
+)
+def test_a_row_is_the_runs_own_whoever_rated_it_unless_its_names_are_shuffled(method, is_own):
+    assert Row(method, 4, 8, {}).is_own is is_own

@@ -23,7 +23,7 @@ from ard.presets import CONFIGS
 from ard.reports.concepts import read_concepts
 from ard.results import Result, write_json
 from ard.run import Cell, Run
-from ard.sae import TopKSAE
+from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
 
@@ -194,6 +194,30 @@ def test_what_cannot_be_steered_is_said_in_one_line(run, refused, tmp_path):
     assert "holds no representatives.safetensors: run `lightning test`" in refused(*five, "--run", tmp_path)
 
 
+def test_a_jumprelu_sae_goes_through_the_same_commands(run, tiny_clap, ask, refused, tmp_path):
+    sae = JumpReLUSAE(32, 96, generator=torch.Generator().manual_seed(0))
+    sae.threshold.data.uniform_(0.0, 0.5, generator=torch.Generator().manual_seed(1))
+    cell = run / "layer-2" / "e3"
+    sae.save_pretrained(cell / "sae")
+    facts = {"out": run, "cell": cell, "clap": tiny_clap, "d_in": 32, "layer": 2}
+    given = [f"--run.{name}={value}" for name, value in facts.items()]
+    main(["test", "--config", write_scoring(tmp_path), *given])
+    (row,) = Result.load(cell / "monosemanticity.json").rows
+    assert (row.method, row.expansion) == ("AR&D", 3)
+    with torch.no_grad():
+        x = torch.cat([x.float() for _, xs in read_layer(run / "activations", 2).read() for x in xs])
+        activations = (x @ sae.W_enc) * (x @ sae.W_enc > sae.threshold)
+    largest = load_file(cell / "representatives.safetensors")["max_activation"]
+    torch.testing.assert_close(largest, activations.amax(dim=0))
+    feature = int(largest.argmax())
+    said, without, _, steered = ask("--expansion", 3, "--feature", feature, "--value", 1000)
+    assert said == f"feature {feature} (no name): 1000, maximum {largest[feature]:g}"
+    assert steered.removeprefix("with: ") != without.removeprefix("without: ")
+    assert "activations are 0 or more" in refused("--expansion", 3, "--feature", feature, "--value", -1)
+    main(["convert", str(cell / "sae"), str(tmp_path / "sae"), "--to", "saelens"])
+    assert torch.equal(JumpReLUSAE.from_pretrained(tmp_path / "sae").threshold, sae.threshold)
+
+
 def test_what_is_longer_than_the_window_is_said(steer_command, capsys):
     main(steer_command("--feature", 5, "--value", 1, sound="long.wav"))
     assert capsys.readouterr().err.strip() == "only the first 1 s of 'long.wav' are heard"
@@ -248,6 +272,17 @@ def test_what_the_sae_loses_is_measured(run):
     assert min(recovered["original"], recovered["replaced"], recovered["zeroed"]) > 0
 
 
+def write_scoring(folder, retrieve=(), score=()):
+    """Write the demo's test.yaml with the first two evaluators alone, some of their settings changed."""
+    config = yaml.safe_load((CONFIGS / "demo" / "test.yaml").read_text())
+    config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:2]
+    for callback, settings in zip(config["trainer"]["callbacks"], (retrieve, score), strict=True):
+        callback["init_args"] |= dict(settings)
+    (folder / "test.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(CONFIGS / "demo" / "run.yaml", folder)
+    return str(folder / "test.yaml")
+
+
 def apart(run, folder):
     """Return a cell with the SAE of a run in a run's folder of its own, which has the same audio."""
     cell = Run(folder).cell(2, 2)
@@ -258,16 +293,10 @@ def apart(run, folder):
 
 def scored(run, clap, folder, retrieve=(), score=()):
     """Score the SAE of a run with other settings of the two evaluators, into a cell of its own."""
-    config = yaml.safe_load((CONFIGS / "demo" / "test.yaml").read_text())
-    config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:2]
-    for callback, settings in zip(config["trainer"]["callbacks"], (retrieve, score), strict=True):
-        callback["init_args"] |= dict(settings)
-    (folder / "test.yaml").write_text(yaml.safe_dump(config))
-    shutil.copy(CONFIGS / "demo" / "run.yaml", folder)
     cell = apart(run, folder)
     facts = {"out": run, "cell": cell.folder, "clap": clap, "d_in": 32, "layer": 2, "expansion": 2}
     given = (f"--run.{name}={value}" for name, value in facts.items())
-    main(["test", "--config", str(folder / "test.yaml"), *given])
+    main(["test", "--config", write_scoring(folder, retrieve, score), *given])
     return cell.folder
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ard.audio import read_clips
 from ard.audiollm import EMBEDDED, AudioLLM, Positions, load_audiollm
-from ard.probing import Evaluator, load_dictionary
+from ard.probing import Evaluator
 from ard.results import Result
 from ard.run import Cell
 from ard.sae.functional import loss_recovered
@@ -48,7 +48,7 @@ class LossRecovered(Evaluator):
         if not clips:
             raise UserError(f"{str(audio)!r} holds no clip with a caption: loss recovered is measured on captions")
         model = load_audiollm(self.model, device=self.device)
-        dictionary = load_dictionary(cell, model.d_in).to(self.device)
+        dictionary = self.dictionary(cell)
 
         @torch.no_grad()
         def reconstructed(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from ard.monosemanticity import read_selections
 from ard.results import Figure, Result
 from ard.run import Cell
-from ard.sae import TopKSAE
+from ard.sae import load_dictionary
 from ard.types import UserError
 
 CHUNK = 1024  # features that are compared at once
@@ -52,7 +52,7 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
             raise UserError(
                 f"{str(cell.folder)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first"
             )
-    own, *others = [TopKSAE.from_pretrained(cell.sae).W_dec.detach() for cell in cells]
+    own, *others = [load_dictionary(cell.sae).directions() for cell in cells]
     widths = [decoder.shape[1] for decoder in (own, *others)]
     if len(set(widths)) > 1:
         raise UserError(f"the SAEs read vectors of {widths} numbers: compare runs on one model")

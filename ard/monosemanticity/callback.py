@@ -25,7 +25,7 @@ from ard.probing import SCORERS, Evaluator, Scored
 from ard.representatives import RANDOM_ACTIVE, read_ties
 from ard.results import Figure, Result
 from ard.run import Cell
-from ard.sae import SparseCoder
+from ard.sae import Dictionary
 from ard.types import UserError
 
 
@@ -98,7 +98,7 @@ class ScoreMonosemanticity(Evaluator):
         self.reading = reading
         self.num_null_draws, self.false_discovery_rate = num_null_draws, false_discovery_rate
 
-    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+    def start(self, cell: Cell, dictionary: Dictionary) -> None:
         """Prepare the weighted score."""
         self._embedded = self.embeddings(cell, "probe")
         self._weighted = WeightedMonosemanticity(dictionary.d_sae, self._embedded.shape[1]).to(self.device)
@@ -119,7 +119,7 @@ class ScoreMonosemanticity(Evaluator):
         stored = cell.tensors("representatives")
         dead = stored["n_active"] == 0
         tensors: dict[str, Tensor] = {"weighted/m": self._of_all_clips.masked_fill(dead, math.nan)}
-        with_baselines = self.baselines and cell.expansion is not None
+        with_baselines = self.baselines and not cell.is_baseline
         for scorer in SCORERS if with_baselines else ("ard",):
             top, bottom = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
             m = score_lists(self._embedded, top, bottom, self.reading).masked_fill(dead, math.nan)

@@ -3,7 +3,7 @@
 from ard.probing.callback import InputNorms, KeepScores
 from ard.probing.evaluator import STAMPS, Evaluator
 from ard.probing.functional import SCORERS, ClipScores, clip_scores
-from ard.probing.module import Encoding, Scored, load_dictionary, score
+from ard.probing.module import Encoding, Scored, score
 from ard.probing.scores import SparseScores, read_scores
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "Scored",
     "SparseScores",
     "clip_scores",
-    "load_dictionary",
     "read_scores",
     "score",
 ]

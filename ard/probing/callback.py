@@ -10,7 +10,7 @@ from ard.probing.module import Scored
 from ard.probing.scores import CollectScores
 from ard.results import Result
 from ard.run import Cell
-from ard.sae import SparseCoder
+from ard.sae import Dictionary
 from ard.sae.metric import NormByPosition
 
 
@@ -28,7 +28,7 @@ class KeepScores(Evaluator):
     def __init__(self) -> None:
         super().__init__()
 
-    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+    def start(self, cell: Cell, dictionary: Dictionary) -> None:
         """Start empty."""
         self._num_features, self._all = dictionary.d_sae, {"eval"} if cell.evaluation else {"probe"}
         self._scores = {split: CollectScores().to(self.device) for split in cell.splits}
@@ -73,7 +73,7 @@ class InputNorms(Evaluator):
         super().__init__()
         self.num_positions = num_positions
 
-    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+    def start(self, cell: Cell, dictionary: Dictionary) -> None:
         """Start empty."""
         self._norms = NormByPosition(self.num_positions).to(self.device)
 

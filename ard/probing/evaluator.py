@@ -16,10 +16,10 @@ from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
 from ard.activations.store import read_layer
 from ard.activations.stream import Probe
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
-from ard.probing.module import SPLITS, Encoding, Scored, load_dictionary, score
+from ard.probing.module import SPLITS, Encoding, Scored, score
 from ard.results import Result
 from ard.run import FILES, Cell
-from ard.sae import SparseCoder
+from ard.sae import POLY, Dictionary, load_dictionary
 from ard.stamps import Stamp, write_stamp
 from ard.types import UserError
 
@@ -66,11 +66,12 @@ class Evaluator(Callback):
     def __init__(self, *, clap: str = EMBEDDED, seed: int = 0) -> None:
         self.clap_name, self.seed = clap, seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._dictionary: Dictionary | None = None
 
     def check(self, cell: Cell) -> None:
         """Fail before any work, where it can be told that something is missing."""
 
-    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+    def start(self, cell: Cell, dictionary: Dictionary) -> None:
         """Prepare for the pass."""
 
     def update(self, split: str, scored: Scored) -> None:
@@ -91,6 +92,13 @@ class Evaluator(Callback):
         """Whether it takes part in the pass over the clips."""
         return cls.update is not Evaluator.update
 
+    def dictionary(self, cell: Cell) -> Dictionary:
+        """Return the dictionary of the cell, on the device."""
+        if self._dictionary is None:
+            d_in = read_manifest(cell.probe).d_in
+            self._dictionary = load_dictionary(POLY if cell.expansion is None else cell.sae, d_in).to(self.device)
+        return self._dictionary
+
     def clap(self) -> Clap:
         """Return the CLAP model, which one process loads once."""
         return load_clap(self.clap_name, device=self.device)
@@ -104,8 +112,12 @@ class Evaluator(Callback):
             self.clap(), audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier
         )
 
-    def __call__(self, cell: Cell) -> Result | None:
+    def __call__(self, cell: Cell, dictionary: Dictionary | None = None) -> Result | None:
         """Evaluate a cell without a Trainer: pass over the clips if that is needed, then write and return the result.
+
+        Args:
+            cell: what is evaluated.
+            dictionary: in the place of the cell's SAE.
 
         Raises:
             UserError: if a file that is needed is not there.
@@ -113,6 +125,9 @@ class Evaluator(Callback):
         for file in self.needs:
             if not cell.path(file).is_file():
                 raise UserError(_missing(self, file, cell))
+        self._dictionary = dictionary.to(self.device) if dictionary else None
+        if dictionary is not None:
+            cell = replace(cell, method=dictionary.method, is_baseline=dictionary.is_baseline)
         self.check(cell)
         started = time.monotonic()
         if self.streams():
@@ -121,11 +136,10 @@ class Evaluator(Callback):
 
     @torch.inference_mode()
     def _pass(self, cell: Cell) -> None:
-        layers = {split: read_layer(folder, cell.layer) for split, folder in cell.splits.items()}
-        dictionary = load_dictionary(cell, layers["probe"].d_in).to(self.device)
+        dictionary = self.dictionary(cell)
         self.start(cell, dictionary)
-        for split, layer in layers.items():
-            for batch in Probe(layer, CLIPS_PER_BATCH):
+        for split, folder in cell.splits.items():
+            for batch in Probe(read_layer(folder, cell.layer), CLIPS_PER_BATCH):
                 x, clip_of_token, rows = (part.to(self.device) for part in batch[:3])
                 self.update(split, score(dictionary, ProbeBatch(x, clip_of_token, rows, batch.metadata)))
         self.gather()
@@ -159,6 +173,7 @@ class Evaluator(Callback):
         """Check, embed the clips, each rank its share, and prepare for the pass."""
         assert isinstance(pl_module, Encoding)
         cell, self.device = _cell(trainer, pl_module), str(pl_module.device)
+        self._dictionary = pl_module.dictionary
         self._seconds = 0.0
         started = time.monotonic()
         if trainer.is_global_zero:
@@ -223,7 +238,14 @@ def _cell(trainer: Trainer, module: LightningModule) -> Cell:
             f"the data are of layer {data.layer} and the cell {str(module.cell.folder)!r} is of layer "
             f"{module.cell.layer}: give both the same"
         )
-    return replace(module.cell, probe=data.activations, evaluation=data.evaluation)
+    dictionary = module.dictionary
+    return replace(
+        module.cell,
+        probe=data.activations,
+        evaluation=data.evaluation,
+        method=dictionary.method,
+        is_baseline=dictionary.is_baseline,
+    )
 
 
 def _name(evaluator: Evaluator) -> str:

@@ -9,8 +9,8 @@ from lightning import LightningModule
 from ard.activations import ProbeBatch
 from ard.probing.functional import ClipScores, clip_scores
 from ard.run import Cell
-from ard.sae import POLY, SparseCoder, load_sparse_coder
-from ard.types import Codes
+from ard.sae import POLY, Dictionary, load_dictionary
+from ard.types import Codes, UserError
 
 SPLITS = ("probe", "eval")  # of the loaders of `test`
 
@@ -24,15 +24,10 @@ class Scored(NamedTuple):
 
 
 @torch.inference_mode()
-def score(dictionary: SparseCoder, batch: ProbeBatch) -> Scored:
+def score(dictionary: Dictionary, batch: ProbeBatch) -> Scored:
     """Encode a batch of whole clips and score them."""
     codes = dictionary.encode(batch.x)
     return Scored(batch, codes, clip_scores(codes, batch.clip_of_token, len(batch.rows), dictionary.d_sae))
-
-
-def load_dictionary(cell: Cell, d_in: int) -> SparseCoder:
-    """Load the dictionary of a cell: its SAE, or the raw coordinates."""
-    return load_sparse_coder(POLY if cell.expansion is None else str(cell.sae), d_in)
 
 
 class Encoding(LightningModule):
@@ -41,12 +36,22 @@ class Encoding(LightningModule):
     Args:
         cell: the cell's folder, ``OUT/layer-<l>/e<e>``, or ``OUT/layer-<l>/poly`` for the raw coordinates.
         d_in: width of the residual stream.
+        dictionary: a dictionary of one's own, in the place of the cell's SAE.
+
+    Raises:
+        UserError: if the cell has no SAE, or the dictionary is of another width.
     """
 
-    def __init__(self, cell: Path, d_in: int) -> None:
+    def __init__(self, cell: Path, d_in: int, dictionary: Dictionary | None = None) -> None:
         super().__init__()
         self.cell = Cell.at(Path(cell))
-        self.dictionary = load_dictionary(self.cell, d_in)
+        source = POLY if self.cell.expansion is None else self.cell.sae
+        self.dictionary = dictionary or load_dictionary(source, d_in)
+        if self.dictionary.d_in != d_in:
+            raise UserError(
+                f"the dictionary is for a width of {self.dictionary.d_in}, and d_in is {d_in}: give one that was made "
+                "for this model"
+            )
 
     def test_step(self, batch: ProbeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Scored]:
         """Return a batch with its codes and scores, under ``scored``."""

@@ -70,12 +70,12 @@ def unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
     """Say, column by column, which other rows the intervals of AR&D do not lie above; nothing where they all do."""
     said = []
     for column, head in enumerate(heads):
-        measured = [(line.stub, figure) for line in lines if (figure := line.cells[column].ours) is not None]
+        measured = [(line, figure) for line in lines if (figure := line.cells[column].ours) is not None]
         unbeaten = [
-            other[0] + (f" (against e = {own[1]})" if len(own) > 1 else "")
+            other.stub[0] + (f" (against e = {own.stub[1]})" if len(own.stub) > 1 else "")
             for own, ours in measured
             for other, theirs in measured
-            if _is_ours(own) and not _is_ours(other) and other[0] != paper.CEILING and not ours.low > theirs.high
+            if own.is_own and not other.is_own and other.stub[0] != paper.CEILING and not ours.low > theirs.high
         ]
         if unbeaten:
             said.append(f"{head}: {', '.join(unbeaten)}")
@@ -105,10 +105,6 @@ def undefined(lines: Iterable[Line]) -> list[str]:
     asked = [cell.ours for line in lines for cell in line.cells if cell.ours is not None]
     undefined = sum(not math.isfinite(figure.value) for figure in asked)
     return [f"Without a value, because there was nothing to measure it on: {undefined} figures."] if undefined else []
-
-
-def _is_ours(stub: tuple[str, ...]) -> bool:
-    return stub[0].startswith("AR&D") and "names shuffled" not in stub[0]
 
 
 def provenance(run: Run, papers_clips: str, rows: Sequence[Row]) -> list[str]:

@@ -20,10 +20,14 @@ class Cell(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of a printed table: what it is called (a text for each of ``stub_heads``), and its cells."""
+    """One line of a printed table: what it is called (a text for each of ``stub_heads``), and its cells.
+
+    ``is_own`` says whether it is of the method that the run is about, as :attr:`ard.results.Row.is_own` does.
+    """
 
     stub: tuple[str, ...]
     cells: tuple[Cell, ...]
+    is_own: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from ard.reports import notes, paper
 from ard.reports.paper import Printed
 from ard.reports.table import Cell, Line, Table, latex, markdown
-from ard.results import Result, Row, replacing, write_json
+from ard.results import OWN_METHOD, Result, Row, replacing, write_json
 from ard.run import Run
 from ard.types import UserError
 
@@ -63,14 +63,14 @@ def log_tables(logger: Logger, tables: Iterable[Table]) -> None:
 
 def _table1(run: Run) -> Table:
     results = run.results("matching", run.layers, [run.expansion])
-    rows = [row for row in _ordered(results) if row.layer == run.layer or row.method == "AR&D"]
+    rows = [row for row in _ordered(results) if row.layer == run.layer or row.is_own]
     beside = paper.counterparts(run.layers, run.layer)
     lines, data = [], []
     for row in rows:
-        at = beside.get(row.layer) if row.method == "AR&D" else paper.LAYER
+        at = beside.get(row.layer) if row.is_own else paper.LAYER
         printed = paper.TABLE1.get((row.method, at or 0), {})
-        where = f" (l = {row.layer})" if row.method == "AR&D" else ""
-        lines.append(Line((row.method + where,), _cells(row, paper.METRICS, printed)))
+        where = f" (l = {row.layer})" if row.is_own else ""
+        lines.append(Line((row.method + where,), _cells(row, paper.METRICS, printed), row.is_own))
         data.append(_json_row(row, paper.METRICS, printed, layer=at, expansion=paper.EXPANSION))
     missing = [name for name in paper.COMPARED if rows and name not in {row.method for row in rows}]
     said = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
@@ -114,12 +114,14 @@ def _table2(run: Run) -> Table:
     stands.sort(key=lambda row: (row.method.count(","), _place(paper.METHODS)(row.method.split(",")[0])))
     lines, data, kinds = [], [], []
     for method, printed in () if people or not (models or stands) else paper.TABLE2.items():  # to be filled by people
-        lines.append(Line((method,), tuple(Cell(None, printed[metric]) for metric in paper.JUDGED)))
+        lines.append(
+            Line((method,), tuple(Cell(None, printed[metric]) for metric in paper.JUDGED), method == OWN_METHOD)
+        )
     for raters, rows in (("people", people), ("language model", models), ("true labels", stands)):
         start = len(lines)
         for row in rows:
             printed = paper.TABLE2[row.method] if raters == "people" else {}
-            lines.append(Line((row.method,), _cells(row, paper.JUDGED, printed)))
+            lines.append(Line((row.method,), _cells(row, paper.JUDGED, printed), row.is_own))
             content = _json_row(row, paper.JUDGED, printed, layer=paper.LAYER, expansion=paper.EXPANSION)
             data.append(content | {"raters": raters})
         kinds.append([line for line in lines[start:] if "shuffled" not in line.stub[0]])
@@ -167,7 +169,8 @@ def _table3(run: Run) -> Table:
     for method in dict.fromkeys(row.method for row in rows):
         printed = paper.TABLE3.get(method, {})
         ours = {_shift(row): row.figures.get("sensitivity") for row in rows if row.method == method}
-        lines.append(Line((method,), tuple(Cell(ours.get(shift), printed.get(shift)) for shift in shifts)))
+        cells = tuple(Cell(ours.get(shift), printed.get(shift)) for shift in shifts)
+        lines.append(Line((method,), cells, method == OWN_METHOD))
     data = []
     for row in rows:
         figure = paper.TABLE3.get(row.method, {}).get(_shift(row))
@@ -177,7 +180,7 @@ def _table3(run: Run) -> Table:
     asked = "steering asks for clips of known emotion or gender"
     compared = [line for line in lines if line.stub != ("Reverse",)]
     said = notes.unbeaten(compared, heads) if rows else [notes.left_out(asked, "steering")]
-    if rows and not said and ("AR&D",) in [line.stub for line in compared]:
+    if rows and not said and any(line.is_own for line in compared):
         said = ["On every shift the interval of AR&D lies above that of every control and of Poly. Feats."]
     return Table(
         number=3,
@@ -212,7 +215,8 @@ def _table4(run: Run) -> Table:
             for at in layers
         )
         which = (method, "–" if expansion is None else str(expansion)) if measure == "ms" else ("", "")
-        lines[measure].append(Line((*which, _MEASURES[measure].format(run.num_selected)), cells))
+        is_own = measure == "ms" and method == OWN_METHOD
+        lines[measure].append(Line((*which, _MEASURES[measure].format(run.num_selected)), cells, is_own))
     data = []
     for row in rows:
         at = beside.get(row.layer)

@@ -11,7 +11,7 @@ from ard.representatives.functional import ACTIVATION_EDGES, Ties, activation_qu
 from ard.representatives.metric import RandomActiveClips, RepresentativeClips
 from ard.results import Result
 from ard.run import Cell
-from ard.sae import SparseCoder
+from ard.sae import Dictionary
 
 RANDOM_ACTIVE = "random_active/top_ids"
 QUANTILE_LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
@@ -66,9 +66,9 @@ class RetrieveRepresentatives(Evaluator):
         self.p, self.ties, self.tie_seed = p, ties, tie_seed
         self.num_random, self.random_seed = num_random, random_seed
 
-    def start(self, cell: Cell, dictionary: SparseCoder) -> None:
+    def start(self, cell: Cell, dictionary: Dictionary) -> None:
         """Start empty lists."""
-        self._dictionary = dictionary
+        self._pre_activations = dictionary.pre_activations
         self._lists = RepresentativeClips(dictionary.d_sae, self.p, ties=self.ties, tie_seed=self.tie_seed)
         self._random = RandomActiveClips(dictionary.d_sae, self.p, self.num_random, seed=self.random_seed)
         self._lists.to(self.device)
@@ -79,7 +79,7 @@ class RetrieveRepresentatives(Evaluator):
         if split != "probe":
             return
         batch, codes, scores = scored
-        pre_activations = _mean_pre_activations(self._dictionary, batch) if self.ties == "preact" else None
+        pre_activations = self._pre_activations(_mean_x(batch)) if self.ties == "preact" else None
         self._lists.update(codes, batch.clip_of_token, batch.rows, pre_activations, scores)
         if self.num_random:
             self._random.update(scores, batch.rows)
@@ -107,8 +107,8 @@ class RetrieveRepresentatives(Evaluator):
         return None
 
 
-def _mean_pre_activations(dictionary: SparseCoder, batch: ProbeBatch) -> Float[Tensor, "clips features"]:
-    """Return the mean over each clip's tokens of what TopK selects from: that of their mean, since it is affine."""
+def _mean_x(batch: ProbeBatch) -> Float[Tensor, "clips d_in"]:
+    """Return the mean over each clip's tokens; what is affine in x has its mean over the clip there."""
     total = batch.x.new_zeros(len(batch.rows), batch.x.shape[1]).index_add_(0, batch.clip_of_token, batch.x)
     num_tokens = torch.bincount(batch.clip_of_token, minlength=len(batch.rows))
-    return dictionary.pre_activations(total / num_tokens[:, None])
+    return total / num_tokens[:, None]

@@ -1,4 +1,4 @@
-"""Stage 4: the TopK sparse autoencoder (Sec. 2.1, Eq. 1), its training, and the folder that it is kept in."""
+"""Stage 4: the TopK sparse autoencoder (Sec. 2.1, Eq. 1), its training and its folder; other dictionaries."""
 
 from ard.sae.callback import (
     PLACEHOLDER,
@@ -8,16 +8,22 @@ from ard.sae.callback import (
     WarmUpAndDecay,
 )
 from ard.sae.checkpoint import SaveWhenStopped, WholeCheckpoints, check_checkpoint, is_whole
+from ard.sae.dictionary import Dictionary
 from ard.sae.formats import Format, convert
+from ard.sae.jumprelu import JumpReLUSAE
+from ard.sae.loading import POLY, load_dictionary
 from ard.sae.metric import NormByPosition, Quality
 from ard.sae.module import SAETraining
-from ard.sae.topk import POLY, PolyFeatures, Reconstruction, SparseCoder, TopKSAE, load_sparse_coder
+from ard.sae.poly import PolyFeatures
+from ard.sae.topk import Reconstruction, TopKSAE
 
 __all__ = [
     "PLACEHOLDER",
     "POLY",
     "AnnealK",
+    "Dictionary",
     "Format",
+    "JumpReLUSAE",
     "LogQuality",
     "NormByPosition",
     "PolyFeatures",
@@ -26,12 +32,11 @@ __all__ = [
     "SAETraining",
     "SaveSAE",
     "SaveWhenStopped",
-    "SparseCoder",
     "TopKSAE",
     "WarmUpAndDecay",
     "WholeCheckpoints",
     "check_checkpoint",
     "convert",
     "is_whole",
-    "load_sparse_coder",
+    "load_dictionary",
 ]

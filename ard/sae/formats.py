@@ -1,10 +1,10 @@
-"""The folders in which SAELens, sparsify and dictionary_learning keep a TopK-SAE: read, written, converted.
+"""The folders in which SAELens, sparsify and dictionary_learning keep an SAE: read, written, converted.
 
 With their options at the plain values all three compute z = relu(TopK((x - b_dec) W_enc + b_enc)) and
 x_hat = z W_dec + b_dec; they differ in names and transposes. A BatchTopK-SAE, which keeps what is above one threshold,
-is SAELens' ``jumprelu`` and dictionary_learning's ``BatchTopKSAE``; sparsify has none. Where these equations can say
-what an option says, it is folded into the weights; where they cannot, it is refused by name. Nothing that is read here
-can run code.
+is SAELens' ``jumprelu`` and dictionary_learning's ``BatchTopKSAE``; sparsify has none. A JumpReLU-SAE has a threshold
+a feature and no k; of it SAELens' format alone is read and written. Where these equations can say what an option says,
+it is folded into the weights; where they cannot, it is refused by name. Nothing that is read here can run code.
 """
 
 import json
@@ -27,19 +27,25 @@ SAELENS_VERSION = "6.54.12"  # whose layout is written; without it SAELens takes
 
 
 class StoredSAE(NamedTuple):
-    """A TopK-SAE as it lies in a file, whatever the format.
+    """An SAE as it lies in a file, whatever the format.
 
     ``tensors`` has SAELens' names and layout: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in].
     ``pre_bias`` says whether the encoder reads x - b_dec; else it reads x, and Eq. 1 has a b_dec of 0. ``metadata`` is
     what else is known, in SAELens' words (model_name, hook_name); the configuration that the SAE came with lies under
-    its format's name, for the way back. ``threshold`` is BatchTopK's, whose k is that of an average token.
+    its format's name, for the way back. ``threshold`` is BatchTopK's, whose k is that of an average token. A
+    JumpReLU-SAE has no k, and its thresholds [d_sae] are the tensor of that name.
     """
 
-    k: int
+    k: int | None
     pre_bias: bool
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
     threshold: float | None = None
+
+    @property
+    def architecture(self) -> str:
+        """Which kind of SAE it is: ``topk``, BatchTopK included, or ``jumprelu``."""
+        return "jumprelu" if "threshold" in self.tensors else "topk"
 
     @property
     def d_in(self) -> int:
@@ -64,14 +70,14 @@ def convert(src: str | Path, dst: Path, to: Format) -> None:
 
 
 def read(source: str | Path, revision: str | None = None) -> StoredSAE:
-    """Read a TopK-SAE in any of the formats, which its files tell.
+    """Read an SAE in any of the formats, which its files tell.
 
     Args:
         source: a folder, or as a string also ``user/repository`` or ``user/repository/folder`` of the hub.
         revision: of the hub's repository.
 
     Raises:
-        UserError: if no SAE is there, or it is no TopK-SAE of this equation, or a file is broken or would run code.
+        UserError: if no SAE is there, or it computes something else, or a file is broken or would run code.
     """
     folder = fetch(source, [name for layout in LAYOUTS.values() for name in (layout.config, layout.weights)], revision)
     for layout in LAYOUTS.values():
@@ -84,7 +90,13 @@ def read(source: str | Path, revision: str | None = None) -> StoredSAE:
 
 
 def write(sae: StoredSAE, folder: Path, to: Format) -> None:
-    """Write a TopK-SAE in one of the formats; the configuration comes last."""
+    """Write an SAE in one of the formats; the configuration comes last.
+
+    Raises:
+        UserError: if the format cannot hold it.
+    """
+    if sae.architecture == "jumprelu" and to != "saelens":
+        raise UserError(f"a JumpReLU-SAE, with a threshold a feature, is written as 'saelens' only, not as {to!r}")
     folder.mkdir(parents=True, exist_ok=True)
     LAYOUTS[to].write(sae, folder)
 
@@ -103,6 +115,9 @@ def read_saelens(folder: Path) -> StoredSAE:
     )
     tensors, metadata = _load_safetensors(folder / "sae_weights.safetensors"), dict(config.get("metadata") or {})
     threshold = None
+    if config["architecture"] == "jumprelu" and not _is_batch_top_k(config, tensors):
+        _check(folder, tensors, config.get("d_sae"), config.get("d_in"), config.get("d_sae"), threshold=True)
+        return StoredSAE(None, bool(config.get("apply_b_dec_to_input", True)), _alike(tensors), metadata)
     if config["architecture"] == "jumprelu":
         config.setdefault("k", metadata.pop("k", None))
         thresholds = tensors.pop("threshold", torch.full((1,), torch.nan)).unique()
@@ -134,7 +149,9 @@ def write_saelens(sae: StoredSAE, folder: Path) -> None:
         "normalize_activations": "none",
         "reshape_activations": "none",
     }
-    if sae.threshold is None:
+    if sae.architecture == "jumprelu":
+        config |= {"architecture": "jumprelu", "metadata": metadata}
+    elif sae.threshold is None:
         config |= {"architecture": "topk", "k": sae.k, "rescale_acts_by_decoder_norm": False, "metadata": metadata}
     else:
         config |= {"architecture": "jumprelu", "metadata": {**metadata, "k": sae.k}}
@@ -164,7 +181,7 @@ def read_sparsify(folder: Path) -> StoredSAE:
 
 
 def write_sparsify(sae: StoredSAE, folder: Path) -> None:
-    """Write what ``sparsify.SparseCoder.load_from_disk`` opens; of ``metadata`` it takes no notice."""
+    """Write what ``sparsify.Dictionary.load_from_disk`` opens; of ``metadata`` it takes no notice."""
     if sae.threshold is not None:
         raise UserError(f"threshold is {sae.threshold:g}, and sparsify knows no BatchTopK: choose another format")
     config = {
@@ -277,7 +294,15 @@ def _refuse_unless(folder: Path, config: Mapping[str, Any], **plain: tuple[Any, 
             raise UserError(f"{str(folder)!r}: {option} is {value!r}, only {wanted} can be read: {reason}")
 
 
-def _check(folder: Path, tensors: Mapping[str, Tensor], k: Any, d_in: Any, d_sae: Any) -> int:
+def _is_batch_top_k(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether what SAELens calls ``jumprelu`` is a BatchTopK-SAE: it has a k, and one threshold for all features."""
+    k = config.get("k", (config.get("metadata") or {}).get("k"))
+    return k is not None and "threshold" in tensors and len(tensors["threshold"].unique()) == 1
+
+
+def _check(
+    folder: Path, tensors: Mapping[str, Tensor], k: Any, d_in: Any, d_sae: Any, *, threshold: bool = False
+) -> int:
     """Return k, or refuse tensors that are not those the configuration speaks of."""
     for name, size in {"d_in": d_in, "d_sae": d_sae, "k": k}.items():
         if not isinstance(size, int) or size < 1:
@@ -285,6 +310,8 @@ def _check(folder: Path, tensors: Mapping[str, Tensor], k: Any, d_in: Any, d_sae
     if k > d_sae:
         raise UserError(f"{str(folder)!r}: k is {k}, and there are {d_sae} features: mend its configuration")
     shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    if threshold:
+        shapes["threshold"] = (d_sae,)
     for name in sorted(shapes.keys() ^ tensors.keys()):
         known = "is missing" if name in shapes else "is a tensor that no TopK-SAE has"
         raise UserError(f"{str(folder)!r}: {name} {known}: save the SAE again with the library that trained it")

@@ -34,6 +34,12 @@ def top_k(pre_activations: Float[Tensor, "tokens features"], k: int) -> Codes:
     return Codes(values.relu(), indices)
 
 
+def keep_positive(activations: Float[Tensor, "tokens features"]) -> Codes:
+    """Keep all that is positive, in codes as wide as the token with the most of it needs, and 0 in the places left."""
+    widest = int((activations > 0).sum(dim=-1).amax()) if len(activations) else 0
+    return top_k(activations, max(widest, 1))
+
+
 def affine(
     x: Float[Tensor, "tokens d_in"], w_enc: Float[Tensor, "d_in features"], b_enc: Float[Tensor, " features"]
 ) -> Float[Tensor, "tokens features"]:

@@ -73,7 +73,7 @@ def push(
             CommitOperationAdd(f"{prefix}sae_weights.safetensors", folder / "sae_weights.safetensors"),
             CommitOperationAdd(f"{prefix}README.md", card.encode()),
         ]
-        return str(api.create_commit(repo_id, operations, commit_message="Add a TopK-SAE").commit_url)
+        return str(api.create_commit(repo_id, operations, commit_message="Add an SAE").commit_url)
     except Exception as error:  # of whichever HTTP library the client uses
         raise UserError(
             f"the hub did not take {repo_id!r} ({_first_line(error)}): "
@@ -113,7 +113,7 @@ def model_card(
             if math.isfinite(value)
         ],
     )
-    facts = {"d_in": config["d_in"], "features": config["d_sae"], "k": config["k"], **known}
+    facts = {name: config[name] for name in ("architecture", "d_in", "d_sae", "k") if name in config} | known
     lines = [f"| {name} | {value} |" for name, value in facts.items()]
     measured = [f"| {name} | {_figure(figure)} |" for name, figure in metrics.items()]
     table = "\n".join([f"| on {dataset} | |", "| --- | --- |", *measured]) if measured else "None were given."
@@ -127,7 +127,7 @@ CARD = """---
 
 # {source}
 
-A TopK sparse autoencoder of the residual stream of a language model, trained with `ard`.
+A sparse autoencoder of the residual stream of a language model, trained with `ard`.
 
 | | |
 | --- | --- |
@@ -140,9 +140,9 @@ A TopK sparse autoencoder of the residual stream of a language model, trained wi
 ## Use
 
 ```python
-from ard.sae import TopKSAE
+from ard.sae import load_dictionary
 
-sae = TopKSAE.from_pretrained("{source}")
+sae = load_dictionary("{source}")
 ```
 
 or with [SAELens](https://github.com/decoderesearch/SAELens):

@@ -1,22 +1,18 @@
-"""The TopK sparse autoencoder as a plain module, and what stands in its place for `Poly. Feats.`."""
+"""The TopK sparse autoencoder (Eq. 1)."""
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ard.results import Figure
-from ard.sae.formats import StoredSAE, read, write
-from ard.sae.functional import affine, decode_sparse, encode_above, encode_top_k, top_k, top_k_clamped
-from ard.sae.hub import push
-from ard.types import Codes
+from ard.sae.autoencoder import SAE
+from ard.sae.formats import StoredSAE
+from ard.sae.functional import encode_above, encode_top_k, keep_positive, top_k_clamped
+from ard.types import Codes, UserError
 
-POLY = "poly"
 THRESHOLD_DECAY = 0.99
 """Of the running mean of BatchTopK's threshold: it forgets in some hundred batches what the first ones were like."""
 
@@ -28,12 +24,8 @@ class Reconstruction(NamedTuple):
     codes: Codes
 
 
-class TopKSAE(nn.Module):
+class TopKSAE(SAE):
     """TopK sparse autoencoder: z = TopK(W_enc x + b_enc), x_hat = W_dec z (Eq. 1).
-
-    The weights lie as SAELens has them (W_enc [d_in, d_sae], W_dec [d_sae, d_in]), and the folder that
-    :meth:`save_pretrained` writes is SAELens' own layout. In memory W_enc is the transpose of rows, one a feature, as
-    its gradient is. The decoder starts as the encoder's transpose, with rows of unit norm.
 
     Args:
         d_in: width of the residual stream.
@@ -46,6 +38,8 @@ class TopKSAE(nn.Module):
         metadata: facts to keep with the weights (model, layer, ...).
     """
 
+    architecture = "topk"
+
     def __init__(
         self,
         d_in: int,
@@ -57,26 +51,12 @@ class TopKSAE(nn.Module):
         generator: torch.Generator | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         if not 1 <= k <= d_sae:
             raise ValueError(f"k must be between 1 and d_sae = {d_sae}, got {k}")
-        self.d_in, self.d_sae, self.k, self.pre_bias = d_in, d_sae, k, pre_bias
-        self.metadata = dict(metadata or {})
-        directions = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1)
-        self.W_dec = nn.Parameter(directions)
-        self.W_enc = nn.Parameter(directions.clone().T)
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(d_in), requires_grad=pre_bias)
+        super().__init__(d_in, d_sae, pre_bias=pre_bias, generator=generator, metadata=metadata)
+        self.k = k
         self.threshold: Tensor | None
         self.register_buffer("threshold", None if threshold is None else torch.tensor(threshold))
-
-    def pre_activations(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens features"]:
-        """Return W_enc (x - b_dec) + b_enc, where b_dec is 0 without ``pre_bias``."""
-        return affine(self.centred(x), self.W_enc, self.b_enc)
-
-    def centred(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """Return what the encoder reads: x - b_dec with ``pre_bias``, else x."""
-        return x - self.b_dec if self.pre_bias else x
 
     def encode(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float] | None = None) -> Codes:
         """Return the codes of x; ``clamp`` sets pre-activations before TopK, so that a large value is selected."""
@@ -100,8 +80,7 @@ class TopKSAE(nn.Module):
 
     def _above_threshold(self, pre_activations: Float[Tensor, "tokens features"]) -> Codes:
         assert self.threshold is not None
-        above = pre_activations > self.threshold
-        return top_k(pre_activations * above, max(int(above.sum(dim=-1).amax()) if len(above) else 1, 1))
+        return keep_positive(pre_activations * (pre_activations > self.threshold))
 
     def encode_to_train(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
         """Return the codes of a training batch; of BatchTopK by the batch's own threshold, which is kept on average."""
@@ -114,35 +93,23 @@ class TopKSAE(nn.Module):
             self.threshold.lerp_(smallest, 1 - THRESHOLD_DECAY if self.threshold > 0 else 1.0)
         return codes
 
-    def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
-        """Return x_hat from the codes."""
-        return decode_sparse(codes, self.W_dec) + self.b_dec
+    def check_clamp(self, clamp: Mapping[int, float]) -> None:
+        """Refuse negative values, and more features than TopK keeps."""
+        super().check_clamp(clamp)
+        wanted = sum(value > 0 for value in clamp.values())
+        if self.threshold is None and wanted > self.k:
+            raise UserError(f"{wanted} features cannot be set at once: this SAE keeps {self.k} a token")
 
-    def forward(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """Return the reconstruction of x."""
-        return self.decode(self.encode(x))
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write the folder that ``sae_lens`` opens; the configuration comes last."""
+    def stored(self) -> StoredSAE:
+        """Return what a file of any format keeps of it."""
         threshold = None if self.threshold is None else float(self.threshold)
-        stored = StoredSAE(self.k, self.pre_bias, dict(self.named_parameters()), self.metadata, threshold)
-        write(stored, folder, "saelens")
+        return StoredSAE(self.k, self.pre_bias, dict(self.named_parameters()), self.metadata, threshold)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "TopKSAE":
-        """Load a TopK- or BatchTopK-SAE that this package, SAELens, sparsify or dictionary_learning saved.
-
-        Half precision becomes float32, in which the same weights are computed with less rounding.
-
-        Args:
-            source: a folder, or as a string also ``user/repository`` or ``user/repository/folder`` of the hub.
-            revision: of the hub's repository.
-
-        Raises:
-            UserError: if no such SAE is there, or a file of it is broken or would run code.
-        """
-        stored = read(source, revision)
-        sae = cls(
+    def like(cls, stored: StoredSAE) -> "TopKSAE":
+        """Return one of the same size, k and threshold."""
+        assert stored.k is not None
+        return cls(
             stored.d_in,
             stored.d_sae,
             k=stored.k,
@@ -150,25 +117,6 @@ class TopKSAE(nn.Module):
             threshold=stored.threshold,
             metadata=stored.metadata,
         )
-        state = dict(stored.tensors)
-        if stored.threshold is not None:
-            state["threshold"] = torch.tensor(stored.threshold)
-        sae.to(torch.promote_types(stored.tensors["W_dec"].dtype, torch.float32)).load_state_dict(state)
-        return sae
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        inner: str = "",
-        metrics: Mapping[str, float | Figure] | None = None,
-        dataset: str | None = None,
-        private: bool = False,
-    ) -> str:
-        """Upload the SAE with a model card that carries the metrics; see :func:`ard.sae.hub.push`."""
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder))
-            return push(Path(folder), repo_id, inner=inner, metrics=metrics, dataset=dataset, private=private)
 
     @torch.no_grad()
     def scaled(self, scale: float) -> "TopKSAE":
@@ -178,39 +126,3 @@ class TopKSAE(nn.Module):
             if bias is not None:
                 bias.mul_(scale)
         return sae
-
-
-class PolyFeatures(nn.Module):
-    """The paper's baseline `Poly. Feats.`: the raw coordinates of x in the place of z, through the same pipeline."""
-
-    def __init__(self, d_in: int) -> None:
-        super().__init__()
-        self.d_in = self.d_sae = d_in
-
-    def pre_activations(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens features"]:
-        """Return x: every coordinate is selected."""
-        return x
-
-    def encode(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float] | None = None) -> Codes:
-        """Return every coordinate as a feature; ``clamp`` sets coordinates."""
-        values = x.clone()
-        for feature, value in (clamp or {}).items():
-            values[:, feature] = value
-        return Codes(values, torch.arange(self.d_in, device=x.device).expand(x.shape))
-
-    def encode_both(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]) -> tuple[Codes, Codes]:
-        """Return x as it is and with coordinates set."""
-        return self.encode(x), self.encode(x, clamp)
-
-    def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
-        """Return x."""
-        return torch.zeros_like(codes.values).scatter(-1, codes.indices, codes.values)
-
-
-SparseCoder = TopKSAE | PolyFeatures
-"""What retrieval, naming and steering need of a dictionary: ``encode`` to codes and ``decode`` back."""
-
-
-def load_sparse_coder(sae: str, d_in: int) -> SparseCoder:
-    """Load an SAE from its folder, or the raw coordinates for ``poly``."""
-    return PolyFeatures(d_in) if sae == POLY else TopKSAE.from_pretrained(sae)

@@ -12,10 +12,10 @@ from ard.audio import read_audio_manifest, read_clips
 from ard.audiollm import EMBEDDED, load_audiollm
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.naming import Chat
-from ard.probing import Evaluator, load_dictionary
+from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
-from ard.steering.experiment import NO_SAE, STEERED, Design, Dictionary, Experiment, Measured, Split
+from ard.steering.experiment import NO_SAE, STEERED, Design, Experiment, Features, Measured, Split
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
@@ -99,7 +99,7 @@ class MeasureSteering(Evaluator):
             selection, split = self._splits(task)
             choice, chosen = experiment.choose(task, selection)
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
-            if cell.expansion is None:
+            if cell.is_baseline:
                 measured = experiment.measure_alone(task, split, choice)
             else:
                 measured = experiment.measure(task, split, choice, others.values())
@@ -111,12 +111,13 @@ class MeasureSteering(Evaluator):
     def _experiment(self, cell: Cell) -> Experiment:
         """Bring together the model, the dictionary and the statistics of its features."""
         model = load_audiollm(self.model, device=self.device)
-        coder = load_dictionary(cell, model.d_in).to(self.device)
-        interview = Interview(model, coder, cell.layer, answers=cell.run.answers, procedure=self.procedure)
+        interview = Interview(
+            model, self.dictionary(cell), cell.layer, answers=cell.run.answers, procedure=self.procedure
+        )
         stored = cell.tensors("representatives")
         find = partial(features_by_name, cell, clap=self.clap(), chat=self.chooser)
-        dictionary = Dictionary(find, stored["max_activation"], stored["n_active"])
-        return Experiment(interview, self.judge, dictionary=dictionary, design=self.design, seed=self.seed)
+        features = Features(find, stored["max_activation"], stored["n_active"])
+        return Experiment(interview, self.judge, features=features, design=self.design, seed=self.seed)
 
     def _audio(self, task: SteeringTask) -> Path:
         if task.audio is None and self.audio is None:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 from ard.audiollm import AudioLLM
-from ard.sae import SparseCoder
+from ard.sae import Dictionary
 from ard.steering.steer import Phase, Where, steer
 from ard.types import Clip
 
 
 def compare_answers(
     model: AudioLLM,
-    coder: SparseCoder,
+    coder: Dictionary,
     layer: int,
     clamp: Mapping[int, float],
     clip: Clip,

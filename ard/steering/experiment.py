@@ -55,7 +55,7 @@ class Split(NamedTuple):
     clips: Sequence[Clip]
 
 
-class Dictionary(NamedTuple):
+class Features(NamedTuple):
     """What the choice and the controls need to know of the features."""
 
     find: Callable[[str], Found]
@@ -93,15 +93,13 @@ class Experiment:
     Args:
         interview: asks the model.
         judge: reads its answers.
-        dictionary: whose features are set.
+        features: those that are set.
         design: what is tried and measured.
         seed: of the draws and the bootstrap.
     """
 
-    def __init__(
-        self, interview: Interview, judge: Judge, *, dictionary: Dictionary, design: Design, seed: int
-    ) -> None:
-        self.interview, self.judge, self.dictionary = interview, judge, dictionary
+    def __init__(self, interview: Interview, judge: Judge, *, features: Features, design: Design, seed: int) -> None:
+        self.interview, self.judge, self.features = interview, judge, features
         self.design, self.seed = design, seed
         self.verdicts: list[tuple[Verdict, Verdict]] = []
 
@@ -110,7 +108,7 @@ class Experiment:
 
         Also returned is what was tried. Where no feature has a name, nothing is steered.
         """
-        found = self.dictionary.find(task.concept)
+        found = self.features.find(task.concept)
         counts = sorted({min(n, len(found.features)) for n in self.design.num_features})
         trials = [Choice(found.features[:n], m) for n, m in product(counts, sorted(self.design.multiples)) if n]
         heard = self._heard(task, split)
@@ -137,7 +135,7 @@ class Experiment:
         return choice, {
             "by": found.by,
             "features": [
-                {**feature._asdict(), "n_active": int(self.dictionary.n_active[feature.feature]), "value": value}
+                {**feature._asdict(), "n_active": int(self.features.n_active[feature.feature]), "value": value}
                 for feature, value in zip(choice.features, self._clamp(choice).values(), strict=True)
             ],
             "multiple": choice.multiple,
@@ -169,15 +167,14 @@ class Experiment:
         return self._at([feature.feature for feature in choice.features], choice.multiple)
 
     def _at(self, features: Sequence[int], multiple: float) -> Clamp:
-        return {feature: multiple * float(self.dictionary.maxima[feature]) for feature in features}
+        return {feature: multiple * float(self.features.maxima[feature]) for feature in features}
 
     def _draws(self, choice: Choice) -> list[list[int]]:
         """Draw random features of the same number and about the same firing rates, several times."""
         generator = torch.Generator().manual_seed(self.seed)
         chosen = [feature.feature for feature in choice.features]
         every = [
-            matched_features(self.dictionary.n_active, chosen, generator=generator)
-            for _ in range(self.design.num_draws)
+            matched_features(self.features.n_active, chosen, generator=generator) for _ in range(self.design.num_draws)
         ]
         return [draw for draw in every if draw]
 
@@ -250,7 +247,7 @@ class Experiment:
 
     def _back(self, reverse: SteeringTask, split: Split, choice: Choice) -> tuple[dict[str, Figure], dict[str, Any]]:
         """Steer the clips that are heard as the target to the source, by as many features at the same multiple."""
-        back = Choice(self.dictionary.find(reverse.concept).features[: len(choice.features)], choice.multiple)
+        back = Choice(self.features.find(reverse.concept).features[: len(choice.features)], choice.multiple)
         clamps: dict[str, list[Clamp | None]] = {NO_CLAMP: [{}], STEERED: [self._clamp(back)]}
         outcome = self._outcome(reverse, split, clamps, self.design.most_clips)
         features = [feature._asdict() for feature in back.features]

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ard.audio import read_audio_manifest, read_clips
 from ard.audiollm import AudioLLM, AudioPrompts
 from ard.naming.answers import Answers, request_key
-from ard.sae import SparseCoder
+from ard.sae import Dictionary
 from ard.steering.steer import Phase, Where, steer
 from ard.types import Clip
 
@@ -49,13 +49,13 @@ class Interview:
 
     Args:
         model: the AudioLLM.
-        coder: dictionary of a layer, or raw coordinates.
+        coder: dictionary of a layer.
         layer: decoder layer, 0-based.
         answers: where answers are kept (JSON lines).
         procedure: how features are set.
     """
 
-    def __init__(self, model: AudioLLM, coder: SparseCoder, layer: int, *, answers: Path, procedure: Procedure) -> None:
+    def __init__(self, model: AudioLLM, coder: Dictionary, layer: int, *, answers: Path, procedure: Procedure) -> None:
         self.model, self.coder, self.layer, self.procedure = model, coder, layer, procedure
         self._answers = Answers(answers)
         self._weights = _fingerprint(coder)
@@ -145,9 +145,11 @@ class Interview:
         )
 
 
-def _fingerprint(coder: SparseCoder) -> str:
-    """Return XXH3-64 of a dictionary: its kind, k and weights."""
-    digest = xxhash.xxh3_64(f"{type(coder).__name__} {coder.d_in} {getattr(coder, 'k', None)}".encode())
+def _fingerprint(coder: Dictionary) -> str:
+    """Return XXH3-64 of a dictionary: its kind, its settings such as k, and its tensors."""
+    settings = {name: value for name, value in vars(coder).items() if isinstance(value, bool | int | float | str)}
+    settings.pop("training")
+    digest = xxhash.xxh3_64(f"{type(coder).__name__} {sorted(settings.items())}".encode())
     for name, tensor in sorted(coder.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ard.audiollm import AudioLLM, Positions
-from ard.sae import SparseCoder, TopKSAE
+from ard.sae import Dictionary
 from ard.types import UserError
 
 Where = Literal["all", "audio", "last"]
@@ -21,7 +21,7 @@ Phase = Literal["prefill", "every"]
 @contextmanager
 def steer(
     model: AudioLLM,
-    coder: SparseCoder,
+    coder: Dictionary,
     layer: int,
     clamp: Mapping[int, float],
     *,
@@ -37,11 +37,12 @@ def steer(
     replaced by their plain reconstruction. An empty ``clamp`` is thus the control `SAE without clamp`.
 
     TopK sees the value that is set: a feature whose value is not among the k largest of a token is not active there.
-    One set to 0 is active nowhere, and the feature next in order takes its place.
+    One set to 0 is active nowhere, and the feature next in order takes its place. Other dictionaries say in their
+    ``encode`` what setting a feature means.
 
     Args:
         model: the AudioLLM.
-        coder: an SAE of that layer, or raw coordinates.
+        coder: a dictionary of that layer.
         layer: decoder layer, 0-based.
         clamp: feature to value, in units of activation, or of the feature's maximum where ``maxima`` are given.
         positions: where in the prompt features are set: at every token, at audio tokens, or at the last token.
@@ -52,7 +53,7 @@ def steer(
 
     Raises:
         UserError: if the layer or a feature does not exist, the SAE is of another width than the layer, or a value
-            could not come to pass: not finite, negative though an SAE has a ReLU, more of them than TopK keeps.
+            could not come to pass: not finite, or refused by the dictionary's ``check_clamp``.
     """
     model.check_layers([layer])
     if coder.d_in != model.d_in:
@@ -74,7 +75,7 @@ def steer(
 
 
 def clamp_values(
-    coder: SparseCoder, clamp: Mapping[int, float], maxima: Float[Tensor, " features"] | None = None
+    coder: Dictionary, clamp: Mapping[int, float], maxima: Float[Tensor, " features"] | None = None
 ) -> dict[int, float]:
     """Return the activations that features are to be set to, after a look at whether they can be.
 
@@ -90,19 +91,12 @@ def clamp_values(
         values[int(feature)] = float(value) * (1.0 if maxima is None else float(maxima[feature]))
         if not math.isfinite(values[feature]):
             raise UserError(f"feature {feature} cannot be set to {values[feature]}: give a finite value")
-        if isinstance(coder, TopKSAE) and value < 0:
-            raise UserError(
-                f"feature {feature} cannot be set to {value}: an SAE's activations are 0 or more. 0 turns it off"
-            )
-        if isinstance(coder, TopKSAE) and value > 0 and values[feature] == 0:
+        if value != 0 and values[feature] == 0:
             raise UserError(
                 f"feature {feature} has no maximum, since no clip of the probing set makes it active: choose another, "
                 "or give an absolute value"
             )
-    if isinstance(coder, TopKSAE) and coder.threshold is None:
-        wanted = sum(value > 0 for value in values.values())
-        if wanted > coder.k:
-            raise UserError(f"{wanted} features cannot be set at once: this SAE keeps {coder.k} a token")
+    coder.check_clamp(values)
     return values
 
 
@@ -130,13 +124,13 @@ def _put(
 
 
 def _decoded(
-    coder: SparseCoder, clamp: Mapping[int, float], x: Float[Tensor, "tokens d_in"]
+    coder: Dictionary, clamp: Mapping[int, float], x: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, "tokens d_in"]:
     return coder.decode(coder.encode(_as_weights(coder, x), clamp))
 
 
 def _shifted(
-    coder: SparseCoder, clamp: Mapping[int, float], x: Float[Tensor, "tokens d_in"]
+    coder: Dictionary, clamp: Mapping[int, float], x: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, "tokens d_in"]:
     """Return x + decode(clamped) - decode(z), which both come from one encoding."""
     tokens = _as_weights(coder, x)
@@ -144,6 +138,7 @@ def _shifted(
     return tokens + (coder.decode(clamped) - coder.decode(plain))
 
 
-def _as_weights(coder: SparseCoder, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-    """Return x in the precision of an SAE's weights, which is mostly more than the model's."""
-    return x.to(next((weights.dtype for weights in coder.parameters()), torch.float32))
+def _as_weights(coder: Dictionary, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
+    """Return x in the precision of a dictionary's weights, which is mostly more than the model's."""
+    weights = (*coder.parameters(), *coder.buffers())
+    return x.to(next((tensor.dtype for tensor in weights if tensor.is_floating_point()), torch.float32))

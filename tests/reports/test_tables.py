@@ -281,7 +281,7 @@ def test_a_folder_that_is_no_run_is_refused(run):
 def test_a_note_names_the_rows_that_ard_does_not_beat():
     def line(method, *intervals, expansion=None):
         cells = tuple(Cell(Figure(low, low, high, 9, "share")) for low, high in intervals)
-        return Line((method,) if expansion is None else (method, expansion), cells)
+        return Line((method,) if expansion is None else (method, expansion), cells, method.startswith("AR&D"))
 
     beaten, close = line("Poly. Feats.", (0.1, 0.2), (0.1, 0.2)), line("Mean Act.", (0.4, 0.5), (0.1, 0.2))
     (note,) = unbeaten([beaten, close, line("AR&D (l = 3)", (0.45, 0.6), (0.3, 0.4))], ["F1", "mAP"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ard.sae import TopKSAE
+from ard.sae import JumpReLUSAE, TopKSAE
 from ard.sae.formats import StoredSAE, convert, read, write
 from ard.types import UserError
 
@@ -116,12 +116,12 @@ def test_what_sae_lens_saved_is_read(peers, tmp_path, training, rescale, apply_b
     assert_same(run_ours(tmp_path / "sae", tokens()), (theirs.encode(tokens()), theirs(tokens())))
 
 
-def test_what_sae_lens_saved_of_batch_top_k_is_read_once_it_says_k(peers, tmp_path):
+def test_what_sae_lens_saved_of_batch_top_k_is_one_once_it_says_k_and_computes_the_same_before(peers, tmp_path):
     theirs = peers.sae_lens.BatchTopKTrainingSAE(peers.sae_lens.BatchTopKTrainingSAEConfig(D_IN, D_SAE, k=K))
     theirs.load_state_dict({**random_tensors(), "topk_threshold": torch.tensor(2.0)})
     theirs.save_inference_model(tmp_path / "sae")
-    with pytest.raises(UserError, match="gives None for k: write the number into"):
-        read(tmp_path / "sae")
+    before = JumpReLUSAE.from_pretrained(tmp_path / "sae")
+    assert_same((before(tokens()),), (peers.sae_lens.SAE.load_from_disk(tmp_path / "sae")(tokens()),))
     edit(tmp_path / "sae" / "cfg.json", k=K)
     assert_same(run_ours(tmp_path / "sae", tokens()), run_theirs(peers, tmp_path / "sae", "saelens", tokens()))
 
@@ -236,7 +236,8 @@ def edit(path, **changes):
 
 REFUSED = [
     ("saelens", {"architecture": "gated"}, "architecture is 'gated', only 'topk' or 'jumprelu' can be read"),
-    ("saelens", {"architecture": "jumprelu"}, "threshold is not one number, as BatchTopK's is"),
+    ("saelens", {"architecture": "standard"}, "architecture is 'standard', only 'topk' or 'jumprelu' can be read"),
+    ("saelens", {"architecture": "jumprelu"}, "threshold is missing: save the SAE again"),
     ("saelens", {"architecture": "drop"}, "architecture is None"),
     ("saelens", {"normalize_activations": "layer_norm"}, "normalize_activations is 'layer_norm', only 'none'"),
     ("saelens", {"normalize_activations": "expected_average_only_in"}, "fold it into the weights with sae_lens"),

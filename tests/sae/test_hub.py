@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ard.results import Figure
-from ard.sae import TopKSAE
+from ard.sae import JumpReLUSAE, TopKSAE, load_dictionary
 from ard.sae.formats import StoredSAE, read, write
 from ard.sae.hub import model_card, push
 from ard.types import UserError
@@ -162,7 +162,7 @@ def test_the_card_carries_the_metrics(tmp_path):
     card = model_card(config, "me/saes/layer-26", {**METRICS, "none": float("nan")}, "AudioSet_SL")
     assert "| ms | 9.31 [9.1, 9.5], n = 200, higher is better |" in card
     assert "| fvu | 0.25 |" in card
-    assert 'TopKSAE.from_pretrained("me/saes/layer-26")' in card
+    assert 'load_dictionary("me/saes/layer-26")' in card
     assert 'SAE.load_from_disk(snapshot_download("me/saes") + "/layer-26")' in card
     header = huggingface_hub.ModelCard(card).data
     assert {result.metric_type: result.metric_value for result in header.eval_results} == {"ms": 9.31, "fvu": 0.25}
@@ -184,6 +184,15 @@ def test_a_card_carries_the_metrics_of_the_training_if_no_others_are_given(tmp_p
     config = json.loads((tmp_path / "cfg.json").read_text())
     assert "| on held-out clips | |\n| --- | --- |\n| fvu | 0.125 |" in model_card(config, "me/sae")
     assert "0.125" not in model_card(config, "me/sae", METRICS, "AudioSet_SL")
+
+
+@pytest.mark.parametrize("sae", [JumpReLUSAE(4, 8), TopKSAE(4, 8, k=2, threshold=0.5)], ids=["jumprelu", "batch top-k"])
+def test_an_sae_whose_configuration_has_no_k_has_a_card_too(hub, sae):
+    sae.push_to_hub("me/sae")
+    card = hub["me/sae"]["README.md"].decode()
+    assert "| architecture | jumprelu |" in card
+    assert ("| k | 2 |" in card) == isinstance(sae, TopKSAE)
+    assert torch.equal(load_dictionary("me/sae").W_enc, sae.W_enc)
 
 
 def test_an_sae_pushes_and_pulls_itself(hub):

@@ -140,8 +140,11 @@ def test_what_an_answer_depends_on_is_asked_anew(tiny_audiollm, audio, whole, as
     path = tmp_path / "answers.jsonl"
     path.write_bytes(whole[1].read_bytes())
     other = TopKSAE(32, 64, k=4, generator=torch.Generator().manual_seed(1))
+    settings = [coder(), coder()]
+    settings[0].k, settings[1].pre_bias = coder().k - 1, not coder().pre_bias
     for changed in (
         interview(tiny_audiollm, path, other),
+        *(interview(tiny_audiollm, path, dictionary) for dictionary in settings),
         interview(tiny_audiollm, path, PolyFeatures(32)),
         interview(tiny_audiollm, path, layer=2),
         interview(tiny_audiollm, path, procedure=Procedure("audio", "prefill", False, 4, 3)),

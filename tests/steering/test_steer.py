@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ard.audiollm import load_audiollm
-from ard.sae import PolyFeatures, TopKSAE, functional
+from ard.sae import JumpReLUSAE, PolyFeatures, TopKSAE, functional
 from ard.steering import ClassMatch, steer
 from ard.types import Clip, UserError
 
@@ -141,6 +141,22 @@ def test_raw_coordinates_are_set_and_all_others_left(model, clips):
     assert (steered[batch.valid][:, 3] == 7).all()
     others = [i for i in range(32) if i != 3]
     assert torch.equal(steered[batch.valid][:, others], x[batch.valid][:, others])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.01, 30.0])
+def test_a_jumprelus_feature_has_the_value_that_is_set_after_its_threshold(model, clips, value):
+    coder = JumpReLUSAE(32, 128, pre_bias=True, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(coder.b_dec, generator=torch.Generator().manual_seed(1))
+    coder.threshold.data.uniform_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
+    coder.threshold.data[5] = 2.0
+    x = plain(model, clips)
+    steered, _, batch = run(model, clips, coder, {5: value})
+    with torch.no_grad():
+        pre_activations = (x[batch.valid] - coder.b_dec) @ coder.W_enc + coder.b_enc
+        latents = pre_activations * (pre_activations > coder.threshold)
+        latents[:, 5] = value
+        expected = latents @ coder.W_dec + coder.b_dec
+    torch.testing.assert_close(steered[batch.valid], expected)
 
 
 STEERINGS = [{}, {"keep_error": True}, {"positions": "audio"}, {"positions": "last"}, {"phase": "every"}]

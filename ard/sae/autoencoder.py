@@ -1,0 +1,125 @@
+"""What sparse autoencoders of every kind share: their four tensors, and the folder that they are kept in."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ard.results import Figure
+from ard.sae.dictionary import Dictionary
+from ard.sae.formats import StoredSAE, read, write
+from ard.sae.functional import affine, decode_sparse
+from ard.sae.hub import push
+from ard.types import Codes, UserError
+
+Kind = TypeVar("Kind", bound="SAE")
+
+
+class SAE(Dictionary):
+    """A sparse autoencoder: z = sigma(W_enc x + b_enc), x_hat = W_dec z + b_dec; a kind says what sigma keeps.
+
+    The weights lie as SAELens has them (W_enc [d_in, d_sae], W_dec [d_sae, d_in]), and the folder that
+    :meth:`save_pretrained` writes is SAELens' own layout. In memory W_enc is the transpose of rows, one a feature, as
+    its gradient is. The decoder starts as the encoder's transpose, with rows of unit norm.
+
+    Args:
+        d_in: width of the residual stream.
+        d_sae: number of features, e * d_in.
+        pre_bias: subtract b_dec from the input and add it to the output (reference [17]); Eq. 1 has none.
+        generator: for the initial weights.
+        metadata: facts to keep with the weights (model, layer, ...).
+    """
+
+    architecture: str
+    """Of which kind of :class:`~ard.sae.formats.StoredSAE` it is made."""
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        *,
+        pre_bias: bool = False,
+        generator: torch.Generator | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(d_in, d_sae)
+        self.pre_bias, self.metadata = pre_bias, dict(metadata or {})
+        directions = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1)
+        self.W_dec = nn.Parameter(directions)
+        self.W_enc = nn.Parameter(directions.clone().T)
+        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_in), requires_grad=pre_bias)
+
+    def pre_activations(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens features"]:
+        """Return W_enc (x - b_dec) + b_enc, where b_dec is 0 without ``pre_bias``."""
+        return affine(self.centred(x), self.W_enc, self.b_enc)
+
+    def centred(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
+        """Return what the encoder reads: x - b_dec with ``pre_bias``, else x."""
+        return x - self.b_dec if self.pre_bias else x
+
+    def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
+        """Return x_hat from the codes."""
+        return decode_sparse(codes, self.W_dec) + self.b_dec
+
+    def directions(self) -> Float[Tensor, "features d_in"]:
+        """Return the rows of W_dec."""
+        return self.W_dec.detach()
+
+    @abstractmethod
+    def stored(self) -> StoredSAE:
+        """Return what a file of any format keeps of it."""
+
+    @classmethod
+    @abstractmethod
+    def like(cls: type[Kind], stored: StoredSAE) -> Kind:
+        """Return one of the same settings, whose weights are still to be read."""
+
+    @classmethod
+    def from_stored(cls: type[Kind], stored: StoredSAE) -> Kind:
+        """Return the SAE that was read. Half precision becomes float32, in which it is computed with less rounding."""
+        sae = cls.like(stored).to(torch.promote_types(stored.tensors["W_dec"].dtype, torch.float32))
+        sae.load_state_dict({**sae.state_dict(), **stored.tensors})
+        return sae
+
+    @classmethod
+    def from_pretrained(cls: type[Kind], source: str | Path, revision: str | None = None) -> Kind:
+        """Load an SAE of this kind that this package, SAELens, sparsify or dictionary_learning saved.
+
+        Args:
+            source: a folder, or as a string also ``user/repository`` or ``user/repository/folder`` of the hub.
+            revision: of the hub's repository.
+
+        Raises:
+            UserError: if no such SAE is there, or a file of it is broken or would run code.
+        """
+        stored = read(source, revision)
+        if stored.architecture != cls.architecture:
+            raise UserError(
+                f"{str(source)!r} holds an SAE of another kind, {stored.architecture!r}, and {cls.__name__} is "
+                f"{cls.architecture!r}: load it with ard.sae.load_dictionary, which takes every kind"
+            )
+        return cls.from_stored(stored)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the folder that ``sae_lens`` opens; the configuration comes last."""
+        write(self.stored(), folder, "saelens")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        inner: str = "",
+        metrics: Mapping[str, float | Figure] | None = None,
+        dataset: str | None = None,
+        private: bool = False,
+    ) -> str:
+        """Upload the SAE with a model card that carries the metrics; see :func:`ard.sae.hub.push`."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder))
+            return push(Path(folder), repo_id, inner=inner, metrics=metrics, dataset=dataset, private=private)
