@@ -106,8 +106,10 @@ class Chain:
         for name, group in groupby(listed, key=lambda one: one.step.name):
             match name:
                 case "audio":
-                    for split, source in sources.items():
-                        self.write_audio(split, source)
+                    for one in group:
+                        if one.split in sources:
+                            self.write_audio(one.split, sources[one.split])
+                        self._seal(one, self.parts(one))
                 case "extract":
                     for one in group:
                         self._extract(one)
@@ -252,7 +254,7 @@ class Chain:
             self._announce(f"activations: {one.split}, layers {list(self.facts.layers)} in one pass", part)
             facts = {"split": one.split, "activations": str(folder)}
             run_config("predict", "extract.yaml", self._resolved("extract", facts))
-        self._seal(one, part)
+        self._seal(one, [part])
 
     def _train(self, layer: int, of_layer: Sequence[Work]) -> None:
         """Train the SAEs of a layer that are not there yet, side by side: each becomes what it would alone."""
@@ -262,7 +264,7 @@ class Chain:
             if part.why:
                 missing.append((self._cell(one), part))
             else:
-                self._seal(one, part)
+                self._seal(one, [part])
         if not missing:
             return
         cells, expansions = [cell for cell, _ in missing], [cell.expansion for cell, _ in missing]
@@ -286,8 +288,7 @@ class Chain:
         """Run the evaluators of a step on a cell that have not done their work with these settings."""
         parts = self.parts(one)
         todo = [part for part in parts if part.why]
-        for part in parts:
-            self._seal(one, part)
+        self._seal(one, parts)
         if not todo:
             return
         first = next((part for part in todo if part.changed), todo[0])
@@ -306,10 +307,12 @@ class Chain:
         finally:
             STAMPS.reset(token)
 
-    def _seal(self, one: Work, part: Part) -> None:
-        """Leave the stamp of what is there; what has none was made before there were stamps, or by hand."""
-        if part.taken:
+    def _seal(self, one: Work, parts: Sequence[Part]) -> None:
+        """Leave the stamps of what is there; what has none was made before there were stamps, or by hand."""
+        taken = [part for part in parts if part.taken]
+        if taken:
             logging.getLogger(__name__).warning("%s: made without a stamp, and taken as it is", one)
+        for part in taken:
             write_stamp(part.path, part.stamp)
 
     def score_study(self) -> None:

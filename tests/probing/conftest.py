@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ard.activations.store import write_manifest, write_shard
+from ard.embedding import Clap
 from ard.probing import Evaluator
 from ard.run import Run
 
@@ -14,12 +15,15 @@ D_IN = 8
 SOUNDS = ["dog", "rain", "bell", "wind", "siren", "cat", "car", "sea"]  # of the coordinates, and of CLAP's axes
 
 
-class Space:
+class Space(Clap):
     """A CLAP whose axes are sounds."""
 
-    name = "space"
+    name, d = "space", D_IN
 
-    def text(self, texts):
+    def audio(self, clips):
+        raise NotImplementedError
+
+    def _read(self, texts):
         return torch.eye(D_IN)[[SOUNDS.index(text) for text in texts]]
 
 

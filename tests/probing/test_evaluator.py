@@ -1,6 +1,7 @@
 """Evaluators in one pass of a Trainer, and each alone."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,6 @@ from ard.monosemanticity import ScoreMonosemanticity, read_selections
 from ard.probing import STAMPS, Encoding, Evaluator, InputNorms, KeepScores
 from ard.representatives import RetrieveRepresentatives
 from ard.results import Result
-from ard.run import Cell, Run
 from ard.stamps import Stamp, read_stamp
 from ard.types import UserError
 from tests.probing.conftest import D_IN, SOUNDS
@@ -172,7 +172,7 @@ def test_each_batch_is_scored_once_for_all_evaluators(tiny_run, monkeypatch):
 
 
 def test_a_run_without_an_evaluation_set_keeps_the_scores_of_all_clips(tiny_run):
-    alone = Cell(Run(tiny_run.run.folder), 0, None, tiny_run.run.activations("probe"), None)
+    alone = replace(tiny_run.cell, evaluation=None)
     KeepScores()(alone)
     assert {name.partition("/")[0] for name in alone.tensors("scores")} == {"num_features", "probe"}
     assert alone.tensors("scores")["probe/rows"].unique().tolist() == list(range(12))
