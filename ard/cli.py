@@ -5,6 +5,7 @@ others are functions of :mod:`ard.commands` and :mod:`ard.study.commands`.
 """
 
 import inspect
+import io
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ LIGHTNING = {
 
 def main(args: list[str] | None = None) -> None:
     """Run a command; bad input ends with one line on stderr and exit code 2 (``--debug`` shows the traceback)."""
+    _degrade()
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
@@ -63,6 +65,13 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("ard: stopped; the same command goes on from what is finished", style="red")
         raise SystemExit(130) from None
+
+
+def _degrade() -> None:
+    """Let a terminal that cannot show a character show another one in its place."""
+    for stream, instead in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=instead)
 
 
 def _lightning(args: list[str]) -> None:

@@ -87,7 +87,7 @@ def run_config(command: str, name: str, config: Mapping[str, Any], *options: str
     """Run one of Lightning's commands on a resolved YAML file of that name."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / name
-        file.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        file.write_text(_ascii(yaml.safe_dump(dict(config), sort_keys=False)), encoding="utf-8")
         try:
             CLI([command, "--config", str(file), *options])
         finally:
@@ -153,9 +153,14 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
                 beside = path.parent / "run.yaml"
                 known = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
                 resolved = Path(scratch) / path.name
-                resolved.write_text(_resolved(path, _merged(known, facts)))
+                resolved.write_text(_ascii(_resolved(path, _merged(known, facts))), encoding="utf-8")
                 passed[index] = str(resolved)
         yield passed
+
+
+def _ascii(resolved: str) -> str:
+    """Return the same YAML in ASCII: Lightning's parser reads files in the encoding of the locale."""
+    return resolved if resolved.isascii() else yaml.safe_dump(yaml.safe_load(resolved), sort_keys=False)
 
 
 def _merged(facts: Any, changes: Any) -> DictConfig:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -223,8 +223,8 @@ class Run:
             held_out = stated["evaluation"]
         elif not (self.activations("eval") / MANIFEST).is_file():
             held_out = None
-        method = POLY_METHOD if expansion is None else OWN_METHOD
-        return Cell(self, layer, expansion, probe, held_out, method, expansion is None)
+        label, method = (_POLY, POLY_METHOD) if expansion is None else (f"e{expansion}", OWN_METHOD)
+        return Cell(self, layer, label, expansion, probe, held_out, method, expansion is None)
 
     @property
     def own(self) -> "Cell":
@@ -244,17 +244,20 @@ class Run:
         return [result for result in found if result is not None]
 
 
-_CELL = re.compile(r"layer-(\d+)/(?:e(\d+)|poly)")
+_CELL = re.compile(r"layer-(\d+)/(e\d+|[\w-]+)")
+_POLY = "poly"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One dictionary of a run: its layer, its expansion (None for the raw coordinates), and all that is found of it.
+    """One dictionary of a run: its layer, its expansion, and all that is found of it.
 
     Args:
         run: whose it is.
         layer: the layer whose activations it reads.
-        expansion: e.
+        label: what its folder is called: ``e8`` of an expansion of 8, ``poly`` of the raw coordinates, or a name of
+            one's own.
+        expansion: e; None where there is none, as of the raw coordinates.
         probe: activation shards of the probing set: a folder or a URL.
         evaluation: those of clips that nothing was trained on; None where there are none.
         method: what the rows of its results are called.
@@ -263,6 +266,7 @@ class Cell:
 
     run: Run
     layer: int
+    label: str
     expansion: int | None
     probe: Path | str
     evaluation: Path | str | None
@@ -271,7 +275,7 @@ class Cell:
 
     @classmethod
     def at(cls, folder: Path) -> "Cell":
-        """Return the cell of a folder ``OUT/layer-<l>/e<e>`` or ``OUT/layer-<l>/poly``.
+        """Return the cell of a folder ``OUT/layer-<l>/<label>``.
 
         Raises:
             UserError: if it is not called so.
@@ -279,15 +283,25 @@ class Cell:
         named = _CELL.fullmatch("/".join(folder.absolute().parts[-2:]))
         if named is None:
             raise UserError(
-                f"cell {str(folder)!r} is not called so that its layer and expansion can be told: "
-                "give OUT/layer-<l>/e<e>, or OUT/layer-<l>/poly for the raw coordinates"
+                f"cell {str(folder)!r} is not called so that its layer can be told: give OUT/layer-<l>/e<e>, or "
+                "OUT/layer-<l>/poly for the raw coordinates"
             )
-        return Run(folder.parent.parent).cell(int(named[1]), int(named[2]) if named[2] else None)
+        layer, label = named.groups()
+        of_expansion = re.fullmatch(r"e(\d+)", label)
+        cell = Run(folder.parent.parent).cell(int(layer), int(of_expansion[1]) if of_expansion else None)
+        return (
+            cell if of_expansion or label == _POLY else replace(cell, label=label, method=OWN_METHOD, is_baseline=False)
+        )
 
     @property
     def folder(self) -> Path:
         """Where it lies."""
-        return self.run.folder / f"layer-{self.layer}" / ("poly" if self.expansion is None else f"e{self.expansion}")
+        return self.run.folder / f"layer-{self.layer}" / self.label
+
+    @property
+    def is_poly(self) -> bool:
+        """Whether it is that of the raw coordinates."""
+        return self.label == _POLY
 
     def row(self, figures: Mapping[str, Figure], *, control: str = "", **more: Any) -> Row:
         """Return a row of a result with this cell's method, or with a control of it, and what else is given."""
@@ -297,7 +311,7 @@ class Cell:
     @property
     def name(self) -> str:
         """What a message calls it."""
-        return f"layer {self.layer}, " + ("Poly. Feats." if self.expansion is None else f"expansion {self.expansion}")
+        return f"layer {self.layer}, " + (f"expansion {self.expansion}" if self.expansion else self.method)
 
     @property
     def sae(self) -> Path:

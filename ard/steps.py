@@ -6,7 +6,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-Goal = Literal[1, 2, 3, 4, "concepts"]
+TableNumber = Literal[1, 2, 3, 4]
+Goal = TableNumber | Literal["concepts"]
 """What a run is for: a table of the paper, or the named concepts of the run's own cell."""
 
 GOALS: tuple[Goal, ...] = (1, 2, 3, 4, "concepts")

@@ -34,24 +34,25 @@ not run.
 
 {table}
 
-- Voxtral hears in windows of 30 s and Gemma 3n in one; both give every window its full number of audio tokens (375 and
-  188). Those behind the end of a clip are of silence: they can be steered, and are left out of activation shards.
-- Audio Flamingo 3, Music Flamingo and GLM-ASR hear a long clip in several windows, to 10 minutes and more in all. Of
-  their encoders' layers only those of the Flamingos can be looked into, and for clips of one window.
-- Voxtral needs mistral-common; Granite Speech torchaudio, and peft for the adapter through which it hears; both Omnis
-  and Phi-4-multimodal torchvision; Gemma 3n that and timm.
-- Phi-4-multimodal hears through a speech adapter that transformers does not load by itself: merge it into the folder.
-- Qwen3-ASR's template has no place for a user's text: the question is put into the system's turn.
-- Of an Omni checkpoint only the thinker is loaded.
+- Voxtral takes sound in windows of 30 s and Gemma 3n in a single one. Both give every window its full number of audio
+  tokens (375 and 188). Those after the end of a clip stand for silence: they can be steered, and are left out of
+  activation shards.
+- Audio Flamingo 3, Music Flamingo and GLM-ASR take a long clip in several windows, up to 10 minutes and more in all.
+  Only the Flamingos' encoder layers can be captured, and only for clips of one window.
+- Voxtral needs mistral-common; Granite Speech needs torchaudio, and peft for its audio adapter; both Omnis and
+  Phi-4-multimodal need torchvision; Gemma 3n needs torchvision and timm.
+- Phi-4-multimodal has a speech adapter that transformers does not load by itself: merge it into the folder first.
+- Qwen3-ASR's template has no place for a user's text: the question goes into the system's turn.
+- Only the thinker of an Omni checkpoint is loaded.
 
 Other models that have an audio token are tried in the plain way. Layers that are not the decoder's are named by their
-path, as in `load_audiollm("openai/whisper-small", layers_path="encoder.layers")`; of encoders, those like Whisper's can
-be looked into, and the frames of sound take the place of audio tokens.
+path, as in `load_audiollm("openai/whisper-small", layers_path="encoder.layers")`. Only encoders like Whisper's can be
+captured; the frames of sound take the place of audio tokens.
 """
 
 
 def outcome(case: ElementTree.Element) -> str:
-    """Say how one test went: ``yes``, ``fails``, or why it does not count."""
+    """Return how one test went: ``yes``, ``fails``, or why it does not count."""
     if case.find("failure") is not None or case.find("error") is not None:
         return "**fails**"
     skipped = case.find("skipped")
@@ -79,7 +80,9 @@ def table(junit: str) -> str:
     if not rows:
         raise ValueError(f"the run of {TESTS} reports on no family: run pytest on it to see why")
     lines = [["family", *PROPERTIES], ["---"] * (1 + len(PROPERTIES))]
-    lines += [[family, *(found.get(name, "**missing**") for name in PROPERTIES)] for family, found in rows.items()]
+    lines += [
+        [family, *(outcomes.get(name, "**missing**") for name in PROPERTIES)] for family, outcomes in rows.items()
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -92,9 +95,11 @@ def main() -> None:
         junit = Path(folder) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-q", TESTS, "--junitxml", str(junit)]
         run = subprocess.run(command, check=False)
-        found = table(junit.read_text())
+        found = table(junit.read_text(encoding="utf-8"))
     properties = "\n".join(f"- {name}: {meaning}" for name, meaning in PROPERTIES.items())
-    args.out.write_text(PAGE.format(tests=TESTS, version=version("transformers"), properties=properties, table=found))
+    args.out.write_text(
+        PAGE.format(tests=TESTS, version=version("transformers"), properties=properties, table=found), encoding="utf-8"
+    )
     sys.exit(run.returncode)
 
 

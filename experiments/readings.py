@@ -64,18 +64,19 @@ def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tu
     return measured
 
 
-def table(folder: Path, others: Sequence[Other] = OTHERS) -> str:
-    """Return the table as Markdown: F1 and mAP, the best of the methods in bold."""
+def render(readings: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Return F1 and mAP by reading and method as a Markdown table, the best of the methods in bold."""
     lines = [f"| {' | '.join(('F1 and mAP', *METHODS))} |", "| --- " * (1 + len(METHODS)) + "|"]
-    for other, of_reading in zip(others, measure(folder, others), strict=True):
+    for words, of_reading in readings.items():
         best = [max(of_reading[method][i] for method in METHODS) for i in range(2)]
         cells = [
             " ".join(f"**{x:.2f}**" if x == most else f"{x:.2f}" for x, most in zip(of_reading[m], best, strict=True))
             for m in METHODS
         ]
-        lines.append(f"| {' | '.join((other.words, *cells))} |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {' | '.join((words, *cells))} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(table(Path(sys.argv[1])))  # noqa: T201
+    measured = zip(OTHERS, measure(Path(sys.argv[1])), strict=True)
+    print(render({other.words: of_reading for other, of_reading in measured}))  # noqa: T201

@@ -1,4 +1,4 @@
-"""Print the spread of figures over runs: ``python -m experiments.seeds runs/demo runs/demo-1 runs/demo-2``."""
+"""Print how figures vary over runs: ``python -m experiments.seeds runs/demo runs/demo-1 runs/demo-2``."""
 
 import json
 import statistics
@@ -7,21 +7,40 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ard.run import Run
+
 Key = tuple[int, str, str, str]  # table, method, where, metric
 
+MEASURES = {
+    "monosemanticity": {"mean_ms": "mean m of the top C"},
+    "label_auroc": {"share_found": "share of the labels for which some feature has an AUROC of 0.9 or more"},
+    "stated_labels": {"share_stated": "share of the labels that some name states"},
+    "detection": {"auroc": "AUROC of a name's similarity to an unseen clip, for whether the feature is active there"},
+    "naming": {"distinct_share": "share of the concepts whose name no better concept has"},
+    "seeds": {
+        "come_back": "share of the concepts whose direction all other seeds have",
+        "come_back_shuffled": "the same with coordinates shuffled",
+        "name_comes_back": "share of the concepts whose name all other seeds have",
+    },
+}
+"""What is in no table, or in Table 4 only, by evaluation and metric; here they count as table 0."""
 
-def figures(run: Path) -> Iterator[tuple[Key, float]]:
-    """Yield every figure of a run's tables, the share of labels found, and the mean m of the selected features."""
+
+def figures(run: Path) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+    """Yield every figure of a run's tables, and the measures of its own cell that are in none."""
     for path in sorted((run / "tables").glob("table*.json")):
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text(encoding="utf-8"))
         for row in table["rows"]:
             for metric, figure in row.items():
                 if metric != "paper" and isinstance(figure, Mapping):
-                    yield (table["table"], row["method"], _where(row), metric), figure["value"]
-    for evaluation, metric in (("label_auroc", "share_found"), ("monosemanticity", "mean_ms")):  # in no table
-        for path in sorted(run.glob(f"layer-*/*/{evaluation}.json")):
-            (row,) = json.loads(path.read_text())["rows"]
-            yield (0, row["method"], _where(row), metric), row["figures"][metric]["value"]
+                    yield (table["table"], row["method"], _where(row), metric), figure
+    about = Run.load(run)
+    for evaluation, metrics in MEASURES.items():
+        for result in about.results(evaluation, [about.layer], [about.expansion]):
+            for row in result.rows:
+                for metric in (metric for metric in metrics if metric in row.figures):
+                    where = _where({"layer": row.layer, "expansion": row.expansion})
+                    yield (0, row.method, where, metric), vars(row.figures[metric])
 
 
 def _where(row: Mapping[str, Any]) -> str:
@@ -32,11 +51,11 @@ def _where(row: Mapping[str, Any]) -> str:
 
 def main(runs: Sequence[str]) -> None:
     """Print one line a figure: its mean and its values, run by run."""
-    found = [dict(figures(Path(run))) for run in runs]
+    of_runs = [{key: figure["value"] for key, figure in figures(Path(run))} for run in runs]
     print(f"| table | method | where | metric | mean | {' | '.join(runs)} |")  # noqa: T201
     print("| --- " * (5 + len(runs)) + "|")  # noqa: T201
-    for key in sorted(set.intersection(*map(set, found))):
-        values = [of_run[key] for of_run in found]
+    for key in sorted(set.intersection(*map(set, of_runs))):
+        values = [of_run[key] for of_run in of_runs]
         cells = [*map(str, key), f"{statistics.mean(values):.2f}", *(f"{value:.2f}" for value in values)]
         print(f"| {' | '.join(cells)} |")  # noqa: T201
 

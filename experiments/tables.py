@@ -1,25 +1,15 @@
-"""Put a run's tables into experiments/table<N>/README.md: ``python -m experiments.tables runs/demo``.
+"""The paper's four tables: what it prints, and what its setting costs by `ard plan`."""
 
-Under the mark of each README comes what the paper's setting costs by `ard plan`, then the run's table as its Markdown
-file has it, with date and machine; for Table 1 also what every other reading of the paper gives.
-"""
-
-import sys
-from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 
 from ard.plan import plan
 from ard.presets import preset_files
-from ard.run import Run
-from ard.steps import Goal
-from experiments.bench.report import machine
-from experiments.readings import table as other_readings
-
-FOLDER, MARK = Path(__file__).parent, "<!-- measured -->"
+from ard.reports import paper
+from ard.reports.table import paper_text
+from ard.steps import TableNumber
 
 
-def cost(number: Goal) -> str:
+def cost(number: TableNumber) -> str:
     """Say what a table of the paper's setting costs alone, as a Markdown table and a line for the whole."""
     facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
     made = plan(facts, [number], gpu="H100", utilisation=0.4, disk=Path())
@@ -43,28 +33,18 @@ def cost(number: Goal) -> str:
     )
 
 
-def measured(number: Goal, run: Path) -> str:
-    """Return the table of a run with date and machine."""
-    made = Run(run).table(int(number), "md")
-    when = date.fromtimestamp(made.stat().st_mtime)
-    about = Run.load(run)
-    head = f"**Measured** on {when}, preset {about.preset}, seed {about.seed}, by {machine().rpartition(';')[0]}:"
-    parts = [head, "", made.read_text().strip(), ""]
-    if number == 1:
-        parts += ["**Every other reading**, each with one thing changed (`python -m experiments.readings`):", ""]
-        parts += [other_readings(run).strip(), ""]
-    return "\n".join(parts)
-
-
-def write(run: Path, readmes: Mapping[Goal, Path]) -> None:
-    """Write what belongs under the mark of each README."""
-    for number, path in readmes.items():
-        text, mark, _ = path.read_text().partition(MARK)
-        if not mark:
-            raise SystemExit(f"{path} has no line {MARK}")
-        path.write_text("\n".join([text + mark, "", cost(number), measured(number, run)]))
-
-
-if __name__ == "__main__":
-    numbers: tuple[Goal, ...] = (1, 2, 3, 4)
-    write(Path(sys.argv[1]), {number: FOLDER / f"table{number}" / "README.md" for number in numbers})
+def printed(number: int) -> str:
+    """Return a table of the paper as it prints it, in Markdown."""
+    if number == 3:
+        heads = ["Method", *(f"{source.capitalize()} → {target.capitalize()}" for source, target in paper.SHIFTS)]
+        rows = [[method, *map(paper_text, row.values())] for method, row in paper.TABLE3.items()]
+    elif number == 4:
+        heads = ["Method", "e", *(f"l = {layer}" for layer in paper.LAYERS)]
+        rows = [[method, str(e or "–"), *map(paper_text, row.values())] for (method, e), row in paper.TABLE4.items()]
+    elif number == 2:
+        heads = ["Method", *paper.JUDGED.values()]
+        rows = [[method, *map(paper_text, row.values())] for method, row in paper.TABLE2.items()]
+    else:
+        heads = ["Method", "l", *paper.METRICS.values()]
+        rows = [[method, str(at), *map(paper_text, row.values())] for (method, at), row in paper.TABLE1.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows))

@@ -34,7 +34,10 @@ def tiny_chat(tmp_path_factory):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **special)).save_pretrained(folder)
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.6, **sizes, **special))
+    with torch.no_grad():
+        network.lm_head.weight[tokenizer.eos_token_id] *= 2.5  # most answers end after a few tokens
+    network.save_pretrained(folder)
     return str(folder)
 
 
@@ -56,7 +59,7 @@ def serve(model, scratch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).parent / "transformers"), "serve", model, "--host", "127.0.0.1"]
-    log = (scratch / "serve.log").open("w")
+    log = (scratch / "serve.log").open("w", encoding="utf-8")
     process = subprocess.Popen(
         [*command, "--port", str(port), "--device", "cpu"],
         env={**os.environ, "PYTHONPATH": str(seen), "HF_HUB_OFFLINE": "1"},
@@ -71,7 +74,7 @@ def serve(model, scratch):
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
     process.kill()
-    raise RuntimeError((scratch / "serve.log").read_text()[-2000:])
+    raise RuntimeError((scratch / "serve.log").read_text(encoding="utf-8")[-2000:])
 
 
 @pytest.fixture(scope="session")
@@ -160,8 +163,18 @@ class Server:
                 elif word == "list":
                     self.send(200, b"[1, 2]")
                 elif word == "parts":
-                    choice["message"]["content"] = [{"type": "text"}]
+                    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "A cat?"}]}
+                    choice["message"]["content"] = [thought, {"type": "text", "text": said}]
                     self.send(200, json.dumps(good).encode())
+                elif word in ("cut short", "filtered", "no part", "blank", "called"):
+                    finish = {"cut short": "length", "filtered": "content_filter", "called": "tool_calls"}
+                    content = {"no part": [{"type": "text"}], "blank": " \n", "called": None}.get(word, said)
+                    choice["message"]["content"], choice["finish_reason"] = content, finish.get(word, "stop")
+                    self.send(200, json.dumps(good).encode())
+                elif word.startswith("body:"):
+                    self.send(200, word.removeprefix("body:").encode())
+                elif word.startswith("200:"):  # an error that says it is none
+                    self.send(200, json.dumps({"error": json.loads(word.removeprefix("200:"))}).encode())
                 elif word == "drop":
                     pass
                 elif word == "hang":

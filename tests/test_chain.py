@@ -71,9 +71,9 @@ def test_table_2_scores_a_study_that_somebody_answered(tmp_path, facts, tiny_cla
 def edit(configs, file, change):
     """Change a YAML file of a preset."""
     path = configs / f"{file}.yaml"
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     change(content)
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,9 @@ def tiny(tiny_audiollm, tiny_clap, tmp_path_factory):
     configs = tmp_path_factory.mktemp("configs") / "demo"
     shutil.copytree(CONFIGS / "demo", configs)
     edit(configs, "fit", lambda fit: fit["trainer"].update(max_steps=30, val_check_interval=30))
-    audio = {split: [{"source": "synthetic", "split": split, "seed": 0, "num_clips": 12}] for split in ("probe", "eval")}
+    audio = {
+        split: [{"source": "synthetic", "split": split, "seed": 0, "num_clips": 12}] for split in ("probe", "eval")
+    }
     facts = {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "num_selected": 12, "audio": audio}
     return configs, {**facts, "layer": 2, "layers": [2], "expansion": 2, "expansions": [2], "tasks": []}
 
@@ -294,7 +296,7 @@ def test_a_dry_run_lists_what_is_to_do_and_writes_nothing(tiny, out, tmp_path, c
 
 
 def test_another_preset_does_not_run_in_the_same_folder(tiny, out):
-    about = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps({**about, "preset": "paper"}))
+    about = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    (out / "run.json").write_text(json.dumps({**about, "preset": "paper"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"holds a run of preset 'paper', not 'demo': choose another --out"):
         chained(tiny, out).fill([1])

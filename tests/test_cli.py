@@ -35,7 +35,7 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     said = capsys.readouterr()
     assert "5 left out" in said.err
     assert "broken.mp3" in said.err
-    failures = json.loads((out / "failures.json").read_text())["failures"]
+    failures = json.loads((out / "failures.json").read_text(encoding="utf-8"))["failures"]
     assert {f["id"] for f in failures} == {"silent.wav", "short.wav", "no samples.wav", "empty.wav", "broken.mp3"}
 
     clips = pq.read_table(out / "clips.parquet").to_pylist()
@@ -48,7 +48,7 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     concepts = pq.read_table(out / "layer-3" / "e8" / "concepts.parquet").to_pylist()
     assert [concept["feature"] for concept in concepts] == list(range(256))
     assert all(len(concept["top_ids"]) == len(concept["bottom_ids"]) == 3 for concept in concepts)
-    table = json.loads((out / "tables" / "table4.json").read_text())
+    table = json.loads((out / "tables" / "table4.json").read_text(encoding="utf-8"))
     assert {row["method"] for row in table["rows"]} == {"Poly. Feats.", "AR&D"}
     assert (out / "report" / "index.html").is_file()
     assert not list(out.rglob("*.partial"))
@@ -110,7 +110,7 @@ def test_shards_of_a_folder_and_of_a_corpus_are_written_and_checked(sounds, tmp_
     corpus = tmp_path / "WavCaps" / "json_files" / "SoundBible"
     corpus.mkdir(parents=True)
     rows = [{"id": name, "caption": "Rain falls.", "duration": 1.0, "audio": "wav_path"} for name in ("7", "8")]
-    (corpus / "sb_final.json").write_text(json.dumps({"num_captions_per_audio": 1, "data": rows}))
+    (corpus / "sb_final.json").write_text(json.dumps({"num_captions_per_audio": 1, "data": rows}), encoding="utf-8")
     audio = tmp_path / "WavCaps" / "SoundBible_flac"
     audio.mkdir()
     shutil.copy(sounds / "b" / "ünïcode naïve.flac", audio / "7.flac")
@@ -120,7 +120,7 @@ def test_shards_of_a_folder_and_of_a_corpus_are_written_and_checked(sounds, tmp_
     assert "  8: missing" in capsys.readouterr().err
     main(["shards", "synthetic", "--split", "c", "--num_clips", "3", "--out", str(tmp_path / "c")])
     for name, num_clips in (("a", 6), ("b", 1), ("c", 3)):
-        assert json.loads((tmp_path / name / "manifest.json").read_text())["num_clips"] == num_clips
+        assert json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))["num_clips"] == num_clips
     main(["shards", "--check", str(tmp_path / "c")])
     assert capsys.readouterr().out == "synthetic: 3 clips\n"
     assert "b': 1; mend the source" in refused(capsys, "shards", "--check", tmp_path / "b")  # one clip of 1232

@@ -15,7 +15,7 @@ from ard.presets import CONFIGS
 from ard.results import Result
 from ard.sae import Dictionary
 
-PAGE = Path("docs/extending.md").read_text()
+PAGE = Path("docs/extending.md").read_text(encoding="utf-8")
 
 
 def block(marker):

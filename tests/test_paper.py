@@ -37,7 +37,7 @@ def root(tmp_path_factory):
     listed = root / "WavCaps/json_files/AudioSet_SL/as_final.json"
     listed.parent.mkdir(parents=True)
     rows = [{"id": f"{name}.wav", "caption": "A dog barks.", "audio": "wav_path", "duration": 10.0} for name in ids]
-    listed.write_text(json.dumps({"num_captions_per_audio": 1, "data": rows}))
+    listed.write_text(json.dumps({"num_captions_per_audio": 1, "data": rows}), encoding="utf-8")
 
     session, dialog = root / "IEMOCAP_full_release/Session1", "Ses01F_impro01"
     rated = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n"]
@@ -48,13 +48,13 @@ def root(tmp_path_factory):
     for folder, lines in (("EmoEvaluation", rated), ("transcriptions", [])):
         path = session / "dialog" / folder / f"{dialog}.txt"
         path.parent.mkdir(parents=True)
-        path.write_text("".join(lines))
+        path.write_text("".join(lines), encoding="utf-8")
 
     truth = root / "FSD50K/FSD50K.ground_truth"
     truth.mkdir(parents=True)
-    with (truth / "vocabulary.csv").open("w", newline="") as file:
+    with (truth / "vocabulary.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows((i, label, f"/m/{i}") for i, label in enumerate(CLASSES))
-    with (truth / "eval.csv").open("w", newline="") as file:
+    with (truth / "eval.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["fname", "labels", "mids"])
         for clip in range(8):
@@ -102,7 +102,7 @@ def out(arguments, tmp_path_factory):
 
 
 def test_table_1_of_the_paper_is_made_from_the_corpora_on_disk(out):
-    table = json.loads((out / "tables/table1.json").read_text())
+    table = json.loads((out / "tables/table1.json").read_text(encoding="utf-8"))
     rows = [(row["method"], row["layer"]) for row in table["rows"]]
     baselines = ["Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage"]
     assert rows[:4] == [(method, 2) for method in baselines]
@@ -126,7 +126,7 @@ def test_nothing_is_done_twice(out, arguments):
 def test_table_4_goes_on_cell_by_cell(out, arguments):
     command = ["table", "4", "--preset", "paper", "--out", str(out), *arguments]
     main(command)
-    table = json.loads((out / "tables/table4.json").read_text())
+    table = json.loads((out / "tables/table4.json").read_text(encoding="utf-8"))
     assert [(row["method"], row["layer"], row["expansion"]) for row in table["rows"]] == [
         (method, layer, e) for method, e in (("Poly. Feats.", None), ("AR&D", 1), ("AR&D", 2)) for layer in (0, 1, 2)
     ]
@@ -162,9 +162,9 @@ def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, argume
     assert len({(row.source, row.target) for row in result.rows}) == 4
     assert result.details["num_verdicts"] > 0  # of a random model, of which hardly one can be read
     assert 0 < result.details["num_unreadable"] <= result.details["num_verdicts"]
-    said = (run / "tables/table3.md").read_text()
+    said = (run / "tables/table3.md").read_text(encoding="utf-8")
     assert "could not be read" in said or "unread" in said
-    kept = (run / "answers.jsonl").read_text().splitlines()
+    kept = (run / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert len({json.loads(line)["key"] for line in kept}) == len(kept)
 
 
@@ -189,7 +189,7 @@ def test_table_3_says_which_clips_are_missing_before_anything_is_written(argumen
 def test_a_label_outside_the_vocabulary_ends_it_before_anything_is_run(root, arguments, tmp_path, capsys):
     copied = shutil.copytree(root, tmp_path / "data")
     table = copied / "FSD50K/FSD50K.ground_truth/eval.csv"
-    table.write_text(table.read_text().replace("Rain", "Reign"))
+    table.write_text(table.read_text(encoding="utf-8").replace("Rain", "Reign"), encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
         main(["table", "1", "--preset", "paper", "--out", str(tmp_path / "run"), *arguments, f"--run.root={copied}"])
     assert "has the label 'Reign', which is not in" in " ".join(capsys.readouterr().err.split())
@@ -200,7 +200,7 @@ def test_readings_are_facts_of_the_run(out, arguments, tmp_path):
     copied = shutil.copytree(out, tmp_path / "run")
     reading = ["--run.matching.scope=distinct", "--run.matching.average_precision=references"]
     main(["table", "1", "--preset", "paper", "--out", str(copied), *arguments, *reading])
-    said = (copied / "tables/table1.md").read_text()
+    said = (copied / "tables/table1.md").read_text(encoding="utf-8")
     assert "all distinct names at once against all labels" in said
     assert "mAP sums precision at the matches" in said
 

@@ -40,7 +40,7 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     assert again.rows[0].figures["f1"] == figures["f1"]
     assert math.isnan(again.rows[0].figures["map"].value)
     assert (again.choices, again.details, again.rows[0].note) == ({"gamma": 0.7}, {"a": [1]}, "x")
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     assert saved["version"]
     assert re.fullmatch("[0-9a-f]{40}", saved["git_commit"] or "0" * 40)
 
@@ -50,7 +50,7 @@ def test_json_appears_whole_or_not_at_all(tmp_path):
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
 
 
 @pytest.mark.parametrize(

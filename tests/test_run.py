@@ -44,7 +44,7 @@ OWN = {
 
 def write_facts(folder, **changes):
     folder.mkdir(exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({**FACTS, **changes}))
+    (folder / "run.json").write_text(json.dumps({**FACTS, **changes}), encoding="utf-8")
 
 
 def test_every_path_lies_where_the_contract_says():
@@ -98,7 +98,7 @@ def test_facts_are_read(tmp_path):
 )
 def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path, content, said):
     if content is not None:
-        (tmp_path / "run.json").write_text(content)
+        (tmp_path / "run.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=said) as refused:
         Run.load(tmp_path)
     assert "\n" not in str(refused.value)
@@ -137,7 +137,7 @@ def test_the_evaluation_set_is_the_facts_or_what_is_there(tmp_path):
 
 def test_what_is_saved_is_read_again_and_what_is_missing_is_named(tmp_path):
     cell = Run(tmp_path).cell(3, 8)
-    with pytest.raises(UserError, match=r"layer-3/e8' holds no scores.safetensors: run `lightning test` or `ard table`"):
+    with pytest.raises(UserError, match=r"e8' holds no scores.safetensors: run `lightning test` or `ard table`"):
         cell.tensors("scores")
     with pytest.raises(UserError, match=r"holds no names.parquet"):
         cell.rows("names")
@@ -184,9 +184,15 @@ def test_no_other_module_spells_a_file_of_a_run():
     folder = Path(ard.__file__).parent
     modules = {str(path.relative_to(folder)): path for path in folder.rglob("*.py")}
     assert ELSEWHERE | {"run.py"} < modules.keys()
-    found = {name: spelled(path.read_text()) for name, path in modules.items() if name not in ELSEWHERE | {"run.py"}}
+    found = {
+        name: spelled(path.read_text(encoding="utf-8"))
+        for name, path in modules.items()
+        if name not in ELSEWHERE | {"run.py"}
+    }
     assert {name: words for name, words in found.items() if words} == {}
-    assert set(FILES.values()) | {"run.json", "table{}.{}", "stamps"} <= spelled(modules["run.py"].read_text())
+    assert set(FILES.values()) | {"run.json", "table{}.{}", "stamps"} <= spelled(
+        modules["run.py"].read_text(encoding="utf-8")
+    )
 
 
 def test_a_spelled_name_is_seen_and_a_docstring_and_a_message_are_not():

@@ -91,13 +91,13 @@ def test_table_1_has_every_method_with_intervals(run):
 
 def test_table_1_says_what_the_other_reading_of_map_gives(run):
     main(["report", "--run", str(run)])
-    said = (run / "tables" / "table1.md").read_text()
+    said = (run / "tables" / "table1.md").read_text(encoding="utf-8")
     assert said.count("rewards many predictions: Poly. Feats.") == 1
 
 
 def test_table_3_says_how_it_came_about(run):
     main(["report", "--run", str(run)])
-    said = (run / "tables" / "table3.md").read_text()
+    said = (run / "tables" / "table3.md").read_text(encoding="utf-8")
     assert said.count("Sensitivity: the share of the clips") == said.count("Judge: exact match") == 1
     assert "Selectivity, the share of answers to the other question" in said
 
@@ -114,7 +114,7 @@ def test_table_3_has_the_papers_shifts_and_controls(run):
 
 
 def test_both_dictionaries_share_the_answers_of_the_unsteered_model(run):
-    keys = [json.loads(line)["key"] for line in (run / "answers.jsonl").read_text().splitlines()]
+    keys = [json.loads(line)["key"] for line in (run / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(keys) == len(set(keys)) > 2 * 24
     details = Result.load(run / "layer-2" / "e2" / "steering.json").details
     assert set(details["tasks"]) == {"neutral to happy", "sad to happy", "happy to angry", "female to male"}
@@ -224,7 +224,7 @@ def test_what_is_longer_than_the_window_is_said(steer_command, capsys):
 
 
 def test_labels_and_concepts_are_written(run):
-    found = json.loads((run / "layer-2" / "e2" / "label_auroc.json").read_text())
+    found = json.loads((run / "layer-2" / "e2" / "label_auroc.json").read_text(encoding="utf-8"))
     measured = set(found["details"]["per_label"]) | set(found["details"]["not_measured"])
     assert {"man speaking", "woman speaking"} & measured
     assert all(0 <= label["auroc"] <= 1 for label in found["details"]["per_label"].values())
@@ -249,7 +249,7 @@ def test_names_are_compared_with_the_labels_their_clips_share(run):
 
 def test_table_2_has_the_corpus_labels_in_the_raters_place_and_no_rating(run):
     main(["report", "--run", str(run)])
-    rows = json.loads((run / "tables" / "table2.json").read_text())["rows"]
+    rows = json.loads((run / "tables" / "table2.json").read_text(encoding="utf-8"))["rows"]
     assert [row["method"] for row in rows][:2] == [
         "Poly. Feats., true labels as raters",
         "AR&D, true labels as raters",
@@ -274,11 +274,11 @@ def test_what_the_sae_loses_is_measured(run):
 
 def write_scoring(folder, retrieve=(), score=()):
     """Write the demo's test.yaml with the first two evaluators alone, some of their settings changed."""
-    config = yaml.safe_load((CONFIGS / "demo" / "test.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / "demo" / "test.yaml").read_text(encoding="utf-8"))
     config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:2]
     for callback, settings in zip(config["trainer"]["callbacks"], (retrieve, score), strict=True):
         callback["init_args"] |= dict(settings)
-    (folder / "test.yaml").write_text(yaml.safe_dump(config))
+    (folder / "test.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     shutil.copy(CONFIGS / "demo" / "run.yaml", folder)
     return str(folder / "test.yaml")
 
@@ -332,9 +332,8 @@ def test_the_readings_of_random_representatives_are_options(run, tiny_clap, fold
             assert len(set(clips) & active[feature]) == min(4, len(active[feature]))
     assert Result.load(cell / "monosemanticity.json").choices["random_from"] == "active"
     kept = {draw: drawn[f"random/{draw}/m"] for draw in range(3)}
-    cell = scored(
-        run, tiny_clap, folders(), {"num_random": 3}, {"random_from": "active", "num_draws": 3} | {"random_lowest": True}
-    )
+    lowest = {"random_from": "active", "num_draws": 3, "random_lowest": True}
+    cell = scored(run, tiny_clap, folders(), {"num_random": 3}, lowest)
     again = load_file(cell / "monosemanticity.safetensors")
     assert torch.equal(again["random/0/top_ids"], drawn["random/0/top_ids"])
     assert not torch.equal(again["random/0/m"], kept[0])
@@ -417,7 +416,7 @@ def test_two_ranks_evaluate_as_one(run, tiny_audiollm, tiny_clap, tiny_roberta, 
         elif name.endswith(".parquet"):
             assert_like(*(pq.read_table(path).to_pylist() for path in kept), name)
         else:
-            results = [json.loads(path.read_text()) for path in kept]
+            results = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
             assert_like(*({**result, "wall_time_s": 0} for result in results), name)
 
 

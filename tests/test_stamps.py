@@ -93,5 +93,5 @@ def test_a_stamp_is_read_as_it_was_written_and_a_damaged_one_is_none(tmp_path):
     assert read_stamp(path) == stamp
     assert read_stamp(path).digest == stamp.digest
     for damaged in ("", "{", "[]", '{"settings": {}}', "null"):
-        path.write_text(damaged)
+        path.write_text(damaged, encoding="utf-8")
         assert read_stamp(path) is None

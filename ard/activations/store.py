@@ -101,7 +101,7 @@ def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
     """
     finished: dict[int, Shard] = {}
     for path in sorted((folder / "shards").glob("*.json")):
-        saved = json.loads(path.read_text())
+        saved = json.loads(path.read_text(encoding="utf-8"))
         differing = [
             f"{key} {saved['about'].get(key)!r}, now {now!r}"
             for key, now in about.items()

@@ -92,7 +92,7 @@ def read_audio_manifest(folder: Path) -> AudioManifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{str(folder)!r} holds no finished audio shards (no {MANIFEST}): make them with `ard shards`")
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     failures = [Failure(**failure) for failure in saved["failures"]]
     return AudioManifest(saved["num_clips"], saved["xxh3"], failures)
 

@@ -3,7 +3,7 @@
 from ard.naming.callback import NameConcepts
 from ard.naming.captions import CAPTION_PROMPT
 from ard.naming.catalogue import read_names
-from ard.naming.chat import Chat
+from ard.naming.chat import Chat, Reply
 from ard.naming.consensus import ConsensusNamer
 from ard.naming.endpoint import EndpointChat
 from ard.naming.llm import NAME_PROMPT, LLMNamer
@@ -20,6 +20,7 @@ __all__ = [
     "Name",
     "NameConcepts",
     "Namer",
+    "Reply",
     "TransformersChat",
     "read_names",
 ]

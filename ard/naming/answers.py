@@ -1,9 +1,9 @@
-"""Answers of a language model on disk, found again by what was asked."""
+"""Answers of a language model on disk, and its refusals, found again by what was asked."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -26,19 +26,31 @@ class Answers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, str] | None = None
+        self._kept: tuple[dict[str, str], dict[str, str]] | None = None
         self._lock = Lock()
 
     @property
     def known(self) -> dict[str, str]:
         """What was answered, by key."""
-        if self._known is None:
-            self._known = self._read()
-        return self._known
+        return self._read()[0]
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The reasons of what will never be answered, by key."""
+        return self._read()[1]
 
     def keep(self, key: str, answer: str) -> None:
         """Write an answer before anything else happens to it."""
-        line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False).encode(errors="replace") + b"\n"
+        self._write({"key": key, "answer": answer})
+        self.known[key] = answer
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Write why a question will never be answered."""
+        self._write({"key": key, "refused": reason})
+        self.refused[key] = reason
+
+    def _write(self, kept: Mapping[str, str]) -> None:
+        line = json.dumps(kept, ensure_ascii=False).encode(errors="replace") + b"\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+", buffering=0) as file:
@@ -46,16 +58,22 @@ class Answers:
                     file.seek(-1, os.SEEK_END)
                     line = line if file.read(1) == b"\n" else b"\n" + line  # after half a line
                 file.write(line)
-            self.known[key] = answer
 
-    def _read(self) -> dict[str, str]:
-        known: dict[str, str] = {}
+    def _read(self) -> tuple[dict[str, str], dict[str, str]]:
+        if self._kept is None:
+            known: dict[str, str] = {}
+            refused: dict[str, str] = {}
+            for line in self._lines():
+                try:
+                    kept = json.loads(line)
+                    side, what = (refused, "refused") if "refused" in kept else (known, "answer")
+                    side[kept["key"]] = kept[what]
+                except (ValueError, KeyError, TypeError):
+                    continue
+            self._kept = known, refused
+        return self._kept
+
+    def _lines(self) -> Iterator[bytes]:
         if self.path.is_file():
             with self.path.open("rb") as file:
-                for line in file:
-                    try:
-                        kept = json.loads(line)
-                        known[kept["key"]] = kept["answer"]
-                    except (ValueError, KeyError, TypeError):
-                        continue
-        return known
+                yield from file

@@ -1,9 +1,16 @@
 """Caption the representative clips, name the selected features of every method, and write the catalogue."""
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
+from math import nan
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
 
 from ard.activations import read_manifest
 from ard.audiollm import EMBEDDED
@@ -11,9 +18,9 @@ from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.monosemanticity import read_selections
 from ard.naming.captions import CAPTION_PROMPT, audiollm_captioner, caption_clips, chat_captioner
 from ard.naming.catalogue import Named, weigh, write_concepts, write_names
-from ard.naming.chat import Chat
+from ard.naming.chat import Chat, kind_of
 from ard.naming.consensus import ConsensusNamer
-from ard.naming.namer import Namer
+from ard.naming.namer import Embed, Name, Namer
 from ard.probing import Evaluator
 from ard.results import Figure, Result
 from ard.run import Cell
@@ -79,23 +86,34 @@ class NameConcepts(Evaluator):
         named: dict[str, list[Named]] = {}
         for scorer, draws in selections.items():
             for draw in draws:
-                of_concepts = [[captions[clip_ids[row]] for row in top] for top in draw.top_ids.tolist()]
-                names = self.namer(of_concepts, embeddings[draw.top_ids], clap.text)
+                of_concepts = [[clip_ids[row] for row in top] for top in draw.top_ids.tolist()]
+                of_concepts = [[captions[clip_id] for clip_id in top if clip_id in captions] for top in of_concepts]
+                names = self._name(of_concepts, embeddings[draw.top_ids], clap.text)
                 weighed = weigh(draw, names, embeddings, others, clap.text, self.duplicate_cosine)
                 named.setdefault(scorer, []).append(weighed)
         write_names(cell, named)
         write_concepts(cell, clip_ids, captions, named["ard"][0])
-        return self._result(cell, named["ard"][0])
+        num_without_caption = len(rows) - sum(clip_ids[row] in captions for row in rows)
+        return self._result(cell, named["ard"][0], num_without_caption)
 
     def _caption(self, cell: Cell, clip_ids: list[str]) -> dict[str, str]:
-        """Return a caption of every clip."""
+        """Return the captions of clips; those that the model says nothing of have none."""
         if self.captioner is not None:
             model, load = self.captioner.model, partial(chat_captioner, self.captioner)
         else:
             model, load = self.audiollm, partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
         return caption_clips(clip_ids, cell.run.audio("probe"), cell.run.captions, model, load, self.clips_per_batch)
 
-    def _result(self, cell: Cell, named: Named) -> Result:
+    def _name(self, captions: list[list[str]], clips: Float[Tensor, "concepts p d"], embed: Embed) -> list[Name]:
+        """Name the concepts that have captions."""
+        rows = [row for row, of_concept in enumerate(captions) if of_concept]
+        names = [Name(None, [], nan, "its clips have no caption")] * len(captions)
+        if rows:
+            for row, name in zip(rows, self.namer([captions[row] for row in rows], clips[rows], embed), strict=True):
+                names[row] = name
+        return names
+
+    def _result(self, cell: Cell, named: Named, num_without_caption: int) -> Result:
         has_name = np.array([name.name is not None for name in named.names], dtype=float)
         repeats = np.array([of is not None for of in named.duplicate_of], dtype=float)
         percentile = named.evidence.clap_percentile.numpy()[has_name > 0]
@@ -114,6 +132,27 @@ class NameConcepts(Evaluator):
         details = {
             "num_concepts": len(has_name),
             "num_without_name": int((1 - has_name).sum()),
+            "why_without_name": _reasons(named.names),
+            "num_clips_without_caption": num_without_caption,
             "num_duplicates": int(repeats.sum()),
         }
+        console = Console(stderr=True)
+        for line in _summary(named.names, num_without_caption):
+            console.print(f"{cell.name}: {line}", markup=False, highlight=False, soft_wrap=True)
         return Result("naming", (cell.row(figures),), choices, details)
+
+
+def _reasons(names: Sequence[Name]) -> dict[str, dict[str, Any]]:
+    """Count why concepts have no name, by kind of reason, with the details of the first of each kind."""
+    reasons = [name.reason or "no reason is given" for name in names if name.name is None]
+    counts = Counter(map(kind_of, reasons))
+    first = {kind_of(reason): reason for reason in reversed(reasons)}
+    return {kind: {"num_concepts": count, "such_as": first[kind]} for kind, count in counts.most_common()}
+
+
+def _summary(names: Sequence[Name], num_without_caption: int) -> list[str]:
+    """Say how many concepts have a name, and why the others have none."""
+    num_named = sum(name.name is not None for name in names)
+    lines = [f"{num_named} of {len(names)} concepts have a name"]
+    lines += [f"{about['num_concepts']} have none: {about['such_as']}" for about in _reasons(names).values()]
+    return lines + ([f"{num_without_caption} clips have no caption"] if num_without_caption else [])

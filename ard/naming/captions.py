@@ -13,11 +13,12 @@ from rich.progress import Progress
 from ard.audio import read_clips
 from ard.audiollm import load_audiollm
 from ard.naming.chat import Chat, Content
+from ard.naming.final import final_words
 from ard.run import write_parquet
 from ard.types import Clip
 
 CAPTION_PROMPT = "Generate a detailed caption for the audio clip"  # Sec. 2.3
-Captioner = Callable[[Sequence[Clip]], list[str]]
+Captioner = Callable[[Sequence[Clip]], Sequence[str | None]]  # None where there is none
 
 
 def audiollm_captioner(model: str, device: str, max_new_tokens: int) -> Captioner:
@@ -28,7 +29,7 @@ def audiollm_captioner(model: str, device: str, max_new_tokens: int) -> Captione
 
 def chat_captioner(chat: Chat) -> Captioner:
     """Caption by a chat that hears, at an endpoint."""
-    return lambda clips: [answer.strip() for answer in chat([spoken(clip) for clip in clips], "captions")]
+    return lambda clips: [reply.text for reply in chat([spoken(clip) for clip in clips], "captions")]
 
 
 def spoken(clip: Clip) -> Content:
@@ -42,7 +43,9 @@ def spoken(clip: Clip) -> Content:
 def caption_clips(
     clip_ids: Sequence[str], audio: Path, path: Path, model: str, load: Callable[[], Captioner], clips_per_batch: int
 ) -> dict[str, str]:
-    """Return a caption of every clip, from the file of captions or by the model, which is loaded if one is missing.
+    """Return the captions of clips, from the file of captions or by the model, which is loaded if one is missing.
+
+    A clip of which the model says nothing has none, and is asked about again by the next run.
 
     Args:
         clip_ids: the clips.
@@ -62,8 +65,10 @@ def caption_clips(
         with Progress(transient=True) as progress:
             task = progress.add_task("captions", total=len(missing))
             while batch := list(islice(clips, clips_per_batch)):
-                known |= {clip.id: answer for clip, answer in zip(batch, captioner(batch), strict=True)}
+                said = zip(batch, captioner(batch), strict=True)
+                known |= {clip.id: caption for clip, caption in said if caption}
                 kept = ({"id": clip_id, "caption": caption, "model": model} for clip_id, caption in known.items())
                 write_parquet(kept, path)
                 progress.advance(task, len(batch))
-    return known
+    cleaned = {clip_id: final_words(caption) for clip_id, caption in known.items()}
+    return {clip_id: caption for clip_id, caption in cleaned.items() if caption}

@@ -115,9 +115,10 @@ def write_concepts(cell: Cell, clip_ids: Sequence[str], captions: Mapping[str, s
                 "selected": feature in known,
                 "top_ids": [clip_ids[clip] for clip in top],
                 "bottom_ids": [clip_ids[clip] for clip in bottom],
-                "captions": [captions[clip_ids[clip]] for clip in top] if feature in known else [],
+                "captions": [captions.get(clip_ids[clip], "") for clip in top] if feature in known else [],
                 "candidates": name.candidates,
                 "agreement": name.agreement,
+                "no_name_because": name.reason,
                 **{field: row[field] for field in (*Evidence._fields, "duplicate_of")},
             }
         )

@@ -62,7 +62,7 @@ class ConsensusNamer(Namer):
         counts = Counter(phrase for caption in captions for phrase in phrases(caption))
         agreed = max(counts.values(), default=0)
         if agreed < max(2, len(captions) / 2):
-            return Name(None, [], 0.0)
+            return Name(None, [], 0.0, "the captions agree on nothing")
         shared = longest(phrase for phrase, count in counts.items() if count == agreed)
         closeness = embed(shared) @ normalize(clips.sum(dim=0), dim=0)
         ranked = [shared[index] for index in closeness.argsort(descending=True, stable=True).tolist()]

@@ -1,19 +1,38 @@
 """A language model behind an OpenAI-compatible endpoint."""
 
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ard.naming.chat import Chat, Content, Keep
+from ard.naming.chat import CUT, EMPTY, FILTERED, REFUSED, Chat, Content, Keep, Reply
 from ard.types import UserError
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
+TOO_LARGE = 413  # a status that concerns one prompt
+STATUSES = {  # by a word of an error's type or code, where it has no status
+    "rate": 429,
+    "quota": 429,
+    "overload": 503,
+    "unavailable": 503,
+    "timeout": 503,
+    "authentication": 401,
+    "api_key": 401,
+    "permission": 403,
+    "not_found": 404,
+    "invalid_request": 400,
+    "context_length": 400,
+    "content_filter": 400,
+}
+_WAIT = re.compile(r"(?:try again|retry)\w*\s+(?:in|after)\s+(\d+(?:\.\d+)?)\s*s", re.IGNORECASE)
 SHORTEST_KEY = 8  # what is shorter is a word, such as EMPTY, that stands in for a key at a server that wants none
 
 
@@ -76,10 +95,17 @@ class EndpointChat(Chat):
 
     def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
         """Ask a few at a time; after a failure no more are sent, and those under way are still kept."""
+        failed = Event()
         with self._client() as client, ThreadPoolExecutor(self.concurrency) as pool:
 
             def ask(key: str, prompt: Content) -> None:
-                keep(key, self._answer(client, prompt))
+                if failed.is_set():
+                    return
+                try:
+                    keep(key, self._answer(client, prompt))
+                except UserError:
+                    failed.set()
+                    raise
 
             under_way = [pool.submit(ask, key, prompt) for key, prompt in prompts.items()]
             try:
@@ -98,17 +124,18 @@ class EndpointChat(Chat):
         return key or None
 
     def _client(self) -> "OpenAI":
-        from openai import OpenAI  # a second to import, and only some runs want it
+        from openai import DefaultHttpxClient, OpenAI  # a second to import, and only some runs want it
 
         self._check_url()
         return OpenAI(
+            http_client=DefaultHttpxClient(event_hooks={"response": [_give_errors_their_status]}),
             base_url=self.base_url,
             api_key=self._key or "none",
             max_retries=self.max_retries,
             timeout=self.timeout_s,
         )
 
-    def _answer(self, client: "OpenAI", prompt: Content) -> str:
+    def _answer(self, client: "OpenAI", prompt: Content) -> Reply:
         """Ask once, with the client's own retries; what comes back is shown without the key, should it hold it."""
         import openai
 
@@ -116,10 +143,9 @@ class EndpointChat(Chat):
         again = f"then run the same command again: {len(self._answers.known)} answers are kept"
         try:
             completion: Any = client.chat.completions.create(**self._request(prompt))
-            said = completion.choices[0].message.content
-            if not isinstance(said, str | None):
-                raise TypeError(f"an answer of {type(said).__name__}")
-            return self._hidden(said or "")
+            return self._read(completion.choices[0])
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            return self._refused(error.status_code, error)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             given = "refuses the key in" if self._key else "wants a key, and there is none in"
             problem = f"{where} {given} the environment variable {self.key_variable}: set it, {again}"
@@ -136,6 +162,8 @@ class EndpointChat(Chat):
                 f"{self.max_retries}): see to the server, or raise max_retries, {again}"
             )
         except openai.APIStatusError as error:
+            if error.status_code == TOO_LARGE:
+                return self._refused(TOO_LARGE, error)
             problem = (
                 f"{where} refuses a request (status {error.status_code}, {self._reason(error)}): see what it says of "
                 f"model {self.model!r}, {again}"
@@ -152,11 +180,75 @@ class EndpointChat(Chat):
             )
         raise UserError(problem)
 
+    def _read(self, choice: Any) -> Reply:
+        """Return the answer if it is whole; otherwise, why it is not."""
+        message, finish = choice.message, choice.finish_reason
+        said = self._hidden(_text(message.content))
+        if finish == "content_filter":
+            return Reply(None, f"{FILTERED}: finish_reason content_filter")
+        if finish == "length" and said.strip():
+            return Reply(None, f"{CUT}: finish_reason length, max_tokens {self.parameters['max_tokens']}")
+        if said.strip():
+            return Reply(said)
+        refusal = getattr(message, "refusal", None)
+        if refusal:
+            return Reply(None, f"{REFUSED}: {self._line(str(refusal))}")
+        return Reply(None, f"{EMPTY}: finish_reason {finish}")
+
+    def _refused(self, status: int, error: BaseException) -> Reply:
+        return Reply(None, f"{REFUSED}: status {status}, {self._reason(error)}", lasts=True)
+
+    @property
+    def _name(self) -> str:
+        return f"endpoint {self.base_url!r} with model {self.model!r}"
+
     def _reason(self, error: BaseException) -> str:
         response = getattr(error, "response", None)  # which says more than the client makes of it
         said = response.text if response is not None else str(error)
-        return self._hidden(" ".join(said.split()) or type(error).__name__)[:200]
+        return self._line(said) or type(error).__name__
+
+    def _line(self, said: str) -> str:
+        return self._hidden(" ".join(said.split()))[:200]
 
     def _hidden(self, text: str) -> str:
         secret = self._key if len(self._key or "") >= SHORTEST_KEY else None
         return text.replace(secret, "[key]") if secret else text
+
+
+def _text(content: Any) -> str:
+    """Return the text of a message: all of its content, or of the parts that are text; the others are thoughts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise TypeError(f"an answer of {type(content).__name__}")
+    parts = (part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text", None))
+    return "\n".join(text for part in parts if isinstance(text := part.get("text"), str))
+
+
+def _give_errors_their_status(response: Any) -> None:
+    """Turn an error that comes with HTTP 200 into what it is, so that the client treats it as any other error."""
+    if response.status_code != HTTPStatus.OK:
+        return
+    response.read()
+    try:
+        body = response.json()
+        choices = body.get("choices") or [{}]
+        error = body.get("error") or choices[0].get("error")
+    except (ValueError, AttributeError, TypeError, IndexError, KeyError):
+        return  # no chat completion, which is found later
+    if not error:
+        return
+    about = error if isinstance(error, dict) else {"message": str(error)}
+    response.status_code = _status(about)
+    wait = about.get("retry_after") or _WAIT.search(str(about.get("message")))
+    if wait and "retry-after" not in response.headers:
+        response.headers["retry-after"] = str(wait) if not isinstance(wait, re.Match) else wait[1]
+
+
+def _status(error: Mapping[str, Any]) -> int:
+    for field in ("code", "status", "type"):
+        given = str(error.get(field, ""))
+        if given.isdigit() and 400 <= int(given) <= 599:
+            return int(given)
+    words = f"{error.get('code')} {error.get('type')} {error.get('status')}".lower()
+    return next((status for word, status in STATUSES.items() if word in words), 500)

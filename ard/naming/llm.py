@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.naming.chat import Chat
+from ard.naming.chat import Chat, Reply
 from ard.naming.cleaning import clean_name
 from ard.naming.namer import Embed, Name, Namer
 
@@ -28,9 +28,15 @@ class LLMNamer(Namer):
     def __call__(
         self, captions: Sequence[Sequence[str]], clips: Float[Tensor, "concepts p d"], embed: Embed
     ) -> list[Name]:
-        """Name every feature."""
-        answers = self.chat([self._prompt(of_feature) for of_feature in captions], "names")
-        return [Name(clean_name(answer), [answer], float("nan")) for answer in answers]
+        """Name every feature.
+
+        Raises:
+            UserError: if the model answers nothing at all.
+        """
+        replies = self.chat([self._prompt(of_feature) for of_feature in captions], "names")
+        if replies and all(reply.text is None for reply in replies):
+            raise self.chat.unanswered(f"names none of {len(replies)} concepts ({replies[0].reason})")
+        return [_name(reply) for reply in replies]
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -45,3 +51,10 @@ class LLMNamer(Namer):
     def _prompt(self, captions: Sequence[str]) -> str:
         listed = "\n".join(f"{number}. {' '.join(caption.split())}" for number, caption in enumerate(captions, 1))
         return f"{NAME_PROMPT}:\n{listed}\n\n{self.instruction}".strip()
+
+
+def _name(reply: Reply) -> Name:
+    if reply.text is None:
+        return Name(None, [], float("nan"), reply.reason)
+    name = clean_name(reply.text)
+    return Name(name, [reply.text], float("nan"), None if name else "the answer names nothing")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ard.naming.chat import Chat, Content, Keep
+from ard.naming.chat import CUT, EMPTY, Chat, Content, Keep, Reply
 from ard.types import UserError
 
 
@@ -64,9 +64,20 @@ class TransformersChat(Chat):
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
             )
-            new = tokens[:, inputs["input_ids"].shape[1] :]
-            for key, answer in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                keep(key, answer.strip())
+            for key, new in zip(batch, tokens[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                keep(key, self._reply(tokenizer, network, new))
+
+    def _reply(self, tokenizer: Any, network: Any, new: list[int]) -> Reply:
+        """Return what was generated up to the token that ends it, with the tokens that mark thoughts."""
+        ends = network.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        length = next((place for place, token in enumerate(new) if token in ends), len(new))
+        said = tokenizer.decode(new[:length], skip_special_tokens=False).strip()
+        if not said:
+            return Reply(None, EMPTY)
+        if length == self.parameters["max_tokens"]:
+            return Reply(None, f"{CUT}: max_tokens {length}")
+        return Reply(said)
 
     def _tokenizer(self) -> Any:
         try:

@@ -16,6 +16,7 @@ class Name(NamedTuple):
     name: str | None
     candidates: list[str]  # what it was chosen or made from, best first
     agreement: float  # share of the captions that contain it; NaN where the namer does not count it
+    reason: str | None = None  # why there is none: a kind that can be counted, and details after a colon
 
 
 class Namer(ABC):

@@ -96,7 +96,7 @@ class Evaluator(Callback):
         """Return the dictionary of the cell, on the device."""
         if self._dictionary is None:
             d_in = read_manifest(cell.probe).d_in
-            self._dictionary = load_dictionary(POLY if cell.expansion is None else cell.sae, d_in).to(self.device)
+            self._dictionary = load_dictionary(POLY if cell.is_poly else cell.sae, d_in).to(self.device)
         return self._dictionary
 
     def clap(self) -> Clap:
@@ -127,7 +127,7 @@ class Evaluator(Callback):
                 raise UserError(_missing(self, file, cell))
         self._dictionary = dictionary.to(self.device) if dictionary else None
         if dictionary is not None:
-            cell = replace(cell, method=dictionary.method, is_baseline=dictionary.is_baseline)
+            cell = _of(cell, dictionary)
         self.check(cell)
         started = time.monotonic()
         if self.streams():
@@ -238,14 +238,13 @@ def _cell(trainer: Trainer, module: LightningModule) -> Cell:
             f"the data are of layer {data.layer} and the cell {str(module.cell.folder)!r} is of layer "
             f"{module.cell.layer}: give both the same"
         )
-    dictionary = module.dictionary
-    return replace(
-        module.cell,
-        probe=data.activations,
-        evaluation=data.evaluation,
-        method=dictionary.method,
-        is_baseline=dictionary.is_baseline,
-    )
+    return _of(replace(module.cell, probe=data.activations, evaluation=data.evaluation), module.dictionary)
+
+
+def _of(cell: Cell, dictionary: Dictionary) -> Cell:
+    """Return the cell with what its dictionary says of itself."""
+    expansion, method, is_baseline = dictionary.expansion, dictionary.method, dictionary.is_baseline
+    return replace(cell, expansion=expansion, method=method, is_baseline=is_baseline)
 
 
 def _name(evaluator: Evaluator) -> str:

@@ -45,7 +45,7 @@ class Encoding(LightningModule):
     def __init__(self, cell: Path, d_in: int, dictionary: Dictionary | None = None) -> None:
         super().__init__()
         self.cell = Cell.at(Path(cell))
-        source = POLY if self.cell.expansion is None else self.cell.sae
+        source = POLY if self.cell.is_poly else self.cell.sae
         self.dictionary = dictionary or load_dictionary(source, d_in)
         if self.dictionary.d_in != d_in:
             raise UserError(

@@ -43,7 +43,7 @@ def find_concepts(cell: Cell, search: str = "", sort: Order = "m") -> list[Any]:
     found = [c for c in named if search.casefold() in "\n".join((c["name"], *c["captions"])).casefold()]
     if sort == "name":
         return sorted(found, key=lambda concept: concept["name"].casefold())
-    return sorted(found, key=lambda concept: _number(concept[sort]), reverse=True)
+    return sorted(found, key=lambda concept: _number(concept.get(sort)), reverse=True)
 
 
 def concept_names(cell: Cell) -> dict[int, str]:
@@ -78,7 +78,7 @@ def render_concepts(concepts: list[Any]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("a caption", no_wrap=True, ratio=1)  # as much as there is room for
     for concept in concepts:
-        m, clap, detection = (_number(concept[column]) for column in ("m", "clap", "detection"))
+        m, clap, detection = (_number(concept.get(column)) for column in ("m", "clap", "detection"))
         numbers = (m, concept["n_active"], clap, detection)
         shown = ("–" if x == -math.inf else f"{x:.2f}" if isinstance(x, float) else str(x) for x in numbers)
         caption = next(iter(concept["captions"]), "")

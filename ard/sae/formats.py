@@ -355,7 +355,7 @@ def _alike(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{str(path)!r} is not JSON ({error}): get the folder again") from None
     if not isinstance(config, dict):
@@ -365,7 +365,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(config: Mapping[str, Any], path: Path) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(config, indent=2) + "\n")
+    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 

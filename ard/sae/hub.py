@@ -64,7 +64,7 @@ def push(
         UserError: if the hub refuses.
     """
     api, prefix = HfApi(), f"{inner.strip('/')}/".lstrip("/")
-    config = json.loads((folder / "cfg.json").read_text())
+    config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         card = model_card(config, f"{repo_id}/{prefix}".rstrip("/"), metrics, dataset)

@@ -63,7 +63,10 @@ def features_by_name(cell: Cell, concept: str, clap: Clap, chat: Chat | None = N
         return Found(ranked, "CLAP text cosine")
     shown = ranked[:shortlist]
     lines = "\n".join(f"{number}. {feature.name}" for number, feature in enumerate(shown, 1))
-    picked = read_numbers(chat([CHOICE_PROMPT.format(names=lines, concept=concept)], "features")[0], len(shown))
+    (reply,) = chat([CHOICE_PROMPT.format(names=lines, concept=concept)], "features")
+    if reply.text is None:
+        return Found(ranked, f"CLAP text cosine: {chat.model} gave no answer ({reply.reason})")
+    picked = read_numbers(reply.text, len(shown))
     if picked is None:
         return Found(ranked, f"CLAP text cosine: the answer of {chat.model} could not be read")
     return Found([shown[number - 1] for number in picked], f"{chat.model}, of the {len(shown)} closest by CLAP")

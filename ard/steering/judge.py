@@ -14,7 +14,7 @@ from ard.steering.task import Question
 from ard.types import UserError
 
 Verdict = bool | None
-"""Whether an answer states the class; None where the judge's own words could not be read."""
+"""Whether an answer states the class; None where the judge gave no words that can be read."""
 
 JUDGE_PROMPT = """\
 A model listened to a recording and answered a question about it. Hold its answer against the reference.
@@ -120,7 +120,7 @@ class ChatJudge(Judge):
         """Return the verdict on each answer."""
         given = {"question": question.prompt, "reference": " or ".join(question.classes[wanted])}
         said = self.chat([self.template.format(**given, answer=answer) for answer in answers], "verdicts")
-        return [read_verdict(verdict) for verdict in said]
+        return [None if reply.text is None else read_verdict(reply.text) for reply in said]
 
     @property
     def choices(self) -> Mapping[str, Any]:

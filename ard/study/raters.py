@@ -49,7 +49,7 @@ class ChatRater:
     """A language model that does not hear: it is given the captions of the clips, as the namer was.
 
     It labels before it is asked about the name, and in another conversation. An answer that is no digit from 0 to 5 is
-    counted as unreadable.
+    counted as unreadable, and so is a missing one.
 
     Args:
         chat: the language model.
@@ -61,7 +61,8 @@ class ChatRater:
     def __call__(self, concepts: Sequence[Concept]) -> list[Judgement]:
         """Ask for labels, then for ratings."""
         captions = [
-            "\n".join(f"{n}. {' '.join(said.split())}" for n, said in enumerate(c.captions, 1)) for c in concepts
+            "\n".join(f"{n}. {' '.join(said.split())}" for n, said in enumerate(filter(None, c.captions), 1))
+            for c in concepts
         ]
         labels = self.chat([LABEL_PROMPT.format(captions=said) for said in captions], "labels")
         ratings = self.chat(
@@ -71,7 +72,7 @@ class ChatRater:
             ],
             "ratings",
         )
-        return [_judgement(*said) for said in zip(labels, ratings, strict=True)]
+        return [_judgement(label.text, rating.text) for label, rating in zip(labels, ratings, strict=True)]
 
 
 def rate_study(store: Store, rater: Rater) -> list[Judgement]:
@@ -85,10 +86,10 @@ def rate_study(store: Store, rater: Rater) -> list[Judgement]:
     return judged
 
 
-def _judgement(label: str, rating: str) -> Judgement:
-    said = " ".join(re.sub(r"(?s)<think>.*?</think>", "", label).split()).strip(" \"'.*")
+def _judgement(label: str | None, rating: str | None) -> Judgement:
+    said = " ".join((label or "").split()).strip(" \"'.*")
     said = "".join(character for character in said if character.isprintable())
-    found = re.sub(r"(?s)<think>.*?</think>", "", rating).strip()
+    found = (rating or "").strip()
     if any(re.fullmatch(r"\W*cannot\W*", answer, re.IGNORECASE) for answer in (said, found)):
         return Judgement(unanswered="cannot tell")
     digit = DIGIT.fullmatch(found)

@@ -78,7 +78,7 @@ def memory(batches: Iterator[Tensor]) -> float:
     """Return the bytes that this process holds more, at most, while it is fed."""
 
     def held() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     before = held()
     return max(held() for _ in islice(batches, NUM_BATCHES)) - before

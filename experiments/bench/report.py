@@ -4,11 +4,11 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent.parent.parent / "docs"
 
 
 class Line(NamedTuple):
-    """One figure: what was measured, what came out, its unit, and what it is to be held against."""
+    """One figure: what was measured, what came out, its unit, and what it is compared with."""
 
     what: str
     value: float
@@ -42,7 +42,7 @@ def gemm_flops(size: int = 2048, dtype: torch.dtype = torch.float32) -> float:
 
 
 def machine() -> str:
-    """Say in words what was measured on."""
+    """Return in words the machine and the packages."""
     processor = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
@@ -57,17 +57,22 @@ def keep(name: str, title: str, lines: Sequence[Line]) -> str:
     The plots of a benchmark are the PNG files in ``docs`` whose names begin with its own.
     """
     path = FOLDER / "bench.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    known[name] = {"title": title, "machine": machine(), "lines": [line._asdict() for line in lines]}
-    path.write_text(json.dumps(known, indent=2) + "\n")
-    tables = {key: _table(saved) for key, saved in sorted(known.items())}
-    head = "# Benchmarks\n\nMade by `make bench`; each table is one run, and its ratios are within that run.\n"
-    shown = {key: [f"![{key}]({plot.name})\n" for plot in sorted(FOLDER.glob(f"{key}_*.png"))] for key in tables}
-    (FOLDER / "bench.md").write_text("\n".join([head, *("\n".join([tables[key], *shown[key]]) for key in tables)]))
-    return tables[name]
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept[name] = {"title": title, "machine": machine(), "lines": [line._asdict() for line in lines]}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    (FOLDER / "bench.md").write_text(page(kept), encoding="utf-8")
+    return _table(kept[name])
 
 
-def _table(saved: dict) -> str:
+def page(kept: Mapping[str, Any]) -> str:
+    """Return the page of all benchmarks, from what ``docs/bench.json`` keeps."""
+    parts = ["# Benchmarks\n\nMade by `make bench`; each table is one run, and its ratios are within that run.\n"]
+    for name, saved in sorted(kept.items()):
+        parts += [_table(saved), *(f"![{name}]({plot.name})\n" for plot in sorted(FOLDER.glob(f"{name}_*.png")))]
+    return "\n".join(parts)
+
+
+def _table(saved: Mapping[str, Any]) -> str:
     rows = [f"| {x['what']} | {_number(x['value'])} {x['unit']} | {x['note']} |" for x in saved["lines"]]
     return "\n".join([f"## {saved['title']}", "", saved["machine"], "", "| | | |", "| --- | ---: | --- |", *rows, ""])
 
@@ -77,4 +82,4 @@ def _number(value: float) -> str:
 
 
 def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []

@@ -103,7 +103,7 @@ class Scored(NamedTuple):
 
     seconds: float
     peak_bytes: int  # beyond the embeddings and the lists
-    chance_seconds: float  # of the shuffles that they are held against
+    chance_seconds: float  # of the shuffled clips that give chance
 
 
 def many_features() -> Scored:
@@ -127,7 +127,7 @@ def many_features() -> Scored:
 def _peak_bytes() -> int:
     """Return the peak of this process; on Linux not by getrusage, which begins with the peak of the parent."""
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8")) if status.is_file() else None
     return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
@@ -151,6 +151,9 @@ def main() -> list[Line]:
         Line("monosemanticity", scored.seconds, "s", f"{PAPER_FEATURES} features, {NUM_EMBEDDINGS:,} x {D_CLAP}"),
         Line("memory of it", scored.peak_bytes / 1e6, "MB", "beyond the embeddings"),
         Line(
-            "shuffles that it is held against", scored.chance_seconds, "s", f"{NUM_NULL_DRAWS:,}, once for all features"
+            "the shuffled clips that give chance",
+            scored.chance_seconds,
+            "s",
+            f"{NUM_NULL_DRAWS:,}, once for all features",
         ),
     ]

@@ -1,6 +1,6 @@
 """One training step of a TopK-SAE (forward, backward, Adam), against SAELens, sparsify and dictionary_learning.
 
-All take the same tokens in the same run, one after another in every round; a step is told in units of one encoder
+All take the same tokens in the same run, one after another in every round; a step is given in units of one encoder
 product (`linear`), which every one of them needs. The peers are those of the tests, from .venv/peers
 (requirements-peers.txt).
 """
@@ -259,7 +259,7 @@ def main() -> list[Line]:
         Line("faster than sparsify", found["sparsify"] / step, "times", "to reach: 2"),
         Line("faster than dictionary_learning", found["dictionary_learning"] / step, "times", "to reach: 4"),
         Line("faster than SAELens", found["SAELens"] / step, "times", "to reach: 4"),
-        Line("dense products are the faster ones from", crossover(), "of d_sae", "the share that a token keeps"),
+        Line("dense products are faster from", crossover(), "of d_sae", "the share that a token keeps"),
         Line("expansions 4, 8, 16 side by side", large[0] * 1000, "ms a step", f"from shards; {D_IN} wide"),
         Line("cheaper than three runs", large[1] / large[0], "times"),
         Line("expansions 4, 8, 16 side by side, demo", small[0] * 1000, "ms a step", "128 wide, K 16, 512 tokens"),

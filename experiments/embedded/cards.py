@@ -84,7 +84,7 @@ def record_training(
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     machine = gpu or f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})"
     kept = {key: value for key, value in settings.items() if isinstance(value, int | float)}
-    earlier = json.loads((start_from / "training.json").read_text())["runs"] if start_from else []
+    earlier = json.loads((start_from / "training.json").read_text(encoding="utf-8"))["runs"] if start_from else []
     write_json(
         folder / "training.json",
         {"runs": [*earlier, {"settings": kept, "wall_time_s": wall_time_s, "machine": machine}]},
@@ -93,7 +93,7 @@ def record_training(
 
 def write_card(folder: Path, figures: Mapping[str, Share], *, title: str, task: str, script: str, body: str) -> None:
     """Fill the card in from the figures and ``training.json``."""
-    runs = json.loads((folder / "training.json").read_text())["runs"]
+    runs = json.loads((folder / "training.json").read_text(encoding="utf-8"))["runs"]
     num_bytes = (folder / "model.safetensors").stat().st_size
     lines = [
         f"  {name}: {{value: {figure.value:.4f}, n: {figure.n}, required: {figure.required or 'null'}}}"
@@ -114,7 +114,7 @@ def write_card(folder: Path, figures: Mapping[str, Share], *, title: str, task: 
         commands="\n".join(_command(script, folder, run["settings"], first=run is runs[0]) for run in runs),
         num_heldout=NUM_CLIPS,
     )
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _command(script: str, folder: Path, settings: Mapping[str, object], *, first: bool) -> str:

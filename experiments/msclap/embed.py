@@ -55,7 +55,11 @@ def embed_texts(model: CLAP, out: Path) -> None:
     if path.is_file():
         with safe_open(str(path), framework="np") as stored:
             names, known = json.loads(stored.metadata()["names"]), [stored.get_tensor("embeddings")]
-    texts = [text for text in json.loads((out / "missing.json").read_text())["texts"] if text not in set(names)]
+    texts = [
+        text
+        for text in json.loads((out / "missing.json").read_text(encoding="utf-8"))["texts"]
+        if text not in set(names)
+    ]
     for start in range(0, len(texts), TEXTS_PER_BATCH):
         known.append(model.get_text_embeddings(texts[start : start + TEXTS_PER_BATCH]).float().cpu().numpy())
     save(path, names + texts, np.concatenate(known))

@@ -23,8 +23,8 @@ def test_every_file_is_a_clip_or_a_named_failure(sounds):
 
 
 def test_other_files_and_nan_samples_are_named_and_hidden_ones_passed_over(tmp_path):
-    (tmp_path / "notes.txt").write_text("no sound")
-    (tmp_path / ".hidden.wav").write_text("no sound")
+    (tmp_path / "notes.txt").write_text("no sound", encoding="utf-8")
+    (tmp_path / ".hidden.wav").write_text("no sound", encoding="utf-8")
     soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
     assert {item.id: item.reason for item in FolderClips(tmp_path)} == {
         "notes.txt": "not a wav, flac, ogg, mp3 file",

@@ -49,7 +49,7 @@ def fsd50k(tmp_path, write_sound):
     root = tmp_path / "FSD50K"
     for name, content in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
+        (root / name).write_text(content, encoding="utf-8")
     for name in ("eval_audio/51690", "eval_audio/173989", "eval_audio/99", "dev_audio/64760", "dev_audio/16399"):
         write_sound(root / f"FSD50K.{name}.wav", 44100)
     os.truncate(root / "FSD50K.eval_audio/99.wav", 30)
@@ -91,7 +91,7 @@ def test_dev_has_a_column_more(fsd50k, round_trip):
 
 def test_a_label_outside_the_vocabulary_is_refused(fsd50k):
     table = fsd50k / "FSD50K.ground_truth/eval.csv"
-    table.write_text(table.read_text().replace("Wild_animals", "Wild animals"))
+    table.write_text(table.read_text(encoding="utf-8").replace("Wild_animals", "Wild animals"), encoding="utf-8")
     with pytest.raises(
         UserError, match=r"clip 51690 of .*eval.csv' has the label 'Wild animals', which is not in .*vocab"
     ):

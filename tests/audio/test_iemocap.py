@@ -38,9 +38,9 @@ def write_dialogue(release, session, dialogue, utterances, write_sound):
     ):
         (rating.parent / kind).mkdir(parents=True, exist_ok=True)
         lines = "".join(f"{name}{line}\n" for name in utterances)
-        (rating.parent / kind / f"{dialogue}_{ending}.txt").write_text(lines)
+        (rating.parent / kind / f"{dialogue}_{ending}.txt").write_text(lines, encoding="utf-8")
         (rating.parent / kind / f"{dialogue}_{ending}.anvil").write_bytes(junk)
-    rating.write_text(rated)
+    rating.write_text(rated, encoding="utf-8")
     rating.with_name(f"._{dialogue}.txt").write_bytes(junk + rated.encode())
     transcript = base / f"dialog/transcriptions/{dialogue}.txt"
     transcript.parent.mkdir(parents=True, exist_ok=True)

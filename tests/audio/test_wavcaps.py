@@ -20,7 +20,7 @@ AUDIOSET = {
 
 def write_json(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def rows_of(subset):
@@ -131,6 +131,6 @@ def test_a_folder_without_json_or_without_audio_is_refused(wavcaps, tmp_path):
     "content", ["version https://git-lfs.github.com/spec/v1\noid sha256:c26e4c7f\n", '{"rows": []}']
 )
 def test_a_pointer_or_other_json_is_refused(wavcaps, content):
-    (wavcaps / "json_files/AudioSet_SL/as_final.json").write_text(content)
+    (wavcaps / "json_files/AudioSet_SL/as_final.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"as_final.json' is no JSON with a list 'data': download it again"):
         WavCaps(wavcaps)

@@ -295,7 +295,10 @@ def test_a_granite_without_its_adapter_is_refused(tmp_path):
     pytest.importorskip("torchaudio", exc_type=ImportError)
     second.granite_speech(tmp_path)
     config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace('"has_lora_adapter": false', '"has_lora_adapter": true'))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace('"has_lora_adapter": false', '"has_lora_adapter": true'),
+        encoding="utf-8",
+    )
     with pytest.raises(UserError, match=r"\(granite_speech\) hears through a LoRA adapter.*pip install peft"):
         load_audiollm(str(tmp_path))
 

@@ -35,6 +35,10 @@ def test_a_run_without_these_tests_is_refused():
 
 
 def test_the_page_has_every_family_and_property():
-    rows = [line.split(" | ") for line in Path("docs/families.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line.split(" | ")
+        for line in Path("docs/families.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
     assert [row[0].removeprefix("| ") for row in rows] == ["family", "---", *FAMILIES]
     assert [name.removesuffix(" |") for name in rows[0][1:]] == list(PROPERTIES)

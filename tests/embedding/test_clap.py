@@ -143,7 +143,7 @@ def test_embeddings_that_were_computed_elsewhere_are_looked_up(audio, tmp_path):
         embed_clips(clap, audio, ["c0", "c2"], tmp_path / "e.safetensors")
     with pytest.raises(UserError, match=r"lacks 2 texts \('a dog'\)"):
         clap.text(["a dog", "rain", "a dog"])
-    assert json.loads((tmp_path / "missing.json").read_text()) == {"texts": ["a dog", "rain"]}
+    assert json.loads((tmp_path / "missing.json").read_text(encoding="utf-8")) == {"texts": ["a dog", "rain"]}
     computed(tmp_path, "texts", **{"rain": [0.0, 5.0], "a dog": [1.0, 0.0]})
     assert clap.text(["a dog", "rain"]).tolist() == [[1, 0], [0, 1]]
 

@@ -22,7 +22,7 @@ def hub(tmp_path_factory):
         tokenizer.save_pretrained(folder / name)
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     (folder / "bert-base-uncased" / "vocab.txt").write_text(
-        "\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", *vocabulary])
+        "\n".join(["[UNK]", "[PAD]", "[CLS]", "[SEP]", *vocabulary]), encoding="utf-8"
     )
     torch.manual_seed(0)
     config = RobertaConfig(

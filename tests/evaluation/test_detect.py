@@ -110,7 +110,7 @@ def test_a_feature_fires_from_a_share_of_the_weakest_clip_on(stage):
 def test_without_a_name_there_is_nothing_to_detect(stage):
     result, _ = stage.detect(True, names=[None] * len(NAMES))
     assert [row.figures["auroc"].n for row in result.rows] == [0, 0]
-    saved = json.loads(stage.cell.result_path("detection").read_text())
+    saved = json.loads(stage.cell.result_path("detection").read_text(encoding="utf-8"))
     assert saved["rows"][0]["figures"]["auroc"]["value"] is None
 
 

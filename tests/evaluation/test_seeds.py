@@ -69,7 +69,9 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         compare_seeds([first])
     with pytest.raises(UserError, match="a run is given twice: give each once"):
         compare_seeds([first, first])
-    with pytest.raises(UserError, match=r"b/layer-3/e8' holds no scored SAE: run `ard table 4` with that --out and --seed first"):
+    with pytest.raises(
+        UserError, match=r"b/layer-3/e8' holds no scored SAE: run `ard table 4` with that --out and --seed first"
+    ):
         compare_seeds([first, Run(tmp_path / "b").cell(3, 8)])
     narrow = write_cell(tmp_path / "c", torch.randn(D_SAE, 8))
     with pytest.raises(UserError, match=r"vectors of \[64, 8\] numbers: compare runs on one model"):

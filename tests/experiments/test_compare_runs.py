@@ -22,13 +22,15 @@ def write_run(folder, value=0.5, seconds=1.0, order=(0, 1), note=""):
     result = Result("matching", (cell.row({"f1": figure}),), {"gamma": 0.7}, about, wall_time_s=seconds)
     result.save(cell.result_path("matching"))
     cell.save_tensors("scores", {"m": torch.tensor([[0.5, torch.nan], [value, 0.0]]), "n": torch.tensor(3)})
-    cell.save_rows("names", [{"feature": 1, "name": "dog", "m": float("nan")}, {"feature": 2, "name": None, "m": value}])
+    cell.save_rows(
+        "names", [{"feature": 1, "name": "dog", "m": float("nan")}, {"feature": 2, "name": None, "m": value}]
+    )
     captions = [{"id": "a", "caption": "a dog"}, {"id": "b", "caption": "rain"}]
     run.cell(1, 2).save_rows("concepts", [captions[place] for place in order])
     lines = [json.dumps({"key": "x", "answer": "yes"}), json.dumps({"key": "y", "answer": "no"})]
-    run.answers.write_text("".join(lines[place] + "\n" for place in order))
+    run.answers.write_text("".join(lines[place] + "\n" for place in order), encoding="utf-8")
     run.table(1, "md").parent.mkdir()
-    run.table(1, "md").write_text(f"| F1 |\n| {value} |\n{note}{folder}\n")
+    run.table(1, "md").write_text(f"| F1 |\n| {value} |\n{note}{folder}\n", encoding="utf-8")
     for apart in (cell.stamp("fit"), folder / "wandb/summary.json", folder / "report/data.json"):
         write_json(apart, {"value": value})
     (folder / "one.tar").write_bytes(bytes([order[0]]))
@@ -54,8 +56,11 @@ def test_what_differs_is_said_file_by_file(tmp_path):
     ("change", "said"),
     [
         (lambda run: run.answers.unlink(), "answers.jsonl: only before"),
-        (lambda run: run.answers.write_text(run.answers.read_text().replace("yes", "no")), "answers.jsonl: 1 lines"),
-        (lambda run: run.failures.write_text("{}"), "failures.json: only after"),
+        (
+            lambda run: run.answers.write_text(run.answers.read_text(encoding="utf-8").replace("yes", "no")),
+            "answers.jsonl: 1 lines",
+        ),
+        (lambda run: run.failures.write_text("{}", encoding="utf-8"), "failures.json: only after"),
         (
             lambda run: run.cell(3, 8).save_tensors("scores", {"m": torch.zeros(2, 2)}),
             "layer-3/e8/scores.safetensors: tensors ['n']",

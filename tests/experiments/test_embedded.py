@@ -22,7 +22,7 @@ def clips():
 
 
 def card(folder):
-    return yaml.safe_load((folder / "README.md").read_text().split("---")[1])["figures"]
+    return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])["figures"]
 
 
 @pytest.mark.parametrize(("folder", "evaluate"), [(AUDIOLLM, evaluate_audiollm), (CLAP, evaluate_clap)])

@@ -54,4 +54,4 @@ def test_what_the_script_writes_is_read(tmp_path, monkeypatch):
     torch.testing.assert_close(
         clap.text(["birds", "rain"]), torch.nn.functional.normalize(torch.tensor([[5.0, 1.0], [4.0, 1.0]]), dim=1)
     )
-    assert json.loads((tmp_path / "out" / "missing.json").read_text()) == {"texts": ["birds"]}
+    assert json.loads((tmp_path / "out" / "missing.json").read_text(encoding="utf-8")) == {"texts": ["birds"]}

@@ -13,7 +13,8 @@ import time
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ard.naming import EndpointChat, TransformersChat
+from ard.naming import EndpointChat, Reply, TransformersChat
+from ard.naming.chat import MOST_IN_A_ROW
 from ard.types import UserError
 
 SECRET = "sk-very-secret-0123456789"
@@ -45,14 +46,19 @@ def test_a_served_model_says_what_it_says_in_process(served, tiny_chat, tmp_path
     together = TransformersChat(
         tiny_chat, prompts_per_batch=3, device="cpu", cache=tmp_path / "together.jsonl", max_tokens=9
     )
-    assert [answer.strip() for answer in answers] == alone(PROMPTS) == together(PROMPTS)
-    assert len(set(answers)) > 1
-    assert EndpointChat("http://127.0.0.1:9/v1", tiny_chat, **settings)(PROMPTS) == answers  # no server is asked
+    said = [reply.text for reply in answers]
+    assert said == [reply.text for reply in alone(PROMPTS)] == [reply.text for reply in together(PROMPTS)]
+    assert len({text for text in said if text}) > 1
+    whole = [prompt for prompt, text in zip(PROMPTS, said, strict=True) if text]
+    kept = EndpointChat("http://127.0.0.1:9/v1", tiny_chat, **settings)(whole)  # no server is asked
+    assert [reply.text for reply in kept] == [text for text in said if text]
 
 
 def test_a_served_model_refuses_what_it_is_not(served, tmp_path):
-    with pytest.raises(UserError, match=r"refuses a request \(status 400, .*pinned.*model 'other'"):
-        EndpointChat(served, "other", cache=tmp_path / "answers.jsonl")(["hello"])
+    with pytest.raises(
+        UserError, match=r"with model 'other' gives no answer to a first question .*status 400, .*pinned"
+    ):
+        EndpointChat(served, "other", cache=tmp_path / "answers.jsonl").check()
 
 
 def test_answers_are_in_the_order_of_the_prompts_and_doubles_are_asked_once(misbehave, chat, tmp_path):
@@ -60,7 +66,7 @@ def test_answers_are_in_the_order_of_the_prompts_and_doubles_are_asked_once(misb
     made = chat(server.base_url)
     answers = made([*PROMPTS, *PROMPTS[:2]])
     assert answers[:2] == answers[-2:]
-    assert all(prompt[-6:] in answer for prompt, answer in zip(PROMPTS, answers, strict=False))
+    assert all(prompt[-6:] in answer.text for prompt, answer in zip(PROMPTS, answers, strict=False))
     assert len(server.asked) == len(PROMPTS)
     assert 1 < server.most_at_once <= 3
     assert server.asked[0]["temperature"] == 0
@@ -83,7 +89,7 @@ PROBLEMS = {
     "401": "refuses the key in the environment variable OPENAI_API_KEY",
     "403": "refuses the key in the environment variable OPENAI_API_KEY",
     "404": "has no model 'a-model'",
-    "422": "refuses a request (status 422",
+    "402": "refuses a request (status 402",
     "half": "cannot be reached",
     "drop": "cannot be reached",
     "hang": "gave no answer within 0.5 s, asked 2 times",
@@ -92,7 +98,10 @@ PROBLEMS = {
     "html": "answers what is no chat completion",
     "other": "answers what is no chat completion",
     "list": "answers what is no chat completion",
-    "parts": "answers what is no chat completion",
+    '200:{"code": 429, "message": "slow down"}': 'keeps failing (status 429, {"error": {"code": 429',
+    '200:{"type": "overloaded_error"}': "keeps failing (status 503",
+    '200:{"code": "invalid_api_key"}': "refuses the key in the environment variable OPENAI_API_KEY",
+    '200:"out of memory"': 'keeps failing (status 500, {"error": "out of memory"}',
 }
 
 
@@ -106,7 +115,7 @@ def test_what_does_not_pass_is_one_line_without_the_key_and_keeps_what_came(misb
     assert server.base_url in said
     assert "\n" not in said
     assert raised.value.__cause__ is raised.value.__context__ is None
-    kept = (tmp_path / "answers.jsonl").read_text()
+    kept = (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
     assert kept.count("\n") == 2
     for text in (said, kept, caplog.text, repr(raised.value)):
         assert SECRET not in text
@@ -130,13 +139,13 @@ def test_an_endpoint_that_wants_a_key_says_where_to_put_it(misbehave, chat, monk
 
 
 def test_an_answer_that_repeats_the_key_is_kept_without_it(misbehave, chat, tmp_path):
-    assert chat(misbehave(then="echo").base_url)(["hello"]) == ["you sent Bearer [key]"]
-    assert SECRET not in (tmp_path / "answers.jsonl").read_text()
+    assert chat(misbehave(then="echo").base_url)(["hello"]) == [Reply("you sent Bearer [key]")]
+    assert SECRET not in (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_word_in_place_of_a_key_is_not_looked_for_in_answers(misbehave, chat, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "e")
-    assert chat(misbehave(then="echo").base_url)(["hello"]) == ["you sent Bearer e"]
+    assert chat(misbehave(then="echo").base_url)(["hello"]) == [Reply("you sent Bearer e")]
 
 
 def test_a_server_that_wants_an_hour_is_not_waited_for(misbehave, chat):
@@ -153,8 +162,92 @@ def test_a_key_that_cannot_be_sent_is_not_shown(misbehave, chat, monkeypatch):
     assert SECRET not in str(raised.value)
 
 
-def test_an_answer_of_nothing_is_an_answer(misbehave, chat):
-    assert chat(misbehave(then="null").base_url)(["hello"]) == [""]
+NO_ANSWERS = {
+    "null": "the answer is empty: finish_reason stop",
+    "blank": "the answer is empty: finish_reason stop",
+    "no part": "the answer is empty: finish_reason stop",
+    "called": "the answer is empty: finish_reason tool_calls",
+    "filtered": "the answer was withheld: finish_reason content_filter",
+    "cut short": "the answer is cut short: finish_reason length, max_tokens 128",
+    "say:<think>Dogs": "the answer holds nothing but thoughts",
+}
+
+
+@pytest.mark.parametrize("word", NO_ANSWERS)
+def test_what_is_no_whole_answer_says_why_and_is_asked_again_by_the_next_run(misbehave, chat, word, tmp_path):
+    server = misbehave("good", word, then="good")
+    first, second, third = chat(server.base_url, concurrency=1)(PROMPTS[:3])
+    assert second == Reply(None, NO_ANSWERS[word])
+    assert first.text
+    assert third.text
+    is_whole = word.startswith("say:")  # it was paid for
+    assert (tmp_path / "answers.jsonl").read_text(encoding="utf-8").count("\n") == 2 + is_whole
+    again = chat(misbehave().base_url)(PROMPTS[:3])
+    assert (again[1].text is None) is is_whole
+
+
+@pytest.mark.parametrize("word", [*NO_ANSWERS, "400"])
+def test_after_many_prompts_in_a_row_without_an_answer_it_stops_and_keeps_none_of_them(misbehave, chat, word, tmp_path):
+    server = misbehave("good", then=word)
+    with pytest.raises(UserError, match=rf"gives no answer to {MOST_IN_A_ROW} prompts in a row \(the ") as raised:
+        chat(server.base_url, concurrency=1)([f"prompt {n}" for n in range(500)])
+    assert NO_ANSWERS.get(word, "status 400, ") in str(raised.value)
+    assert "raise max_tokens (128)" in str(raised.value)
+    assert len(server.asked) == 1 + MOST_IN_A_ROW
+    assert '"refused"' not in (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_few_failures_between_answers_stop_nothing(misbehave, chat):
+    server = misbehave(*(["null"] * (MOST_IN_A_ROW - 1) + ["good"]) * 3)
+    replies = chat(server.base_url, concurrency=1)([f"prompt {n}" for n in range(3 * MOST_IN_A_ROW)])
+    assert sum(reply.text is not None for reply in replies) == 3
+
+
+@pytest.mark.parametrize("status", ["400", "413", "422", '200:{"code": "context_length_exceeded", "message": "long"}'])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_prompt_that_is_refused_is_one_without_an_answer_and_is_not_asked_again(misbehave, chat, status, place):
+    plan = ["good"] * 3
+    plan[place] = status
+    server = misbehave(*plan)
+    replies = chat(server.base_url, concurrency=1)(PROMPTS[:3])
+    assert [reply.text is None for reply in replies] == [word == status for word in plan]
+    number = status if status.isdigit() else "400"
+    assert replies[place].reason.startswith(f"the prompt is refused: status {number}, ")
+    assert SECRET not in replies[place].reason
+    assert chat("http://127.0.0.1:9/v1")(PROMPTS[:3]) == replies
+
+
+def test_a_model_that_refuses_in_its_own_field_gives_no_answer(misbehave, chat):
+    message = {"content": None, "refusal": "I cannot help with that."}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    server = misbehave(f"body:{json.dumps({'choices': choices})}")
+    assert chat(server.base_url)(["hello"]) == [Reply(None, "the prompt is refused: I cannot help with that.")]
+
+
+def test_an_answer_in_parts_is_its_text_without_its_thoughts(misbehave, chat):
+    (reply,) = chat(misbehave("parts").base_url)(["hello"])
+    assert reply.text.startswith("answer to")
+    assert "cat" not in reply.text
+
+
+@pytest.mark.parametrize(
+    "error", [{"code": 429, "message": "try again in 0.2s"}, {"type": "rate_limit_error", "retry_after": 0.2}]
+)
+def test_an_error_that_says_it_is_none_is_asked_again_when_it_says(misbehave, chat, error):
+    server = misbehave(f"200:{json.dumps(error)}")
+    started = time.monotonic()
+    assert chat(server.base_url)(["hello"])[0].text
+    assert 0.2 <= time.monotonic() - started < 0.45  # without a word from the server it waits half a second
+    assert len(server.asked) == 2
+
+
+def test_empty_answers_that_an_earlier_version_kept_are_asked_for_again(misbehave, chat, tmp_path):
+    server = misbehave()
+    chat(server.base_url)(["hello"])
+    kept = json.loads((tmp_path / "answers.jsonl").read_text(encoding="utf-8"))
+    (tmp_path / "answers.jsonl").write_text(json.dumps(kept | {"answer": ""}) + "\n", encoding="utf-8")
+    assert chat(server.base_url)(["hello"])[0].text
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("base_url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2"])

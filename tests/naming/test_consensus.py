@@ -17,6 +17,10 @@ def name_of(captions, embed):
     return name
 
 
+def test_a_caption_without_words_in_common_says_why():
+    assert name_of(["a dog", "rain"], space()).reason == "the captions agree on nothing"
+
+
 def test_phrases_neither_start_nor_end_with_an_empty_word():
     assert phrases("A dog, barking in the rain.") == {
         "dog",

@@ -42,7 +42,8 @@ def test_the_model_is_asked_in_the_papers_words_and_its_answer_is_cleaned(misbeh
         }
     ]
     assert names[0].name is None
-    assert names[0].candidates == [""]
+    assert names[0].candidates == []
+    assert names[0].reason == "the answer is empty: finish_reason stop"
     assert names[1].name.startswith("answer to")
     assert LLMNamer(chat, instruction="")._prompt(["a"]).endswith("captions:\n1. a")
 
@@ -82,6 +83,19 @@ def test_a_clip_travels_as_wav_and_is_captioned_once(misbehave, tmp_path, monkey
     np.testing.assert_allclose(waveform, clips[0].waveform, atol=1e-4)
 
 
+def test_a_clip_that_is_refused_has_no_caption_and_captions_have_no_tokens(tmp_path, monkeypatch, misbehave):
+    clips = [Clip(f"c{n}", np.full(80, n / 9, dtype=np.float32), 8000, "d") for n in range(3)]
+    monkeypatch.setattr("ard.naming.captions.read_clips", lambda _: iter(clips))
+    server = misbehave("say:A dog.<|im_end|>", "400", then="say:<think>Hm.</think>Rain.")
+    chat = EndpointChat(server.base_url, "ears", concurrency=1, cache=tmp_path / "answers.jsonl")
+    captions = caption_clips(
+        ["c0", "c1", "c2"], tmp_path, tmp_path / "captions.parquet", "ears", lambda: chat_captioner(chat), 2
+    )
+    assert captions == {"c0": "A dog.", "c2": "Rain."}
+    local = caption_clips(["c1"], tmp_path, tmp_path / "local.parquet", "m", lambda: lambda _: ["Bells</s>"], 2)
+    assert local == {"c1": "Bells"}
+
+
 def test_a_served_audiollm_captions_as_it_does_in_process(tmp_path):
     clips = list(SyntheticCorpus("probe", 3))
     process, base_url = serve(source(EMBEDDED), tmp_path)
@@ -111,11 +125,21 @@ def folder(tiny_audiollm, tiny_clap, tmp_path_factory):
     return out, facts
 
 
-def with_namer(tmp_path, chat):
+@pytest.fixture(scope="module")
+def scored(folder):
+    """The same run with all that naming needs."""
+    out, facts = folder
+    main(["test", "--config", str(CONFIGS / "demo/test.yaml"), *facts])
+    return out, facts
+
+
+def with_namer(tmp_path, chat, alone=False):
     """Return the demo's test.yaml with a language model for its namer, beside the demo's run.yaml."""
     config = OmegaConf.load(CONFIGS / "demo/test.yaml")
     (naming,) = [c for c in config.trainer.callbacks if c.class_path == "ard.naming.NameConcepts"]
     naming.init_args.namer = {"class_path": "ard.naming.LLMNamer", "init_args": {"chat": chat}}
+    if alone:  # all else is done
+        config.trainer.callbacks = [naming]
     OmegaConf.save(config, tmp_path / "test.yaml")
     shutil.copy(CONFIGS / "demo/run.yaml", tmp_path)
     return str(tmp_path / "test.yaml")
@@ -144,16 +168,61 @@ def test_concepts_are_named_by_a_served_model(folder, served, tiny_chat, tmp_pat
             original = by_feature[concept["duplicate_of"]]
             assert original["duplicate_of"] is None
             assert original["m"] >= concept["m"]
-    settings["base_url"] = "http://127.0.0.1:9/v1"  # all is answered: no server is wanted
-    main(
-        [
-            "test",
-            "--config",
-            with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings}),
-            *facts,
-        ]
-    )
-    assert pq.read_table(out / "layer-2/e2/concepts.parquet").to_pylist()[0]["name"] == concepts[0]["name"]
+
+
+BEHAVIOURS = {  # how the server treats the prompts, and what the screen ends with
+    "say:Okay, the user wants dogs.\n</think>\n\nDog barking": ["12 of 12 concepts have a name"],
+    "say:As an AI language model, I cannot tell.": [
+        "0 of 12 concepts have a name",
+        "12 have none: the answer names nothing",
+    ],
+    "null": "names none of 12 concepts (the answer is empty: finish_reason stop): see to it, or raise max_tokens (128)",
+    '200:{"code": 402, "message": "Insufficient credits"}': 'refuses a request (status 402, {"error": {"code": 402, '
+    '"message": "Insufficient credits"}})',
+    "400": "names none of 12 concepts (the prompt is refused: status 400, ",
+}
+
+
+@pytest.mark.parametrize("word", BEHAVIOURS)
+def test_the_screen_says_how_many_concepts_have_a_name_and_why_others_have_none(
+    scored, misbehave, tmp_path, capsys, word
+):
+    out, facts = scored
+    before = (out / "layer-2/e2/naming.json").read_bytes()
+    server = misbehave("say:Yes.", then=word)
+    settings = {"base_url": server.base_url, "model": "m", "max_retries": 0, "cache": str(tmp_path / "answers.jsonl")}
+    config = with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings}, alone=True)
+    shown = BEHAVIOURS[word]
+    if isinstance(shown, str):
+        with pytest.raises(SystemExit) as ended:
+            main(["test", "--config", config, *facts])
+        assert ended.value.code == 2
+        assert shown in capsys.readouterr().err
+        assert (out / "layer-2/e2/naming.json").read_bytes() == before
+        return
+    main(["test", "--config", config, *facts])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("layer 2: ")]
+    assert lines == [f"layer 2: {line}" for line in shown]
+    num_asked = len(server.asked)
+    main(["test", "--config", config, *facts])
+    assert len(server.asked) == num_asked  # all is answered: nothing is asked again
+
+
+def test_a_prompt_that_is_refused_leaves_its_concept_without_a_name(scored, misbehave, tmp_path, capsys):
+    out, facts = scored
+    server = misbehave("say:Yes.", "400", then="say:Rain")
+    settings = {"base_url": server.base_url, "model": "m", "cache": str(tmp_path / "answers.jsonl"), "concurrency": 1}
+    config = with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings}, alone=True)
+    main(["test", "--config", config, *facts])
+    assert "layer 2: 11 of 12 concepts have a name" in capsys.readouterr().err
+    (why,) = Result.load(out / "layer-2/e2/naming.json").details["why_without_name"].items()
+    assert why[0] == "the prompt is refused"
+    assert why[1]["num_concepts"] == 1
+    assert "this is 400" in why[1]["such_as"]
+    concepts = pq.read_table(out / "layer-2/e2/concepts.parquet").to_pylist()
+    selected = [concept for concept in concepts if concept["selected"]]
+    assert [c["no_name_because"] for c in selected if c["name"] is None] == [why[1]["such_as"]]
+    assert {c["no_name_because"] for c in selected if c["name"]} == {None}
 
 
 def test_a_run_without_its_endpoint_ends_at_once_in_one_line(folder, tmp_path, capsys, monkeypatch):

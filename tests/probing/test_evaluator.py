@@ -64,7 +64,7 @@ def contents(cell):
     found = {}
     for path in cell.folder.iterdir():
         if path.suffix == ".json":
-            found[path.name] = json.loads(path.read_text()) | {"wall_time_s": None}
+            found[path.name] = json.loads(path.read_text(encoding="utf-8")) | {"wall_time_s": None}
         elif path.suffix == ".parquet":
             found[path.name] = str(pq.read_table(path).to_pylist())
         elif path.suffix == ".safetensors":
@@ -149,7 +149,7 @@ def test_every_evaluator_leaves_its_stamp_when_it_is_done(tiny_run, monkeypatch)
 def test_a_test_by_hand_takes_back_the_stamps_of_what_it_does_again(tiny_run):
     cell, path = tiny_run.cell, tiny_run.cell.stamp("InputNorms")
     path.parent.mkdir(parents=True)
-    path.write_text("{}")
+    path.write_text("{}", encoding="utf-8")
     run_test(tiny_run.run, [InputNorms()])
     assert not path.exists()
     assert isinstance(cell.result("input_norms"), Result)

@@ -71,7 +71,7 @@ def write_clips(run, ids, *, rate=16000):
             known = {"id": clip_id, "dataset": "test", "duration_s": 0.5, "sample_rate_hz": rate}
             shard.write({"__key__": f"{place:06d}", "flac": flac.read_bytes(), "json": json.dumps(known).encode()})
     flac.unlink()
-    (run / "audio/probe" / MANIFEST).write_text("{}")  # they are finished
+    (run / "audio/probe" / MANIFEST).write_text("{}", encoding="utf-8")  # they are finished
     columns = {
         "id": ids,
         "dataset": ["test"] * len(ids),
@@ -124,7 +124,7 @@ def write_detection(run, areas):
 def write_about(run, **changes):
     about = {"preset": "demo", "seed": 3, "model": "tiny <model>", "data": "Simulated clips & nothing else."}
     about |= {"layers": [1, 2, 3], "expansions": [4, 8, 16], "layer": 3, "expansion": 8, "p": 2, "num_selected": 2}
-    (run / "run.json").write_text(json.dumps(about | changes))
+    (run / "run.json").write_text(json.dumps(about | changes), encoding="utf-8")
 
 
 @pytest.fixture
@@ -139,5 +139,5 @@ def run(tmp_path) -> Path:
     )
     write_detection(tmp_path, {5: 0.934, 7: 0.934})
     failure = {"id": "broken <1>.wav", "stage": "audio", "reason": "empty & silent"}
-    (tmp_path / "failures.json").write_text(json.dumps({"failures": [failure]}))
+    (tmp_path / "failures.json").write_text(json.dumps({"failures": [failure]}), encoding="utf-8")
     return tmp_path

@@ -62,3 +62,10 @@ def test_a_feature_is_found_by_the_words_of_its_name():
 def test_a_dictionary_without_names_has_none(run):
     assert concept_names(Run.load(run).own) == {7: "dog & <bark>", 5: "name 5"}
     assert concept_names(Run.load(run).cell(3, None)) == {}
+
+
+def test_a_catalogue_without_detection_shows_what_there_is(catalogue, capsys):
+    Run.load(catalogue).own.path("detection").unlink()
+    for sort in ("m", "detection"):
+        main(["concepts", "--run", str(catalogue), "--sort", sort])
+        assert "dog" in capsys.readouterr().out

@@ -49,12 +49,12 @@ def test_a_chosen_value_that_is_no_dose_is_not_marked():
 
 
 def test_the_page_shows_every_task_and_leaves_the_section_out_without_any(run):
-    assert 'id="doses"' not in write_report(run).read_text()
+    assert 'id="doses"' not in write_report(run).read_text(encoding="utf-8")
     row = Row("AR&D", 3, 8, {"sensitivity": Figure(0.5, 0.4, 0.6, 9, "share")}, "sad", "<happy>")
     details = {"tasks": {"sad to <happy>": TASK, "female to male": TASK, "no doses": {"dose_response": []}}}
     Result("steering", (row,), {}, details).save(run / "layer-3/e8/steering.json")
     assert len(dose_drawings(Run.load(run))) == 2
-    page = write_report(run).read_text()
+    page = write_report(run).read_text(encoding="utf-8")
     assert page.count('class="dose"') == 2
     assert "Sad → &lt;happy&gt;" in page
     assert "nan" not in page[page.index('id="doses"') : page.index("</section>", page.index('id="doses"'))].lower()

@@ -29,7 +29,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.tags, self.words, self.open = [], [], []
-        self.source = path.read_text()
+        self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
         self.text = re.sub(r"\s+", " ", " ".join(self.words))
 

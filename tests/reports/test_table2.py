@@ -57,7 +57,7 @@ def test_the_papers_figures_are_there():
 
 def test_people_come_first_and_nobody_shares_their_rows(rated):
     write_tables(rated)
-    saved = json.loads((rated / "tables/table2.json").read_text())
+    saved = json.loads((rated / "tables/table2.json").read_text(encoding="utf-8"))
     assert [(row["method"], row["raters"]) for row in saved["rows"]] == [
         ("Poly. Feats.", "people"),
         ("AR&D", "people"),
@@ -73,11 +73,11 @@ def test_people_come_first_and_nobody_shares_their_rows(rated):
     assert ours["paper"]["expert_score"] == {"value": 4.29, "plus_minus": 0.81}
     assert all(("expert_score" in row) == (row["raters"] != "true labels") for row in saved["rows"])
     assert all(("paper" in row) == (row["raters"] == "people") for row in saved["rows"])
-    markdown = (rated / "tables/table2.md").read_text()
+    markdown = (rated / "tables/table2.md").read_text(encoding="utf-8")
     assert "| AR&D | 4.00 ± 0.50 [3.90, 4.10] | 4.29 ± 0.81 |" in markdown
     for said in ("all 0.71", "100 ratings by 2 people", "heard nothing", "nobody rated", "31 of 200 concepts are left"):
         assert said in markdown
-    assert r"4.00 $\pm$ 0.50" in (rated / "tables/table2.tex").read_text()
+    assert r"4.00 $\pm$ 0.50" in (rated / "tables/table2.tex").read_text(encoding="utf-8")
 
 
 def test_without_people_their_rows_wait_and_no_rating_is_made_up(labelled):
@@ -108,6 +108,6 @@ def test_it_fits_80_columns_and_the_report(rated):
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     assert "4.00±0.50" in text
-    page = write_report(rated).read_text()
+    page = write_report(rated).read_text(encoding="utf-8")
     assert "Table 2. Human" in page
     assert "true labels as raters" in page

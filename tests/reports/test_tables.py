@@ -55,7 +55,7 @@ def test_a_layer_stands_beside_the_papers_by_depth(layers, main, expected):
 
 def test_table1_has_the_papers_rows_and_figures(run):
     write_tables(run)
-    saved = json.loads((run / "tables/table1.json").read_text())
+    saved = json.loads((run / "tables/table1.json").read_text(encoding="utf-8"))
     assert (saved["table"], saved["preset"], set(saved)) == (1, "demo", {"table", "preset", "rows"})
     assert [row["method"] for row in saved["rows"]] == list(paper.COMPARED)
     for row in saved["rows"]:
@@ -98,7 +98,7 @@ def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but
 
 
 def test_table3_has_controls_first_and_the_papers_shifts(run):
-    saved = json.loads((write_tables(run) and run / "tables/table3.json").read_text())
+    saved = json.loads((write_tables(run) and run / "tables/table3.json").read_text(encoding="utf-8"))
     shifts = [(row["source"], row["target"]) for row in saved["rows"]]
     assert shifts == list(paper.SHIFTS) * 4
     assert [row["method"] for row in saved["rows"][::4]] == ["No SAE", "SAE, no clamp", "Poly. Feats.", "AR&D"]
@@ -130,7 +130,7 @@ def test_table3_says_which_controls_steering_does_not_beat(run):
 
 
 def test_table4_is_layers_by_expansions(run):
-    saved = json.loads((write_tables(run) and run / "tables/table4.json").read_text())
+    saved = json.loads((write_tables(run) and run / "tables/table4.json").read_text(encoding="utf-8"))
     where = [(row["method"], row["expansion"], row["layer"]) for row in saved["rows"]]
     assert where == [("Poly. Feats.", None, layer) for layer in (1, 2, 3)] + [
         ("AR&D", e, layer) for e in (4, 8, 16) for layer in (1, 2, 3)
@@ -184,12 +184,12 @@ def test_notes_say_what_is_compared_with_what(run):
 
 def test_markdown_and_latex_print_both_sides(run):
     write_tables(run)
-    markdown = (run / "tables/table1.md").read_text()
+    markdown = (run / "tables/table1.md").read_text(encoding="utf-8")
     row = next(line for line in markdown.splitlines() if line.startswith("| Rand. Rep."))
     assert row.split(" | ")[:3] == ["| Rand. Rep.", "0.20 [0.10, 0.30]", "2.13 ± 0.08"]
     widths = {line.count("|") for line in markdown.splitlines() if line.startswith("|")}
     assert widths == {12}
-    latex = (run / "tables/table3.tex").read_text()
+    latex = (run / "tables/table3.tex").read_text(encoding="utf-8")
     assert r"AR\&D & 0.50 [0.40, 0.60] & 0.75 &" in latex
     assert r"Neutral $\rightarrow$ Happy" in latex
     assert r"95 \% interval" in latex
@@ -231,13 +231,15 @@ def test_a_method_that_was_not_measured_is_named(run):
 
 def test_nan_is_an_empty_cell_and_null_in_json(run):
     nothing = Figure(math.nan, math.nan, math.nan, 0, "m")
-    Result("monosemanticity", (Row("AR&D", 1, 4, {"ms": nothing}),), {}).save(
-        run / "layer-1/e4/monosemanticity.json"
-    )
+    Result("monosemanticity", (Row("AR&D", 1, 4, {"ms": nothing}),), {}).save(run / "layer-1/e4/monosemanticity.json")
     table = write_tables(run, [4])[0]
-    saved = json.loads((run / "tables/table4.json").read_text())
+    saved = json.loads((run / "tables/table4.json").read_text(encoding="utf-8"))
     assert saved["rows"][3]["ms"] == {"value": None, "low": None, "high": None, "n": 0}
-    line = next(line for line in (run / "tables/table4.md").read_text().splitlines() if line.startswith("| AR&D | 4"))
+    line = next(
+        line
+        for line in (run / "tables/table4.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| AR&D | 4")
+    )
     assert line.startswith("| AR&D | 4 | highest m | – | 6.86 |")
     assert "nan" not in printed(table)
     assert "Without a value, because there was nothing to measure it on: 1 figures." in table.notes
@@ -248,7 +250,7 @@ def test_any_logger_takes_the_tables(run, tmp_path):
     logger = CSVLogger(tmp_path / "logs")
     log_tables(logger, tables)
     logger.save()
-    with open(logger.experiment.metrics_file_path) as file:
+    with open(logger.experiment.metrics_file_path, encoding="utf-8") as file:
         logged = next(csv.DictReader(file))
     assert float(logged["table1/AR&D/l3/e8/f1"]) == 0.5
     assert float(logged["table4/Poly. Feats./l2/ms"]) == 2
@@ -271,7 +273,7 @@ def test_wandb_gets_tables(run, monkeypatch):
 def test_a_folder_that_is_no_run_is_refused(run):
     with pytest.raises(UserError, match="there is no table 5"):
         build_tables(run, [5])
-    (run / "run.json").write_text("{}")
+    (run / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=r"no run.json of ard .*preset"):
         build_tables(run)
     with pytest.raises(UserError, match=r"holds no run.json: give the --out folder"):

@@ -48,7 +48,7 @@ def run_theirs(peers, folder, to, x):
         theirs = peers.sae_lens.SAE.load_from_disk(folder)
         return theirs.encode(x), theirs(x)
     if to == "dictionary_learning":
-        trainer = json.loads((folder / "config.json").read_text())["trainer"]
+        trainer = json.loads((folder / "config.json").read_text(encoding="utf-8"))["trainer"]
         # what load_dictionary does, which cannot be imported beside transformers 5
         trainers = peers.dictionary_learning
         classes = {"AutoEncoderTopK": trainers.top_k.AutoEncoderTopK, "BatchTopKSAE": trainers.BatchTopKSAE}
@@ -132,7 +132,7 @@ def write_legacy(folder, **options):
     save_file(random_tensors(), folder / "sae_weights.safetensors")
     config = {"d_in": D_IN, "d_sae": D_SAE, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
     config |= {"dtype": "float32", "hook_name": "blocks.3.hook_resid_post", "model_name": "gpt2", **options}
-    (folder / "cfg.json").write_text(json.dumps(config))
+    (folder / "cfg.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 @pytest.mark.parametrize("options", [{}, {"sae_lens_version": "5.10.0"}, {"normalize_activations": False}])
@@ -176,7 +176,7 @@ def save_dictionary_learning(peers, folder, trainer="TopKTrainer", threshold=0.2
     trainer.ae.threshold.fill_(threshold)
     folder.mkdir()
     (folder / "config.json").write_text(
-        json.dumps({"trainer": {**trainer.config, **changes}, "buffer": {"ctx_len": 128}})
+        json.dumps({"trainer": {**trainer.config, **changes}, "buffer": {"ctx_len": 128}}), encoding="utf-8"
     )
     torch.save({name: tensor.cpu() for name, tensor in trainer.ae.state_dict().items()}, folder / "ae.pt")
     return trainer.ae
@@ -223,15 +223,17 @@ def test_training_facts_come_back_when_the_sae_does(peers, tmp_path):
     save_dictionary_learning(peers, tmp_path / "0")
     convert(tmp_path / "0", tmp_path / "1", "saelens")
     convert(tmp_path / "1", tmp_path / "2", "dictionary_learning")
-    before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("0", "2"))
+    before, after = (json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8")) for name in ("0", "2"))
     assert {name: after[name] for name in before} == before
     states = [torch.load(tmp_path / name / "ae.pt", weights_only=True) for name in ("0", "2")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])  # the threshold too
 
 
 def edit(path, **changes):
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({name: value for name, value in {**config, **changes}.items() if value != "drop"}))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps({name: value for name, value in {**config, **changes}.items() if value != "drop"}), encoding="utf-8"
+    )
 
 
 REFUSED = [
@@ -352,7 +354,7 @@ def test_a_training_checkpoint_in_the_place_of_weights_is_refused(tmp_path):
 def test_a_broken_configuration_is_called_that(tmp_path):
     write(stored(), tmp_path, "saelens")
     for text, message in {"{": "is not JSON", "[1]": r"holds \[1\], not a configuration"}.items():
-        (tmp_path / "cfg.json").write_text(text)
+        (tmp_path / "cfg.json").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
             read(tmp_path)
 

@@ -158,7 +158,7 @@ def test_what_the_hub_does_not_take_is_said_so(hub, tmp_path, monkeypatch):
 
 def test_the_card_carries_the_metrics(tmp_path):
     write(stored(model_name="some/model"), tmp_path, "saelens")
-    config = json.loads((tmp_path / "cfg.json").read_text())
+    config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
     card = model_card(config, "me/saes/layer-26", {**METRICS, "none": float("nan")}, "AudioSet_SL")
     assert "| ms | 9.31 [9.1, 9.5], n = 200, higher is better |" in card
     assert "| fvu | 0.25 |" in card
@@ -173,7 +173,7 @@ def test_the_card_carries_the_metrics(tmp_path):
 
 def test_a_card_without_metrics_says_so(tmp_path):
     write(stored(model_name="embedded"), tmp_path, "saelens")
-    card = model_card(json.loads((tmp_path / "cfg.json").read_text()), "me/sae")
+    card = model_card(json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8")), "me/sae")
     assert "None were given." in card
     assert huggingface_hub.ModelCard(card).data.base_model is None
     assert 'SAE.load_from_disk(snapshot_download("me/sae"))' in card
@@ -181,7 +181,7 @@ def test_a_card_without_metrics_says_so(tmp_path):
 
 def test_a_card_carries_the_metrics_of_the_training_if_no_others_are_given(tmp_path):
     write(stored(metrics={"fvu": 0.125}, metrics_on="held-out clips"), tmp_path, "saelens")
-    config = json.loads((tmp_path / "cfg.json").read_text())
+    config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
     assert "| on held-out clips | |\n| --- | --- |\n| fvu | 0.125 |" in model_card(config, "me/sae")
     assert "0.125" not in model_card(config, "me/sae", METRICS, "AudioSet_SL")
 

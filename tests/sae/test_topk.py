@@ -82,15 +82,15 @@ def test_a_saved_sae_comes_back_the_same(tmp_path, pre_bias):
         "W_dec": (24, 6),
         "b_dec": (6,),
     }
-    assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "topk"
+    assert json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))["architecture"] == "topk"
 
 
 def test_what_is_no_topk_sae_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no SAE"):
         TopKSAE.from_pretrained(tmp_path)
     sae().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    (tmp_path / "cfg.json").write_text(json.dumps({**config, "architecture": "gated"}))
+    config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, "architecture": "gated"}), encoding="utf-8")
     with pytest.raises(UserError, match="architecture is 'gated', only 'topk' or 'jumprelu' can be read"):
         TopKSAE.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="k must be between 1 and d_sae = 24, got 25"):

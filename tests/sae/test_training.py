@@ -59,8 +59,10 @@ def command(store, out, *more, steps=60, every=7):
     """The paper's training, with a checkpoint every few steps, on tiny activations."""
     out.mkdir(exist_ok=True)
     shutil.copy(CONFIGS / "paper" / "run.yaml", out)
-    config = (CONFIGS / "paper" / "fit.yaml").read_text()
-    (out / "fit.yaml").write_text(config.replace("every_n_train_steps: 5000", f"every_n_train_steps: {every}"))
+    config = (CONFIGS / "paper" / "fit.yaml").read_text(encoding="utf-8")
+    (out / "fit.yaml").write_text(
+        config.replace("every_n_train_steps: 5000", f"every_n_train_steps: {every}"), encoding="utf-8"
+    )
     facts = {"out": out, "activations": store, "evaluation": "null", "layer": 1, "expansion": 4, "d_in": D_IN, "k": 3}
     trainer = {"max_steps": steps, "val_check_interval": 10, "limit_val_batches": 2, "logger": "false"}
     trainer |= {"enable_progress_bar": "false", "accelerator": "cpu"}
@@ -225,14 +227,14 @@ def see(store, out, environment):
     steps = NUM_TOKENS // 2 // 24
     trainer = lightning.Trainer(max_steps=steps, devices=2, strategy="ddp", callbacks=[seen], **QUIET)
     trainer.fit(SAETraining(D_IN, 4, k=3), data)
-    (out / f"{trainer.global_rank}.json").write_text(json.dumps(seen.tokens))
+    (out / f"{trainer.global_rank}.json").write_text(json.dumps(seen.tokens), encoding="utf-8")
 
 
 def test_the_tokens_of_two_ranks_are_disjoint_and_together_all_of_an_epoch(tmp_path):
     numbers = torch.arange(NUM_TOKENS).view(*X.shape[:-1], 1).expand(X.shape).bfloat16()  # exact below 256
     store = write_store(tmp_path / "activations", numbers)
     finish(start(see, store, tmp_path, ranks=2))
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
     assert not set(first) & set(second)
     assert sorted(first + second) == list(range(NUM_TOKENS))
 

@@ -71,7 +71,7 @@ def steering(cell, tiny_audiollm, tiny_clap, tmp_path):
 
 
 def keys(path):
-    return [json.loads(line)["key"] for line in path.read_text().splitlines()]
+    return [json.loads(line)["key"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell):
@@ -84,7 +84,9 @@ def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steerin
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
     for name, task in result.details["tasks"].items():
         assert task["chosen"]["by"] == "CLAP text cosine"
-        assert task["num_clips"] + task["chosen"]["num_clips_of_selection"] <= len(list(read_clips(cell.run.audio("steer"))))
+        assert task["num_clips"] + task["chosen"]["num_clips_of_selection"] <= len(
+            list(read_clips(cell.run.audio("steer")))
+        )
         assert [point["multiple"] for point in task["dose_response"]] == [None, 0.0, 1.0, 4.0]
         assert all(point["perplexity"] >= 1 for point in task["dose_response"])
         assert [entry["prompt"] for entry in task["selectivity"]] == [
@@ -137,7 +139,7 @@ def test_a_stopped_run_asks_neither_model_nor_judge_twice_and_ends_the_same(misb
 
 def _generated(folder):
     """The lines of answers, without the log-likelihoods, which are pairs of numbers."""
-    lines = (folder / "answers.jsonl").read_text().splitlines()
+    lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if not re.fullmatch(r"\[-?[\d.e-]+, \d+\]", json.loads(line)["answer"])]
 
 
@@ -153,8 +155,14 @@ def test_clips_and_judge_are_missed_before_any_work(misbehave, steering, tmp_pat
 
 
 def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, steering, cell):
-    own = [SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", audio=str(cell.run.audio("steer")))]
-    result = steering(misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell.run.audio("steer"), judge=None)
+    own = [
+        SteeringTask(
+            "sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", audio=str(cell.run.audio("steer"))
+        )
+    ]
+    result = steering(
+        misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell.run.audio("steer"), judge=None
+    )
     assert {row.method for row in result.rows} == {"No SAE", "SAE, no clamp", "AR&D", "Rand. Feats."}
     assert result.details["tasks"]["sad to happy"]["num_clips"] == 24
     assert result.choices["judge"] == "exact match of the answer's class"

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ard.audio import SyntheticCorpus
 from ard.sae import TopKSAE
 
-PAGE = Path("docs/steering.md").read_text()
+PAGE = Path("docs/steering.md").read_text(encoding="utf-8")
 
 
 def test_the_example_runs(tmp_path, monkeypatch):

@@ -65,7 +65,8 @@ def test_what_is_no_list_of_numbers_leaves_claps_order_and_says_so(cell, misbeha
     chat = EndpointChat(misbehave(then=f"say:{said}").base_url, "picker", cache=tmp_path / "picked.jsonl")
     found = features_by_name(cell, "happy voice", LetterClap(), chat, shortlist=3)
     assert found.features == features_by_name(cell, "happy voice", LetterClap()).features
-    assert found.by == "CLAP text cosine: the answer of picker could not be read"
+    assert found.by.startswith("CLAP text cosine: ")
+    assert ("picker gave no answer" if said == "" else "the answer of picker could not be read") in found.by
 
 
 def test_without_names_there_is_nothing_to_choose_from(cell):

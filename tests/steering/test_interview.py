@@ -97,7 +97,7 @@ def test_nothing_is_asked_twice(tiny_audiollm, audio, whole, asked):
 
 def test_a_killed_run_goes_on_where_it_was(tiny_audiollm, audio, whole, asked, tmp_path):
     path = tmp_path / "answers.jsonl"
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
     command = [sys.executable, str(tmp_path / "script.py"), tiny_audiollm, str(audio), str(path)]
     process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)

@@ -87,10 +87,15 @@ def test_a_broken_server_gives_no_verdict_and_what_came_is_kept(misbehave, judge
         return
     with pytest.raises(UserError, match=re.escape(server.base_url)):
         judge(server.base_url)(EMOTION, answers, "happy")
-    assert (tmp_path / "verdicts.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "verdicts.jsonl").read_text(encoding="utf-8").count("\n") == 2
     healthy = misbehave(then="say:Rating: 1")
     assert judge(healthy.base_url)(EMOTION, answers, "happy") == [True, False, True, True, True]
     assert len(healthy.asked) == 3
+
+
+def test_an_answer_whose_judgement_is_refused_has_no_verdict(misbehave, judge):
+    server = misbehave("say:Rating: 1", "400", then="say:<think>Rating: 0</think>Rating: 1")
+    assert judge(server.base_url)(EMOTION, ["glad", "sad", "hm"], "happy") == [True, None, True]
 
 
 def test_a_judge_that_is_not_there_is_missed_before_the_work(judge):

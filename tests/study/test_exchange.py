@@ -38,7 +38,7 @@ def test_the_csv_has_a_row_an_answer_with_all_that_is_known(answered, tmp_path):
 
 def test_label_studio_gets_a_task_a_concept_and_a_scale_that_begins_at_0(answered, tmp_path):
     write_answers(answered, tmp_path)
-    tasks = json.loads((tmp_path / "label-studio.json").read_text())
+    tasks = json.loads((tmp_path / "label-studio.json").read_text(encoding="utf-8"))
     assert len(tasks) == 10
     assert sum(len(task["annotations"]) for task in tasks) == 16
     config = xml.etree.ElementTree.parse(tmp_path / "label-studio.xml").getroot()
@@ -69,7 +69,7 @@ def test_what_label_studio_itself_wrote_is_read(store, tmp_path):
     task["annotations"].append({"result": [region("label", text=["a cat"])], "completed_by": 6, **when})
     task["annotations"].append({"result": labelled, "completed_by": 7, "was_cancelled": True, **when})
     path = tmp_path / "export.json"
-    path.write_text(json.dumps([task]))
+    path.write_text(json.dumps([task]), encoding="utf-8")
     assert store.put(read_answers(path, store)) == 2
     by_number, by_mail = store.answers()
     assert (by_mail.rater, by_mail.kind, by_mail.label, by_mail.rating) == ("anna@here", "person", "a dog", 4)
@@ -108,11 +108,11 @@ def test_a_rater_without_a_name_and_a_rating_of_6_are_refused(answered, empty, t
         empty.put(read_answers(path, empty))
     with pytest.raises(UserError, match=r"has the rating 6, not one from 0 to 5: nothing was imported"):
         empty.put([*answers[:-1], answers[-1]._replace(rating=6)])
-    tasks = json.loads((tmp_path / "label-studio.json").read_text())
+    tasks = json.loads((tmp_path / "label-studio.json").read_text(encoding="utf-8"))
     for task in tasks:
         for annotation in task["annotations"]:
             annotation["result"] = [region for region in annotation["result"] if region["from_name"] != "rater"]
-    (tmp_path / "label-studio.json").write_text(json.dumps(tasks))
+    (tmp_path / "label-studio.json").write_text(json.dumps(tasks), encoding="utf-8")
     with pytest.raises(UserError, match="does not say who made it: neither a region 'rater' nor 'completed_by'"):
         read_answers(tmp_path / "label-studio.json", empty)
     assert not empty.answers()
@@ -121,7 +121,7 @@ def test_a_rater_without_a_name_and_a_rating_of_6_are_refused(answered, empty, t
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '[{"data": {}}]', '[{"data": null}]', "[null]"])
 def test_json_that_is_no_export_is_refused(store, tmp_path, text):
     path = tmp_path / "x.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"holds no ratings that can be read \("):
         read_answers(path, store)
 
@@ -138,7 +138,7 @@ def test_files_that_are_not_there_or_of_another_kind_are_refused(store, tmp_path
 
 def test_numbers_that_are_not_whole_and_files_that_are_too_much_are_refused(answered, empty, tmp_path):
     write_answers(answered, tmp_path)
-    tasks = json.loads((tmp_path / "label-studio.json").read_text())
+    tasks = json.loads((tmp_path / "label-studio.json").read_text(encoding="utf-8"))
     rated = next(
         region
         for task in tasks
@@ -148,15 +148,15 @@ def test_numbers_that_are_not_whole_and_files_that_are_too_much_are_refused(answ
     )
     for rating, said in ((3.7, "3.7 is no whole number"), (float("inf"), "cannot convert float infinity|is no whole")):
         rated["value"] = {"rating": rating}
-        (tmp_path / "label-studio.json").write_text(json.dumps(tasks))
+        (tmp_path / "label-studio.json").write_text(json.dumps(tasks), encoding="utf-8")
         with pytest.raises(UserError, match=rf"holds no ratings that can be read \(.*({said})"):
             read_answers(tmp_path / "label-studio.json", empty)
-    (tmp_path / "deep.json").write_text("[" * 100_000)
-    (tmp_path / "wide.csv").write_text("rater,kind,concept,label,rating\n" + "a" * 200_000)
+    (tmp_path / "deep.json").write_text("[" * 100_000, encoding="utf-8")
+    (tmp_path / "wide.csv").write_text("rater,kind,concept,label,rating\n" + "a" * 200_000, encoding="utf-8")
     for name in ("deep.json", "wide.csv"):
         with pytest.raises(UserError, match="holds no ratings that can be read"):
             read_answers(tmp_path / name, empty)
-    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "empty.csv").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="it has no answers"):
         read_answers(tmp_path / "empty.csv", empty)
 

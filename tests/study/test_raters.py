@@ -1,6 +1,6 @@
 import pytest
 
-from ard.naming import Chat
+from ard.naming import Chat, Reply
 from ard.study import ChatRater, Judgement, Rater, rate_study
 
 
@@ -14,7 +14,7 @@ class Parrot(Chat):
     def _ask(self, prompts, keep):
         for key, prompt in prompts.items():
             self.asked.append(prompt)
-            keep(key, self.says["How well" in prompt])
+            keep(key, Reply(self.says["How well" in prompt]))
 
 
 def test_a_chat_is_a_rater_of_a_kind_of_its_own(store, tmp_path):
@@ -51,6 +51,16 @@ def test_digits_are_read(store, tmp_path, answer):
 def test_what_is_no_digit_from_0_to_5_becomes_no_rating(store, tmp_path, answer):
     assert rate_study(store, ChatRater(Parrot(tmp_path, rating=answer))) == [Judgement(unanswered="unreadable")] * 10
     assert {(a.label, a.rating, a.unanswered) for a in store.answers()} == {(None, None, "unreadable")}
+
+
+def test_a_question_that_is_not_answered_has_no_rating(store, tmp_path):
+    class Mute(Chat):
+        def _ask(self, prompts, keep):
+            for key in prompts:
+                keep(key, Reply(None, "the prompt is refused: too long", lasts=True))
+
+    (judged,) = ChatRater(Mute("mute", tmp_path / "answers.jsonl", 16))(store.concepts[:1])
+    assert judged == Judgement(unanswered="unreadable")
 
 
 @pytest.mark.parametrize(("label", "rating"), [("CANNOT", "4"), ("a dog", "Cannot.")])

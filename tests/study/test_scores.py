@@ -63,7 +63,7 @@ def test_agreement_is_the_packages_and_said(answered, tiny_clap, tmp_path):
     said = f"alpha (ordinal) of 2 people, over concepts that two or more rated: all {found['all']['value']:.2f}"
     assert said in agreement_said(answered, tiny_clap, tmp_path / "study.json")
     assert "bertscore" not in result.rows[0].figures
-    saved = json.loads((tmp_path / "study.json").read_text())
+    saved = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert saved["choices"]["interval"] == "bootstrap over concepts"
     assert Result.load(tmp_path / "study.json").rows[0].figures["expert_score"].spread > 0
 

@@ -52,16 +52,20 @@ class Server:
         port = self.url.rpartition(":")[2] if self.url else "0"
         command = [sys.executable, "-m", "ard", "app", "--run", str(self.run), "--port", port]
         self.log.unlink(missing_ok=True)
-        with self.log.open("w") as log:
+        with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "COLUMNS": "200"})
         give_up = time.monotonic() + 60
         while time.monotonic() < give_up and self.process.poll() is None:
-            found = [line for line in self.log.read_text().splitlines() if line.startswith("http://127.0.0.1:")]
+            found = [
+                line
+                for line in self.log.read_text(encoding="utf-8").splitlines()
+                if line.startswith("http://127.0.0.1:")
+            ]
             if found:
                 self.url = found[0].strip()
                 return self
             time.sleep(0.1)
-        raise AssertionError(self.log.read_text())
+        raise AssertionError(self.log.read_text(encoding="utf-8"))
 
     def kill(self):
         """End it as a power cut would."""

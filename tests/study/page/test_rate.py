@@ -48,7 +48,7 @@ def test_a_language_model_rates_and_has_rows_of_its_own(run, store, endpoint, ti
         store.label(anna, concept, "a cat")
         store.rate(anna, concept, 1)
     main(["study", "score", "--run", str(run), "--clap", tiny_clap])
-    rows = json.loads((run / "tables/table2.json").read_text())["rows"]
+    rows = json.loads((run / "tables/table2.json").read_text(encoding="utf-8"))["rows"]
     scores = {row["method"]: (row["raters"], row["expert_score"]["value"], row["expert_score"]["n"]) for row in rows}
     assert scores == {
         "Poly. Feats.": ("people", 1, 3),

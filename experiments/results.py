@@ -1,0 +1,323 @@
+"""Put measured figures into the pages: ``python -m experiments.results runs/demo runs/demo-1 runs/demo-2``.
+
+Whatever the pages show of the runs, one or more, is read from their files into docs/results.json. From there it goes
+into the blocks of the pages, each between ``<!-- its name -->`` and ``<!-- end -->``. The tables show the first run;
+the others show how much a seed matters. Without a run the blocks are filled from docs/results.json as it is.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ard.plan import Plan, plan
+from ard.presets import preset_files
+from ard.reports import build_tables, paper
+from ard.reports.table import markdown, paper_text
+from ard.results import Result, replacing, write_json
+from ard.run import Run
+from ard.steps import TableNumber
+from experiments.bench.report import machine
+from experiments.named_features import found_features
+from experiments.readings import METHODS, OTHERS, measure, render
+from experiments.seeds import MEASURES, figures
+from experiments.tables import cost, printed
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "docs" / "results.json"
+PAGES = tuple(
+    ROOT / page
+    for page in (
+        "README.md",
+        "docs/results.md",
+        "docs/steering.md",
+        *(f"experiments/table{number}/README.md" for number in (1, 2, 3, 4)),
+    )
+)
+BLOCK = re.compile(r"<!-- (?P<name>[a-z]+( \d)?) -->\n.*?<!-- end -->", re.DOTALL)
+DIGITS = 4  # kept of a figure; the pages show two
+
+
+class Entry(NamedTuple):
+    """One figure of one run."""
+
+    table: int
+    method: str
+    where: str
+    metric: str
+    value: float | None  # None where there was nothing to measure it on, as of the next two
+    low: float | None
+    high: float | None
+    n: int
+
+
+def collect(folders: Sequence[Path]) -> dict[str, Any]:
+    """Read from the folders of runs what the pages show, the first run's tables among it."""
+    readings = [
+        {"reading": other.words, "figures": {method: _rounded(of_reading[method]) for method in METHODS}}
+        for other, of_reading in zip(OTHERS, measure(folders[0]), strict=True)
+    ]
+    return {
+        "machine": machine().rpartition(";")[0],
+        "runs": [_run(Run.load(folder)) for folder in folders],
+        "tables": {str(table.number): markdown(table).splitlines() for table in build_tables(folders[0])},
+        "readings": readings,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """Read one run: where it is from, its figures, and what steering chose."""
+    scored = run.own.result_path("matching")
+    saved = json.loads(scored.read_text(encoding="utf-8"))
+    stated = Result.load(run.own.result_path("stated_labels")).details
+    return {
+        **{name: getattr(run, name) for name in ("preset", "seed", "layer", "expansion", "num_selected")},
+        "date": date.fromtimestamp(scored.stat().st_mtime).isoformat(),
+        "version": saved["version"],
+        "git_commit": saved["git_commit"],
+        "stated_labels": {
+            "missing": stated["missing"],
+            "num_wrong": len(stated["wrong"]),
+            "num_named": stated["num_named"],
+        },
+        "steering": _steering(Result.load(run.own.result_path("steering"))),
+        "features": [
+            {
+                **{"target": found.target, "feature": found.feature, "name": found.name},
+                "among_all": _rounded([found.among_all.value, found.among_all.low, found.among_all.high]),
+                "among_voices": _rounded([found.among_voices.value, found.among_voices.low, found.among_voices.high]),
+                "num_voices": found.num_voices,
+            }
+            for found in found_features(run)
+        ],
+        "figures": [
+            (*key, *_rounded([figure[part] for part in ("value", "low", "high")]), figure["n"])
+            for key, figure in figures(run.folder)
+        ],
+    }
+
+
+def _steering(result: Result) -> dict[str, Any]:
+    """Read, for every shift, what was set and what random features did, draw by draw."""
+    return {
+        shift: {
+            "num_features": len(task["chosen"]["features"]),
+            "multiple": task["chosen"]["multiple"],
+            "draws": _rounded(draw["sensitivity"]["value"] for draw in task["random_features"]),
+            "unchanged": _rounded(other["unchanged"]["value"] for other in task["selectivity"]),
+            "unchanged_without_clamp": _rounded(
+                other["unchanged_without_clamp"]["value"] for other in task["selectivity"]
+            ),
+        }
+        for shift, task in result.details["tasks"].items()
+    }
+
+
+def _rounded(values: Iterable[float | None]) -> list[float | None]:
+    return [None if value is None else round(value, DIGITS) for value in values]
+
+
+def entries(run: Mapping[str, Any]) -> list[Entry]:
+    """Return the figures of a run of docs/results.json."""
+    return [Entry(*figure) for figure in run["figures"]]
+
+
+def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
+    """Return every block of the pages: from docs/results.json, the paper's figures, and the plan of its preset."""
+    made = {
+        "summary": summary(kept),
+        "run": provenance(kept),
+        "readings": render({row["reading"]: row["figures"] for row in kept["readings"]}),
+        "measures": measures(kept["runs"][0]),
+        "seeds": seeds(kept["runs"]),
+        "shifts": shifts(kept["runs"]),
+        "features": features(kept["runs"]),
+    }
+    numbers: tuple[TableNumber, ...] = (1, 2, 3, 4)
+    for number in numbers:
+        made[f"table {number}"] = table(kept, number)
+        made[f"paper {number}"] = printed(number)
+        made[f"cost {number}"] = cost(number)
+    return made
+
+
+@cache
+def planned() -> Plan:
+    """Return the plan of the paper's preset on one H100 at 40 % of its data sheet."""
+    facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
+    return plan(facts, gpu="H100", utilisation=0.4, disk=ROOT)
+
+
+def summary(kept: Mapping[str, Any]) -> str:
+    """Return Table 1 in short: F1, mAP and the highest m at the run's own layer, the paper's beside them."""
+    run = kept["runs"][0]
+    shown: dict[str, dict[str, Entry]] = {}
+    for entry in entries(run):
+        own = entry.where.split(",")[0] == f"l = {run['layer']}"
+        if entry.table == 1 and own and entry.method != paper.CEILING:
+            shown.setdefault(entry.method, {})[entry.metric] = entry
+    heads = {"f1": "F1", "map": "mAP", "ms": "highest m"}
+    rows = [["Method", *(cell for head in heads.values() for cell in (head, "paper"))]]
+    for method, by_metric in shown.items():
+        theirs = paper.TABLE1.get((method, paper.LAYER), {})
+        cells = ((_figure(by_metric.get(metric)), paper_text(theirs.get(metric))) for metric in heads)
+        rows.append([method, *(cell for pair in cells for cell in pair)])
+    return f"{grid(rows)}\n\n{_from(run).capitalize()}; 95 % intervals."
+
+
+def provenance(kept: Mapping[str, Any]) -> str:
+    """Say what was run, when, where and by which commit, and what holds for every table."""
+    seeds = ", ".join(str(run["seed"]) for run in kept["runs"])
+    return "\n".join(
+        [
+            f"- Tables 1 to 4: {_from(kept['runs'][0])}. Runs in this page: seed {seeds}. {kept['machine']}.",
+            *(f"- {note}" for note in _shared_notes(kept)),
+        ]
+    )
+
+
+def _from(run: Mapping[str, Any]) -> str:
+    commit = f", commit {run['git_commit'][:7]}" if run["git_commit"] else ""
+    return f"preset {run['preset']}, seed {run['seed']}, {run['date']}, version {run['version']}{commit}"
+
+
+def _notes(lines: Sequence[str]) -> list[str]:
+    return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+
+
+def _shared_notes(kept: Mapping[str, Any]) -> list[str]:
+    """Return the notes that stand under every table of the run."""
+    first, *others = (_notes(lines) for lines in kept["tables"].values())
+    return [note for note in first if all(note in notes for notes in others)]
+
+
+def table(kept: Mapping[str, Any], number: int) -> str:
+    """Return a table of the first run as its own files have it, less the notes that all tables share."""
+    shared = {f"- {note}" for note in _shared_notes(kept)}
+    return "\n".join(line for line in kept["tables"][str(number)] if line not in shared)
+
+
+def measures(run: Mapping[str, Any]) -> str:
+    """Return what a run measures beside the paper's tables, a row a measure and a column a method."""
+    words = {metric: text for metrics in MEASURES.values() for metric, text in metrics.items()}
+    cells = {(words[e.metric], e.method): _figure(e) for e in entries(run) if e.table == 0}
+    stated = run["stated_labels"]
+    missing = ", ".join(stated["missing"]) or "none"
+    return "\n\n".join(
+        [
+            pivot(cells, "Measure"),
+            f"Labels that no name of AR&D states: {missing}.",
+            f"Names of AR&D with no label of most of their clips: {stated['num_wrong']} of {stated['num_named']}.",
+        ]
+    )
+
+
+def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures of all runs side by side: what other sounds, weights and draws change."""
+    if len(runs) < 2:
+        return f"Only seed {runs[0]['seed']} has been run."
+    by_key: dict[tuple[int, str, str, str], list[str]] = {}
+    for entry in (entry for run in runs for entry in entries(run)):
+        by_key.setdefault(entry[:4], []).append(_number(entry.value))
+    cells: dict[int, dict[tuple[str, str], str]] = {number: {} for number in (1, 3, 4, 0)}
+    words = {metric: text for metrics in MEASURES.values() for metric, text in metrics.items()}
+    own = f"l = {runs[0]['layer']}"
+    for (number, method, where, metric), values in by_key.items():
+        shown = " ".join(values)
+        layer, _, expansion = where.partition(", ")
+        if number == 1 and layer == own:
+            cells[1][method, paper.METRICS[metric]] = shown
+        elif number == 3:
+            cells[3][method, _shift(where)] = shown
+        elif number == 4 and metric == "ms":
+            cells[4][f"{method}, {expansion}" if expansion else method, f"highest m, {layer}"] = shown
+        elif number == 0 and len(values) == len(runs):
+            cells[0][words[metric], method] = shown
+    heads = {
+        1: f"**Table 1** at layer {runs[0]['layer']}",
+        3: "**Table 3**",
+        4: "**Table 4**",
+        0: "**Beside the tables**",
+    }
+    order = ", ".join(str(run["seed"]) for run in runs)
+    parts = [f"{heads[n]}, seeds {order}:\n\n{pivot(cells[n], 'Measure' if n == 0 else 'Method')}" for n in cells]
+    return "\n\n".join(parts)
+
+
+def shifts(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return, run by run and shift by shift, what was set, what random features did, and the side effects."""
+    rows = [["Seed", "Shift", "Features", "Value", "Random draws", "Other answers kept", "by the SAE alone"]]
+    for run in runs:
+        for shift, task in run["steering"].items():
+            draws = " ".join(f"{draw:.2f}" for draw in sorted(task["draws"]))
+            kept = (" ".join(f"{x:.2f}" for x in task[key]) for key in ("unchanged", "unchanged_without_clamp"))
+            value = f"{task['multiple']:g} times the maximum"
+            rows.append([str(run["seed"]), _shift(shift), str(task["num_features"]), value, draws, *kept])
+    return grid(rows)
+
+
+def _shift(words: str) -> str:
+    source, _, target = words.partition(" to ")
+    return f"{source.capitalize()} → {target.capitalize()}"
+
+
+def features(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the feature that comes first for every target, run by run, and what it truly is active on."""
+    rows = [["Seed", "Target", "Feature", "Name", "AUROC, all clips", "AUROC, voices", "Voices with the target"]]
+    for run in runs:
+        first: dict[str, Mapping[str, Any]] = {}
+        for feature in run["features"]:
+            first.setdefault(feature["target"], feature)
+        for target, feature in first.items():
+            areas = [
+                f"{value:.2f} [{low:.2f}, {high:.2f}]"
+                for value, low, high in (feature["among_all"], feature["among_voices"])
+            ]
+            true, voices = feature["num_voices"]
+            rows.append(
+                [str(run["seed"]), target, str(feature["feature"]), feature["name"], *areas, f"{true} of {voices}"]
+            )
+    return grid(rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _figure(entry: Entry | None) -> str:
+    return "–" if entry is None else f"{_number(entry.value)} [{_number(entry.low)}, {_number(entry.high)}]"
+
+
+def pivot(cells: Mapping[tuple[str, str], str], corner: str) -> str:
+    """Return cells, by row and column, as a Markdown table; rows and columns are in the order of the cells."""
+    rows, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in range(2))
+    return grid([[corner, *columns], *([row, *(cells.get((row, column), "–") for column in columns)] for row in rows)])
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose first row is the heads."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "| --- " * len(rows[0]) + "|", *body])
+
+
+def fill(page: str, made: Mapping[str, str]) -> str:
+    """Return a page with the text of its blocks replaced."""
+    return BLOCK.sub(lambda block: f"<!-- {block['name']} -->\n\n{made[block['name']].strip()}\n\n<!-- end -->", page)
+
+
+def main(folders: Sequence[str]) -> None:
+    """Read the runs, if any are given, and fill the pages."""
+    if folders:
+        write_json(KEPT, collect([Path(folder) for folder in folders]))
+    made = blocks(json.loads(KEPT.read_text(encoding="utf-8")))
+    for page in PAGES:
+        with replacing(page) as partial:
+            partial.write_text(fill(page.read_text(encoding="utf-8"), made), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

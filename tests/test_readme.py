@@ -1,0 +1,299 @@
+"""The pages keep their word: commands and Python lines run, links lead somewhere, figures come from files."""
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from ard.audio import SyntheticCorpus
+from ard.cli import main
+from ard.reports import paper
+from experiments import families, results
+from experiments.bench import report as bench
+
+HOME = Path(__file__).parent.parent
+PAGES = sorted([HOME / "README.md", *HOME.glob("docs/*.md"), *HOME.glob("experiments/*/README.md")])
+HAND_WRITTEN = [page for page in PAGES if page.name not in ("bench.md", "families.md")]
+KEPT = json.loads(results.KEPT.read_text())
+
+CHEAP = ("concepts", "report", "plan", "steer", "seeds", "shards --check")  # really run
+PLACEHOLDERS = {"FILE": "my-sounds/dog.wav", "K": "7", "V": "2", "TEXT": "What do you hear?"}
+
+CONSTANTS = {
+    "0.5": "AUROC at chance",
+    "0.7": "cosine of directions that are taken for the same; temperature of an example",
+    "0.9": "AUROC from which a label counts as found",
+    "1.5": "minutes of the features in experiments/embedded: no file has them",
+    "1.6": "millions of parameters of the embedded AudioLLM, on its card",
+    "4.0": "recall over precision of the paper's Table 1",
+    "1.0": "recall over precision of the paper's Table 1",
+    "1.2": "recall over precision of the paper's Table 1",
+    ".04": "200 classes over 5,000 names",
+    "3.11": "Python",
+    "9.3": "the paper's plateau of m",
+    "5 %": "the false-discovery rate",
+    "95 %": "the intervals",
+    "2602.22253": "arXiv",
+}
+"""Every decimal figure and percentage that stands outside the generated blocks, but for those that the paper prints."""
+
+
+def text(page):
+    return page.read_text(encoding="utf-8")
+
+
+def names(pages):
+    return [str(page.relative_to(HOME)) for page in pages]
+
+
+def commands(page):
+    """Return the command lines of a page, without comments."""
+    blocks = re.findall(r"^```\n(.*?)^```", text(page), re.DOTALL | re.MULTILINE)
+    lines = [line.partition(" && ")[0] for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"(make|ard|\.venv/bin/\w+) ", line)]
+
+
+RUNNABLE = list(dict.fromkeys(tuple(line) for page in HAND_WRITTEN for line in commands(page)))
+OWN = [line for line in RUNNABLE if Path(line[0]).name == "ard"]
+RUN_BY_TEST = [line for line in OWN if " ".join(line[1:]).startswith(CHEAP) and "voice.wav" not in line]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder as a user has it after README's commands: sounds, and runs of them on the embedded models."""
+    desk = tmp_path_factory.mktemp("desk")
+    (desk / "my-sounds").mkdir()
+    for place, clip in enumerate(SyntheticCorpus("readme", 8, speech_share=0.5)):
+        name = "dog" if place == 0 else clip.id
+        soundfile.write(desk / "my-sounds" / f"{name}.wav", clip.waveform, clip.sample_rate_hz)
+    (desk / "configs").symlink_to(HOME / "configs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
+        main(["run", "--audio", "my-sounds", "--out", "runs/demo", "--layer", "3"])
+    for other in ("demo-1", "demo-2", "mine"):
+        shutil.copytree(desk / "runs/demo", desk / "runs" / other)
+    return desk
+
+
+@pytest.fixture
+def at_desk(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    return desk
+
+
+@pytest.mark.parametrize("line", RUN_BY_TEST, ids=" ".join)
+def test_a_cheap_command_runs(line, at_desk, capsys):
+    main([PLACEHOLDERS.get(word, word) for word in line[1:]])
+    assert "".join(capsys.readouterr()).strip()
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in OWN if line not in RUN_BY_TEST and "extract" not in line], ids=" ".join
+)
+def test_a_command_that_takes_long_has_the_options_that_it_is_given(line, capsys):
+    depth = 2 if line[1] in ("study", "shards") and not line[2].startswith("-") else 1
+    with pytest.raises(SystemExit) as stopped:
+        main([*line[1 : 1 + depth], "--help"])
+    assert stopped.value.code == 0
+    described = capsys.readouterr().out
+    for word in line[1 + depth :]:
+        if word.startswith("--"):
+            assert re.search(rf"{word}\b", described), word
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in RUNNABLE if Path(line[0]).name == "lightning" or "extract" in line], ids=" ".join
+)
+def test_a_yaml_file_is_parsed_by_its_command(line, at_desk, capsys):
+    given = [word for word in line[1:] if word != "--dry-run"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*given, "--print_config"])
+    assert stopped.value.code == 0
+    assert "class_path: ard." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", [line for line in RUNNABLE if line[0] == "make"], ids=" ".join)
+def test_a_make_target_is_there(line):
+    subprocess.run([line[0], "-n", *line[1:]], cwd=HOME, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=names(HAND_WRITTEN))
+def test_a_module_that_a_page_runs_is_there(page):
+    for module in re.findall(r"python -m ([\w.]+)", text(page)):
+        assert importlib.util.find_spec(module), module
+
+
+def test_the_python_lines_of_the_readme_run(at_desk, capsys):
+    (lines,) = re.findall(r"```python\n(.*?)```", text(HOME / "README.md"), re.DOTALL)
+    exec(lines, space := {})
+    assert len(space["best"]["top_ids"]) == 4
+    name, answers = capsys.readouterr().out.splitlines()
+    assert name.startswith(space["best"]["name"])
+    assert answers.startswith("['")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text(page)):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", text(target), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads], link
+
+
+def test_the_tree_of_the_readme_is_the_tree():
+    (tree,) = re.findall(r"^ard/\n(.*?)^```", text(HOME / "README.md"), re.DOTALL | re.MULTILINE)
+    drawn = re.findall(r"^  (\w[\w.]*/?)", tree, re.MULTILINE)
+    there = [path for path in (HOME / "ard").iterdir() if path.name[0] not in "_." and path.name != "py.typed"]
+    assert sorted(drawn) == sorted(path.name + "/" * path.is_dir() for path in there)
+    for folder in re.findall(r"^(\w+)/", tree, re.MULTILINE):
+        assert (HOME / folder).is_dir()
+
+
+def test_the_index_has_every_page():
+    assert sorted(re.findall(r"^\| \[(\w+\.md)\]", text(HOME / "docs/README.md"), re.MULTILINE)) == sorted(
+        page.name for page in HOME.glob("docs/*.md") if page.name != "README.md"
+    )
+
+
+def test_the_glossary_is_in_alphabetical_order():
+    words = re.findall(r"^\| `?(.*?)`? \|", text(HOME / "docs/glossary.md").partition("| symbol |")[0], re.MULTILINE)
+    assert words[2:] == sorted(words[2:], key=str.casefold)
+    assert len(words) > 30
+
+
+def test_every_file_of_a_run_is_explained(desk):
+    rows = re.findall(r"^\| (`.*?) \|", text(HOME / "docs/run.md"), re.MULTILINE)
+    explained = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    run, cell = desk / "runs/demo", desk / "runs/demo/layer-3/e8"
+    written = {path.name + "/" * path.is_dir() for path in [*run.iterdir(), *cell.iterdir()]}
+    written -= {"layer-3/", "report/", "tables/", "audio/", "embeddings-embedded.safetensors"}
+    assert written <= explained
+    assert {"layer-<l>/e<e>/", "audio/<split>/", "report/index.html", "embeddings-<clap>.safetensors"} <= explained
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return results.blocks(KEPT)
+
+
+@pytest.mark.parametrize("page", results.PAGES, ids=names(results.PAGES))
+def test_measured_figures_are_those_of_results_json(page, blocks):
+    assert results.fill(text(page), blocks) == text(page), "run `python -m experiments.results`"
+
+
+def test_every_block_is_shown_and_made(blocks):
+    shown = [block["name"] for page in PAGES for block in results.BLOCK.finditer(text(page))]
+    assert sorted(shown) == sorted(blocks)
+    assert sum(text(page).count("<!-- end -->") for page in PAGES) == len(shown)
+
+
+def test_benchmarks_are_those_of_bench_json():
+    assert text(HOME / "docs/bench.md") == bench.page(json.loads(text(HOME / "docs/bench.json")))
+
+
+def test_the_page_of_families_has_the_words_of_its_template():
+    page = text(HOME / "docs/families.md")
+    for part in re.split(r"\{\w+\}", families.PAGE):
+        assert part in page
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=names(HAND_WRITTEN))
+def test_no_figure_is_typed_by_hand(page):
+    allowed = set(CONSTANTS)
+    if page.parent.name.startswith("table"):
+        printed = [*paper.TABLE1.values(), *paper.TABLE2.values(), *paper.TABLE3.values(), *paper.TABLE4.values()]
+        of_paper = {f"{figure.value:.2f}" for row in printed for figure in row.values()}
+        allowed |= of_paper | {figure.removeprefix("0") for figure in of_paper}
+    prose = results.BLOCK.sub("", text(page))
+    prose = re.sub(r"^```.*?^```|`[^`]*`|\]\([^)]*\)", "", prose, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"\d+ %|\d*\.\d+", prose)) <= allowed
+
+
+def value(seed, *key):
+    """Return a figure of the run of a seed, by table, method, where and metric."""
+    runs = [run for run in KEPT["runs"] if run["seed"] == seed]
+    if not runs:
+        pytest.skip(f"docs/results.json has no run of seed {seed}")
+    (figure,) = [entry for entry in results.entries(runs[0]) if entry[:4] == key]
+    return figure.value
+
+
+OWN_CELL, SAD, ANGRY, NEUTRAL = "l = 3, e = 8", "sad to happy", "happy to angry", "neutral to happy"
+
+
+def reading(words, method):
+    """Return F1 and mAP of a method under a reading."""
+    (found,) = [row["figures"][method] for row in KEPT["readings"] if row["reading"] == words]
+    return tuple(found)
+
+
+CLAIMS = {
+    "`Mean Act.` (mean activation alone) comes close to AR&D here": lambda: (
+        abs(value(0, 1, "Mean Act.", OWN_CELL, "f1") - value(0, 1, "AR&D", OWN_CELL, "f1")) < 0.05
+    ),
+    "On seed 1 raw coordinates turn more answers on Neutral → Happy": lambda: (
+        value(1, 3, "Poly. Feats.", NEUTRAL, "sensitivity") > value(1, 3, "AR&D", NEUTRAL, "sensitivity")
+    ),
+    "Happy → Angry does almost nothing": lambda: value(1, 3, "AR&D", ANGRY, "sensitivity") < 0.05,
+    "by object detection's readings of mAP it is `Mean Act.`": lambda: all(
+        reading(words, "Mean Act.")[1] > reading(words, "AR&D")[1]
+        for words in ("mAP summed at matches, over references", "mAP averaged over matches", "mAP pooled over clips")
+    ),
+    "F1 falls to a fraction": lambda: (
+        reading("active from any score above 0", "AR&D")[0] < reading("as in the table", "AR&D")[0] / 2
+    ),
+    "`Poly. Feats.`, which gives many names to a clip, wins": lambda: (
+        reading("mAP summed at matches, over references", "Poly. Feats.")[1]
+        > max(reading("mAP summed at matches, over references", name)[1] for name in ("AR&D", "Mean Act.", "Coverage"))
+    ),
+    "some readings put raw coordinates first": lambda: (
+        reading("mAP pooled over clips", "Poly. Feats.")[1] > reading("mAP pooled over clips", "Mean Act.")[1]
+    ),
+    "The highest m does not grow with depth or expansion": lambda: (
+        value(0, 4, "AR&D", "l = 4, e = 16", "ms") < value(0, 4, "AR&D", "l = 1, e = 4", "ms")
+    ),
+    "The mean over the top C does grow with the expansion, at every layer": lambda: all(
+        value(0, 4, "AR&D", f"l = {layer}, e = {small}", "mean_ms")
+        < value(0, 4, "AR&D", f"l = {layer}, e = {large}", "mean_ms")
+        for layer in (1, 3, 4)
+        for small, large in ((4, 8), (8, 16))
+    ),
+    "Few concepts of one SAE have a direction of cosine 0.7 or more in all others": lambda: (
+        value(1, 1, "AR&D", OWN_CELL, "f1") > 0
+        and value(0, 0, "AR&D", OWN_CELL, "come_back") < 0.2 < 0.8 < value(0, 0, "AR&D", OWN_CELL, "name_comes_back")
+    ),
+    "`Reverse` of Sad → Happy does nothing* on seed 0": lambda: value(0, 3, "Reverse", SAD, "sensitivity") == 0,
+    "on seed 0 only seven are named after an angry voice": lambda: (
+        sum(f["target"] == "angry" and "angry voice" in f["name"] for f in KEPT["runs"][0]["features"]) == 7
+        and KEPT["runs"][0]["steering"][ANGRY]["num_features"] == 8
+    ),
+    "At several times their maxima most draws turn no answer": lambda: all(
+        sorted(task["draws"])[2] < 0.1 for task in KEPT["runs"][0]["steering"].values()
+    ),
+    "Setting these changes most answers about emotion": lambda: (
+        KEPT["runs"][0]["steering"]["female to male"]["unchanged"][0] < 0.5
+    ),
+    "is named after a man's *sad* voice on seed 0 and yet is a man's voice in any mood": lambda: all(
+        "sad" in f["name"] and f["among_all"][1] > 0.85
+        for f in [next(f for f in KEPT["runs"][0]["features"] if f["target"] == "male")]
+    ),
+    "28 million audio tokens, 230 GB of activations a layer": lambda: (
+        (planned := results.planned()).num_tokens // 10**6 == 28 and round(planned.bytes_per_layer, -10) == 230e9
+    ),
+}
+"""What the pages say about measured figures in words, and whether docs/results.json bears it out."""
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_is_on_a_page_and_holds(claim):
+    assert any(claim in " ".join(text(page).split()) for page in HAND_WRITTEN)
+    assert CLAIMS[claim](), f"the figures of docs/results.json contradict: {claim}"
