@@ -117,10 +117,14 @@ def test_a_run_is_opened_for_one_preset(tmp_path):
 def test_a_cell_is_found_by_its_folder(tmp_path, monkeypatch):
     assert Cell.at(tmp_path / "layer-12" / "e16") == Run(tmp_path).cell(12, 16)
     assert Cell.at(tmp_path / "layer-0" / "poly") == Run(tmp_path).cell(0, None)
+    own = Cell.at(tmp_path / "layer-3" / "fixed")  # of a dictionary of one's own
+    assert (own.layer, own.folder, own.is_poly, own.is_baseline) == (3, tmp_path / "layer-3" / "fixed", False, False)
     monkeypatch.chdir(tmp_path)
     assert Cell.at(Path("layer-3/e8")).run.folder.resolve() == tmp_path.resolve()
-    for wrong in ("layer-3/e8/sae", "layer-3", "e8", "layer-x/e8", "layer-3/poly2"):
-        with pytest.raises(UserError, match=r"is not called so that its layer .*: give OUT/layer-<l>/e<e>, or OUT/"):
+    for wrong in ("layer-3/e8/sae", "layer-3", "e8", "layer-x/e8", "layer-3/a b"):
+        with pytest.raises(
+            UserError, match=r"is not called so that its layer can be told: give OUT/layer-<l>/e<e>, or OUT/"
+        ):
             Cell.at(tmp_path / wrong)
 
 
