@@ -11,7 +11,7 @@ EXTRAS := .venv/.extras
 PEERS := .venv/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench table1 table2 table3 table4 tables clean
+.PHONY: help setup demo test check bench torture table1 table2 table3 table4 tables clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## / { printf "  make %-24s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ check: $(STAMP) ## lint, format, types and the direction of imports: what pre-co
 
 bench: $(STAMP) $(PEERS) ## time what has to be fast, against the plain way and other libraries; into docs/bench.md
 	$(BIN)/python -m experiments.bench
+
+torture: $(STAMP) ## what goes wrong at users' desks, tried on purpose: one table; fails if anything falls short
+	$(BIN)/python -m experiments.torture
 
 table1 table2 table3 table4: table%: $(STAMP) ## one table of the paper, for PRESET
 	$(BIN)/ard table $* --preset $(PRESET) --out $(RUN) $(FACTS)

@@ -2,34 +2,35 @@
 
 import json
 import logging
+import math
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 
 from ard.activations import read_manifest, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
+from ard.audiollm import EMBEDDED
+from ard.console import say, say_failures, tracked
 from ard.evaluation import MatchReading
-from ard.presets import CONFIGS, import_class, plain, preset_facts, resolve, run_config
+from ard.files import LOCK, claim, in_use
+from ard.presets import CONFIGS, import_class, plain, preset_facts, resolved
 from ard.probing import STAMPS, Evaluator
-from ard.reports import log_tables, render_table, write_report, write_tables
+from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
 from ard.steps import STEPS, Goal, Step, Work, work
 from ard.study import Store, score_study
+from ard.trainer import run_config
 from ard.types import Clip, Failure, UserError
-
-console = Console(stderr=True)
 
 
 class Part(NamedTuple):
@@ -63,7 +64,8 @@ class Chain:
     """
 
     def __init__(self, preset: str, facts: dict[str, Any], redo: Collection[str] = ()) -> None:
-        self.preset, self.configs, self.facts = preset, CONFIGS / preset, preset_facts(preset, facts)
+        self._given = {name: _spelled_alike(name, value) for name, value in facts.items()}
+        self.preset, self.configs, self.facts = preset, CONFIGS / preset, preset_facts(preset, self._given)
         self.redo = set(redo)
         if unknown := self.redo - {step.name for step in STEPS}:
             raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")
@@ -75,6 +77,11 @@ class Chain:
                 f"`matching` {reading} of the run is no reading ({error}): see ard.evaluation.MatchReading"
             ) from error
         self.run = Run(Path(self.facts.out))
+
+    def change(self, **facts: Any) -> None:
+        """Change facts, before anything is filled."""
+        self._given |= facts
+        self.facts = preset_facts(self.preset, self._given)
 
     def check(self, goals: Iterable[Goal]) -> None:
         """Refuse to do anything where costly work was done with other settings, before anything is written.
@@ -102,7 +109,9 @@ class Chain:
         listed = work(self.facts, goals)
         self.check(goals)
         sources = self._sources(one.split for one in listed if one.step.name == "audio" and one.split)
-        self.run = Run.open(self.run.folder, {"preset": self.preset, **plain(self.facts)})
+        # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
+        movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
+        self.run = Run.open(self.run.folder, {"preset": self.preset, **movable})
         for name, group in groupby(listed, key=lambda one: one.step.name):
             match name:
                 case "audio":
@@ -276,13 +285,13 @@ class Chain:
         for _, part in missing:
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
         self._announce(f"SAE: layer {layer}, expansion {', '.join(map(str, expansions))}", missing[0][1])
-        facts = self._cell_facts(cells[0])
+        pattern = cells[0].folder.with_name(f"e{PLACEHOLDER}") / cells[0].sae.name
+        facts = self._cell_facts(cells[0]) | {"sae": str(pattern)}
         if len(cells) > 1:
-            pattern = cells[0].folder.with_name(f"e{PLACEHOLDER}") / cells[0].sae.name
-            facts |= {"expansion": expansions, "cell": str(together), "sae": str(pattern)}
+            facts |= {"expansion": expansions, "cell": str(together)}
         whole = newest_whole(Path(facts["cell"]) / cells[0].checkpoints.name)
-        options = [f"--ckpt_path={whole}"] if whole else []
-        run_config("fit", "fit.yaml", self._resolved("fit", facts), *options)
+        resumed = {"ckpt_path": str(whole)} if whole else {}
+        run_config("fit", "fit.yaml", self._resolved("fit", facts) | resumed)
 
     def _evaluate(self, one: Work) -> None:
         """Run the evaluators of a step on a cell that have not done their work with these settings."""
@@ -319,7 +328,7 @@ class Chain:
         """Score the answers of people and language models to the run's study, if there are any."""
         store = Store(self.run.study) if self.run.study.is_file() else None
         if store and any(answer.label for answer in store.answers()):
-            _say(f"study: {store.path}")
+            say(f"study: {store.path}")
             facts = {key: self.facts[key] for key in ("clap", "bertscore", "seed")}
             score_study(store, self.run.own.result_path("study"), **facts)
 
@@ -345,7 +354,7 @@ class Chain:
     def _announce(self, what: str, part: Part) -> None:
         """Say what is done now; where it was done before with other settings, what changed."""
         changed = f" ({part.name}: {part.why[0]})" if part.config else f" ({part.why[0]})"
-        _say(what + (changed if part.changed else ""))
+        say(what + (changed if part.changed else ""))
 
     def _cell(self, one: Work) -> Cell:
         assert one.cell is not None
@@ -365,7 +374,7 @@ class Chain:
         return settings_of(self._resolved(file, facts), self.run.folder)
 
     def _resolved(self, file: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return yaml.safe_load(resolve(self.configs / f"{file}.yaml", self.facts, facts))
+        return resolved(self.configs / f"{file}.yaml", self.facts, facts)
 
 
 def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
@@ -377,34 +386,64 @@ def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
     return bool(files + results) and all(path.is_file() for path in files + results)
 
 
+def claim_run(out: Path) -> AbstractContextManager[None]:
+    """Keep a run's folder to this process; refuse one that holds anything but a run, or audio shards to start from."""
+    return claim(out, refuse=_refuse_foreign)
+
+
+def _refuse_foreign(out: Path) -> None:
+    run = Run(out)
+    is_ours = run.path.is_file() or any((folder / LOCK).is_file() for folder in run.audio_folders)
+    if in_use(out) and not is_ours:
+        raise UserError(f"folder {str(out)!r} is in use, and not by a run: choose a new or empty one as --out")
+
+
+def _spelled_alike(name: str, value: Any) -> Any:
+    """Return a fact; a folder that it names gets its one absolute path."""
+    is_path = name in ("model", "clap", "bertscore", "root") and value not in (None, EMBEDDED) and Path(value).exists()
+    return str(Path(value).resolve()) if is_path else value
+
+
 def newest_whole(folder: Path) -> Path | None:
     """Return the newest checkpoint that is whole, if any, and show which newer ones are not."""
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         if is_whole(path):
-            _say(f"goes on from {path}")
+            say(f"goes on from {path}")
             return path
-        _say(f"{path} is cut short or damaged: passed over")
+        say(f"{path} is cut short or damaged: passed over")
     return None
 
 
-def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
-    """Show progress while a source is read."""
-    total = len(source) if isinstance(source, Sized) else None
-    return track(source, description, total=total, console=console, transient=True)
-
-
-def _say(step: str) -> None:
-    console.print(f"[bold]·[/bold] {escape(step)}", highlight=False, soft_wrap=True)
-
-
-def say_failures(failures: list[Failure], most: int = 20) -> None:
-    """Show what was left out, and why: how many for each reason, and the first of them by name."""
-    if not failures:
+def log_tables(logger: Logger, tables: Iterable[Table]) -> None:
+    """Log tables through a Lightning logger: as tables to W&B, as one metric a figure to any other."""
+    measured = [table for table in tables if table.rows]
+    if not isinstance(logger, WandbLogger):
+        logger.log_metrics(
+            dict(pair for table in measured for row in table.rows for pair in _metrics(table.number, row))
+        )
         return
-    console.print(f"{len(failures)} left out:", style="yellow", highlight=False)
-    for failure in failures[:most]:
-        console.print(f"  {failure.id}: {failure.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(failures) > most:
-        console.print("  and more; in all:", highlight=False)
-        for reason, count in Counter(failure.reason for failure in failures).most_common(most):
-            console.print(f"  {count} x {reason}", markup=False, highlight=False, soft_wrap=True)
+    for table in measured:
+        flat = [_flat(row) for row in table.rows]
+        columns = list(dict.fromkeys(key for row in flat for key in row))
+        logger.log_table(f"table{table.number}", columns, [[row.get(key) for key in columns] for row in flat])
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in row.items():
+        if key == "paper":
+            flat |= {f"paper_{metric}": f["value"] for metric, f in item.items() if isinstance(f, Mapping)}
+        elif isinstance(item, Mapping):
+            flat |= {key if part == "value" else f"{key}_{part}": number for part, number in item.items()}
+        else:
+            flat[key] = item
+    return flat
+
+
+def _metrics(number: int, row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    where = [row["method"], f"l{row['layer']}", *([f"e{row['expansion']}"] if row["expansion"] is not None else [])]
+    if "source" in row:
+        where.append(f"{row['source']}-{row['target']}")
+    for key, item in row.items():
+        if isinstance(item, Mapping) and key != "paper" and math.isfinite(item["value"]):
+            yield "/".join([f"table{number}", *where, key]), item["value"]

@@ -1,20 +1,17 @@
-"""The YAML files of a preset, the facts that they share, and Lightning's commands on them."""
+"""The YAML files of a preset, and the facts that they share."""
 
 import importlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import wandb
 import yaml
-from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ard.sae import check_checkpoint
 from ard.types import UserError
 
 CONFIGS = next(
@@ -34,64 +31,24 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     if not path.is_file():
         known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
-    merged = _merged(OmegaConf.load(path), changes)
-    return OmegaConf.create({"run": merged}).run  # inside a root, so that ${run.<fact>} is found
+    both = merged(OmegaConf.load(path), _facts(changes))
+    return OmegaConf.create({"run": both}).run  # inside a root, so that ${run.<fact>} is found
 
 
 def preset_files(preset: str, changes: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the facts of a preset and, under their names, the content of some of its files, all resolved."""
     facts = preset_facts(preset, changes)
     files = {name: OmegaConf.load(CONFIGS / preset / f"{name}.yaml") for name in names}
-    resolved = OmegaConf.to_container(OmegaConf.create({"run": facts, **files}), resolve=True)
-    assert isinstance(resolved, dict)
-    return {**resolved.pop("run"), **resolved}
+    content = OmegaConf.to_container(OmegaConf.create({"run": facts, **files}), resolve=True)
+    assert isinstance(content, dict)
+    return {**content.pop("run"), **content}
 
 
 def plain(facts: DictConfig) -> dict[str, Any]:
     """Return facts as a plain dict, with their references to one another resolved."""
-    resolved = OmegaConf.to_container(OmegaConf.create({"run": facts}), resolve=True)
-    assert isinstance(resolved, dict)
-    return resolved["run"]
-
-
-class CLI(LightningCLI):
-    """LightningCLI with the defaults of this project: any model and data by class_path, a fixed seed."""
-
-    def __init__(self, args: list[str], *, run: bool = True) -> None:
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,  # a run keeps the resolved YAML itself
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            args=args,
-            run=run,
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Refuse a checkpoint that is not there or damaged, before Lightning reads its hyperparameters."""
-        super().parse_arguments(parser, args)
-        checkpoint = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
-        if checkpoint:
-            check_checkpoint(Path(checkpoint))
-
-
-def resolve(path: Path, facts: DictConfig, changes: Mapping[str, Any]) -> str:
-    """Return a YAML file with the facts of a run, some of them changed, in the places that refer to them."""
-    return _resolved(path, _merged(facts, changes))
-
-
-def run_config(command: str, name: str, config: Mapping[str, Any], *options: str) -> None:
-    """Run one of Lightning's commands on a resolved YAML file of that name."""
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / name
-        file.write_text(_ascii(yaml.safe_dump(dict(config), sort_keys=False)), encoding="utf-8")
-        try:
-            CLI([command, "--config", str(file), *options])
-        finally:
-            wandb.finish()  # a logger that comes later would go on in the same run
+    content = OmegaConf.to_container(OmegaConf.create({"run": facts}), resolve=True)
+    assert isinstance(content, dict)
+    return content["run"]
 
 
 def import_class(path: str) -> type:
@@ -120,7 +77,9 @@ def split_facts(args: Sequence[str]) -> tuple[list[str], DictConfig]:
             facts.append(f"{name}={value if equals else next(words, '')}")
         else:
             rest.append(word)
-    return rest, OmegaConf.from_dotlist(facts)
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(facts))
+    assert isinstance(given, dict)
+    return rest, OmegaConf.create(_facts({str(name): value for name, value in given.items()}))
 
 
 @contextmanager
@@ -152,31 +111,58 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
                     )
                 beside = path.parent / "run.yaml"
                 known = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
-                resolved = Path(scratch) / path.name
-                resolved.write_text(_ascii(_resolved(path, _merged(known, facts))), encoding="utf-8")
-                passed[index] = str(resolved)
+                file = Path(scratch) / path.name
+                text = yaml.safe_dump(resolved(path, merged(known, facts)), sort_keys=False)
+                file.write_text(ascii_yaml(text), encoding="utf-8")
+                passed[index] = str(file)
         yield passed
 
 
-def _ascii(resolved: str) -> str:
+def ascii_yaml(text: str) -> str:
     """Return the same YAML in ASCII: Lightning's parser reads files in the encoding of the locale."""
-    return resolved if resolved.isascii() else yaml.safe_dump(yaml.safe_load(resolved), sort_keys=False)
+    return text if text.isascii() else yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
 
 
-def _merged(facts: Any, changes: Any) -> DictConfig:
-    merged = OmegaConf.merge(facts, changes)
-    assert isinstance(merged, DictConfig)
-    return merged
+def merged(facts: Any, changes: Any) -> DictConfig:
+    """Return facts, with some changed."""
+    both = OmegaConf.merge(facts, changes)
+    assert isinstance(both, DictConfig)
+    return both
 
 
-def _resolved(path: Path, facts: DictConfig) -> str:
-    """Return a YAML file with the facts of the run in the places that refer to them."""
+def _literal(value: Any, *, but: str = "$^") -> Any:
+    """Return values as OmegaConf must be told them for ``${`` to stand for itself, unless what follows is ``but``."""
+    if isinstance(value, str):
+        return re.sub(rf"(\\*)\$\{{(?!{but})", lambda found: 2 * found[1] + r"\${", value)
+    if isinstance(value, Mapping):
+        return {key: _literal(item, but=but) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(item, but=but) for item in value]
+    return value
+
+
+def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as OmegaConf must be told them: ``${run.<fact>}`` refers to another; the run's folder to none."""
+    return {name: _literal(value, but="$^" if name == "out" else r"run\.") for name, value in given.items()}
+
+
+def resolved(path: Path, facts: DictConfig, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the content of a YAML file with the facts of the run in the places that refer to them.
+
+    Args:
+        path: the YAML file.
+        facts: of the run.
+        changes: facts that are others here; they refer to none.
+
+    Raises:
+        UserError: if the file does not resolve.
+    """
+    facts = merged(facts, _literal(changes or {}))
     try:
         config = OmegaConf.merge(OmegaConf.create({"run": facts}), OmegaConf.load(path))
-        OmegaConf.resolve(config)
+        content = OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"configuration {str(path)!r} cannot be read ({reason}): mend the file") from error
-    assert isinstance(config, DictConfig)
-    del config["run"]
-    return OmegaConf.to_yaml(config)
+    assert isinstance(content, dict)
+    return {str(name): value for name, value in content.items() if name != "run"}

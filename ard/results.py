@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.stats import bootstrap
 
+from ard.files import partial_path
+
+Better = Literal["higher", "lower", "neither"]
+
 OWN_METHOD = "AR&D"
 """The method that a run is about; all others are what it is held against."""
 
@@ -25,7 +29,8 @@ OWN_METHOD = "AR&D"
 class Figure:
     """One number of a result with its 95 % interval, the count behind it, its unit and which way is better.
 
-    ``spread`` is the standard deviation of what a mean is of, for tables where the paper prints it after its figure.
+    Of what a control gives neither is better: it is there to be compared with. ``spread`` is the standard deviation of
+    what a mean is of, for tables where the paper prints it after its figure.
     """
 
     value: float
@@ -33,7 +38,7 @@ class Figure:
     high: float
     n: int
     unit: str
-    better: Literal["higher", "lower", "neither"] = "higher"
+    better: Better = "higher"
     spread: float | None = None
 
     @classmethod
@@ -45,13 +50,14 @@ class Figure:
         *,
         seed: int,
         num_resamples: int = 1000,
+        better: Better = "higher",
     ) -> "Figure":
         """Return a statistic with its 95 % percentile bootstrap interval over the samples (clips, features, answers).
 
         Without samples every number is NaN; one sample, or samples that are all equal, give an interval of width 0.
         """
         if len(samples) == 0:
-            return cls(math.nan, math.nan, math.nan, 0, unit)
+            return cls(math.nan, math.nan, math.nan, 0, unit, better)
         value = float(statistic(samples))
         low = high = value
         if len(samples) > 1 and not (samples == samples[:1]).all():
@@ -64,7 +70,7 @@ class Figure:
                 rng=np.random.default_rng(seed),
             ).confidence_interval
             low, high = float(interval.low), float(interval.high)
-        return cls(value, low, high, len(samples), unit)
+        return cls(value, low, high, len(samples), unit, better)
 
     @classmethod
     def resampled(cls, values: Float[np.ndarray, " resamples"], n: int, unit: str) -> "Figure":
@@ -74,6 +80,10 @@ class Figure:
         """
         low, high = np.quantile(values[1:], [0.025, 0.975]).tolist() if n > 1 else (math.nan, math.nan)
         return cls(float(values[0]), low, high, n, unit)
+
+    def of_control(self) -> "Figure":
+        """Return the figure of a control: neither way is better."""
+        return replace(self, better="neither")
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,10 @@ class Row:
         """Whether it is of the method that a run is about, whoever rated it; shuffled names are not."""
         method, *about = self.method.split(", ")
         return method == OWN_METHOD and "names shuffled" not in about
+
+    def as_control(self) -> "Row":
+        """Return the row of a control: neither way is better."""
+        return replace(self, figures={name: figure.of_control() for name, figure in self.figures.items()})
 
 
 @dataclass(frozen=True)
@@ -140,10 +154,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, also after a kill or a power cut: the data reach the disk before
     the name does. The temporary name is unique, so that two writers never share one. It is removed if the block
-    raises; only a kill leaves one behind. The parent folder is made if it is missing.
+    raises; only a kill leaves one behind, until somebody claims the folder (:func:`ard.files.claim`). The parent folder
+    is made if it is missing. Several files become theirs together in one ``with``, the last named first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:12]}.partial")
+    partial = partial_path(path, uuid4().hex[:12])
     try:
         yield partial
         with partial.open("rb") as file:
@@ -155,8 +170,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON that appears whole or not at all; NaN is written as null."""
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text that appears whole or not at all."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:

@@ -162,9 +162,14 @@ class Run:
         return self.folder / "audio" / split
 
     @property
+    def audio_folders(self) -> list[Path]:
+        """The folders of all splits, finished or not."""
+        return sorted((self.folder / "audio").glob("*"))
+
+    @property
     def audio_splits(self) -> list[Path]:
         """The splits whose audio shards are finished."""
-        return sorted(path.parent for path in (self.folder / "audio").glob(f"*/{MANIFEST}"))
+        return [folder for folder in self.audio_folders if (folder / MANIFEST).is_file()]
 
     def activations(self, split: str) -> Path:
         """Activation shards of a split, where the run keeps them itself."""
@@ -217,14 +222,18 @@ class Run:
     def cell(self, layer: int, expansion: int | None) -> "Cell":
         """Return the cell of a dictionary; an expansion of None is that of the raw coordinates (`Poly. Feats.`)."""
         stated = self.facts if self.path.is_file() else {}
-        probe = stated.get("activations") or self.activations("probe")
+        probe = self._place(stated["activations"]) if "activations" in stated else self.activations("probe")
         held_out: Path | str | None = self.activations("eval")
         if "evaluation" in stated:
-            held_out = stated["evaluation"]
+            held_out = stated["evaluation"] and self._place(stated["evaluation"])
         elif not (self.activations("eval") / MANIFEST).is_file():
             held_out = None
         label, method = (_POLY, POLY_METHOD) if expansion is None else (f"e{expansion}", OWN_METHOD)
         return Cell(self, layer, label, expansion, probe, held_out, method, expansion is None)
+
+    def _place(self, stated: str) -> Path | str:
+        """Return where a path lies that is stated from the run's folder on; a URL or a command stays as it is."""
+        return stated if ":" in stated else self.folder / stated
 
     @property
     def own(self) -> "Cell":

@@ -100,9 +100,18 @@ def _flat(value: Any, name: tuple[str, ...], out: str) -> Iterator[tuple[str, An
                 yield ".".join((*name, short)), item["class_path"]
                 yield from _flat(item.get("init_args") or {}, (*name, short), out)
     elif isinstance(value, list):
-        yield ".".join(name), json.loads(json.dumps(value, default=str).replace(out, "<run>"))
+        yield ".".join(name), _moved(json.loads(json.dumps(value, default=str)), out)
     else:
-        yield ".".join(name), value.replace(out, "<run>") if isinstance(value, str) else value
+        yield ".".join(name), _moved(value, out)
+
+
+def _moved(value: Any, out: str) -> Any:
+    """Return a setting with the run's own folder left out of paths."""
+    if isinstance(value, str):
+        return "<run>" + value[len(out) :] if value == out or value.startswith(out + "/") else value
+    if isinstance(value, Mapping):
+        return {key: _moved(item, out) for key, item in value.items()}
+    return [_moved(item, out) for item in value] if isinstance(value, list) else value
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

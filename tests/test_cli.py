@@ -1,12 +1,16 @@
+import inspect
 import json
 import re
 import shutil
+from importlib import import_module
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from ard.cli import main
+import ard
+from ard.cli import COMMANDS, main
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
 
@@ -74,6 +78,34 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     assert "model.k changed from 4 to 5; give --redo [fit] to do it again, or another --out" in said
     main([*other, "--redo", "[fit]"])
     assert TopKSAE.from_pretrained(out / "layer-3" / "e8" / "sae").k == 5
+
+
+def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
+    sounds, tiny_audiollm, tiny_clap, monkeypatch, capsys
+):
+    for path in sounds.glob("*.*"):
+        if path.name not in ("a dog.wav", "e.f.wav"):
+            path.unlink()  # four clips are left, of which H^k has two
+    monkeypatch.chdir(sounds)
+    name = "50% ${HOME}x{expansion}\\${run.out} a=b,[c]'\"\n:#?~* é"
+    args = ["run", "--audio", ".", "--model", tiny_audiollm, "--clap", tiny_clap, "--k", "4", "--out"]
+    main([*args, name])
+    out = sounds / name
+    run = json.loads((out / "run.json").read_text())
+    assert (run["p"], run["out"], run["cell"]) == (2, ".", "./layer-3/e8")
+    assert load_file(out / "layer-3/e8/representatives.safetensors")["ard/top_ids"].shape == (256, 2)
+    failures = json.loads((out / "failures.json").read_text())["failures"]
+    assert failures == [{"id": name, "stage": "audio", "reason": "a folder that `ard` wrote: not read"}]
+    assert sorted(path.name for path in sounds.iterdir()) == sorted(["a dog.wav", "b", "e.f.wav", name])
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".tar", ".yaml", ".ckpt")}
+    (sounds / "a dog.wav").touch()
+    (sounds.parent / "link").symlink_to(out)
+    for same in (f"./{name}/", str(out), str(sounds.parent / "link")):
+        main([*args, same])  # the same run, of which nothing is done twice
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    shutil.copy("e.f.wav", "a dog.wav")
+    assert "holds another run" in refused(capsys, *args, name)
 
 
 def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, sounds, capsys):
@@ -148,12 +180,39 @@ def test_what_the_paper_will_cost_is_planned(capsys, tmp_path):
     assert "118,356 probing clips, 28.2 M audio tokens, 231 GB of activations a layer" in said
 
 
-def test_every_command_has_help(capsys):
-    for command in ([], ["demo"], ["run"], ["shards"], ["table"], ["plan"], ["steer"], ["fit"], ["test"], ["extract"]):
+@pytest.mark.parametrize("name", ["", "study", *COMMANDS])
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*name.split(), "--help"])
+    assert stopped.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if COMMANDS[name].function != "lightning:main"])
+def test_the_list_of_commands_says_what_their_docstrings_say(name):
+    module, _, function = COMMANDS[name].function.partition(":")
+    documented = inspect.getdoc(getattr(import_module(f"ard.cli.{module}"), function))
+    assert COMMANDS[name].summary == documented.partition("\n")[0]
+
+
+def test_what_is_no_command_is_refused_with_those_that_are(capsys):
+    for args, choices in (
+        (["tabel"], "'table'"),
+        (["study", "makes"], "'make'"),
+        ([], "COMMAND"),
+        (["study"], "COMMAND"),
+    ):
         with pytest.raises(SystemExit) as stopped:
-            main([*command, "--help"])
-        assert stopped.value.code == 0
-        assert "usage:" in capsys.readouterr().out
+            main(args)
+        assert stopped.value.code == 2
+        assert choices in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"ard-audio {ard.__version__}\n"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,36 @@ def test_table_1_has_every_method_with_intervals(run):
             assert figure.n == 12
 
 
+def test_every_figure_says_which_way_is_better(run):
+    """All are better when higher, but for those of controls, which are there to be compared with."""
+    controls = {"AR&D, names shuffled", "Labels as names", "No SAE", "SAE, no clamp", "Rand. Feats."}
+    better = {
+        (path.stem, row.method, name): figure.better
+        for path in run.glob("layer-2/*/*.json")
+        if "rows" in json.loads(path.read_text())
+        for row in Result.load(path).rows
+        for name, figure in row.figures.items()
+    }
+    assert {about[0] for about in better} >= {"matching", "monosemanticity", "naming", "detection", "steering"}
+    assert {about[1] for about in better} >= controls
+    wanted = {about: "neither" if about[1] in controls else "higher" for about in better}
+    assert better == wanted
+    details = Result.load(run / "layer-2" / "e2" / "steering.json").details["tasks"].values()
+    assert {draw["sensitivity"]["better"] for task in details for draw in task["random_features"]} <= {"neither"}
+
+
+def test_one_batch_to_see_if_it_works_writes_nothing(run, tiny_audiollm, tiny_clap, capsys):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    facts = {"out": run, "model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "layer": 2, "layers": "[0,2]"}
+    facts |= {"expansion": 2}
+    changed = [f"--run.{name}={value}" for name, value in facts.items()]
+    for command, config in (("fit", "fit"), ("test", "test"), ("test", "quality"), ("extract", "extract")):
+        config = str(CONFIGS / "demo" / f"{config}.yaml")
+        main([command, "--config", config, *changed, "--trainer.fast_dev_run", "true"])
+        assert "fast_dev_run: nothing is written" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_table_1_says_what_the_other_reading_of_map_gives(run):
     main(["report", "--run", str(run)])
     said = (run / "tables" / "table1.md").read_text(encoding="utf-8")

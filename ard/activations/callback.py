@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ard.activations.datamodule import ClipDataModule
 from ard.activations.module import ClipBatch, Extracted, Extraction
-from ard.activations.store import write_manifest, write_shard
+from ard.activations.store import refuse_foreign, write_manifest, write_shard
 from ard.types import Failure
 
 
@@ -32,6 +32,10 @@ class ActivationWriter(BasePredictionWriter):
         self._clips: dict[int, list[tuple[int, dict[str, Any], dict[int, Tensor]]]] = defaultdict(list)
         self._failures: dict[int, list[Failure]] = defaultdict(list)
         self._writing: Future[None] | None = None
+
+    def refuse(self, out: Path) -> None:
+        """Refuse a folder that holds anything else."""
+        refuse_foreign(out)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the thread that writes."""

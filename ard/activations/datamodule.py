@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ard.activations.module import ClipBatch, Extraction
+from ard.activations.sending import sent
 from ard.activations.store import Layer, finished_shards, read_layer, read_manifest
 from ard.activations.stream import InOrder, Probe, ProbeBatch, Shuffled
 from ard.audio import clip_metadata, read_audio_manifest, read_shard
 from ard.audiollm import AudioPrompter
-from ard.types import Clip, Failure
+from ard.types import Clip, Failure, UserError
 
 
 class _Clips(IterableDataset[ClipBatch]):
@@ -108,7 +110,7 @@ class ClipDataModule(LightningDataModule):
         assert isinstance(module, Extraction)
         missing = self.missing(module)
         mine = dict(list(missing.items())[self.trainer.global_rank :: self.trainer.world_size])
-        return DataLoader(self.batches(module, mine), batch_size=None, num_workers=self.num_workers)
+        return DataLoader(self.batches(module, mine), batch_size=None, collate_fn=sent, num_workers=self.num_workers)
 
     def missing(self, module: Extraction) -> dict[int, Path]:
         """Return the audio shards that have no activations yet, by number."""
@@ -151,12 +153,12 @@ class ActivationDataModule(LightningDataModule):
         activations: folder of activation shards, the probing set; it also trains the SAE (Sec. 3).
         layer: the layer to read.
         evaluation: folder of activation shards of clips that nothing was trained on; None where there are none.
-        batch_tokens: tokens in a training batch.
-        buffer_tokens: tokens that are mixed before batches are cut; a worker holds these and one shard.
+        batch_tokens: tokens in a training batch, of all ranks together.
+        buffer_tokens: tokens that are mixed before batches are cut; a worker, of every rank, holds these and one shard.
         clips_per_batch: clips in a probing batch.
         num_workers: processes that read and mix; another number gives the batches in another order.
         skip_not_finite: leave tokens that hold NaN or infinity out of training batches, name their clips once and log
-            how many there were (``train/skipped_tokens``, on the first rank), where training else stops.
+            how many there were (``train/skipped_tokens``), where training else stops.
         seed: of the order of shards and of the buffer.
     """
 
@@ -192,13 +194,41 @@ class ActivationDataModule(LightningDataModule):
         measured = "held-out clips" if self.evaluation else "the clips that it was trained on"
         return {"model_name": read_manifest(self.activations).model, "layer": self.layer, "metrics_on": measured}
 
+    def check_width(self, d_in: int) -> None:
+        """Refuse a dictionary of another width than the activations.
+
+        Raises:
+            UserError: if it is of another width.
+        """
+        width = read_manifest(self.activations).d_in
+        if width != d_in:
+            raise UserError(
+                f"the SAE is for a width of {d_in}, and the activations in {str(self.activations)!r} are {width} wide: "
+                "give the model's own d_in, and an SAE that was trained on it"
+            )
+
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Return endless shuffled batches [batch_tokens, d_in], from the first that the Trainer has not seen."""
+        """Return endless shuffled batches [batch_tokens, d_in], from the first that the Trainer has not seen.
+
+        Raises:
+            UserError: if the ranks cannot have equal parts of a batch.
+        """
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+        rank, world_size = self._rank()
+        if self.batch_tokens % world_size:
+            raise UserError(
+                f"batch_tokens is {self.batch_tokens}, which {world_size} ranks cannot share evenly: give a multiple "
+                f"of {world_size}, or another number of trainer.devices"
+            )
         settings = self.batch_tokens, self.buffer_tokens, self.seed, self.skip_not_finite
-        self.tokens = Shuffled(self._layer(self.activations), *settings, start)
+        layer = read_layer(self.activations, self.layer)
+        self.tokens = Shuffled(layer, *settings, start, rank=rank, world_size=world_size)
         return DataLoader(
-            self.tokens, batch_size=None, num_workers=self.num_workers, worker_init_fn=_leave_ctrl_c_to_the_trainer
+            self.tokens,
+            batch_size=None,
+            collate_fn=sent,
+            num_workers=self.num_workers,
+            worker_init_fn=_leave_ctrl_c_to_the_trainer,
         )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
@@ -213,8 +243,12 @@ class ActivationDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Go on in float32, on the device: half as many bytes travel. A batch that came short is accounted for."""
-        if isinstance(batch, Tensor) and self.trainer and self.trainer.training and len(batch) < self.batch_tokens:
-            self._log_skipped(self.batch_tokens - len(batch), self.trainer)
+        if isinstance(batch, Tensor) and self.skip_not_finite and self.trainer and self.trainer.training:
+            num_tokens = int(
+                self.trainer.strategy.reduce(torch.tensor(len(batch), device=batch.device), reduce_op="sum")
+            )
+            if num_tokens < self.batch_tokens:
+                self._log_skipped(self.batch_tokens - num_tokens, self.trainer)
         return batch.float() if isinstance(batch, Tensor) else batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,8 +269,11 @@ class ActivationDataModule(LightningDataModule):
             logger.log_metrics({"train/skipped_tokens": self.num_skipped}, step=trainer.global_step)
 
     def _layer(self, folder: Path | str) -> Layer:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return read_layer(folder, self.layer, rank, world_size)
+        return read_layer(folder, self.layer, *self._rank())
+
+    def _rank(self) -> tuple[int, int]:
+        """Return the number of this rank, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 def _leave_ctrl_c_to_the_trainer(_: int) -> None:

@@ -34,7 +34,7 @@ class Extraction(LightningModule):
     Args:
         layers: decoder layers, 0-based; all come from one pass, which stops after the deepest.
         model: ``embedded``, a local folder, or a hub id.
-        dtype: the model's weights; ``auto`` is what its checkpoint says.
+        dtype: the model's weights; ``auto`` is what its checkpoint says, and on a CPU float32 if it fits into memory.
         store_dtype: what the shards hold, ``bfloat16`` or ``float32``.
         layers_path: module path of the layers where they are not those of the decoder; see
             :func:`~ard.audiollm.load_audiollm`.
@@ -88,12 +88,14 @@ class Extraction(LightningModule):
     @property
     def about(self) -> dict[str, Any]:
         """What decides the activations of a clip: shards that were made otherwise are not mixed with these."""
+        network = self.audiollm.model
+        has_weights = network.device.type != "meta"  # without, their precision is not known
         return {
             "model": self.model,
-            "revision": getattr(self.audiollm.model.config, "_commit_hash", None),
+            "revision": getattr(network.config, "_commit_hash", None),
             "layers": self.layers,
             "layers_path": self.layers_path,
-            "computed_in": str(self.audiollm.model.dtype).removeprefix("torch."),
+            **({"computed_in": str(network.dtype).removeprefix("torch.")} if has_weights else {}),
             "dtype": self.store_dtype,
             "prompt": "chat template with the audio and an empty user text",
             "tokens": "audio placeholders only; of an encoder the frames of sound",
@@ -106,19 +108,29 @@ class Extraction(LightningModule):
 
     def _capture(self, prompts: AudioPrompts) -> list[dict[int, Tensor]]:
         """Capture a batch; one that does not fit into memory is halved, again and again; a lone clip gives nothing."""
+        num_clips = len(prompts.audio)
+        captured = self._capture_whole(prompts)
+        if captured is not None:
+            return captured
+        if num_clips == 1:
+            return [{}]
+        halves = [slice(0, num_clips // 2), slice(num_clips // 2, num_clips)]
+        return [clip for half in halves for clip in self._capture(prompts.part(half))]
+
+    def _capture_whole(self, prompts: AudioPrompts) -> list[dict[int, Tensor]] | None:
+        """Capture a batch in one pass; None if it does not fit into memory.
+
+        The error holds the pass's tensors, so that nothing may be tried again before it is gone.
+        """
         try:
             captured = self.audiollm.capture(prompts, self.layers)
+            lengths = [len(x) for x in captured[self.layers[0]]]
+            stored = {
+                layer: torch.cat(xs).to("cpu", getattr(torch, self.store_dtype)).split(lengths)
+                for layer, xs in captured.items()
+            }
         except torch.OutOfMemoryError:
-            num_clips = len(prompts.audio)
-            if num_clips == 1:
-                return [{}]
-            halves = [slice(0, num_clips // 2), slice(num_clips // 2, num_clips)]
-            return [clip for half in halves for clip in self._capture(prompts.part(half))]
-        lengths = [len(x) for x in captured[self.layers[0]]]
-        stored = {
-            layer: torch.cat(xs).to("cpu", getattr(torch, self.store_dtype)).split(lengths)
-            for layer, xs in captured.items()
-        }
+            return None
         return [{layer: xs[clip] for layer, xs in stored.items()} for clip in range(len(lengths))]
 
     def configure_optimizers(self) -> Any:

@@ -8,7 +8,6 @@ disjoint shards, and a run that was killed goes on with the shards that are miss
 import errno
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -22,7 +21,8 @@ import xxhash
 from safetensors.torch import save
 from torch import Tensor
 
-from ard.results import write_json
+from ard.files import LOCK, in_use
+from ard.results import replacing, write_json
 from ard.run import MANIFEST, write_parquet
 from ard.types import Failure, UserError
 
@@ -82,6 +82,21 @@ def read_manifest(folder: Path | str) -> Manifest:
         ) from error
     shards = tuple(map(_shard, saved["shards"]))
     return Manifest(saved["model"], tuple(saved["layers"]), saved["d_in"], getattr(torch, saved["dtype"]), shards)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that is in use, and not by activation shards.
+
+    Raises:
+        UserError: if it is.
+    """
+    path = folder / MANIFEST
+    try:
+        is_ours = "layers" in json.loads(path.read_text()) if path.is_file() else (folder / LOCK).is_file()
+    except ValueError:
+        is_ours = False
+    if in_use(folder) and not is_ours:
+        raise UserError(f"folder {str(folder)!r} is in use, and not by activation shards: choose another")
 
 
 def shard_path(folder: Path, layer: int, shard: int) -> Path:
@@ -161,19 +176,11 @@ def write_shard(
 
 def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> tuple[int, str, tuple[int, ...]]:
     """Write one tar and return its size, checksum and offsets; a half is never left behind under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            with wds.TarWriter(file, mtime=0) as tar:
-                for metadata, x in samples:
-                    tar.write({"__key__": metadata["id"], "safetensors": save({"x": x.contiguous()}), "json": metadata})
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as partial:
+        with partial.open("wb") as file, wds.TarWriter(file, mtime=0) as tar:
+            for metadata, x in samples:
+                tar.write({"__key__": metadata["id"], "safetensors": save({"x": x.contiguous()}), "json": metadata})
         data = partial.read_bytes()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         starts = [member.offset_data for member in tar if member.name.endswith(".safetensors")]
     headers = [int.from_bytes(data[start : start + 8], "little") for start in starts]  # safetensors' own
@@ -289,6 +296,8 @@ def read_clip_metadata(folder: Path | str, shard: Shard) -> list[dict[str, Any]]
 
 def _open(folder: Path | str, name: str) -> Any:
     """Open a file below a folder: a path, a URL, or a command."""
+    if isinstance(folder, Path) or Path(folder).is_dir():  # whose name may be anything, such as a::b
+        return Path(folder, name).open("rb")
     url = f"{folder}/{name}"
     return wds.gopen(url) if url.startswith("pipe:") else fsspec.open(url, "rb").open()
 

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from ctypes import c_int32
 from itertools import count
+from multiprocessing.sharedctypes import RawArray
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,23 +34,40 @@ class Shuffled(IterableDataset[Tensor]):
     from any batch, and workers take turns, a buffer each. A layer that fits into the buffer is read once and mixed as
     a whole, every epoch anew.
 
+    Several ranks read the same stream and take turns at the tokens of each batch: together they have what one would.
+
     Tokens that are not finite keep their place in the stream, and are left out of the batches that they fall into.
     ``not_finite`` counts them, clip by clip, as they are found; it is shared with the workers.
     """
 
     def __init__(
-        self, source: Layer, batch_tokens: int, buffer_tokens: int, seed: int, skip_not_finite: bool, start: int = 0
+        self,
+        source: Layer,
+        batch_tokens: int,
+        buffer_tokens: int,
+        seed: int,
+        skip_not_finite: bool,
+        start: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.source = source
+        self.rank, self.world_size = rank, world_size
         self.skip_not_finite = skip_not_finite
         self.clips = [(shard, place) for shard in source.shards for place in range(len(shard.clip_ids))]
         self.first_clip = {shard.number: row for row, (shard, place) in enumerate(self.clips) if place == 0}
-        self.not_finite = torch.zeros(len(self.clips), dtype=torch.int32).share_memory_()
+        self._not_finite = RawArray(c_int32, max(len(self.clips), 1))  # in /dev/shm only where there is room
         self.batch_tokens = batch_tokens
         self.batches_per_buffer = max(1, buffer_tokens // batch_tokens)
         self.fits = source.num_tokens <= buffer_tokens
         self.seed = seed
         self.start = start
+
+    @property
+    def not_finite(self) -> Int[Tensor, " clips"]:
+        """Of every clip the tokens that are not finite, as far as they have been found."""
+        return torch.frombuffer(self._not_finite, dtype=torch.int32)
 
     def __iter__(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
         """Return the batches of this worker, from the first that is not yet consumed."""
@@ -93,16 +112,14 @@ class Shuffled(IterableDataset[Tensor]):
     def _cut(
         self, x: Float[Tensor, "tokens d_in"], rows: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch_or_fewer d_in"]:
-        """Return the tokens of a batch, as many as are finite."""
-        batch = x.index_select(0, rows)
-        if self.not_finite.any():
-            batch = batch[batch.isfinite().all(dim=1)]
-        if len(batch) == 0:
+        """Return this rank's tokens of a batch, as many as are finite."""
+        finite = rows[x.index_select(0, rows).isfinite().all(dim=1)] if self.not_finite.any() else rows
+        if len(finite) < self.world_size:
             raise UserError(
                 f"{str(self.source.folder)!r}: a batch of {len(rows)} tokens holds only NaN or infinity: "
                 "run `ard extract` anew"
             )
-        return batch
+        return x.index_select(0, finite[self.rank :: self.world_size])
 
     def _rows(self, batch: int) -> Int[Tensor, " tokens"]:
         """Return the tokens of a batch where the whole layer is mixed: it may end one epoch and begin the next."""

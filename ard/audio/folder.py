@@ -1,11 +1,14 @@
 """A folder of the user's own sounds as a source of clips."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from ard.audio.decoding import decode, unusable
+from ard.files import LOCK
 from ard.types import Clip, Failure, UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -15,7 +18,8 @@ class FolderClips:
     """Iterate over the sounds under a folder, at any depth, in the order of their names.
 
     A clip's id is its path below the folder, with dots replaced (a dot would end a WebDataset key). What cannot be
-    used comes out as a :class:`~ard.types.Failure` in its place: no file is left out silently.
+    used comes out as a :class:`~ard.types.Failure` in its place: no file is left out silently. Hidden files are not
+    read, nor what a command of this package wrote below the folder.
 
     Args:
         root: the folder.
@@ -34,13 +38,38 @@ class FolderClips:
 
     def __iter__(self) -> Iterator[Clip | Failure]:
         """Read file by file; one file may give several clips."""
+        for folder in self.written():
+            yield Failure(folder.relative_to(self.root).as_posix(), "audio", "a folder that `ard` wrote: not read")
         taken: set[str] = set()
-        for path in sorted(self.root.rglob("*")):
+        for path in self.files():
             name = path.relative_to(self.root).as_posix()
-            if path.is_dir() or any(part.startswith(".") for part in path.relative_to(self.root).parts):
-                continue
             clip_id = _unique(name.replace(".", "_"), taken)
             yield from self._read(path, name, clip_id)
+
+    def files(self) -> list[Path]:
+        """Return the files that are read."""
+        written = set(self.written())
+        return [
+            path
+            for path in sorted(self.root.rglob("*"))
+            if not path.is_dir() and not self._is_hidden(path) and written.isdisjoint(path.parents)
+        ]
+
+    def written(self) -> list[Path]:
+        """Return the outermost folders below that a command of this package has written to."""
+        locked = {lock.parent for lock in self.root.rglob(LOCK)} - {self.root}
+        return sorted(folder for folder in locked if locked.isdisjoint(folder.parents) and not self._is_hidden(folder))
+
+    def _is_hidden(self, path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(self.root).parts)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the names and contents of the files: the same for a copy of the folder, wherever it lies."""
+        digest = xxhash.xxh3_64()
+        for path in self.files():
+            name = path.relative_to(self.root).as_posix()
+            digest.update(f"{name}\0{_content(path)}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def _read(self, path: Path, name: str, clip_id: str) -> Iterator[Clip | Failure]:
         if path.suffix.lower() not in SUFFIXES:
@@ -71,6 +100,17 @@ def read_clip(path: Path) -> Clip:
     if isinstance(recording, Failure):
         raise UserError(f"audio file {str(path)!r} cannot be used ({recording.reason}): give wav, flac, ogg or mp3")
     return Clip(path.name, *recording, dataset=path.parent.name)
+
+
+def _content(path: Path) -> str:
+    """Return a hash of a file's content; of what cannot be read there is none."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
+    except OSError:
+        return ""
 
 
 def _cut(waveform: np.ndarray, samples: int) -> list[np.ndarray]:

@@ -4,10 +4,10 @@ import io
 import json
 import logging
 import math
-import os
-import shutil
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,15 @@ import numpy as np
 import soundfile
 import webdataset as wds
 import xxhash
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ard.audio.decoding import decode
-from ard.results import write_json
+from ard.files import LOCK, claim, in_use
+from ard.results import replacing, write_json
 from ard.run import MANIFEST
 from ard.types import Clip, Failure, UserError
+
+SHARD = re.compile(r"\d{6}\.tar")
 
 
 def clip_metadata(clip: Clip) -> dict[str, Any]:
@@ -43,35 +47,52 @@ def write_audio_shards(
 ) -> tuple[int, list[Failure]]:
     """Write a source of clips as audio shards and return how many clips were written and what was left out.
 
-    Shards are made in a folder beside ``out`` that takes its place at the end: a killed run leaves no half set. Clips
-    keep their sample rate; samples are stored as 16-bit FLAC.
+    The shards take their names together, the manifest last: a killed run leaves no half set. An older set of shards in
+    the folder is replaced; whatever else lies there is not touched. Clips keep their sample rate; samples are stored as
+    16-bit FLAC.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder holds anything but audio shards, is in use by another process or cannot be written.
     """
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"folder {str(out)!r} cannot be written ({error.strerror}): choose another --out") from error
+    with claim(out, refuse=_refuse_foreign):
+        return _write(source, out.resolve(), clips_per_shard)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder that is in use and not by audio shards: those of a killed run have a lock and no manifest."""
+    is_ours = (out / LOCK).is_file() and all(SHARD.fullmatch(name) for name in in_use(out))
+    if in_use(out) and not is_ours and _stored(out / MANIFEST) is None:
+        raise UserError(f"folder {str(out)!r} is in use, and not by audio shards: choose a new or empty one as --out")
+
+
+def _write(source: Iterable[Clip | Failure], out: Path, clips_per_shard: int) -> tuple[int, list[Failure]]:
     failures: list[Failure] = []
     num_clips = 0
     digest = xxhash.xxh3_64()
-    pattern = f"{partial}/%06d.tar"
-    with wds.ShardWriter(pattern, maxcount=clips_per_shard, maxsize=math.inf, verbose=0, mtime=0) as shards:
-        for item in source:
-            if isinstance(item, Failure):
-                failures.append(item)
-                continue
-            flac, known = _flac(item), json.dumps(clip_metadata(item)).encode()
-            shards.write({"__key__": item.id, "flac": flac, "json": known})
-            digest.update(flac + known)
-            num_clips += 1
-    about = {"num_clips": num_clips, "xxh3": digest.hexdigest(), "failures": [f._asdict() for f in failures]}
-    write_json(partial / MANIFEST, about)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    written: list[str] = []
+    with ExitStack() as partials:
+
+        def opened(name: str) -> str:
+            written.append(name)
+            return str(partials.enter_context(replacing(out / name)))
+
+        with wds.ShardWriter(
+            "%06d.tar", maxcount=clips_per_shard, maxsize=math.inf, verbose=0, mtime=0, opener=opened
+        ) as shards:
+            for item in source:
+                if isinstance(item, Failure):
+                    failures.append(item)
+                    continue
+                flac, known = _flac(item), json.dumps(clip_metadata(item)).encode()
+                shards.write({"__key__": item.id, "flac": flac, "json": known})
+                digest.update(flac + known)
+                num_clips += 1
+        older = _stored(out / MANIFEST) or {}
+        (out / MANIFEST).unlink(missing_ok=True)
+    for name in set(older.get("shards", filter(SHARD.fullmatch, in_use(out)))) - set(written):
+        (out / name).unlink(missing_ok=True)
+    about = {"num_clips": num_clips, "xxh3": digest.hexdigest(), "shards": written}
+    write_json(out / MANIFEST, {**about, "failures": [failure._asdict() for failure in failures]})
     return num_clips, failures
 
 
@@ -89,12 +110,20 @@ def read_audio_manifest(folder: Path) -> AudioManifest:
     Raises:
         UserError: if the folder holds no finished set.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
+    saved = _stored(folder / MANIFEST)
+    if saved is None:
         raise UserError(f"{str(folder)!r} holds no finished audio shards (no {MANIFEST}): make them with `ard shards`")
-    saved = json.loads(path.read_text(encoding="utf-8"))
     failures = [Failure(**failure) for failure in saved["failures"]]
     return AudioManifest(saved["num_clips"], saved["xxh3"], failures)
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """Return what a manifest says; None where there is none, or it is not that of audio shards."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return saved if isinstance(saved, dict) and saved.keys() >= {"num_clips", "xxh3", "failures"} else None
 
 
 def read_clips(folder: Path) -> Iterator[Clip]:
@@ -119,9 +148,8 @@ def read_shard(path: Path) -> Iterator[Clip | Failure]:
         UserError: if the shard itself cannot be read.
     """
     try:
-        yield from map(
-            _decoded, wds.WebDataset([str(path)], shardshuffle=False, nodesplitter=None, workersplitter=None)
-        )
+        with path.open("rb") as file:  # a name such as a#b is no URL
+            yield from map(_decoded, group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])))
     except (tarfile.ReadError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"audio shard {str(path)!r} is damaged ({reason}): make the shards anew") from error

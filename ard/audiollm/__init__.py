@@ -1,17 +1,5 @@
 """Stage 2: an AudioLLM: load it, find its layers, capture several of them in one pass, intervene, generate."""
 
-from ard.audiollm.audiollm import AudioLLM, Positions, load_audiollm
-from ard.audiollm.hooks import replace_output, stop_after
-from ard.audiollm.prompter import EMBEDDED, AudioPrompter, AudioPrompts, load_prompter
+import lazy_loader
 
-__all__ = [
-    "EMBEDDED",
-    "AudioLLM",
-    "AudioPrompter",
-    "AudioPrompts",
-    "Positions",
-    "load_audiollm",
-    "load_prompter",
-    "replace_output",
-    "stop_after",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

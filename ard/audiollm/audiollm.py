@@ -12,7 +12,9 @@ from transformers import PreTrainedModel
 
 from ard.audiollm.families import FAMILIES, PLAIN, Family, encode_alone
 from ard.audiollm.frames import needed_frames, padded_encoder
+from ard.audiollm.generation import keep_plain_options
 from ard.audiollm.hooks import replace_output, stop_after
+from ard.audiollm.precision import widen_on_cpu
 from ard.audiollm.prompter import (
     EMBEDDED,
     AudioPrompter,
@@ -261,7 +263,7 @@ def load_audiollm(
     Args:
         model: the folder or id.
         device: where it is to run; ``meta`` gives it its shapes, and no weights are read.
-        dtype: of the weights; ``auto`` is what the checkpoint says.
+        dtype: of the weights; ``auto`` is what the checkpoint says, and on a CPU float32 if it fits into memory.
         layers_path: module path of the layers to look into, such as ``audio_tower.layers`` of a Qwen2-Audio or
             ``encoder.layers`` of a Whisper; the decoder's where it is left out.
         attention: transformers' name of an implementation, such as ``flash_attention_2``.
@@ -276,6 +278,9 @@ def load_audiollm(
             network = family.model_class.from_config(config)
     else:
         network = _with_weights(model, config, family, dtype, attention).to(device)
+        keep_plain_options(network)
+        if dtype == "auto":
+            widen_on_cpu(network, f"model {model!r}")
     if family.lone_encoder is not None:
         encode_alone(network.get_submodule(family.lone_encoder))
     return AudioLLM(network, prompter, model, layers_path)

@@ -89,9 +89,12 @@ class AudioPrompter:
         """Put clips and questions into the model's chat template; without questions the user's text is empty.
 
         Raises:
-            UserError: if the model is of a type that was not tested, and its processor is not to be called like others.
+            UserError: if a question holds a special token, or the model is of a type that was not tested, and its
+                processor is not to be called like others.
         """
-        asked = zip(clips, prompts or [""] * len(clips), strict=True)
+        asked = list(zip(clips, prompts or [""] * len(clips), strict=True))
+        for prompt in {prompt for _, prompt in asked}:
+            self._refuse_special_tokens(prompt)
         try:
             rows = [self._family.prepare(self.processor, self._heard(clip), prompt) for clip, prompt in asked]
         except (AttributeError, TypeError, ValueError) as error:
@@ -112,6 +115,17 @@ class AudioPrompter:
         valid = features["attention_mask"].bool()
         audio = (features["input_ids"] == self.audio_token_id) & valid
         return AudioPrompts(features, valid, audio, num_windows)
+
+    def _refuse_special_tokens(self, prompt: str) -> None:
+        """Refuse a question that would put an audio token of its own into the prompt, or end the user's turn."""
+        added = getattr(getattr(self.processor, "tokenizer", None), "added_tokens_decoder", None)
+        tokens = added.values() if isinstance(added, Mapping) else []  # mistral-common makes plain text of them itself
+        held = [token.content for token in tokens if token.special and token.content and token.content in prompt]
+        if held:
+            raise UserError(
+                f"the question {prompt!r} holds {max(held, key=len)!r}, which is a special token of the model: "
+                "ask without it"
+            )
 
     def _heard(self, clip: Clip) -> Waveform:
         """Return what the model hears of a clip."""

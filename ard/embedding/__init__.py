@@ -1,7 +1,5 @@
 """Stage 6: clips and texts in one space, by CLAP."""
 
-from ard.embedding.base import Clap
-from ard.embedding.clap import EMBEDDED, load_clap
-from ard.embedding.store import embed_clips
+import lazy_loader
 
-__all__ = ["EMBEDDED", "Clap", "embed_clips", "load_clap"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

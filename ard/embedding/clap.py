@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import ClapModel, ClapProcessor
 
+from ard.audiollm import widen_on_cpu
 from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
 from ard.embedding.laion import load_laion_clap
 from ard.results import write_json
@@ -134,4 +135,5 @@ def _load(model: str, device: str) -> Clap:
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"CLAP model {model!r} cannot be loaded ({reason}): give a local folder or a hub id") from error
-    return TransformersClap(weights.to(device), processor, model)
+    widen_on_cpu(weights.to(device), f"CLAP model {model!r}")
+    return TransformersClap(weights, processor, model)

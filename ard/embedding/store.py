@@ -1,8 +1,6 @@
 """Embeddings of clips on disk: one row a clip, in the order of the clips table."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from ard.audio import read_audio_manifest, read_shard
 from ard.embedding.base import Clap
+from ard.results import replacing
 from ard.types import Clip, UserError
 
 CLIPS_PER_BATCH = 32
@@ -74,7 +73,9 @@ def embed_clips(
                     f"{str(audio)!r}: give the folder of audio shards that the activations were extracted from"
                 )
             _write(path, {"embeddings": joined}, about)
-            shutil.rmtree(parts)
+            for shard in shards:
+                (parts / f"{shard.stem}.safetensors").unlink()
+            parts.rmdir()
         barrier()
     return load_file(path)["embeddings"]
 
@@ -88,7 +89,5 @@ def _holds(path: Path, about: Mapping[str, str]) -> bool:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(tensors, partial, metadata=about)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata=about)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import AutoConfig
 
+from ard.audiollm import widen_on_cpu
 from ard.types import UserError
 
 
@@ -51,6 +52,7 @@ class BERTScore:
             raise UserError(
                 f"BERTScore model {model!r} cannot be loaded ({reason}): give a local folder or a hub id"
             ) from error
+        widen_on_cpu(self._scorer._model, f"BERTScore model {model!r}")
         longest = self._scorer._model.config.max_position_embeddings - 2
         tokenizer = self._scorer._tokenizer
         tokenizer.model_max_length = min(tokenizer.model_max_length, longest)  # some say 1e30, which overflows

@@ -71,7 +71,8 @@ class CompareNames(Evaluator):
         rows = []
         for control, of_row in (("", names), ("names shuffled", shuffled)):
             figures = compare_texts(of_row, labels, range(len(labels)), self.clap(), bertscore, seed=self.seed)
-            rows.append(cell.row(figures, control=control))
+            row = cell.row(figures, control=control)
+            rows.append(row.as_control() if control else row)
         choices = {
             "reference": "the label that more than half of a concept's clips have, of several the rarest",
             "clap": self.clap_name,

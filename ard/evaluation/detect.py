@@ -63,7 +63,7 @@ class DetectConcepts(Evaluator):
         measurable = ~np.isnan(own)
         rows = (
             cell.row({"auroc": self._figure(own[measurable])}),
-            cell.row({"auroc": self._figure(others[measurable])}, control="names shuffled"),
+            cell.row({"auroc": self._figure(others[measurable])}, control="names shuffled").as_control(),
         )
         choices = {
             "clips": "the evaluation set"

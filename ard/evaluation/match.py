@@ -117,8 +117,8 @@ class MatchLabels(Evaluator):
                 self._predict(active, rng.permutation(own).tolist(), len(labelled.labels), embed)
                 for _ in range(self.num_shuffles)
             ]
-            rows.append(self._row(predictions, truth, cell.row({}, control="names shuffled")))
-            rows.append(self._row([truth], truth, replace(cell.row({}), method="Labels as names")))
+            rows.append(self._row(predictions, truth, cell.row({}, control="names shuffled")).as_control())
+            rows.append(self._row([truth], truth, replace(cell.row({}), method="Labels as names")).as_control())
         details = {
             "num_clips": len(labelled.labels),
             "num_labels": len(vocabulary),

@@ -50,6 +50,7 @@ class ConceptMatching(Metric):
     """
 
     full_state_update = False
+    higher_is_better = True
     counts: list[Tensor]
 
     def __init__(
@@ -97,6 +98,7 @@ class ConceptAveragePrecision(Metric):
     """
 
     full_state_update = False
+    higher_is_better = True
     of_clips: list[Tensor]
     ranked_labels: list[Tensor]
     num_pairs: list[Tensor]

@@ -67,6 +67,7 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
         for name, of in (("come_back", found), ("come_back_shuffled", shuffled))
     }
     figures = {name: Figure.estimate(known, np.mean, "share of the top-C", seed=seed) for name, known in share.items()}
+    figures["come_back_shuffled"] = figures["come_back_shuffled"].of_control()
     names = [_names(cell) for cell in cells]
     if all(names):
         named = [name for feature in selection.features.tolist() if (name := names[0].get(feature))]

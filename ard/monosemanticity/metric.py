@@ -27,6 +27,7 @@ class WeightedMonosemanticity(Metric):
     """
 
     full_state_update = False
+    higher_is_better = True
 
     def __init__(self, num_features: int, d: int) -> None:
         super().__init__()

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
 
 from ard.activations import read_manifest
 from ard.audiollm import EMBEDDED
+from ard.console import console
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.monosemanticity import read_selections
 from ard.naming.captions import CAPTION_PROMPT, audiollm_captioner, caption_clips, chat_captioner
@@ -136,7 +136,6 @@ class NameConcepts(Evaluator):
             "num_clips_without_caption": num_without_caption,
             "num_duplicates": int(repeats.sum()),
         }
-        console = Console(stderr=True)
         for line in _summary(named.names, num_without_caption):
             console.print(f"{cell.name}: {line}", markup=False, highlight=False, soft_wrap=True)
         return Result("naming", (cell.row(figures),), choices, details)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ard.audiollm import keep_plain_options, widen_on_cpu
 from ard.naming.chat import CUT, EMPTY, Chat, Content, Keep, Reply
 from ard.types import UserError
 
@@ -23,7 +24,7 @@ class TransformersChat(Chat):
         max_tokens: longest answer.
         prompts_per_batch: prompts that are answered at once.
         device: where it runs; ``auto`` is a GPU if there is one.
-        dtype: of the weights; ``auto`` is what the checkpoint says.
+        dtype: of the weights; ``auto`` is what the checkpoint says, and on a CPU float32 if it fits into memory.
     """
 
     def __init__(
@@ -103,7 +104,11 @@ class TransformersChat(Chat):
                 f"model {self.model!r} has no weights for {len(info['missing_keys'])} of its tensors, such as "
                 f"{min(info['missing_keys'])!r}: download it again"
             )
-        return network.to(self.device).eval()
+        network.to(self.device)
+        keep_plain_options(network)
+        if self.dtype == "auto":
+            widen_on_cpu(network, f"model {self.model!r}")
+        return network.eval()
 
     def _unloadable(self, error: Exception) -> UserError:
         reason = " ".join(str(error).split())[:200]

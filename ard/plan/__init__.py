@@ -1,6 +1,5 @@
 """What a preset will cost before it runs: clips, tokens, bytes, FLOPs, hours on a GPU, and if the disk holds it."""
 
-from ard.plan.planner import Plan, StagePlan, plan
-from ard.plan.render import render_plan
+import lazy_loader
 
-__all__ = ["Plan", "StagePlan", "plan", "render_plan"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

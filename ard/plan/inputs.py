@@ -3,7 +3,7 @@
 import inspect
 import json
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,30 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 SeaLLMs-Audio is Qwen2-Audio with the decoder of Qwen2.5-7B-Instruct by its README; its own file was not seen.
 """
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "Extraction": {"store_dtype": "bfloat16", "dtype": "auto"},
+    "ActivationDataModule": {"batch_tokens": 4096},
+    "SAETraining": {"robust": False, "k_aux": 256},
+    "ModelCheckpoint": {"save_top_k": 1},
+    "ScoreMonosemanticity": {"num_draws": 10},
+    "NameConcepts": {"namer": None, "audiollm": "embedded", "max_new_tokens": 128, "clips_per_batch": 32},
+    "MeasureSteering": {
+        "audio": None,
+        "selection": None,
+        "selection_share": 0.1,
+        "design": {},
+        "max_new_tokens": 16,
+        "clips_per_batch": 64,
+    },
+    "Design": {
+        "num_features": [1],
+        "multiples": [1.0],
+        "doses": [0.25, 0.5, 1.0, 2.0, 4.0, 8.0],
+        "num_draws": 3,
+        "most_clips": None,
+    },
+}
+"""What classes of the stage files take where a file does not say; they are not imported, since they bring Lightning."""
 _HTSAT_BASE = {"patch_embeds_hidden_size": 128, "hidden_size": 1024, "depths": [2, 2, 12, 2]}
 
 
@@ -54,15 +78,14 @@ class Preset(NamedTuple):
             raise UserError(f"the preset's fit.yaml does not say trainer.{name}: add it")
         return value
 
-    def setting(self, stage: str, part: Callable[..., Any], name: str) -> Any:
-        """Look up a setting in a stage's file, else in the signature of the class that it configures."""
+    def setting(self, stage: str, part: str, name: str) -> Any:
+        """Look up a setting in a stage's file, else what the class that it configures takes without it."""
         config = self.fact(stage)
         parts = [config["model"], config["data"], *config.get("trainer", {}).get("callbacks", [])]
-        of_part = [p.get("init_args", {}) for p in parts if p["class_path"].rpartition(".")[2] == part.__name__]
-        default = inspect.signature(part).parameters[name].default
-        if not of_part or (name not in of_part[0] and default is inspect.Parameter.empty):
-            raise UserError(f"the preset's {stage}.yaml does not say {part.__name__}.{name}: add it")
-        return of_part[0].get(name, default)
+        of_part = [p.get("init_args", {}) for p in parts if p["class_path"].rpartition(".")[2] == part]
+        if not of_part or (name not in of_part[0] and name not in DEFAULTS.get(part, {})):
+            raise UserError(f"the preset's {stage}.yaml does not say {part}.{name}: add it")
+        return of_part[0][name] if name in of_part[0] else DEFAULTS[part][name]
 
 
 class Corpus(NamedTuple):

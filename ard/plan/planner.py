@@ -9,17 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ard.activations import ActivationDataModule, Extraction
-from ard.monosemanticity import ScoreMonosemanticity
-from ard.naming import CAPTION_PROMPT, NameConcepts
+from ard.naming import CAPTION_PROMPT
 from ard.plan import cost
 from ard.plan.gpus import GPUS, Gpu
-from ard.plan.inputs import RATE_HZ, Model, Preset, read_clap_config, read_corpus, read_model
+from ard.plan.inputs import DEFAULTS, RATE_HZ, Model, Preset, read_clap_config, read_corpus, read_model
 from ard.probing import SCORERS
-from ard.sae import SAETraining
-from ard.steering import Design, MeasureSteering
 from ard.steps import CellKey, Goal, Work, work
 from ard.types import UserError
 
@@ -135,9 +130,9 @@ class _Planner:
         self.model = self._model(self.fact("model"))
         self.layers, self.d_in = sorted(self.fact("layers")), self.model.config.get_text_config().hidden_size
         self._check()
-        self.tasks = self.setting("steer", MeasureSteering, "tasks")
-        self.store_dtype = self.setting("extract", Extraction, "store_dtype")
-        self.batch_tokens = self.setting("fit", ActivationDataModule, "batch_tokens")
+        self.tasks = self.setting("steer", "MeasureSteering", "tasks")
+        self.store_dtype = self.setting("extract", "Extraction", "store_dtype")
+        self.batch_tokens = self.setting("fit", "ActivationDataModule", "batch_tokens")
         self.trained_tokens = self.batch_tokens * preset.trainer("max_steps")
         folders = {"probe": self.fact("activations"), "eval": self.fact("evaluation")}
         self.extracted = {split: Path(folder) for split, folder in folders.items() if folder}
@@ -209,7 +204,7 @@ class _Planner:
     def _extraction(self, split: str) -> StagePlan:
         """One pass of encoder and decoder up to the deepest layer, over the whole prompt."""
         counted = cost.model_cost(self.model.config, self.layers[-1])
-        chosen, tokens = self.setting("extract", Extraction, "dtype"), self.tokens[split]
+        chosen, tokens = self.setting("extract", "Extraction", "dtype"), self.tokens[split]
         dtype = self.model.dtype if chosen == "auto" else chosen
         flops = counted.prefill_flops(self.frames[split], self.model.num_text_tokens(""))
         size = counted.num_weights * _itemsize(dtype)
@@ -226,14 +221,14 @@ class _Planner:
     def _training(self, layer: int, expansion: int) -> StagePlan:
         """The steps of one SAE: Adam moves 28 bytes a weight, its gradient 8 more; gathering rows 2 bytes a FLOP."""
         d_sae, num_steps = expansion * self.d_in, self.trained_tokens // self.batch_tokens
-        robust = self.setting("fit", SAETraining, "robust")
-        k_aux = self.setting("fit", SAETraining, "k_aux") if robust else 0
+        robust = self.setting("fit", "SAETraining", "robust")
+        k_aux = self.setting("fit", "SAETraining", "k_aux") if robust else 0
         dense, sparse = cost.training_flops(self.d_in, d_sae, self.fact("k"), robust=robust, k_aux=k_aux)
         precision = str(self.preset.trainer("precision", "32-true"))
         dtype = "float32" if precision.startswith("32") else "bfloat16"
         num_weights, copies = 2 * self.d_in * d_sae + d_sae + self.d_in, 0
         if self.preset.trainer("enable_checkpointing", True):
-            copies = self.setting("fit", ModelCheckpoint, "save_top_k")
+            copies = self.setting("fit", "ModelCheckpoint", "save_top_k")
         self.assumptions.append(
             f"SAEs train in {dtype} (trainer.precision {precision} in fit.yaml); "
             + (f"{copies} checkpoints of each stay, with Adam's states" if copies else "no checkpoints stay")
@@ -283,7 +278,7 @@ class _Planner:
 
     def _captions(self) -> StagePlan:
         """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""
-        num_draws = self.setting("test", ScoreMonosemanticity, "num_draws")
+        num_draws = self.setting("test", "ScoreMonosemanticity", "num_draws")
         asked = 0
         for layer, expansion in self._cells("test"):
             num_selected = min(self.fact("num_selected"), self.d_in * (expansion or 1))
@@ -291,12 +286,12 @@ class _Planner:
             asked += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
         heard = self.frames["probe"][: asked * self.fact("p")]
         self.assumptions.append(f"at most {len(heard):,} clips are captioned, each at the greatest length")
-        if self.setting("test", NameConcepts, "namer") is not None:
+        if self.setting("test", "NameConcepts", "namer") is not None:
             self.assumptions.append(
                 f"at most {asked:,} names are asked of a language model elsewhere, not counted here"
             )
-        model = self._model(self.setting("test", NameConcepts, "audiollm"))
-        return self._answers("captions", "representatives", NameConcepts, model, [(1.0, heard, CAPTION_PROMPT)])
+        model = self._model(self.setting("test", "NameConcepts", "audiollm"))
+        return self._answers("captions", "representatives", "NameConcepts", model, [(1.0, heard, CAPTION_PROMPT)])
 
     def _steering(self) -> list[StagePlan]:
         """For each task, all clips are answered unsteered, those of the source class in every trial and control."""
@@ -316,28 +311,27 @@ class _Planner:
         for task in self.tasks:
             for split, times in self._times_steered(task).items():
                 asked.append((times, self.frames[split], task["prompt"]))
-        return [self._answers("steering", f"{len(self.tasks)} tasks", MeasureSteering, self.model, asked, "steer")]
+        return [self._answers("steering", f"{len(self.tasks)} tasks", "MeasureSteering", self.model, asked, "steer")]
 
     def _asked(self, task: Mapping[str, Any]) -> list[str]:
         """Return the splits that a task is asked about: the one to choose on, where it is another, and the measured."""
-        folders = [self.setting("steer", MeasureSteering, "selection")]
-        folders.append(task.get("audio") or self.setting("steer", MeasureSteering, "audio"))
+        folders = [self.setting("steer", "MeasureSteering", "selection")]
+        folders.append(task.get("audio") or self.setting("steer", "MeasureSteering", "audio"))
         return [Path(folder).name for folder in folders if folder]
 
     def _times_steered(self, task: Mapping[str, Any]) -> dict[str, float]:
         """Return how often a clip of each split is answered under a clamp, of SAE and of coordinates, on average."""
-        given = self.setting("steer", MeasureSteering, "design")
-        design = given if isinstance(given, Design) else Design(**given)
+        design = {**DEFAULTS["Design"], **self.setting("steer", "MeasureSteering", "design")}
         *others, measured = splits = self._asked(task)
-        share = self.setting("steer", MeasureSteering, "selection_share")
+        share = self.setting("steer", "MeasureSteering", "selection_share")
         parts = [1.0, 1.0] if others else [share, 1 - share]
         counts = [part * len(self.frames[split]) for part, split in zip(parts, (splits[0], measured), strict=True)]
         heard = [count / len(task["classes"]) for count in counts]
-        chosen, some = (min(count, design.most_clips or count) for count in heard)
+        chosen, some = (min(count, design["most_clips"] or count) for count in heard)
         num_others = len({other["prompt"] for other in self.tasks} - {task["prompt"]})
-        once = design.num_draws + len(design.doses) + 2 + 3 * num_others  # and two for the way back
+        once = design["num_draws"] + len(design["doses"]) + 2 + 3 * num_others  # and two for the way back
         times = dict.fromkeys(splits, 0.0)
-        times[splits[0]] += 2 * len(design.num_features) * len(design.multiples) * chosen
+        times[splits[0]] += 2 * len(design["num_features"]) * len(design["multiples"]) * chosen
         times[measured] += 3 * heard[1] + once * some  # no clamp, the SAE's features, coordinates
         return {split: number / len(self.frames[split]) for split, number in times.items()}
 
@@ -345,7 +339,7 @@ class _Planner:
         self,
         stage: str,
         part: str,
-        caller: type,
+        caller: str,
         model: Model,
         asked: Sequence[tuple[float, np.ndarray, str]],
         config: str = "test",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from lightning import LightningModule
 
-from ard.activations import ProbeBatch
+from ard.activations import ActivationDataModule, ProbeBatch
 from ard.probing.functional import ClipScores, clip_scores
 from ard.run import Cell
 from ard.sae import POLY, Dictionary, load_dictionary
@@ -52,6 +52,12 @@ class Encoding(LightningModule):
                 f"the dictionary is for a width of {self.dictionary.d_in}, and d_in is {d_in}: give one that was made "
                 "for this model"
             )
+
+    def setup(self, stage: str) -> None:
+        """Refuse activations of another width, before anything is encoded."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, ActivationDataModule):
+            data.check_width(self.dictionary.d_in)
 
     def test_step(self, batch: ProbeBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Scored]:
         """Return a batch with its codes and scores, under ``scored``."""

@@ -3,21 +3,6 @@
 Reads only files, so a report can be made long after the run, on a machine without the model.
 """
 
-from ard.reports.concepts import Order, concept_names, find_concepts, find_feature, render_concepts
-from ard.reports.html import write_report
-from ard.reports.table import Table, render_table
-from ard.reports.tables import build_tables, log_tables, write_tables
+import lazy_loader
 
-__all__ = [
-    "Order",
-    "Table",
-    "build_tables",
-    "concept_names",
-    "find_concepts",
-    "find_feature",
-    "log_tables",
-    "render_concepts",
-    "render_table",
-    "write_report",
-    "write_tables",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
-from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds
+from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds, remove_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
-from ard.results import Figure, git_commit, replacing
+from ard.results import Figure, git_commit, write_text
 from ard.run import Cell, Run
 
 NUM_SHOWN = 200
@@ -77,7 +76,6 @@ def write_report(run: Path) -> Path:
     )
     places = _places(about.own)
     sounds_folder = about.report.parent / "audio"
-    shutil.rmtree(sounds_folder, ignore_errors=True)
     sounds = copy_sounds(about.audio_splits, wanted, sounds_folder)
     page = (
         _environment()
@@ -105,8 +103,8 @@ def write_report(run: Path) -> Path:
             choices=_choices(about),
         )
     )
-    with replacing(about.report) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(about.report, page)
+    remove_sounds(sounds_folder, {sound.file for sound in sounds.values()})
     return about.report
 
 

@@ -11,6 +11,11 @@ class Printed(NamedTuple):
     plus_minus: float | None = None
 
 
+def _printed(**figures: float | tuple[float, float]) -> dict[str, Printed]:
+    """Return a row by metric: a figure, or one with what stands after its plus-minus sign."""
+    return {name: Printed(*x) if isinstance(x, tuple) else Printed(x) for name, x in figures.items()}
+
+
 LAYER, EXPANSION = 26, 8
 """Where the paper measures unless it says otherwise."""
 
@@ -27,19 +32,15 @@ METHODS = ("No SAE", "SAE, no clamp", "Rand. Feats.", *COMPARED, "Reverse", SHUF
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
 
 TABLE1: Mapping[tuple[str, int], Mapping[str, Printed]] = {
-    (method, layer): {
-        metric: Printed(*(printed if isinstance(printed, tuple) else (printed,)))
-        for metric, printed in zip(METRICS, figures, strict=True)
-    }
-    for method, layer, figures in (
-        ("Poly. Feats.", 26, (1.14, 0.05, 0.20, 0.08, 0.05)),
-        ("Rand. Rep.", 26, ((2.13, 0.08), (0.11, 0.05), (0.23, 0.06), (0.15, 0.04), (0.10, 0.05))),
-        ("Mean Act.", 26, (4.76, 0.42, 0.42, 0.42, 0.36)),
-        ("Coverage", 26, (5.28, 0.46, 0.44, 0.45, 0.39)),
-        ("AR&D", 5, (9.17, 0.48, 0.51, 0.49, 0.47)),
-        ("AR&D", 16, (9.31, 0.52, 0.58, 0.55, 0.53)),
-        ("AR&D", 26, (9.33, 0.55, 0.65, 0.60, 0.58)),
-    )
+    ("Poly. Feats.", 26): _printed(ms=1.14, precision=0.05, recall=0.20, f1=0.08, map=0.05),
+    ("Rand. Rep.", 26): _printed(
+        ms=(2.13, 0.08), precision=(0.11, 0.05), recall=(0.23, 0.06), f1=(0.15, 0.04), map=(0.10, 0.05)
+    ),
+    ("Mean Act.", 26): _printed(ms=4.76, precision=0.42, recall=0.42, f1=0.42, map=0.36),
+    ("Coverage", 26): _printed(ms=5.28, precision=0.46, recall=0.44, f1=0.45, map=0.39),
+    ("AR&D", 5): _printed(ms=9.17, precision=0.48, recall=0.51, f1=0.49, map=0.47),
+    ("AR&D", 16): _printed(ms=9.31, precision=0.52, recall=0.58, f1=0.55, map=0.53),
+    ("AR&D", 26): _printed(ms=9.33, precision=0.55, recall=0.65, f1=0.60, map=0.58),
 }
 """By method and layer."""
 
@@ -52,11 +53,8 @@ TABLE1_MS_NOTE = (
 JUDGED = {"expert_score": "Expert-rated score", "clap_cosine": "CLAP cosine", "bertscore": "BERTScore"}
 
 TABLE2: Mapping[str, Mapping[str, Printed]] = {
-    method: {metric: Printed(*printed) for metric, printed in zip(JUDGED, figures, strict=True)}
-    for method, figures in (
-        ("Poly. Feats.", ((2.13, 0.79), (0.47, 0.41), (0.23, 0.41))),
-        ("AR&D", ((4.29, 0.81), (0.84, 0.20), (0.92, 0.11))),
-    )
+    "Poly. Feats.": _printed(expert_score=(2.13, 0.79), clap_cosine=(0.47, 0.41), bertscore=(0.23, 0.41)),
+    "AR&D": _printed(expert_score=(4.29, 0.81), clap_cosine=(0.84, 0.20), bertscore=(0.92, 0.11)),
 }
 """By method; after the sign, the spread."""
 

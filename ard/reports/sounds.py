@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from ard.results import replacing
+
 SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
+FILE = re.compile(r"\d{4,}\.(flac|wav|ogg|mp3)")
 NUM_BARS = 96
 HEIGHT = 40
 
@@ -41,11 +45,19 @@ def copy_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> d
             except soundfile.SoundFileError:
                 continue
             key = f"{numbers[clip_id]:04d}"
-            (out / (key + suffix)).write_bytes(audio)
+            with replacing(out / (key + suffix)) as partial:
+                partial.write_bytes(audio)
             sounds[clip_id] = Sound(key, key + suffix, waveform_path(samples.mean(axis=1)))
         if len(sounds) == len(numbers):
             break
     return sounds
+
+
+def remove_sounds(folder: Path, shown: Collection[str]) -> None:
+    """Remove what :func:`copy_sounds` once wrote and the report no longer shows; what else lies there stays."""
+    for path in folder.glob("*"):
+        if FILE.fullmatch(path.name) and path.name not in shown:
+            path.unlink()
 
 
 def waveform_path(samples: Float[np.ndarray, " samples"]) -> str:

@@ -1,18 +1,15 @@
 """Tables 1 to 4 from a run's result files, with the paper's figures beside this run's."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
-
 from ard.reports import notes, paper
 from ard.reports.paper import Printed
 from ard.reports.table import Cell, Line, Table, latex, markdown
-from ard.results import OWN_METHOD, Result, Row, replacing, write_json
+from ard.results import OWN_METHOD, Result, Row, write_json, write_text
 from ard.run import Run
 from ard.types import UserError
 
@@ -41,24 +38,9 @@ def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
                 run.table(table.number, suffix).unlink(missing_ok=True)
             continue
         write_json(run.table(table.number), {"table": table.number, "preset": table.preset, "rows": table.rows})
-        for suffix, text in (("md", markdown(table)), ("tex", latex(table))):
-            with replacing(run.table(table.number, suffix)) as partial:
-                partial.write_text(text, encoding="utf-8")
+        write_text(run.table(table.number, "md"), markdown(table))
+        write_text(run.table(table.number, "tex"), latex(table))
     return tables
-
-
-def log_tables(logger: Logger, tables: Iterable[Table]) -> None:
-    """Log tables through a Lightning logger: as tables to W&B, as one metric a figure to any other."""
-    measured = [table for table in tables if table.rows]
-    if not isinstance(logger, WandbLogger):
-        logger.log_metrics(
-            dict(pair for table in measured for row in table.rows for pair in _metrics(table.number, row))
-        )
-        return
-    for table in measured:
-        flat = [_flat(row) for row in table.rows]
-        columns = list(dict.fromkeys(key for row in flat for key in row))
-        logger.log_table(f"table{table.number}", columns, [[row.get(key) for key in columns] for row in flat])
 
 
 def _table1(run: Run) -> Table:
@@ -285,24 +267,3 @@ def _json_row(
         for metric, (value, plus_minus) in printed.items():
             content["paper"][metric] = {"value": value} | ({"plus_minus": plus_minus} if plus_minus is not None else {})
     return content
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in row.items():
-        if key == "paper":
-            flat |= {f"paper_{metric}": f["value"] for metric, f in item.items() if isinstance(f, Mapping)}
-        elif isinstance(item, Mapping):
-            flat |= {key if part == "value" else f"{key}_{part}": number for part, number in item.items()}
-        else:
-            flat[key] = item
-    return flat
-
-
-def _metrics(number: int, row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    where = [row["method"], f"l{row['layer']}", *([f"e{row['expansion']}"] if row["expansion"] is not None else [])]
-    if "source" in row:
-        where.append(f"{row['source']}-{row['target']}")
-    for key, item in row.items():
-        if isinstance(item, Mapping) and key != "paper" and math.isfinite(item["value"]):
-            yield "/".join([f"table{number}", *where, key]), item["value"]

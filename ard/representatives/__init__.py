@@ -1,24 +1,5 @@
 """Stage 5: which clips stand for a feature most and least (Sec. 2.2, Eq. 2)."""
 
-from ard.representatives.callback import RANDOM_ACTIVE, RetrieveRepresentatives, read_maxima, read_ties
-from ard.representatives.functional import Ties
-from ard.representatives.metric import (
-    RandomActiveClips,
-    RepresentativeClips,
-    Representatives,
-    Retrieved,
-    Statistics,
-)
+import lazy_loader
 
-__all__ = [
-    "RANDOM_ACTIVE",
-    "RandomActiveClips",
-    "RepresentativeClips",
-    "Representatives",
-    "RetrieveRepresentatives",
-    "Retrieved",
-    "Statistics",
-    "Ties",
-    "read_maxima",
-    "read_ties",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ard.activations import ActivationDataModule
+from ard.files import refuse_foreign
 from ard.sae.metric import Quality
 from ard.sae.module import SAETraining
 from ard.types import UserError
@@ -54,7 +55,16 @@ class SaveSAE(Callback):
                 if name.startswith(prefix) and value.isfinite()
             }
             sae.metadata |= {**about, "metrics": measured}
-            sae.save_pretrained(Path(str(self.out).replace(PLACEHOLDER, str(expansion))))
+            sae.save_pretrained(self.folder(expansion))
+
+    def folder(self, expansion: int) -> Path:
+        """Return the folder of an SAE; a placeholder that is not the last belongs to the user's name of a folder."""
+        before, placeholder, after = str(self.out).rpartition(PLACEHOLDER)
+        return Path(f"{before}{expansion}{after}") if placeholder else self.out
+
+    def refuse(self, folder: Path) -> None:
+        """Refuse a folder with files that training did not write."""
+        refuse_foreign(folder)
 
 
 class LogQuality(Callback):

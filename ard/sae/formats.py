@@ -8,17 +8,18 @@ it is folded into the weights; where they cannot, it is refused by name. Nothing
 """
 
 import json
-import os
+import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ard.files import claim, in_use
+from ard.results import replacing, write_text
 from ard.sae.hub import fetch
 from ard.types import UserError
 
@@ -64,9 +65,15 @@ def convert(src: str | Path, dst: Path, to: Format) -> None:
     Raises:
         UserError: if ``dst`` is in use, or ``src`` cannot be read (:func:`read`).
     """
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+    sae = read(src)
+    with claim(dst, refuse=_refuse_used):
+        write(sae, dst, to)
+
+
+def _refuse_used(dst: Path) -> None:
+    """Refuse a folder in which anything lies."""
+    if in_use(dst) or (dst.exists() and not dst.is_dir()):
         raise UserError(f"{str(dst)!r} is in use: name a new folder to write the SAE into")
-    write(read(src), dst, to)
 
 
 def read(source: str | Path, revision: str | None = None) -> StoredSAE:
@@ -82,7 +89,9 @@ def read(source: str | Path, revision: str | None = None) -> StoredSAE:
     folder = fetch(source, [name for layout in LAYOUTS.values() for name in (layout.config, layout.weights)], revision)
     for layout in LAYOUTS.values():
         if (folder / layout.config).is_file() and (folder / layout.weights).is_file():
-            return layout.read(folder)
+            stored = layout.read(folder)
+            _refuse_not_finite(folder, stored)
+            return stored
     wanted = "; ".join(f"{layout.config} and {layout.weights} for {name}" for name, layout in LAYOUTS.items())
     inner = {path.parent.name for layout in LAYOUTS.values() for path in folder.glob(f"*/{layout.config}")}
     hint = f"look into its folders: {', '.join(sorted(inner))}" if inner else "train one with `lightning fit`"
@@ -103,7 +112,7 @@ def write(sae: StoredSAE, folder: Path, to: Format) -> None:
 
 def read_saelens(folder: Path) -> StoredSAE:
     """Read ``cfg.json`` and ``sae_weights.safetensors``, as SAELens 6 or an older one wrote them."""
-    config = _modern(_read_json(folder / "cfg.json"))
+    config = _modern(folder, _read_json(folder / "cfg.json"))
     unfolded = "fold it into the weights with sae_lens and save again"
     _refuse_unless(
         folder,
@@ -113,26 +122,23 @@ def read_saelens(folder: Path) -> StoredSAE:
         reshape_activations=("none", "there are no heads in a residual stream"),
         finetuning_scaling_factor=(False, unfolded),
     )
-    tensors, metadata = _load_safetensors(folder / "sae_weights.safetensors"), dict(config.get("metadata") or {})
+    tensors, metadata = _load_safetensors(folder / "sae_weights.safetensors"), _metadata(folder, config)
     threshold = None
     if config["architecture"] == "jumprelu" and not _is_batch_top_k(config, tensors):
         _check(folder, tensors, config.get("d_sae"), config.get("d_in"), config.get("d_sae"), threshold=True)
         return StoredSAE(None, bool(config.get("apply_b_dec_to_input", True)), _alike(tensors), metadata)
     if config["architecture"] == "jumprelu":
         config.setdefault("k", metadata.pop("k", None))
-        thresholds = tensors.pop("threshold", torch.full((1,), torch.nan)).unique()
-        if len(thresholds) > 1 or thresholds.isnan().any():
-            raise UserError(f"{str(folder)!r}: threshold is not one number, as BatchTopK's is: other SAEs are not read")
-        threshold = float(thresholds)
+        threshold = _one_number(folder, "threshold", tensors.pop("threshold", torch.empty(0)))
     k = _check(folder, tensors, config.get("k"), config.get("d_in"), config.get("d_sae"))
-    if config.get("rescale_acts_by_decoder_norm", False):
+    if _flag(folder, config, "rescale_acts_by_decoder_norm", default=False):
         # TopK ranks activations times the norm of their decoder row: so it does with rows of norm 1, and encoder and
         # bias times that norm
         norms = tensors["W_dec"].double().norm(dim=1).clamp_min(1e-8)
         _fold(tensors, "W_enc", tensors["W_enc"].double() * norms)
         _fold(tensors, "b_enc", tensors["b_enc"].double() * norms)
         _fold(tensors, "W_dec", tensors["W_dec"].double() / norms[:, None])
-    pre_bias = bool(config.get("apply_b_dec_to_input", True))
+    pre_bias = _flag(folder, config, "apply_b_dec_to_input", default=True)
     return StoredSAE(k, pre_bias, _alike(tensors), metadata, threshold)
 
 
@@ -173,10 +179,12 @@ def read_sparsify(folder: Path) -> StoredSAE:
     )
     found = _load_safetensors(folder / "sae.safetensors")
     tensors = _renamed(found, SPARSIFY_NAMES)
-    d_in = config.get("d_in")
-    d_sae = config.get("num_latents") or (d_in and d_in * config.get("expansion_factor", 32))
+    d_in, d_sae = _count(folder, "d_in", config.get("d_in")), config.get("num_latents")
+    if d_sae in (None, 0):
+        d_sae = d_in * _count(folder, "expansion_factor", config.get("expansion_factor", 32))
     k = _check(folder, tensors, config.get("k"), d_in, d_sae)
-    metadata = config.pop("metadata", {})
+    metadata = _metadata(folder, config)
+    config.pop("metadata", None)
     return StoredSAE(k, True, _alike(tensors), {**metadata, "sparsify": config})
 
 
@@ -205,18 +213,21 @@ def write_sparsify(sae: StoredSAE, folder: Path) -> None:
 def read_dictionary_learning(folder: Path) -> StoredSAE:
     """Read ``config.json`` and ``ae.pt`` of an AutoEncoderTopK, the latter as tensors and nothing else."""
     config = _read_json(folder / "config.json")
-    trainer = {"dict_class": None, **config.get("trainer", {})}
+    trainer = {"dict_class": None, **_mapping(folder, "trainer", config.get("trainer"))}
     _refuse_unless(
         folder, trainer, dict_class=("AutoEncoderTopK", "BatchTopKSAE", "other dictionaries compute something else")
     )
     found = _load_state_dict(folder / "ae.pt")
-    threshold, k = float(found.pop("threshold", -1)), int(found.pop("k", trainer.get("k") or 0))
+    threshold = _one_number(folder, "threshold", found.pop("threshold", torch.tensor(-1.0)))
+    k = int(_one_number(folder, "k", found.pop("k"))) if "k" in found else trainer.get("k")
     if trainer.get("k", k) != k:
-        raise UserError(f"{str(folder)!r}: k is {trainer['k']} in config.json and {k} in ae.pt: mend config.json")
+        said = f"{_shown(trainer['k'])} in config.json and {k} in ae.pt"
+        raise UserError(f"{str(folder)!r}: k is {said}: mend config.json")
     tensors = _renamed(found, DICTIONARY_LEARNING_NAMES)
-    _check(folder, tensors, k, trainer.get("activation_dim"), trainer.get("dict_size"))
+    k = _check(folder, tensors, k, trainer.get("activation_dim"), trainer.get("dict_size"))
     facts = {ours: trainer.get(theirs) for theirs, ours in DICTIONARY_LEARNING_FACTS.items()}
-    metadata = {name: fact for name, fact in facts.items() if fact is not None} | config.pop("metadata", {})
+    metadata = {name: fact for name, fact in facts.items() if fact is not None} | _metadata(folder, config)
+    config.pop("metadata", None)
     if trainer["dict_class"] == "BatchTopKSAE":  # a threshold that was never set, -1, lets pass whatever is positive
         return StoredSAE(k, True, _alike(tensors), {**metadata, "dictionary_learning": config}, max(threshold, 0.0))
     metadata["dictionary_learning"] = {**config, "threshold": threshold}
@@ -244,7 +255,7 @@ def write_dictionary_learning(sae: StoredSAE, folder: Path) -> None:
     }
     state = _renamed(_reading_centred(sae), {ours: theirs for theirs, ours in DICTIONARY_LEARNING_NAMES.items()})
     state |= {"k": torch.tensor(sae.k, dtype=torch.int), "threshold": torch.tensor(threshold)}
-    _save(state, folder / "ae.pt", torch.save)
+    _save(state, folder / "ae.pt", _pickle)
     _write_json(config, folder / "config.json")
 
 
@@ -262,21 +273,23 @@ LAYOUTS: dict[Format, Layout] = {
     "sparsify": Layout("cfg.json", "sae.safetensors", read_sparsify, write_sparsify),
     "dictionary_learning": Layout("config.json", "ae.pt", read_dictionary_learning, write_dictionary_learning),
 }
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights that are read
 # What these name lies transposed there, in a torch.nn.Linear.
 SPARSIFY_NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
 DICTIONARY_LEARNING_NAMES = {**SPARSIFY_NAMES, "decoder.weight": "W_dec"}
 DICTIONARY_LEARNING_FACTS = {"lm_name": "model_name", "submodule_name": "hook_name", "layer": "layer"}
 
 
-def _modern(config: dict[str, Any]) -> dict[str, Any]:
+def _modern(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Say a configuration of before SAELens 6.0 in the words of 6.0, as SAELens itself does."""
-    metadata = config.get("metadata") or {}
+    metadata = _metadata(folder, config)
     major = str(config.get("sae_lens_version") or metadata.get("sae_lens_version") or 0).partition(".")[0]
     if major.isdigit() and int(major) >= 6:
         return {"architecture": None, **config}
     legacy = {"architecture": "standard", **config}
     if config.get("activation_fn_str", config.get("activation_fn")) == "topk":
-        legacy |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
+        options = _mapping(folder, "activation_fn_kwargs", config.get("activation_fn_kwargs"))
+        legacy |= {"architecture": "topk", "k": options.get("k")}
     if config.get("normalize_activations") in (None, False):
         legacy["normalize_activations"] = "none"
     if "hook_z" in str(config.get("hook_name")):
@@ -291,7 +304,63 @@ def _refuse_unless(folder: Path, config: Mapping[str, Any], **plain: tuple[Any, 
         value = config.get(option, accepted[0])
         if value not in accepted:
             wanted = " or ".join(map(repr, accepted))
-            raise UserError(f"{str(folder)!r}: {option} is {value!r}, only {wanted} can be read: {reason}")
+            raise UserError(f"{str(folder)!r}: {option} is {_shown(value)}, only {wanted} can be read: {reason}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value out of a file for a message, in one short line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _mapping(folder: Path, name: str, value: Any) -> dict[str, Any]:
+    """Return a part of a configuration that has names itself; empty where it is left out."""
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{str(folder)!r}: {name} is {_shown(value)}, not names with values: mend its configuration")
+    return dict(value or {})
+
+
+def _metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a configuration, in which those of other formats may lie under their names."""
+    metadata = _mapping(folder, "metadata", config.get("metadata"))
+    for name in LAYOUTS.keys() & metadata.keys():
+        metadata[name] = _mapping(folder, name, metadata[name])
+        if "trainer" in metadata[name]:
+            metadata[name]["trainer"] = _mapping(folder, "trainer", metadata[name]["trainer"])
+        if not isinstance(threshold := metadata[name].get("threshold", 0.0), float):
+            raise UserError(f"{str(folder)!r}: threshold is {_shown(threshold)}, no number: mend its configuration")
+    return metadata
+
+
+def _flag(folder: Path, config: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    """Return an option that is on or off."""
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise UserError(f"{str(folder)!r}: {name} is {_shown(value)}: write true or false into its configuration")
+    return value
+
+
+def _count(folder: Path, name: str, value: Any) -> int:
+    """Return a number of something, of which there is at least one, and no more than a tensor could hold."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**40:
+        raise UserError(
+            f"{str(folder)!r}: its configuration gives {_shown(value)} for {name}: write the number into it"
+        )
+    return value
+
+
+def _one_number(folder: Path, name: str, tensor: Tensor) -> float:
+    """Return what all entries of a tensor are."""
+    numbers = torch.empty(0) if tensor.is_complex() else tensor.flatten().double()
+    if numbers.numel() == 0 or not numbers.isfinite().all() or not (numbers == numbers[0]).all():
+        raise UserError(f"{str(folder)!r}: {name} is not one number, as BatchTopK's is: other SAEs are not read")
+    return float(numbers[0])
+
+
+def _refuse_not_finite(folder: Path, sae: StoredSAE) -> None:
+    for name, tensor in sae.tensors.items():
+        if not all(map(math.isfinite, tensor.aminmax())):  # which NaN goes through
+            raise UserError(f"{str(folder)!r}: {name} holds NaN or infinity: train the SAE again, or get it again")
 
 
 def _is_batch_top_k(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
@@ -305,22 +374,28 @@ def _check(
 ) -> int:
     """Return k, or refuse tensors that are not those the configuration speaks of."""
     for name, size in {"d_in": d_in, "d_sae": d_sae, "k": k}.items():
-        if not isinstance(size, int) or size < 1:
-            raise UserError(f"{str(folder)!r}: its configuration gives {size!r} for {name}: write the number into it")
+        _count(folder, name, size)
     if k > d_sae:
-        raise UserError(f"{str(folder)!r}: k is {k}, and there are {d_sae} features: mend its configuration")
+        raise UserError(f"{str(folder)!r}: k is {_shown(k)}, and there are {d_sae} features: mend its configuration")
     shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     if threshold:
         shapes["threshold"] = (d_sae,)
     for name in sorted(shapes.keys() ^ tensors.keys()):
-        known = "is missing" if name in shapes else "is a tensor that no TopK-SAE has"
-        raise UserError(f"{str(folder)!r}: {name} {known}: save the SAE again with the library that trained it")
+        about = f"{name} is missing" if name in shapes else f"{_shown(name)} is a tensor that no TopK-SAE has"
+        raise UserError(f"{str(folder)!r}: {about}: save the SAE again with the library that trained it")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in PRECISIONS:
+            raise UserError(
+                f"{str(folder)!r}: {name} is of {str(tensor.dtype).removeprefix('torch.')}: save the SAE again in "
+                "float32, float16 or bfloat16"
+            )
     for name, shape in shapes.items():
         found = tuple(tensors[name].shape)
         if found != shape:
             turned = ", and seems to lie transposed" if found == shape[::-1] else ""
             raise UserError(
-                f"{str(folder)!r}: {name} is {list(found)}{turned}, its configuration says {list(shape)}: mend it"
+                f"{str(folder)!r}: {name} is {list(found)}{turned}, its configuration says {_shown(list(shape))}: "
+                "mend it"
             )
     return k
 
@@ -356,24 +431,26 @@ def _alike(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}): see to the file") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not JSON ({error}): get the folder again") from None
     if not isinstance(config, dict):
-        raise UserError(f"{str(path)!r} holds {config!r}, not a configuration: get the folder again")
+        raise UserError(f"{str(path)!r} holds {_shown(config)}, not a configuration: get the folder again")
     return config
 
 
 def _write_json(config: Mapping[str, Any], path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(config, indent=2) + "\n")
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
-    except SafetensorError as error:
-        raise UserError(f"{str(path)!r} is no safetensors file ({error}): nothing else is read in its place") from None
+    except Exception as error:  # a damaged header makes it raise what cannot be listed
+        raise UserError(
+            f"{str(path)!r} is no safetensors file ({_reason(error)}): nothing else is read in its place"
+        ) from None
 
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
@@ -381,18 +458,34 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that was made to harm fails in ways that cannot be listed
-        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
         raise UserError(
-            f"{str(path)!r} is broken or would run code when read ({reason}): ask who trained it for a state_dict"
+            f"{str(path)!r} is broken or would run code when read ({_reason(error)}): "
+            "ask who trained it for a state_dict"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(name, str) and _is_plain(x) for name, x in state.items()):
         raise UserError(f"{str(path)!r} holds more than the SAE's tensors: save the SAE's state_dict by itself")
-    return state
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Return whether this is a tensor with every entry in memory; of a single one a file can claim any size."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of what an error says, which is shorter than the whole."""
+    return (str(error).splitlines() or [type(error).__name__])[-1][:200]
+
+
+def _pickle(state: dict[str, Tensor], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(state, file)  # not by its name, which torch would write into it
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, save: Callable[[dict[str, Tensor], Path], object]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     # cloned, so that no two share their memory, and nothing is saved that a tensor is only a view of
     clones = {n: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for n, tensor in tensors.items()}
-    save(clones, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save(clones, partial)

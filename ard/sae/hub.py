@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCardData, snapshot_download
 
 from ard.results import Figure
+from ard.sae.metric import BETTER
 from ard.types import UserError
 
 HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
@@ -115,7 +116,7 @@ def model_card(
     )
     facts = {name: config[name] for name in ("architecture", "d_in", "d_sae", "k") if name in config} | known
     lines = [f"| {name} | {value} |" for name, value in facts.items()]
-    measured = [f"| {name} | {_figure(figure)} |" for name, figure in metrics.items()]
+    measured = [f"| {name} | {_figure(name, figure)} |" for name, figure in metrics.items()]
     table = "\n".join([f"| on {dataset} | |", "| --- | --- |", *measured]) if measured else "None were given."
     opened = f'snapshot_download("{user}/{repository}")' + (f' + "/{"/".join(inner)}"' if inner else "")
     return CARD.format(header=header.to_yaml(), source=source, facts="\n".join(lines), metrics=table, opened=opened)
@@ -156,11 +157,13 @@ sae = SAE.load_from_disk({opened})
 """
 
 
-def _figure(figure: float | Figure) -> str:
+def _figure(name: str, figure: float | Figure) -> str:
+    better = figure.better if isinstance(figure, Figure) else BETTER.get(name, "neither")
+    direction = "" if better == "neither" else f", {better} is better"
     if not isinstance(figure, Figure):
-        return f"{figure:.4g}"
+        return f"{figure:.4g}{direction}"
     unit = f" {figure.unit}" if figure.unit else ""
-    return f"{figure.value:.4g}{unit} [{figure.low:.4g}, {figure.high:.4g}], n = {figure.n}, {figure.better} is better"
+    return f"{figure.value:.4g}{unit} [{figure.low:.4g}, {figure.high:.4g}], n = {figure.n}{direction}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,12 +1,27 @@
 """How good an SAE is, streamed over the tokens of many batches and ranks."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torchmetrics import Metric
 
+from ard.results import Better
 from ard.types import Codes
+
+BETTER: Mapping[str, Better] = {
+    "fvu": "lower",
+    "explained_variance": "higher",
+    "normalised_mse": "lower",
+    "cosine": "higher",
+    "l0": "neither",
+    "not_positive_share": "lower",
+    "dead_share": "lower",
+    "rare_share": "lower",
+}
+"""Of every figure of :class:`Quality`."""
 
 
 class Quality(Metric):
@@ -16,7 +31,7 @@ class Quality(Metric):
     ``explained_variance`` 1 - fvu, ``normalised_mse`` the squared error over the squared norm, not centred, ``cosine``
     that of x and x_hat, averaged, ``l0`` the active features a token, ``not_positive_share`` of what was selected what
     is not positive, ``dead_share`` and ``rare_share`` of the features those that are active on no token, and on fewer
-    than ``rare_below`` of them. NaN without tokens.
+    than ``rare_below`` of them. NaN without tokens. Which way each is better says ``BETTER``.
 
     Args:
         d_in: width of x.

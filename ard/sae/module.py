@@ -8,9 +8,10 @@ import torch.distributed as dist
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from ard.activations import ActivationDataModule
 from ard.sae.functional import auxiliary_loss, geometric_median, nested_errors, squared_error, variance
 from ard.sae.topk import Reconstruction, TopKSAE
-from ard.types import Codes
+from ard.types import Codes, UserError
 
 
 class SAETraining(LightningModule):
@@ -19,6 +20,8 @@ class SAETraining(LightningModule):
     The defaults are the paper's: Eq. 1 as it stands, plain L2, Adam at 1e-5. ``robust`` turns on what reference [17]
     adds: x is divided by one number, so that its variance is 1 in the first batch, a pre-bias that starts at the
     geometric median of that batch, decoder rows of unit norm, AuxK for dead features.
+
+    On several ranks, each with its part of every batch, they become what one rank makes of the whole batches.
 
     SAEs side by side share nothing but the batches and the optimizer, which works weight by weight: each becomes what
     it would have become alone.
@@ -77,6 +80,19 @@ class SAETraining(LightningModule):
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
 
+    def setup(self, stage: str) -> None:
+        """Refuse what would train something else than what was asked for, before anything is trained."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, ActivationDataModule):
+            data.check_width(self.sae.d_in)
+        if stage == "fit":
+            check_precision(self.trainer.precision, clips=bool(self.trainer.gradient_clip_val))
+            if self.trainer.world_size > 1 and (self.max_norm_multiple is not None or self.sae.threshold is not None):
+                raise UserError(
+                    "max_norm_multiple and batch_top_k look at a whole batch, of which each of "
+                    f"{self.trainer.world_size} ranks has a part: set trainer.devices to 1"
+                )
+
     @property
     def sae(self) -> TopKSAE:
         """The SAE, or the first of several, as it is trained: it reads x / ``scale``."""
@@ -131,7 +147,15 @@ class SAETraining(LightningModule):
                     "not_positive_share": (codes.values <= 0).float().mean(),
                 },
             )
-        return total
+        return total * self._weight(x)
+
+    def _weight(self, x: Tensor) -> float:
+        """Return the share of the ranks' tokens that is here, times the ranks: gradients are averaged over ranks."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return 1.0
+        num_tokens = torch.tensor(float(len(x)), device=x.device)
+        dist.all_reduce(num_tokens)
+        return len(x) * dist.get_world_size() / float(num_tokens)
 
     def validation_step(self, x: Tensor, batch_idx: int) -> dict[str, Reconstruction]:
         """Return what each SAE makes of held-out tokens, by expansion."""
@@ -199,3 +223,20 @@ class SAETraining(LightningModule):
         one = len(self.expansions) == 1
         self.log_dict({f"train/{name}" if one else f"train/e{expansion}/{name}": x for name, x in found.items()})
         self.log("fvu" if one else f"fvu-e{expansion}", found["fvu"], prog_bar=True, logger=False)
+
+
+def check_precision(precision: str, *, clips: bool) -> None:
+    """Refuse a precision in which training fails, or clips something else than the gradients.
+
+    Raises:
+        UserError: if it is such a one.
+    """
+    if precision not in ("32-true", "16-mixed", "bf16-mixed"):
+        raise UserError(
+            f"trainer.precision is {precision!r}, in which an SAE cannot be trained: choose 32-true or bf16-mixed"
+        )
+    if precision == "16-mixed" and clips:
+        raise UserError(
+            "trainer.precision is '16-mixed', whose gradients are scaled when trainer.gradient_clip_val would clip "
+            "them: choose bf16-mixed, or leave out the clipping"
+        )

@@ -15,7 +15,7 @@ from ard.naming import Chat
 from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
-from ard.steering.experiment import NO_SAE, STEERED, Design, Experiment, Features, Measured, Split
+from ard.steering.experiment import CONTROLS, NO_SAE, STEERED, Design, Experiment, Features, Measured, Split
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
@@ -157,7 +157,8 @@ class MeasureSteering(Evaluator):
         for name, figures in measured.figures.items():
             method = cell.method if name == STEERED else name
             expansion = None if name == NO_SAE else cell.expansion
-            yield Row(method, cell.layer, expansion, figures, source=task.source, target=task.target)
+            row = Row(method, cell.layer, expansion, figures, source=task.source, target=task.target)
+            yield row.as_control() if name in CONTROLS else row
 
 
 def _known(audio: Path) -> Split:

@@ -23,6 +23,7 @@ from ard.types import Clip
 Clamp = Mapping[int, float]
 NO_SAE, NO_CLAMP, RANDOM, REVERSE = "No SAE", "SAE, no clamp", "Rand. Feats.", "Reverse"
 STEERED = "steered"
+CONTROLS = (NO_SAE, NO_CLAMP, RANDOM)
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,10 @@ class Experiment:
         among = outcome.among[self.design.denominators[0]]
         each = [self._figure(row, among) for row in outcome.reached.get(RANDOM, ())]
         shares = np.array([figure.value for figure in each if not math.isnan(figure.value)])
-        said = [{"features": draw, "sensitivity": asdict(figure)} for draw, figure in zip(draws, each, strict=True)]
+        said = [
+            {"features": draw, "sensitivity": asdict(figure.of_control())}
+            for draw, figure in zip(draws, each, strict=True)
+        ]
         return {"sensitivity": Figure.estimate(shares, np.mean, "share of clips, a draw", seed=self.seed)}, said
 
     def _back(self, reverse: SteeringTask, split: Split, choice: Choice) -> tuple[dict[str, Figure], dict[str, Any]]:
@@ -252,7 +256,7 @@ class Experiment:
         outcome = self._outcome(reverse, split, clamps, self.design.most_clips)
         features = [feature._asdict() for feature in back.features]
         alone = self._figures(outcome, NO_CLAMP)["sensitivity"]
-        return self._figures(outcome, STEERED), {"features": features, "without_clamp": asdict(alone)}
+        return self._figures(outcome, STEERED), {"features": features, "without_clamp": asdict(alone.of_control())}
 
     def _dose_response(
         self, task: SteeringTask, split: Split, choice: Choice, clip_ids: Sequence[str]

@@ -3,11 +3,11 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ard.results import replacing
 from ard.study.store import HIGHEST, Answer, Concept, Store
 from ard.types import UserError
 
@@ -21,19 +21,16 @@ KEPT = ("kind", *Answer._fields[3:])
 def write_answers(store: Store, folder: Path) -> list[Path]:
     """Write ``ratings.csv`` (a row an answer), ``label-studio.json`` (a task a concept) and its configuration."""
     concepts, answers = store.concepts, store.answers()
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("ratings.csv", "label-studio.json", "label-studio.xml")]
     tasks = [_task(place, concept, answers) for place, concept in enumerate(concepts, 1)]
-    partials = [path.with_name(path.name + ".partial") for path in paths]
-    with partials[0].open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        of_key = {concept.key: concept._asdict() for concept in concepts}
-        writer.writerows({**{c: of_key[a.concept][c] for c in ABOUT}, **a._asdict()} for a in answers)
-    partials[1].write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partials[2].write_text(labelling(max(len(concept.clips) for concept in concepts)), encoding="utf-8")
-    for partial, path in zip(partials, paths, strict=True):
-        os.replace(partial, path)
+    with replacing(paths[0]) as ratings, replacing(paths[1]) as tasked, replacing(paths[2]) as configured:
+        with ratings.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            of_key = {concept.key: concept._asdict() for concept in concepts}
+            writer.writerows({**{c: of_key[a.concept][c] for c in ABOUT}, **a._asdict()} for a in answers)
+        tasked.write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        configured.write_text(labelling(max(len(concept.clips) for concept in concepts)), encoding="utf-8")
     return paths
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ard.results import replacing
 from ard.types import UserError
 
 HIGHEST = 5
@@ -122,17 +123,14 @@ class Store:
                     "then move its folder away, or go on with it (`ard app`)"
                 )
             return store
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        with closing(sqlite3.connect(partial)) as db, db:
-            db.executescript(SCHEMA)
-            db.execute("INSERT INTO study VALUES (?)", (seed,))
-            rows = [(*c[:-2], json.dumps(c.clips), json.dumps(c.captions)) for c in concepts]
-            db.executemany("INSERT INTO concepts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        with closing(sqlite3.connect(partial)) as db:
-            db.execute("PRAGMA journal_mode = WAL")
-        partial.replace(path)
+        with replacing(path) as partial:
+            with closing(sqlite3.connect(partial)) as db, db:
+                db.executescript(SCHEMA)
+                db.execute("INSERT INTO study VALUES (?)", (seed,))
+                rows = [(*c[:-2], json.dumps(c.clips), json.dumps(c.captions)) for c in concepts]
+                db.executemany("INSERT INTO concepts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            with closing(sqlite3.connect(partial)) as db:
+                db.execute("PRAGMA journal_mode = WAL")
         return cls(path)
 
     @cached_property

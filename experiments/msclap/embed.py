@@ -68,7 +68,7 @@ def embed_texts(model: CLAP, out: Path) -> None:
 
 def save(path: Path, names: list, embeddings: np.ndarray) -> None:
     """Write what `computed:` reads, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # ard is not installed here
     save_file({"embeddings": np.ascontiguousarray(embeddings, np.float32)}, partial, {"names": json.dumps(names)})
     os.replace(partial, path)
 

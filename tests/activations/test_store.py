@@ -178,13 +178,23 @@ def test_the_stream_goes_on_from_any_batch(store, buffer_tokens, num_workers):
             assert torch.equal(went_on, expected)
 
 
-def test_ranks_read_disjoint_shards(store):
-    seen = []
-    for rank in range(2):
-        data = ActivationDataModule(store, layer=1, batch_tokens=5)
-        data.trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, global_rank=rank, world_size=2)
-        seen.append({float(x) for batch in islice(data.train_dataloader(), 20) for x in batch[:, 0]})
-    assert seen == [{0, 1, 2, 6}, {3, 4, 5}]
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("buffer_tokens", [12, 1000])
+def test_ranks_take_turns_at_the_tokens_of_every_batch(store, buffer_tokens, num_workers):
+    settings = {"layer": 1, "batch_tokens": 6, "buffer_tokens": buffer_tokens, "num_workers": num_workers}
+    whole = list(islice(ActivationDataModule(store, **settings).train_dataloader(), 12))
+    for rank in range(3):
+        data = ActivationDataModule(store, **settings)
+        data.trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, global_rank=rank, world_size=3)
+        for part, batch in zip(islice(data.train_dataloader(), 12), whole, strict=True):
+            assert torch.equal(part, batch[rank::3])
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused(store):
+    data = ActivationDataModule(store, layer=1, batch_tokens=5)
+    data.trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, global_rank=0, world_size=2)
+    with pytest.raises(UserError, match=r"batch_tokens is 5, which 2 ranks cannot share evenly: give a multiple of 2"):
+        data.train_dataloader()
 
 
 def test_a_batch_larger_than_the_store_is_filled(store):

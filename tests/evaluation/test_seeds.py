@@ -45,6 +45,7 @@ def test_what_comes_back_in_all_other_runs_is_counted_and_chance_beside_it(tmp_p
     assert row == result.rows[0]
     assert row.figures["come_back"].value == 20 / 40  # features 10 to 29 are in both
     assert row.figures["come_back_shuffled"].value == 0
+    assert [figure.better for figure in row.figures.values()] == ["higher", "neither"]
     concepts = result.details["concepts"]
     assert [where["feature"] for where in concepts[12]["elsewhere"]] == [17, 12]
     assert concepts[35]["elsewhere"][0]["cosine"] < 0.7

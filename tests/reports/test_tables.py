@@ -1,19 +1,16 @@
 """Tables: this run's figures, the paper's beside them, in the paper's order; what is missing is said."""
 
-import csv
 import io
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from rich.console import Console
 
 from ard.evaluation import MatchReading
-from ard.reports import build_tables, log_tables, paper, render_table, write_tables
+from ard.reports import build_tables, paper, render_table, write_tables
 from ard.reports.notes import unbeaten
 from ard.reports.paper import Printed, counterparts
 from ard.reports.table import Cell, Line
@@ -245,29 +242,18 @@ def test_nan_is_an_empty_cell_and_null_in_json(run):
     assert "Without a value, because there was nothing to measure it on: 1 figures." in table.notes
 
 
-def test_any_logger_takes_the_tables(run, tmp_path):
-    tables = build_tables(run)
-    logger = CSVLogger(tmp_path / "logs")
-    log_tables(logger, tables)
-    logger.save()
-    with open(logger.experiment.metrics_file_path, encoding="utf-8") as file:
-        logged = next(csv.DictReader(file))
-    assert float(logged["table1/AR&D/l3/e8/f1"]) == 0.5
-    assert float(logged["table4/Poly. Feats./l2/ms"]) == 2
-    assert float(logged["table3/AR&D/l3/e8/sad-happy/sensitivity"]) == 0.5
-
-
-def test_wandb_gets_tables(run, monkeypatch):
-    logged = {}
-    monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
-    monkeypatch.setattr(
-        WandbLogger, "log_table", lambda self, key, columns, data: logged.update({key: (columns, data)})
-    )
-    log_tables(WandbLogger(), build_tables(run))
-    columns, data = logged["table1"]
-    assert dict(zip(columns, data[-1], strict=True))["paper_f1"] == 0.6
-    assert np.shape(data) == (5, len(columns))
-    assert set(logged) == {"table1", "table3", "table4"}
+def test_table1_may_have_a_column_that_the_paper_lacks(run, monkeypatch):
+    monkeypatch.setitem(paper.METRICS, "ms_again", "MS again")
+    path = run / "layer-3/e8/matching.json"
+    result = Result.load(path)
+    rows = [replace(row, figures={**row.figures, "ms_again": row.figures["ms"]}) for row in result.rows]
+    replace(result, rows=tuple(rows)).save(path)
+    table = build_tables(run, [1])[0]
+    assert table.heads[-1] == "MS again"
+    first, last = table.lines[0].cells[-1], table.lines[-1].cells[-1]
+    assert (first, last) == ((None, None), (rows[0].figures["ms"], None))
+    assert "ms_again" in table.rows[-1]
+    assert "ms_again" not in table.rows[-1]["paper"]
 
 
 def test_a_folder_that_is_no_run_is_refused(run):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from ard.sae import JumpReLUSAE, TopKSAE
 from ard.sae.formats import StoredSAE, convert, read, write
 from ard.types import UserError
+from experiments.torture.robust import read_damaged_folders
 
 FORMATS = ["saelens", "sparsify", "dictionary_learning"]
 D_IN, D_SAE, K = 6, 24, 4
@@ -248,6 +249,13 @@ REFUSED = [
     ("saelens", {"k": "drop"}, "its configuration gives None for k"),
     ("saelens", {"k": D_SAE + 1}, "k is 25, and there are 24 features"),
     ("saelens", {"d_sae": 30}, r"W_dec is \[24, 6\], its configuration says \[30, 6\]|W_enc is \[6, 24\]"),
+    ("saelens", {"k": True}, "its configuration gives True for k: write the number into it"),
+    ("saelens", {"k": 10**40}, r"gives 1000+ for k"),
+    ("saelens", {"d_in": "6"}, "its configuration gives '6' for d_in: write the number into it"),
+    ("saelens", {"metadata": ["m"]}, r"metadata is \['m'\], not names with values: mend its configuration"),
+    ("saelens", {"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input is 'false': write true or false"),
+    ("sparsify", {"d_in": "6", "num_latents": 0, "expansion_factor": 10**12}, "gives '6' for d_in"),
+    ("sparsify", {"metadata": "m"}, "metadata is 'm', not names with values"),
     ("sparsify", {"activation": "groupmax"}, "activation is 'groupmax', only 'topk' can be read"),
     ("sparsify", {"signed": True}, "signed is True"),
     ("sparsify", {"skip_connection": True}, "skip_connection is True, only False can be read"),
@@ -296,7 +304,7 @@ def test_the_options_of_sae_lens_before_6_are_refused_too(tmp_path):
     ("change", "message"),
     [
         (lambda t: {**t, "W_dec": t["W_dec"].T}, r"W_dec is \[6, 24\], and seems to lie transposed, its .* \[24, 6\]"),
-        (lambda t: {**t, "W_skip": torch.zeros(D_IN, D_IN)}, "W_skip is a tensor that no TopK-SAE has"),
+        (lambda t: {**t, "W_skip": torch.zeros(D_IN, D_IN)}, "'W_skip' is a tensor that no TopK-SAE has"),
         (lambda t: {name: t[name] for name in t if name != "b_dec"}, "b_dec is missing"),
     ],
 )
@@ -308,6 +316,42 @@ def test_other_tensors_than_a_topk_saes_are_refused(tmp_path, layout, weights, c
     save_file({name: t.contiguous() for name, t in change(load_file(tmp_path / weights)).items()}, tmp_path / weights)
     with pytest.raises(UserError, match=message):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.bool, torch.complex64], ids=str)
+@pytest.mark.parametrize("layout", FORMATS)
+def test_weights_that_are_no_numbers_to_compute_with_are_refused(tmp_path, layout, dtype):
+    write(stored(), tmp_path, layout)
+    path = next(path for path in tmp_path.iterdir() if path.suffix != ".json")
+    tensors = torch.load(path, weights_only=True) if layout == "dictionary_learning" else load_file(path)
+    tensors["b_dec"] = tensors["b_dec"].to(dtype)
+    (torch.save if layout == "dictionary_learning" else save_file)(tensors, path)
+    with pytest.raises(UserError, match=f"b_dec is of {str(dtype)[6:]}: save the SAE again in float32, float16 or"):
+        read(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    sae = stored()
+    sae.tensors["W_dec"][3, 2] = torch.nan
+    write(sae, tmp_path, "sparsify")
+    with pytest.raises(UserError, match="W_dec holds NaN or infinity: train the SAE again"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [lambda: torch.zeros(1).expand(2**30, 2**20), lambda: torch.zeros(6, device="meta"), torch.eye(6).to_sparse],
+)
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path, claim):
+    write(stored(), tmp_path, "dictionary_learning")
+    state = torch.load(tmp_path / "ae.pt", weights_only=True)
+    torch.save({**state, "b_dec": claim()}, tmp_path / "ae.pt")
+    with pytest.raises(UserError, match="holds more than the SAE's tensors"):
+        read(tmp_path)
+
+
+def test_a_folder_that_is_damaged_at_random_is_read_right_or_refused_in_one_line():
+    assert read_damaged_folders(100)
 
 
 class Harm:
@@ -353,8 +397,9 @@ def test_a_training_checkpoint_in_the_place_of_weights_is_refused(tmp_path):
 
 def test_a_broken_configuration_is_called_that(tmp_path):
     write(stored(), tmp_path, "saelens")
-    for text, message in {"{": "is not JSON", "[1]": r"holds \[1\], not a configuration"}.items():
-        (tmp_path / "cfg.json").write_text(text, encoding="utf-8")
+    broken = {"{": "is not JSON", "[1]": r"holds \[1\], not a configuration", "[" * 10**5: "is not JSON"}
+    for text, message in broken.items():
+        (tmp_path / "cfg.json").write_text(text)
         with pytest.raises(UserError, match=message):
             read(tmp_path)
 

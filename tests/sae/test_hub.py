@@ -161,8 +161,8 @@ def test_the_card_carries_the_metrics(tmp_path):
     config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
     card = model_card(config, "me/saes/layer-26", {**METRICS, "none": float("nan")}, "AudioSet_SL")
     assert "| ms | 9.31 [9.1, 9.5], n = 200, higher is better |" in card
-    assert "| fvu | 0.25 |" in card
-    assert 'load_dictionary("me/saes/layer-26")' in card
+    assert "| fvu | 0.25, lower is better |" in card
+    assert 'TopKSAE.from_pretrained("me/saes/layer-26")' in card
     assert 'SAE.load_from_disk(snapshot_download("me/saes") + "/layer-26")' in card
     header = huggingface_hub.ModelCard(card).data
     assert {result.metric_type: result.metric_value for result in header.eval_results} == {"ms": 9.31, "fvu": 0.25}
@@ -182,7 +182,7 @@ def test_a_card_without_metrics_says_so(tmp_path):
 def test_a_card_carries_the_metrics_of_the_training_if_no_others_are_given(tmp_path):
     write(stored(metrics={"fvu": 0.125}, metrics_on="held-out clips"), tmp_path, "saelens")
     config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
-    assert "| on held-out clips | |\n| --- | --- |\n| fvu | 0.125 |" in model_card(config, "me/sae")
+    assert "| on held-out clips | |\n| --- | --- |\n| fvu | 0.125, lower is better |" in model_card(config, "me/sae")
     assert "0.125" not in model_card(config, "me/sae", METRICS, "AudioSet_SL")
 
 

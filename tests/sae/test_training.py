@@ -33,6 +33,7 @@ from ard.sae import (
     WholeCheckpoints,
     is_whole,
 )
+from ard.sae.module import check_precision
 from ard.types import UserError
 
 ABOUT = {"model": "m", "layers": [1], "audio": "x", "dtype": "bfloat16"}
@@ -224,7 +225,7 @@ class Seen(lightning.Callback):
 def see(store, out, environment):
     os.environ.update(environment)
     data, seen = ActivationDataModule(store, layer=1, batch_tokens=24, buffer_tokens=1000), Seen()
-    steps = NUM_TOKENS // 2 // 24
+    steps = NUM_TOKENS // 24
     trainer = lightning.Trainer(max_steps=steps, devices=2, strategy="ddp", callbacks=[seen], **QUIET)
     trainer.fit(SAETraining(D_IN, 4, k=3), data)
     (out / f"{trainer.global_rank}.json").write_text(json.dumps(seen.tokens), encoding="utf-8")
@@ -237,6 +238,64 @@ def test_the_tokens_of_two_ranks_are_disjoint_and_together_all_of_an_epoch(tmp_p
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
     assert not set(first) & set(second)
     assert sorted(first + second) == list(range(NUM_TOKENS))
+
+
+def train(store, out, options, environment):
+    os.environ.update(environment)
+    ranks = ["--trainer.devices=2", "--trainer.strategy=ddp"] if environment else []
+    main(command(store, out, *options, *ranks, steps=20))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_two_ranks_make_of_the_same_batches_what_one_makes(tmp_path, skip):
+    x = X.clone()
+    options = ["--model.init_args.robust=true"]
+    if skip:  # so that the ranks have parts of unequal length
+        x[2, 1, 3:6] = torch.nan
+        options += ["--data.init_args.skip_not_finite=true"]
+    store = write_store(tmp_path / "activations", x)
+    train(store, tmp_path / "one", options, {})
+    finish(start(train, store, tmp_path / "two", options, ranks=2))
+    one, two = (
+        load_file(tmp_path / name / "layer-1" / "e4" / "sae" / "sae_weights.safetensors") for name in ("one", "two")
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--data.init_args.batch_tokens=31"],
+            "batch_tokens is 31, which 2 ranks cannot share evenly: give a multiple",
+        ),
+        (["--model.init_args.batch_top_k=true"], "max_norm_multiple and batch_top_k look at a whole batch"),
+        (["--model.init_args.max_norm_multiple=3"], "of which each of 2 ranks has a part: set trainer.devices to 1"),
+    ],
+)
+def test_what_ranks_cannot_share_is_refused(store, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.setattr(lightning.Trainer, "world_size", 2)
+    with pytest.raises(SystemExit):
+        main(command(store, tmp_path, *options))
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_in_which_training_fails_is_refused(store, tmp_path, capsys, precision):
+    with pytest.raises(SystemExit):
+        main(command(store, tmp_path, f"--trainer.precision={precision}"))
+    wanted = f"trainer.precision is {precision!r}, in which an SAE cannot be trained: choose 32-true or bf16-mixed"
+    assert wanted in capsys.readouterr().err
+
+
+def test_clipping_of_scaled_gradients_is_refused():
+    with pytest.raises(
+        UserError, match=r"precision is '16-mixed', whose gradients are scaled when .* choose bf16-mixed"
+    ):
+        check_precision("16-mixed", clips=True)
+    check_precision("16-mixed", clips=False)
+    check_precision("bf16-mixed", clips=True)
 
 
 class Stop(lightning.Callback):

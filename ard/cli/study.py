@@ -4,7 +4,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ard.console import console
 from ard.embedding import EMBEDDED
+from ard.files import accept, claim, refuse_foreign
 from ard.naming import EndpointChat
 from ard.reports import build_tables, render_table, write_tables
 from ard.run import Run
@@ -19,8 +21,6 @@ from ard.study import (
 )
 from ard.study.serve import is_loopback, serve
 from ard.types import UserError
-
-console = Console(stderr=True)
 
 
 def app(run: Path, host: str = "127.0.0.1", port: int = 8642) -> None:
@@ -49,7 +49,8 @@ def make(run: Path, concepts: int = 50, seed: int | None = None) -> None:
     about = Run.load(run)
     cells = [about.own, about.cell(about.layer, None)]
     chosen = about.seed if seed is None else seed
-    store = Store.create(about.study, draw_concepts(cells, concepts, chosen), chosen)
+    with claim(about.study.parent):
+        store = Store.create(about.study, draw_concepts(cells, concepts, chosen), chosen)
     for method in (cell.method for cell in cells):
         found = sum(concept.method == method for concept in store.concepts)
         if found < concepts:
@@ -68,15 +69,16 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
         device: where the models run.
     """
     about, store = Run.load(run), _store(run)
-    score_study(
-        store,
-        about.own.result_path("study"),
-        clap=clap or about.facts.get("clap", EMBEDDED),
-        bertscore=None if bertscore == "none" else bertscore or about.facts.get("bertscore"),
-        seed=about.seed,
-        device=device,
-    )
-    write_tables(run)
+    with claim(run):
+        score_study(
+            store,
+            about.own.result_path("study"),
+            clap=clap or about.facts.get("clap", EMBEDDED),
+            bertscore=None if bertscore == "none" else bertscore or about.facts.get("bertscore"),
+            seed=about.seed,
+            device=device,
+        )
+        write_tables(run)
     for table in build_tables(run, [2]):
         Console().print(render_table(table))
 
@@ -90,7 +92,8 @@ def export(run: Path, out: Path | None = None) -> None:
     """
     store = _store(run)
     try:
-        paths = write_answers(store, out or store.path.parent)
+        with claim(folder := out or store.path.parent, refuse=refuse_foreign if out else accept):
+            paths = write_answers(store, folder)
     except OSError as error:
         raise UserError(f"the export cannot be written ({error}): choose another --out") from error
     for path in paths:

@@ -1,0 +1,18 @@
+from .callback import ActivationWriter
+from .datamodule import ActivationDataModule, ClipDataModule, dry_run
+from .module import Extraction
+from .store import Manifest, read_clips_metadata, read_manifest, write_clips_table
+from .stream import ProbeBatch
+
+__all__ = [
+    "ActivationDataModule",
+    "ActivationWriter",
+    "ClipDataModule",
+    "Extraction",
+    "Manifest",
+    "ProbeBatch",
+    "dry_run",
+    "read_clips_metadata",
+    "read_manifest",
+    "write_clips_table",
+]

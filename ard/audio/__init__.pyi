@@ -1,0 +1,38 @@
+from .audiobench import AudioBench
+from .check import AudioCheck, check_audio_shards
+from .folder import FolderClips, read_clip
+from .fsd50k import FSD50K
+from .functional import resample
+from .iemocap import IEMOCAP
+from .shards import (
+    AudioManifest,
+    clip_metadata,
+    read_audio_manifest,
+    read_clips,
+    read_shard,
+    write_audio_shards,
+)
+from .sources import SOURCES, Corpora
+from .synthetic import SyntheticCorpus
+from .wavcaps import WavCaps
+
+__all__ = [
+    "FSD50K",
+    "IEMOCAP",
+    "SOURCES",
+    "AudioBench",
+    "AudioCheck",
+    "AudioManifest",
+    "Corpora",
+    "FolderClips",
+    "SyntheticCorpus",
+    "WavCaps",
+    "check_audio_shards",
+    "clip_metadata",
+    "read_audio_manifest",
+    "read_clip",
+    "read_clips",
+    "read_shard",
+    "resample",
+    "write_audio_shards",
+]

@@ -1,0 +1,19 @@
+from .audiollm import AudioLLM, Positions, load_audiollm
+from .generation import keep_plain_options
+from .hooks import replace_output, stop_after
+from .precision import widen_on_cpu
+from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, load_prompter
+
+__all__ = [
+    "EMBEDDED",
+    "AudioLLM",
+    "AudioPrompter",
+    "AudioPrompts",
+    "Positions",
+    "keep_plain_options",
+    "load_audiollm",
+    "load_prompter",
+    "replace_output",
+    "stop_after",
+    "widen_on_cpu",
+]

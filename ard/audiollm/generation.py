@@ -1,0 +1,22 @@
+"""What a checkpoint says about how its model generates."""
+
+from typing import Any
+
+from transformers import GenerationConfig
+
+KEPT = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id"),
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens"),
+    *("top_k", "top_p", "min_p", "typical_p"),  # of draws
+)
+"""Options that change which token is likely. All others change how is searched, or what is returned."""
+
+
+def keep_plain_options(network: Any) -> None:
+    """Leave a model's ``generation_config`` no option that makes ``generate`` search or answer in a way of its own.
+
+    How is searched is said where answers are asked for.
+    """
+    config = getattr(network, "generation_config", None)
+    if config is not None:
+        network.generation_config = GenerationConfig(**{name: getattr(config, name, None) for name in KEPT})

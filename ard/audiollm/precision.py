@@ -1,0 +1,49 @@
+"""In what precision a model is computed."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def widen_on_cpu(network: Any, name: str) -> None:
+    """Turn weights in half precision on a CPU into float32, in which most CPUs are many times as fast, and say so.
+
+    They stay as they are where float32 does not fit into memory.
+    """
+    weights = [*network.parameters(), *network.buffers()]
+    halves = [x for x in weights if x.dtype in HALF and x.device.type == "cpu"]
+    if not halves:
+        return
+    log, half = logging.getLogger(__name__), str(halves[0].dtype).removeprefix("torch.")
+    needed, available = sum(x.nbytes for x in halves) + 4 * max(x.numel() for x in halves), available_memory()
+    if needed > available:
+        log.warning(
+            "%s is computed in %s, which is slow on a CPU: float32 needs %.1f GB more, and %.1f GB are free",
+            *(name, half, needed / 1e9, available / 1e9),
+        )
+        return
+    network._apply(lambda x: x.float() if x.dtype in HALF else x)
+    log.warning("%s is stored in %s and computed in float32, which is faster on a CPU", name, half)
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Return how many bytes can still be used: what the machine has left, or the container's share of it if less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    machine = _fields(root / "proc/meminfo")
+    if "MemAvailable:" in machine:
+        limits.append(1024 * machine["MemAvailable:"])
+    container = root / "sys/fs/cgroup"
+    if (container / "memory.max").is_file() and (limit := (container / "memory.max").read_text().strip()) != "max":
+        limits.append(int(limit) - _fields(container / "memory.stat").get("anon", 0))
+    return min(limits)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return the lines of a file of names and numbers; none where there is no such file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {line.split()[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}

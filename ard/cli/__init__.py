@@ -1,0 +1,221 @@
+"""The command line: `ard` and `lightning` are two names of one entry point.
+
+Here every command is a line of one table, and none of them is imported before it is run: `ard --help` is there at once.
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ard import __version__
+
+
+class Command(NamedTuple):
+    """A command of `ard`.
+
+    Its options are the parameters of its function, but for those that ``declared`` lists with the settings of
+    `add_argument`. A function with ``own_parser`` is given the words of the command line as they are.
+    """
+
+    function: str
+    """``module:name``, the module one of this package."""
+    summary: str
+    declared: Mapping[str, Mapping[str, Any]] = {}
+    own_parser: bool = False
+    loads_models: bool = False
+
+
+COMMANDS = {
+    "demo": Command(
+        "run:demo",
+        "Run the whole method on the embedded default: Tables 1 to 4 in miniature and the HTML report.",
+        loads_models=True,
+    ),
+    "run": Command(
+        "run:run",
+        "Run the whole method on a folder of your own sounds: named concepts with audio players.",
+        loads_models=True,
+    ),
+    "table": Command(
+        "run:table",
+        "Run what table N needs and is missing, and write it.",
+        {
+            "number": {"type": int, "help": "1, 2, 3 or 4"},
+            "--dry-run": {
+                "action": "store_true",
+                "help": "list the steps, which of them are done, and why the others are not; nothing is run",
+            },
+        },
+        loads_models=True,
+    ),
+    "seeds": Command(
+        "run:seeds",
+        "Say which concepts of a run come back in others with another --seed: Table 4 then notes it.",
+        {"runs": {"type": Path, "nargs": "+", "help": "folders of runs; the first is held against all others"}},
+    ),
+    "concepts": Command("report:concepts", "List the named concepts of a run, searched by a word and sorted."),
+    "steer": Command(
+        "steer:steer",
+        "Ask the run's model about a clip without and with features set to a value, and print the answers.",
+        loads_models=True,
+    ),
+    "report": Command(
+        "report:report", "Write the tables and the HTML report of a run's folder again, from its files alone."
+    ),
+    "app": Command(
+        "study:app", "Serve the rating study of a run as a web page; raters need a browser and nothing else."
+    ),
+    "plan": Command(
+        "plan:plan",
+        "Say what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, "
+        "and if the disk holds it.",
+    ),
+    "convert": Command(
+        "convert:convert",
+        "Write an SAE in the format of another library: SAELens, sparsify or dictionary_learning.",
+        {
+            "src": {"type": str, "help": "folder or hub id of an SAE in any of the formats"},
+            "dst": {"type": Path, "help": "a new folder"},
+        },
+    ),
+    "shards": Command(
+        "shards:main", "Write a corpus as WebDataset audio shards, or check a set of them.", own_parser=True
+    ),
+    **{
+        name: Command("lightning:main", summary, own_parser=True, loads_models=True)
+        for name, summary in {
+            "fit": "Train one SAE from a YAML file (Lightning).",
+            "validate": "Reconstruct held-out tokens (Lightning).",
+            "test": "Retrieve, score, name and evaluate with the callbacks of a YAML file (Lightning).",
+            "predict": "Lightning's predict; `extract` is its name here.",
+            "extract": "Audio shards to activation shards, all layers in one pass; resumes; --dry-run looks at what "
+            "it needs.",
+        }.items()
+    },
+    "study make": Command("study:make", "Draw the concepts of a rating study, AR&D's and those of Poly. Feats. mixed."),
+    "study rate": Command(
+        "study:rate",
+        "Have a language model label and rate a study's concepts from captions; a row of its own in Table 2.",
+    ),
+    "study export": Command("study:export", "Write the answers to a study as CSV and as Label Studio's JSON."),
+    "study import": Command(
+        "study:import_",
+        "Add answers from a CSV or Label Studio JSON file to a study; all of them or, over one bad row, none.",
+        {"file": {"type": Path, "help": "what `ard study export` or Label Studio wrote"}},
+    ),
+    "study score": Command(
+        "study:score",
+        "Score the answers to a study and write Table 2: ratings, agreement, CLAP cosine, BERTScore.",
+        loads_models=True,
+    ),
+}
+GROUPS = {"study": "Table 2's rating study: make, rate, export, import, score."}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command; bad input ends with one line on stderr and exit code 2 (``--debug`` shows the traceback)."""
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    warnings.filterwarnings("ignore", module="lightning|wandb|torch")
+    for talkative in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    _degrade()
+    name, words = _choose(args)
+    from ard.console import console  # after the help: both bring torch
+    from ard.types import UserError
+
+    try:
+        _run(name, words)
+    except (UserError, RuntimeError) as error:
+        line = str(error) if isinstance(error, UserError) else _out_of_memory(error)
+        if debug or line is None:
+            raise
+        console.print(f"ard: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        console.print("ard: stopped; the same command goes on from what is finished", style="red")
+        raise SystemExit(130) from None
+
+
+def _degrade() -> None:
+    """Let a terminal that cannot show a character show another one in its place."""
+    for stream, instead in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=instead)
+
+
+def _out_of_memory(error: RuntimeError) -> str | None:
+    """Say in a line what to do where memory ran out: on the device, or in a worker, which is then killed."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be loaded
+        reason = str(error).partition(". ")[0]
+        return f"out of memory ({reason}): make the batches smaller, and run the same command again"
+    if "DataLoader worker" in str(error):
+        return (
+            "a process that prepares batches was killed, most likely since memory ran out: give the data fewer "
+            "num_workers or batch_tokens, and run the same command again; what is finished is kept"
+        )
+    return None
+
+
+def _choose(args: list[str]) -> tuple[str, list[str]]:
+    """Return the command that is asked for and the words behind it; where help is asked for, it ends here."""
+    singles = {name: command.summary for name, command in COMMANDS.items() if " " not in name}
+    parser = _listing("ard", "Find, name and test the concepts inside audio language models.", singles | GROUPS)
+    parser.add_argument("--version", action="version", version=f"ard-audio {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    first = parser.parse_args(args[:1]).command
+    if first not in GROUPS:
+        return first, args[1:]
+    steps = {n.split()[1]: command.summary for n, command in COMMANDS.items() if n.split()[0] == first and " " in n}
+    step = _listing(f"ard {first}", GROUPS[first], steps).parse_args(args[1:2]).command
+    return f"{first} {step}", args[2:]
+
+
+def _listing(prog: str, description: str, commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    choices = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in commands.items():
+        choices.add_parser(name, help=summary.replace("%", "%%"), add_help=False)
+    return parser
+
+
+def _run(name: str, words: list[str]) -> None:
+    """Import a command's function, and call it with what the command line gives it."""
+    command = COMMANDS[name]
+    module, _, function_name = command.function.partition(":")
+    function: Callable[..., None] = getattr(import_module(f"ard.cli.{module}"), function_name)
+    if command.loads_models:
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+    if command.own_parser:
+        function([name, *words])
+    else:
+        function(**_arguments(name, function, words))
+
+
+def _arguments(name: str, function: Callable[..., None], words: list[str]) -> dict[str, Any]:
+    """Parse the command line by a function's parameters; ``--run.<fact> VALUE`` is an entry of its ``run``."""
+    from jsonargparse import ArgumentParser
+
+    from ard.presets import plain, split_facts
+
+    command = COMMANDS[name]
+    parser = ArgumentParser(prog=f"ard {name}", description=command.summary)
+    for argument, settings in command.declared.items():
+        parser.add_argument(argument, **settings)
+    declared = {argument.removeprefix("--").replace("-", "_") for argument in command.declared}
+    parser.add_function_arguments(function, as_positional=False, skip=declared)
+    rest, facts = split_facts(words)
+    given = ["--run", json.dumps(plain(facts))] if facts else []
+    return dict(parser.instantiate_classes(parser.parse_args([*rest, *given])).as_dict())

@@ -1,0 +1,31 @@
+"""`ard plan`: what a preset will cost."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ard.plan import plan as plan_preset
+from ard.plan import render_plan
+from ard.presets import preset_files
+from ard.steps import TableNumber
+
+
+def plan(
+    preset: str = "paper",
+    gpu: str = "H100",
+    utilisation: float = 0.4,
+    out: Path | None = None,
+    tables: list[TableNumber] = [1, 2, 3, 4],  # noqa: B006
+) -> None:
+    """Say what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, and if the disk holds it.
+
+    Args:
+        preset: a folder of `configs`.
+        gpu: the GPU by name.
+        utilisation: the share of the GPU's peak that is reached.
+        out: the run's folder, ``runs/<preset>`` if not given; what it holds already is not counted again.
+        tables: the tables that are to be made.
+    """
+    folder = out or Path("runs") / preset
+    facts = preset_files(preset, {"out": str(folder)}, ("extract", "fit", "test", "steer"))
+    Console().print(render_plan(plan_preset(facts, tables, gpu=gpu, utilisation=utilisation, disk=folder)))

@@ -1,0 +1,50 @@
+"""The commands that only read a run's folder: `ard report` and `ard concepts`. They load no model."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ard.console import console
+from ard.files import claim
+from ard.reports import Order, find_concepts, render_concepts, write_report, write_tables
+from ard.run import Run
+
+MOST_LINES = 20  # of a list that may have thousands
+
+
+def report(run: Path) -> None:
+    """Write the tables and the HTML report of a run's folder again, from its files alone.
+
+    Args:
+        run: the run's folder.
+    """
+    Run.load(run)
+    with claim(run):
+        write_tables(run)
+        Console().print(f"report: {write_report(run)}", soft_wrap=True)
+
+
+def concepts(
+    run: Path,
+    *,
+    search: str = "",
+    sort: Order = "m",
+    layer: int | None = None,
+    expansion: int | None = None,
+    most: int = MOST_LINES,
+) -> None:
+    """List the named concepts of a run, searched by a word and sorted.
+
+    Args:
+        run: the run's folder.
+        search: a word in their names or captions.
+        sort: by this column, best first.
+        layer: of the dictionary, if not the run's own.
+        expansion: of the dictionary, if not the run's own.
+        most: lines to show.
+    """
+    about = Run.load(run)
+    cell = about.cell(about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
+    found = find_concepts(cell, search, sort)
+    Console().print(render_concepts(found[:most]))
+    console.print(f"{len(found[:most])} of {len(found)} concepts, {cell.name}")

@@ -1,0 +1,167 @@
+"""The commands that run the method: `ard demo`, `ard table`, `ard run`, and `ard seeds` over several runs."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ard.audio import FolderClips, read_audio_manifest
+from ard.audiollm import EMBEDDED, load_audiollm
+from ard.chain import Chain, claim_run
+from ard.console import console
+from ard.evaluation import compare_seeds
+from ard.files import claim, refuse_inside
+from ard.presets import preset_facts
+from ard.reports import write_tables
+from ard.run import Run
+from ard.steps import GOALS, Goal
+from ard.types import UserError
+
+PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
+LEAST_CLIPS = 4  # two in H^k and two in L^k
+LONGEST_S = 30.0  # of a clip, also where a model would hear an hour at once
+MOST_LINES = 20  # of a list that may have thousands
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) -> None:  # noqa: B006
+    """Run the whole method on the embedded default: Tables 1 to 4 in miniature and the HTML report.
+
+    Args:
+        out: the run's folder; a second call goes on where the first was stopped.
+        seed: of the sounds, the SAEs and every draw.
+        redo: steps that are done again whatever was done before: audio, extract, fit, test, score, steer.
+    """
+    with claim_run(out):
+        chain = Chain("demo", {"out": str(out), "seed": seed}, redo)
+        chain.fill((1, 2, 3, 4))
+        chain.finish()
+
+
+def table(
+    number: int,
+    preset: str = "demo",
+    out: Path | None = None,
+    seed: int = 0,
+    *,
+    redo: list[str] = [],  # noqa: B006
+    dry_run: bool = False,
+    run: dict[str, Any] | None = None,
+) -> None:
+    """Run what table N needs and is missing, and write it.
+
+    Args:
+        number: 1, 2, 3 or 4.
+        preset: a folder of `configs`.
+        out: the run's folder, ``runs/<preset>`` if not given.
+        seed: of the sounds, the SAEs and every draw.
+        redo: steps that are done again whatever was done before: audio, extract, fit, test, score, steer.
+        dry_run: list the steps, which of them are done, and why the others are not; nothing is run.
+        run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
+    """
+    goal: Goal | None = next((one for one in GOALS if one == number), None)
+    if goal is None:
+        raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
+    known = preset_facts(preset, {})
+    if unknown := sorted(set(run or {}) - set(known)):
+        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(known))}")
+    chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})}, redo)
+    if dry_run:
+        for line in chain.list_work([goal]):
+            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    with claim_run(chain.run.folder):
+        chain.fill([goal])
+        chain.finish()
+
+
+def run(
+    audio: Path,
+    model: str = EMBEDDED,
+    out: Path = Path("runs/mine"),
+    *,
+    clap: str = EMBEDDED,
+    layer: int | None = None,
+    expansion: int = 8,
+    k: int | None = None,
+    seed: int = 0,
+    redo: list[str] = [],  # noqa: B006
+) -> None:
+    """Run the whole method on a folder of your own sounds: named concepts with audio players.
+
+    Args:
+        audio: a folder of wav, flac, ogg or mp3 files, at any depth.
+        model: a Qwen2-Audio-class model, a local folder or hub id; ``embedded`` is the small one that is shipped.
+        out: the run's folder.
+        clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that is shipped.
+        layer: decoder layer, 0-based; by default the one at the depth of the paper's layer 26 of 32.
+        expansion: e, features of the SAE per dimension of the model.
+        k: features that a token keeps; by default the paper's share of the model's width, at least 16.
+        seed: of the SAE and every draw.
+        redo: steps that are done again whatever was done before: audio, extract, fit, test, score.
+    """
+    source = FolderClips(audio)
+    refuse_inside(audio, out)
+    audiollm = load_audiollm(model)
+    source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
+    chosen = int(PAPER_LAYER * len(audiollm.layers)) if layer is None else layer
+    if not 0 <= chosen < len(audiollm.layers):
+        raise UserError(f"layer {chosen} does not exist in {model!r}: it has layers 0 to {len(audiollm.layers) - 1}")
+    facts = {
+        "out": str(out),
+        "seed": seed,
+        "model": model,
+        "clap": clap,
+        "d_in": audiollm.d_in,
+        "data": f"the sounds in {audio.resolve().name!r} ({source.fingerprint()})",
+        "audio": {},
+        "layers": [chosen],
+        "layer": chosen,
+        "expansions": [expansion],
+        "expansion": expansion,
+        "k": k or max(16, audiollm.d_in * 250 // 4096),
+        "evaluation": None,
+        "tasks": [],
+    }
+    goals: tuple[Goal, ...] = (4, "concepts")
+    with claim_run(out):
+        chain = Chain("demo", facts, redo)
+        chain.check(goals)
+        chain.write_audio("probe", source)
+        num_clips = read_audio_manifest(chain.run.audio("probe")).num_clips
+        if num_clips < LEAST_CLIPS:
+            chain.report_failures()
+            raise UserError(
+                f"{num_clips} usable clips in {str(audio)!r}, at least {LEAST_CLIPS} are needed: "
+                f"see {chain.run.failures} for what was left out and why"
+            )
+        chain.change(p=min(4, num_clips // 2))
+        chain.fill(goals)
+        chain.finish()
+
+
+def seeds(runs: list[Path], cosine: float = 0.7) -> None:
+    """Say which concepts of a run come back in others with another --seed: Table 4 then notes it.
+
+    Args:
+        runs: folders of runs; the first is held against all others.
+        cosine: least cosine of the decoder directions of two features that are taken for the same.
+    """
+    with claim(runs[0]):
+        result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
+        write_tables(runs[0])
+    figures = result.rows[0].figures
+    for concept in result.details["concepts"][:MOST_LINES]:
+        partners = ", ".join(
+            f"{where['name'] or where['feature']} ({where['cosine']:.2f})" for where in concept["elsewhere"]
+        )
+        line = f"{concept['name'] or concept['feature']}: {partners}"
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+    for name, said in (
+        ("come_back", f"of {{n}} concepts come back in all other runs, by a direction of cosine {cosine} or more"),
+        ("come_back_shuffled", "would if coordinates meant nothing: shuffled"),
+        ("name_comes_back", "of {n} names come back in all other runs"),
+    ):
+        if name in figures:
+            figure = figures[name]
+            shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {said.format(n=figure.n)}"
+            console.print(shown, highlight=False, soft_wrap=True)

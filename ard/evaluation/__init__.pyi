@@ -1,0 +1,32 @@
+from .bertscore import BERTScore
+from .compare import CompareNames, StateLabels
+from .detect import DetectConcepts
+from .find import FindLabels
+from .functional import auroc, label_text, paired_auroc, shared_label, stated_labels
+from .loss import LossRecovered
+from .match import MatchLabels
+from .matching import AveragePrecision, MatchReading, average_precision, match
+from .metric import ConceptAveragePrecision, ConceptMatching
+from .seeds import compare_seeds
+
+__all__ = [
+    "AveragePrecision",
+    "BERTScore",
+    "CompareNames",
+    "ConceptAveragePrecision",
+    "ConceptMatching",
+    "DetectConcepts",
+    "FindLabels",
+    "LossRecovered",
+    "MatchLabels",
+    "MatchReading",
+    "StateLabels",
+    "auroc",
+    "average_precision",
+    "compare_seeds",
+    "label_text",
+    "match",
+    "paired_auroc",
+    "shared_label",
+    "stated_labels",
+]

@@ -1,0 +1,152 @@
+"""Folders in which files are made: one process at a time, and nothing that somebody else made is touched."""
+
+import os
+import re
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ard.types import UserError
+
+LOCK = ".ard.lock"
+"""In every folder that was ever claimed: who claimed it last. It is held by the kernel, not by being there."""
+
+PATIENCE_S = 0.5  # whoever looks whether a folder is in use holds its lock for a moment
+PARTIAL = re.compile(r".+\.[0-9a-f]{12}\.partial")
+
+
+def partial_path(path: Path, unique: str) -> Path:
+    """Return where a file is written before it takes its name; ``unique`` has 12 hexadecimal digits."""
+    partial = path.with_name(f"{path.name}.{unique}.partial")
+    assert PARTIAL.fullmatch(partial.name)
+    return partial
+
+
+def in_use(folder: Path) -> list[str]:
+    """Return the names of what lies in a folder, but for a lock and what a killed process left half written."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK and not PARTIAL.fullmatch(path.name))
+
+
+def refuse_inside(read: Path, out: Path) -> None:
+    """Refuse to write where one reads from: into a folder that holds the one that is read, or is it.
+
+    Raises:
+        UserError: if it is so.
+    """
+    if read.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"folder {str(out)!r} holds what is read from {str(read)!r}: choose another --out")
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder in which something lies, and which nobody has claimed before.
+
+    Raises:
+        UserError: if it is so.
+    """
+    if in_use(folder) and not (folder / LOCK).is_file():
+        raise UserError(f"folder {str(folder)!r} is in use, and not by this command: choose a new or empty one")
+
+
+def accept(folder: Path) -> None:
+    """Refuse no folder."""
+
+
+@contextmanager
+def claim(*folders: Path, refuse: Callable[[Path], None] = accept) -> Iterator[None]:
+    """Keep folders, and all below them, to this process until the block ends; make those that are missing.
+
+    This process may claim what it holds again. A killed process holds nothing. The half-written files that it left
+    behind are removed.
+
+    Args:
+        folders: where files will be written.
+        refuse: raises if a folder is not to be written to; called before anything is made in it, and again once it is
+            held.
+
+    Raises:
+        UserError: if another process holds a folder or one above it, or it cannot be written.
+    """
+    with ExitStack() as held:
+        for folder in sorted({folder.resolve() for folder in folders}):
+            held.enter_context(_claim(folder, refuse))
+        yield
+
+
+@contextmanager
+def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
+    if not _lock(folder).is_locked:
+        try:
+            refuse(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        for above in folder.parents:
+            if os.access(above / LOCK, os.W_OK) and not _lock(above).is_locked:
+                with _locked(above):  # for a moment: nobody else holds it
+                    pass
+    with _locked(folder) as is_first:
+        if is_first:
+            refuse(folder)
+            _sign(folder)
+            _remove_partials(folder)
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder; tell whether it was not held by this process before."""
+    lock = _lock(folder)
+    is_first = not lock.is_locked
+    try:
+        lock.acquire(timeout=PATIENCE_S)
+    except Timeout:
+        holder = " ".join((folder / LOCK).read_text(errors="replace").split()) or "another process"
+        raise UserError(
+            f"folder {str(folder)!r} is in use by {holder}: wait until that has ended, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield is_first
+    finally:
+        lock.release()
+
+
+def _lock(folder: Path) -> FileLock:
+    """Return the one lock of a folder in this process; all threads hold it together."""
+    return FileLock(folder / LOCK, thread_local=False, is_singleton=True, poll_interval=0.02)
+
+
+def _sign(folder: Path) -> None:
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()} ({command})\n", errors="replace")
+
+
+def _remove_partials(folder: Path) -> None:
+    """Remove what killed processes left half written, but not below a folder that another process holds."""
+    for inside, folders, files in os.walk(folder):
+        if LOCK in files and _is_held_elsewhere(Path(inside)):
+            folders.clear()
+            continue
+        for name in filter(PARTIAL.fullmatch, files):
+            Path(inside, name).unlink(missing_ok=True)
+
+
+def _is_held_elsewhere(folder: Path) -> bool:
+    lock = _lock(folder)
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"folder {str(folder)!r} cannot be written ({error.strerror}): choose another")

@@ -1,0 +1,24 @@
+from .callback import NameConcepts
+from .captions import CAPTION_PROMPT
+from .catalogue import read_names
+from .chat import Chat, Reply
+from .consensus import ConsensusNamer
+from .endpoint import EndpointChat
+from .llm import NAME_PROMPT, LLMNamer
+from .local import TransformersChat
+from .namer import Name, Namer
+
+__all__ = [
+    "CAPTION_PROMPT",
+    "NAME_PROMPT",
+    "Chat",
+    "ConsensusNamer",
+    "EndpointChat",
+    "LLMNamer",
+    "Name",
+    "NameConcepts",
+    "Namer",
+    "Reply",
+    "TransformersChat",
+    "read_names",
+]

@@ -1,0 +1,20 @@
+from .callback import InputNorms, KeepScores
+from .evaluator import STAMPS, Evaluator
+from .functional import SCORERS, ClipScores, clip_scores
+from .module import Encoding, Scored, score
+from .scores import SparseScores, read_scores
+
+__all__ = [
+    "SCORERS",
+    "STAMPS",
+    "ClipScores",
+    "Encoding",
+    "Evaluator",
+    "InputNorms",
+    "KeepScores",
+    "Scored",
+    "SparseScores",
+    "clip_scores",
+    "read_scores",
+    "score",
+]

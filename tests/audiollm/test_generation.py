@@ -1,0 +1,40 @@
+"""Whatever a generation_config says, answers are as they are asked for; a question holds no special token."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ard.audiollm import load_audiollm
+from ard.types import Clip, UserError
+from experiments.torture.robust import GENERATION_OPTIONS
+
+CLIPS = [
+    Clip(name, np.sin(np.arange(n) / 9).astype(np.float32), 16000, "t") for name, n in {"a": 9000, "b": 7000}.items()
+]
+
+
+def answers(folder, options):
+    (folder / "generation_config.json").write_text(json.dumps(options))
+    return load_audiollm(str(folder)).generate(CLIPS, ["what is this", "a dog"], max_new_tokens=6)
+
+
+@pytest.mark.parametrize("options", GENERATION_OPTIONS, ids=lambda options: next(iter(options)))
+def test_an_option_of_search_or_output_changes_no_answer(tiny_audiollm, tmp_path, options):
+    shutil.copytree(tiny_audiollm, tmp_path / "model")
+    plain = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert answers(tmp_path / "model", {**plain, **options}) == answers(tmp_path / "model", plain)
+
+
+def test_an_option_that_says_which_token_is_likely_is_kept(tiny_audiollm, tmp_path):
+    shutil.copytree(tiny_audiollm, tmp_path / "model")
+    plain = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert answers(tmp_path / "model", {**plain, "repetition_penalty": 50.0}) != answers(tmp_path / "model", plain)
+
+
+@pytest.mark.parametrize("token", ["<|AUDIO|>", "<|im_end|>", "<|im_start|>", "<|endoftext|>"])
+def test_a_special_token_in_a_question_is_refused_by_name(tiny_audiollm, token):
+    model = load_audiollm(tiny_audiollm)
+    with pytest.raises(UserError, match=r"holds '" + token.replace("|", r"\|") + "', which is a special token of the"):
+        model.generate(CLIPS[:1], [f"what {token} is this"], max_new_tokens=2)
