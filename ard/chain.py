@@ -3,10 +3,10 @@
 import json
 import logging
 import math
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
-from ard.activations import read_manifest, write_clips_table
+from ard.activations import read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED
 from ard.console import say, say_failures, tracked
@@ -258,7 +258,7 @@ class Chain:
         folder = Path(self._extracted(str(one.split)))
         if part.why:
             if part.changed:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_shards(folder)
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
             self._announce(f"activations: {one.split}, layers {list(self.facts.layers)} in one pass", part)
             facts = {"split": one.split, "activations": str(folder)}
@@ -280,8 +280,8 @@ class Chain:
         together = cells[0].folder.with_name("e" + "-".join(map(str, expansions)))
         for cell, part in missing:
             if part.changed:
-                shutil.rmtree(cell.folder, ignore_errors=True)
-                shutil.rmtree(together, ignore_errors=True)
+                cell.clear()
+                replace(cell, label=together.name).clear()
         for _, part in missing:
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
         self._announce(f"SAE: layer {layer}, expansion {', '.join(map(str, expansions))}", missing[0][1])

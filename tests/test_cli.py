@@ -105,7 +105,10 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
         main([*args, same])  # the same run, of which nothing is done twice
     assert {path: path.stat().st_mtime_ns for path in before} == before
     shutil.copy("e.f.wav", "a dog.wav")
-    assert "holds another run" in refused(capsys, *args, name)
+    said = refused(capsys, *args, name)
+    assert re.search(
+        r"audio: probe of .* was done, or begun, with other settings: clips changed from 'the sounds in", said
+    )
 
 
 def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, sounds, capsys):
