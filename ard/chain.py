@@ -3,10 +3,10 @@
 import json
 import logging
 import math
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
-from ard.activations import read_manifest, write_clips_table
+from ard.activations import read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED
 from ard.console import say, say_failures, say_notes, tracked
@@ -115,8 +115,10 @@ class Chain:
         for name, group in groupby(listed, key=lambda one: one.step.name):
             match name:
                 case "audio":
-                    for split, source in sources.items():
-                        self.write_audio(split, source)
+                    for one in group:
+                        if one.split in sources:
+                            self.write_audio(one.split, sources[one.split])
+                        self._seal(one, self.parts(one))
                 case "extract":
                     for one in group:
                         self._extract(one)
@@ -257,12 +259,12 @@ class Chain:
         folder = Path(self._extracted(str(one.split)))
         if part.why:
             if part.changed:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_shards(folder)
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
             self._announce(f"activations: {one.split}, layers {list(self.facts.layers)} in one pass", part)
             facts = {"split": one.split, "activations": str(folder)}
             run_config("predict", "extract.yaml", self._resolved("extract", facts))
-        self._seal(one, part)
+        self._seal(one, [part])
 
     def _train(self, layer: int, of_layer: Sequence[Work]) -> None:
         """Train the SAEs of a layer that are not there yet, side by side: each becomes what it would alone."""
@@ -272,15 +274,15 @@ class Chain:
             if part.why:
                 missing.append((self._cell(one), part))
             else:
-                self._seal(one, part)
+                self._seal(one, [part])
         if not missing:
             return
         cells, expansions = [cell for cell, _ in missing], [cell.expansion for cell, _ in missing]
         together = cells[0].folder.with_name("e" + "-".join(map(str, expansions)))
         for cell, part in missing:
             if part.changed:
-                shutil.rmtree(cell.folder, ignore_errors=True)
-                shutil.rmtree(together, ignore_errors=True)
+                cell.clear()
+                replace(cell, label=together.name).clear()
         for _, part in missing:
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
         self._announce(f"SAE: layer {layer}, expansion {', '.join(map(str, expansions))}", missing[0][1])
@@ -296,8 +298,7 @@ class Chain:
         """Run the evaluators of a step on a cell that have not done their work with these settings."""
         parts = self.parts(one)
         todo = [part for part in parts if part.why]
-        for part in parts:
-            self._seal(one, part)
+        self._seal(one, parts)
         if not todo:
             return
         first = next((part for part in todo if part.changed), todo[0])
@@ -316,10 +317,12 @@ class Chain:
         finally:
             STAMPS.reset(token)
 
-    def _seal(self, one: Work, part: Part) -> None:
-        """Leave the stamp of what is there; what has none was made before there were stamps, or by hand."""
-        if part.taken:
+    def _seal(self, one: Work, parts: Sequence[Part]) -> None:
+        """Leave the stamps of what is there; what has none was made before there were stamps, or by hand."""
+        taken = [part for part in parts if part.taken]
+        if taken:
             logging.getLogger(__name__).warning("%s: made without a stamp, and taken as it is", one)
+        for part in taken:
             write_stamp(part.path, part.stamp)
 
     def score_study(self) -> None:

@@ -341,6 +341,13 @@ class Cell:
         """The stamp of a step, or of an evaluator."""
         return self.folder / "stamps" / f"{name}.json"
 
+    def clear(self) -> None:
+        """Remove all that was made of it, and nothing that somebody else put there."""
+        sae = self.sae / "cfg.json", *self.sae.glob("*.safetensors")
+        results, stamps = self.folder.glob("*.json"), (self.folder / "stamps").glob("*.json")
+        for path in (*sae, *results, *stamps, *map(self.path, FILES), *self.checkpoints.glob("*.ckpt")):
+            path.unlink(missing_ok=True)
+
     @property
     def splits(self) -> dict[str, Path | str]:
         """The activation shards that it is measured on, by split."""

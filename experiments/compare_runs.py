@@ -42,7 +42,7 @@ def _differs(before: Path, after: Path, runs: tuple[Path, Path]) -> str | None:
         one, other = load_file(before), load_file(after)
         if one.keys() != other.keys():
             return f"tensors {sorted(one.keys() ^ other.keys())}"
-        unlike = [name for name in one if not torch.equal(_bits(one[name]), _bits(other[name]))]
+        unlike = [name for name in one if not _same_bits(one[name], other[name])]
         return f"values of {unlike}" if unlike else None
     if before.suffix == ".json":
         contents = [json.loads(text) for text in _texts(before, after, runs)]
@@ -58,9 +58,11 @@ def _differs(before: Path, after: Path, runs: tuple[Path, Path]) -> str | None:
     return f"{unlike} lines" if unlike else None
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of which equal means the same bytes, NaN included."""
-    return tensor.contiguous().view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors are the same, NaN included."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
 
 
 def _by_key(rows: list[dict[str, Any]]) -> Any:

@@ -1,16 +1,26 @@
+"""The steps of a run, each done once with its settings, through the demo's YAML files on tiny data."""
+
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from ard.activations.store import write_manifest, write_shard
 from ard.chain import Chain, log_tables
+from ard.cli import main
+from ard.naming import NameConcepts
+from ard.presets import CONFIGS, plain
 from ard.reports import build_tables
-from ard.results import Result
+from ard.run import Run
 from ard.sae import TopKSAE
-from ard.study import FILE, Concept, Store
+from ard.steps import work
+from ard.study import Concept, Store
+from ard.types import UserError
 from tests.reports.conftest import write_about, write_results
 
 
@@ -26,17 +36,19 @@ def facts(tmp_path):
 
 
 def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_alone(tmp_path, facts, capsys):
-    together = Chain("demo", {"out": str(tmp_path / "together"), **facts})
-    together.train(0, [2, 4])
-    together.train(0, [2, 4])  # which is done
+    def train(name, expansions):
+        chain = Chain("demo", {"out": str(tmp_path / name), "expansions": expansions, **facts})
+        chain._train(0, [one for one in work(chain.facts, [4]) if one.step.name == "fit"])
+
+    train("together", [2, 4])
+    train("together", [2, 4])  # which is done
     assert capsys.readouterr().err.count("SAE: layer 0, expansion 2, 4") == 1
-    alone = Chain("demo", {"out": str(tmp_path / "alone"), **facts})
-    runs = ("together", "alone")
     for expansion in (2, 4):
-        alone.train(0, [expansion])
-        weights = [tmp_path / run / f"layer-0/e{expansion}/sae/sae_weights.safetensors" for run in runs]
+        train("alone", [expansion])
+        cells = [Run(tmp_path / name).cell(0, expansion) for name in ("together", "alone")]
+        weights = [cell.sae / "sae_weights.safetensors" for cell in cells]
         assert weights[0].read_bytes() == weights[1].read_bytes()
-        kept = [TopKSAE.from_pretrained(tmp_path / run / f"layer-0/e{expansion}/sae").metadata for run in runs]
+        kept = [TopKSAE.from_pretrained(cell.sae).metadata for cell in cells]
         assert kept[0]["metrics"] == kept[1]["metrics"]
         assert 0 < kept[0]["metrics"]["fvu"] < 1
         assert (kept[0]["model_name"], kept[0]["layer"]) == ("none", 0)
@@ -46,19 +58,253 @@ def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_a
 
 def test_table_2_scores_a_study_that_somebody_answered(tmp_path, facts, tiny_clap, capsys):
     chain = Chain("demo", {"out": str(tmp_path / "run"), "clap": tiny_clap, "expansion": 2, **facts})
+    chain.run = Run.open(chain.run.folder, {"preset": "demo", **plain(chain.facts)})
     chain.score_study()  # there is none
     concept = Concept("a1", "AR&D", 0, 2, 7, "a dog barking", ("c0", "c1"), ("a dog", "a dog barks"))
-    store = Store.create(chain.out / FILE, [concept], seed=0)
+    store = Store.create(chain.run.study, [concept], seed=0)
     chain.score_study()  # nobody answered
-    result = chain.out / "layer-0" / "e2" / "study.json"
-    assert not result.exists()
+    assert chain.run.own.result("study") is None
     anna = store.join("Anna")
     store.label(anna, concept, "a dog")
     store.rate(anna, concept, 4)
     chain.score_study()
-    (row,) = Result.load(result).rows
+    (row,) = chain.run.own.result("study").rows
     assert (row.method, row.figures["expert_score"].value) == ("AR&D", 4)
     assert capsys.readouterr().err.count("study: ") == 1
+
+
+def edit(configs, file, change):
+    """Change a YAML file of a preset."""
+    path = configs / f"{file}.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_audiollm, tiny_clap, tmp_path_factory):
+    """The facts of a tiny run, and the demo's YAML files with a short training."""
+    configs = tmp_path_factory.mktemp("configs") / "demo"
+    shutil.copytree(CONFIGS / "demo", configs)
+    edit(configs, "fit", lambda fit: fit["trainer"].update(max_steps=30, val_check_interval=30))
+    audio = {
+        split: [{"source": "synthetic", "split": split, "seed": 0, "num_clips": 12}] for split in ("probe", "eval")
+    }
+    facts = {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "num_selected": 12, "audio": audio}
+    return configs, {**facts, "layer": 2, "layers": [2], "expansion": 2, "expansions": [2], "tasks": []}
+
+
+@pytest.fixture(scope="module")
+def made(tiny, tmp_path_factory):
+    """A run that is filled for Table 1."""
+    out = tmp_path_factory.mktemp("made")
+    chained(tiny, out).fill([1])
+    return out
+
+
+def chained(tiny, out, redo=(), **changes):
+    configs, facts = tiny
+    chain = Chain("demo", {"out": str(out), **facts, **changes}, redo)
+    chain.configs = configs
+    return chain
+
+
+@pytest.fixture
+def out(made, tmp_path):
+    """A copy of the run, elsewhere."""
+    return shutil.copytree(made, tmp_path / "moved")
+
+
+def written(out):
+    """When each file of a run was written, but for its facts and what is logged."""
+    return {
+        str(path.relative_to(out)): path.stat().st_mtime_ns
+        for path in out.rglob("*")
+        if path.is_file() and "wandb" not in path.relative_to(out).parts
+    }
+
+
+def redone(out, before, cell="e2"):
+    """Which files of a cell were written since, by name."""
+    after, folder = written(out), f"layer-2/{cell}/"
+    anew = (path for path in after if after[path] != before.get(path) and path.startswith(folder))
+    return sorted(path.removeprefix(folder) for path in anew if "/stamps/" not in path)
+
+
+def lines(capsys):
+    """What was shown of the steps, line by line."""
+    return [line.removeprefix("· ") for line in capsys.readouterr().err.splitlines() if line.startswith("· ")]
+
+
+def test_what_is_done_is_not_done_again_also_when_the_folder_was_moved(tiny, out, capsys):
+    before = written(out)
+    capsys.readouterr()
+    chained(tiny, out).fill([1])
+    unlike = {path for path, at in written(out).items() if before.get(path) != at}
+    assert unlike <= {"run.json", "clips.parquet", "failures.json"}
+    assert lines(capsys) == []
+    assert {line.rpartition(": ")[2] for line in chained(tiny, out).list_work([1])} == {"done"}
+
+
+def test_another_setting_of_an_evaluator_runs_that_evaluator_alone(tiny, out, capsys):
+    before = written(out)
+    capsys.readouterr()
+    chained(tiny, out, matching={"gamma": 0.5}).fill([1])
+    for cell in ("e2", "poly"):
+        assert redone(out, before, cell) == ["matching.json"]
+    changed = "(MatchLabels: reading.gamma changed from 0.7 to 0.5)"
+    assert lines(capsys) == [
+        f"test: layer 2, expansion 2 {changed}",
+        f"test: layer 2, Poly. Feats. {changed}",
+    ]
+    assert Run(out).own.result("matching").choices["gamma"] == 0.5
+
+
+def test_what_needs_an_evaluator_runs_after_it(tiny, out, capsys):
+    before = written(out)
+    capsys.readouterr()
+    chained(tiny, out, activity=0.25).fill([1])
+    assert redone(out, before) == ["detection.json", "detection.parquet", "matching.json"]
+    assert lines(capsys)[0].endswith("(MatchLabels: activity changed from 0.5 to 0.25)")
+    before = written(out)
+    chained(tiny, out, activity=0.25, num_selected=8).fill([1])
+    kept = {"representatives.safetensors", "scores.safetensors", "label_auroc.json"}
+    anew = set(redone(out, before))
+    assert not anew & kept
+    of_names = {"naming.json", "names.parquet", "concepts.parquet", "matching.json", "name_similarity.json"}
+    assert anew >= {"monosemanticity.safetensors", "stated_labels.json", "detection.json"} | of_names
+    assert lines(capsys)[0].endswith("(ScoreMonosemanticity: num_selected changed from 12 to 8)")
+
+
+def test_another_setting_of_the_training_is_refused_before_anything_is_written(tiny, out):
+    before = written(out)
+    with pytest.raises(UserError) as refused:
+        chained(tiny, out, k=5).fill([1])
+    said = str(refused.value)
+    assert "fit: layer 2, expansion 2 of " in said
+    assert "with other settings: model.k changed from 4 to 5; give --redo [fit] to do it again" in said
+    assert "\n" not in said
+    assert written(out) == before
+
+
+def test_redo_does_it_and_what_comes_of_it(tiny, out, capsys):
+    before = written(out)
+    capsys.readouterr()
+    chained(tiny, out, redo=["fit"], k=5).fill([1])
+    assert TopKSAE.from_pretrained(Run(out).own.sae).k == 5
+    assert {"matching.json", "naming.json", "sae/cfg.json", "scores.safetensors"} <= set(redone(out, before))
+    assert redone(out, before, "poly") == []
+    assert all(before[path] == at for path, at in written(out).items() if path.startswith(("audio/", "activations")))
+    assert lines(capsys)[0] == "SAE: layer 2, expansion 2 (model.k changed from 4 to 5)"
+    before = written(out)
+    chained(tiny, out, k=5).fill([1])
+    assert redone(out, before) == []
+
+
+def test_an_unknown_step_cannot_be_redone(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"step 'fitt' does not exist: the steps are audio, extract, fit, test"):
+        chained(tiny, tmp_path, redo=["fitt"])
+
+
+def test_settings_that_cannot_change_a_result_change_nothing(tiny, out, tmp_path, capsys):
+    configs = shutil.copytree(tiny[0], tmp_path / "configs")
+    edit(configs, "extract", lambda file: file["data"]["init_args"].update(num_workers=1))
+    edit(configs, "fit", lambda file: file["trainer"].update(log_every_n_steps=7, enable_progress_bar=False))
+    edit(configs, "test", lambda file: file["trainer"].update(logger=False))
+    before = written(out)
+    capsys.readouterr()
+    chained((configs, tiny[1]), out).fill([1])
+    assert redone(out, before) == redone(out, before, "poly") == []
+    assert lines(capsys) == []
+
+
+def test_a_run_without_stamps_is_taken_as_it_is_with_one_warning_each(tiny, out, caplog):
+    for stamps in out.rglob("stamps"):
+        shutil.rmtree(stamps)
+    before = written(out)
+    chained(tiny, out).fill([1])
+    assert redone(out, before) == redone(out, before, "poly") == []
+    said = [record.getMessage() for record in caplog.records if "without a stamp" in record.getMessage()]
+    assert "fit: layer 2, expansion 2: made without a stamp, and taken as it is" in said
+    assert len(said) == len(set(said))
+    caplog.clear()
+    chained(tiny, out).fill([1])
+    assert not [record for record in caplog.records if "stamp" in record.getMessage()]
+    with pytest.raises(UserError, match="k changed from 4 to 5"):  # from here on it is known
+        chained(tiny, out, k=5).fill([1])
+
+
+def test_a_training_that_was_begun_does_not_go_on_with_other_settings(tiny, out, monkeypatch, capsys):
+    shutil.rmtree(out / "layer-2" / "e2")
+
+    def killed(command, *_):
+        assert command == "fit"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ard.chain.run_config", killed)
+        with pytest.raises(KeyboardInterrupt):
+            chained(tiny, out).fill([1])
+    with pytest.raises(UserError, match=r"was done, or begun, with other settings: model\.k changed from 4 to 5"):
+        chained(tiny, out, k=5).fill([1])
+    capsys.readouterr()
+    chained(tiny, out).fill([1])  # with its own it does
+    assert lines(capsys)[0] == "SAE: layer 2, expansion 2"
+    assert Run(out).own.result("matching") is not None
+
+
+def test_a_crash_in_one_evaluator_does_not_repeat_those_before_it(tiny, out, monkeypatch):
+    cell = Run(out).cell(2, 2)
+    for path in cell.folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    for stamp in (cell.folder / "stamps").iterdir():
+        if stamp.stem != "fit":
+            stamp.unlink()
+
+    def fails(*_):
+        raise RuntimeError("no names today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NameConcepts, "evaluate", fails)
+        with pytest.raises(RuntimeError, match="no names today"):
+            chained(tiny, out).fill([1])
+    first = {"representatives.safetensors", "monosemanticity.safetensors", "monosemanticity.json", "scores.safetensors"}
+    assert {path.name for path in cell.folder.iterdir() if path.is_file()} == first
+    before = written(out)
+    chained(tiny, out).fill([1])
+    assert not first & set(redone(out, before))
+    assert cell.result("matching") is not None
+
+
+def test_a_dry_run_lists_what_is_to_do_and_writes_nothing(tiny, out, tmp_path, capsys):
+    given = [f"--run.{name}={json.dumps(value)}" for name, value in tiny[1].items() if name != "audio"]
+    main(["table", "4", "--dry-run", "--out", str(tmp_path / "none"), *given])
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["audio: probe: not done yet", "audio: eval: not done yet"]
+    assert "fit: layer 2, expansion 2: not done yet" in said
+    assert "score: layer 2, Poly. Feats.: RetrieveRepresentatives: not done yet" in said
+    assert not (tmp_path / "none").exists()
+    before = written(out)
+    assert list(chained(tiny, out).list_work([4])) == [
+        "audio: probe: done",
+        "audio: eval: done",
+        "extract: probe: done",
+        "extract: eval: done",
+        "fit: layer 2, expansion 2: done",
+        "score: layer 2, expansion 2: done",
+        "score: layer 2, Poly. Feats.: done",
+    ]
+    (line,) = [line for line in chained(tiny, out, k=5).list_work([4]) if line.startswith("fit")]
+    assert line == "fit: layer 2, expansion 2: model.k changed from 4 to 5"
+    assert written(out) == before
+
+
+def test_another_preset_does_not_run_in_the_same_folder(tiny, out):
+    about = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    (out / "run.json").write_text(json.dumps({**about, "preset": "paper"}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"holds a run of preset 'paper', not 'demo': choose another --out"):
+        chained(tiny, out).fill([1])
 
 
 @pytest.fixture

@@ -72,8 +72,12 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     shutil.rmtree(out / "report")
     main(["report", "--run", str(out)])
     assert (out / "report" / "index.html").is_file()
-    other = [*args, "--seed", "1"]
-    assert "holds another run" in refused(capsys, *other)
+    other = [*args, "--k", "5"]
+    said = refused(capsys, *other)
+    assert "fit: layer 3, expansion 8 of " in said
+    assert "model.k changed from 4 to 5; give --redo [fit] to do it again, or another --out" in said
+    main([*other, "--redo", "[fit]"])
+    assert TopKSAE.from_pretrained(out / "layer-3" / "e8" / "sae").k == 5
 
 
 def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
@@ -101,7 +105,10 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
         main([*args, same])  # the same run, of which nothing is done twice
     assert {path: path.stat().st_mtime_ns for path in before} == before
     shutil.copy("e.f.wav", "a dog.wav")
-    assert "holds another run" in refused(capsys, *args, name)
+    said = refused(capsys, *args, name)
+    assert re.search(
+        r"audio: probe of .* was done, or begun, with other settings: clips changed from 'the sounds in", said
+    )
 
 
 FIT = CONFIGS / "demo" / "fit.yaml"
@@ -133,7 +140,7 @@ def test_a_run_that_cannot_be_ends_with_one_line_and_exit_code_2(mine, tmp_path,
     [
         (["table", 5], "there are tables 1, 2, 3 and 4"),
         (["table", 1, "--preset", "none"], "preset 'none' does not exist: choose one of ['demo'"),
-        (["report", "--run", "{tmp_path}"], "is not the folder of a run"),
+        (["report", "--run", "{tmp_path}"], "holds no run.json: give the --out folder"),
         (["shards"], "a source is missing: give one of folder, wavcaps"),
         (["shards", "--check", "{tmp_path}"], "holds no finished audio shards"),
         (

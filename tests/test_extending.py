@@ -29,8 +29,15 @@ def extracted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("beside")
     shutil.copytree(CONFIGS, folder / "configs")
     out = folder / "runs" / "demo"
-    main(["shards", "synthetic", "--split", "probe", "--num_clips", "8", "--out", str(out / "audio" / "probe")])
-    main(["extract", "--config", str(CONFIGS / "demo" / "extract.yaml"), f"--run.out={out}", "--run.layers=[3]"])
+    for split, activations in (("probe", "activations"), ("eval", "activations-eval")):
+        main(["shards", "synthetic", "--split", split, "--num_clips", "8", "--out", str(out / "audio" / split)])
+        facts = [
+            f"--run.out={out}",
+            "--run.layers=[3]",
+            f"--run.split={split}",
+            f"--run.activations={out / activations}",
+        ]
+        main(["extract", "--config", str(CONFIGS / "demo" / "extract.yaml"), *facts])
     return folder
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from ard.evaluation.study import FILE, Concept, Store
 
 from ard.activations.store import write_manifest, write_shard
 from ard.audio import read_audio_manifest, read_clips, write_audio_shards
@@ -22,7 +21,9 @@ from ard.cli import main
 from ard.files import LOCK, claim, in_use
 from ard.presets import CONFIGS
 from ard.results import replacing, write_text
+from ard.run import Run
 from ard.sae.formats import StoredSAE, write
+from ard.study import Concept, Store
 from ard.types import Clip, UserError
 from tests.reports.conftest import write_about
 
@@ -169,7 +170,7 @@ def test_what_a_killed_process_held_is_free_and_its_halves_are_gone(tmp_path, st
 def study(tmp_path):
     """A run's folder with a study of one concept."""
     write_about(tmp_path)
-    Store.create(tmp_path / FILE, [Concept("a", "AR&D", 3, 8, 7, "a dog", ("c0", "c1"), ("dog", "dog"))], seed=0)
+    Store.create(Run(tmp_path).study, [Concept("a", "AR&D", 3, 8, 7, "a dog", ("c0", "c1"), ("dog", "dog"))], seed=0)
     return tmp_path
 
 
@@ -177,6 +178,10 @@ def lightning(command, config, out):
     facts = {"out": out, "activations": out / "activations", "layer": 1, "expansion": 4, "d_in": 8, "k": 3}
     changed = [f"--run.{name}={value}" for name, value in facts.items()]
     return [command, "--config", CONFIGS / "demo" / f"{config}.yaml", *changed]
+
+
+def poly(out):
+    return ["--run.expansion=null", f"--run.cell={out}/layer-1/poly"]
 
 
 def write_sae(folder):
@@ -201,9 +206,9 @@ def write_sae(folder):
         (lambda out: lightning("predict", "extract", out), "."),
         (lambda out: lightning("fit", "fit", out), "layer-1/e4/sae"),
         (lambda out: lightning("fit", "fit", out), "layer-1/e4/checkpoints"),
-        (lambda out: [*lightning("test", "test", out), "--run.sae=poly"], "layer-1/e4"),
-        (lambda out: [*lightning("test", "score", out), "--run.sae=poly"], "."),
-        (lambda out: [*lightning("test", "quality", out), "--run.sae=poly"], "layer-1"),
+        (lambda out: [*lightning("test", "test", out), *poly(out)], "layer-1/poly"),
+        (lambda out: [*lightning("test", "steer", out), *poly(out)], "."),
+        (lambda out: [*lightning("test", "quality", out), *poly(out)], "layer-1"),
     ],
 )
 def test_every_command_that_writes_is_told_who_holds_the_folder(study, words, where, capsys):

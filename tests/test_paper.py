@@ -13,6 +13,7 @@ import soundfile
 
 from ard.cli import main
 from ard.results import Result
+from ard.run import Run
 from ard.types import UserError
 from tests.audio.test_audiobench import EMOTIONAL, FLAT, GENDERED, NESTED, make, save
 
@@ -131,22 +132,30 @@ def test_table_4_goes_on_cell_by_cell(out, arguments):
     ]
     assert {"ms", "mean_ms", "above_chance"} <= set(table["rows"][0])
     done = {path: path.stat().st_mtime_ns for path in out.glob("layer-*/*/monosemanticity.json")}
-    for lost in ("score.yaml", "sae"):  # as if killed in this cell
-        path = out / "layer-1/e1" / lost
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    killed = Run(out).cell(1, 1)  # as if in this cell
+    killed.stamp("ScoreMonosemanticity").unlink()
+    killed.result_path("monosemanticity").unlink()
+    shutil.rmtree(killed.sae)
     main(command)
     anew = {path for path, written in done.items() if path.stat().st_mtime_ns != written}
-    assert anew == {out / "layer-1/e1/monosemanticity.json"}
+    assert anew == {killed.result_path("monosemanticity")}
 
 
-def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, arguments, tmp_path):
+def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, arguments, tmp_path, capsys):
     copied = shutil.copytree(root, tmp_path / "data")
     audiobench = copied / "AudioBench"
     save(make(FLAT, [*EMOTIONAL] * 3), "parquet", audiobench / "iemocap_emotion_recognition")
     save(make(NESTED, [*GENDERED] * 4), "dataset", audiobench / "voxceleb_gender_test")
     run = shutil.copytree(out, tmp_path / "run")
-    (run / "run.json").unlink()
-    main(["table", "3", "--preset", "paper", "--out", str(run), *arguments, f"--run.root={copied}"])
+    extracted = {path: path.stat().st_mtime_ns for path in run.glob("activations*/**/*")}
+    command = ["table", "3", "--preset", "paper", "--out", str(run), *arguments, f"--run.root={copied}"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "audio: probe of" in said
+    assert "give --redo [audio] to do it again" in said
+    main([*command, "--redo", "[audio]"])  # the corpora lie elsewhere
+    assert {path: path.stat().st_mtime_ns for path in run.glob("activations*/**/*")} == extracted  # of the same clips
     result = Result.load(run / "layer-2/e2/steering.json")
     methods = ["No SAE", "SAE, no clamp", "AR&D", "Rand. Feats.", "Reverse"]
     assert sorted({row.method for row in result.rows}) == sorted(methods)
@@ -189,9 +198,6 @@ def test_a_label_outside_the_vocabulary_ends_it_before_anything_is_run(root, arg
 
 def test_readings_are_facts_of_the_run(out, arguments, tmp_path):
     copied = shutil.copytree(out, tmp_path / "run")
-    for cell in copied.glob("layer-*/*/test.yaml"):
-        cell.unlink()
-    (copied / "run.json").unlink()
     reading = ["--run.matching.scope=distinct", "--run.matching.average_precision=references"]
     main(["table", "1", "--preset", "paper", "--out", str(copied), *arguments, *reading])
     said = (copied / "tables/table1.md").read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ def test_no_samples_and_equal_samples_are_defined():
 
 def test_a_result_comes_back_as_it_was(tmp_path):
     figures = {"f1": Figure(0.5, 0.4, 0.6, 10, "share"), "map": Figure(math.nan, math.nan, math.nan, 0, "share")}
-    result = Result("matching", (Row("AR&D", 4, 8, figures, note="x"),), {"gamma": 0.7}, 0, 1.5, {"a": [1]})
+    result = Result("matching", (Row("AR&D", 4, 8, figures, note="x"),), {"gamma": 0.7}, {"a": [1]}, 0, 1.5)
     path = tmp_path / "deep" / "matching.json"
     result.save(path)
     again = Result.load(path)

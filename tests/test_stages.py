@@ -1,5 +1,6 @@
 """Every stage through its own command, on the demo's YAML files, with tiny models and few clips."""
 
+import itertools
 import json
 import math
 import re
@@ -16,10 +17,12 @@ from sklearn.metrics import roc_auc_score
 
 from ard.activations import read_manifest
 from ard.activations.store import read_clip_metadata, read_layer
+from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.cli import main
 from ard.presets import CONFIGS
-from ard.reports import Run
+from ard.reports.concepts import read_concepts
 from ard.results import Result, write_json
+from ard.run import Cell, Run
 from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
@@ -46,20 +49,22 @@ def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
     def stage(command, config, *more):
         main([command, "--config", str(CONFIGS / "demo" / f"{config}.yaml"), *facts, *more])
 
-    for split, share in (("probe", 0.3), ("eval", 0.3), ("steer", 1.0), ("steer-select", 1.0)):
-        shards = ["shards", "synthetic", "--split", split, "--speech_share", str(share), "--num_clips", "12"]
+    for split in ("steer", "steer-select"):
+        shards = ["shards", "synthetic", "--split", split, "--speech_share", "1.0", "--num_clips", "12"]
         main([*shards, "--out", str(out / "audio" / split)])
+    for split in ("probe", "eval"):  # in shards enough for several ranks
+        write_audio_shards(SyntheticCorpus(split, num_clips=12, speech_share=0.3), out / "audio" / split, 5)
     stage("extract", "extract")
     stage("extract", "extract", "--run.split=eval", f"--run.activations={out}/activations-eval")
     stage("fit", "fit", "--trainer.max_steps=30")
     stage("test", "test")
     stage("test", "quality")
-    poly = ("--run.sae=poly", "--run.expansion=null", f"--run.cell={out}/layer-2/poly")
+    poly = ("--run.expansion=null", f"--run.cell={out}/layer-2/poly")
     stage("test", "test", *poly)
     stage("test", "steer")
     stage("test", "steer", *poly)
     about = {"preset": "demo", "seed": 0, "model": tiny_audiollm, "data": "simulated", "layers": [2], "layer": 2}
-    write_json(out / "run.json", {**about, "expansions": [2], "expansion": 2, "p": 4, "num_selected": 12})
+    write_json(Run(out).path, {**about, "expansions": [2], "expansion": 2, "p": 4, "num_selected": 12})
     return out
 
 
@@ -122,7 +127,7 @@ def test_table_1_says_what_the_other_reading_of_map_gives(run):
 
 def test_table_3_says_how_it_came_about(run):
     main(["report", "--run", str(run)])
-    said = (run / "tables" / "table3.md").read_text()
+    said = (run / "tables" / "table3.md").read_text(encoding="utf-8")
     assert said.count("Sensitivity: the share of the clips") == said.count("Judge: exact match") == 1
     assert "Selectivity, the share of answers to the other question" in said
 
@@ -229,7 +234,7 @@ def test_what_cannot_be_steered_is_said_in_one_line(refused, tmp_path, options, 
 def test_steering_wants_the_features_maxima(run, refused, tmp_path):
     shutil.copytree(run / "layer-2" / "e2" / "sae", tmp_path / "layer-2" / "e2" / "sae")
     shutil.copy(run / "run.json", tmp_path)
-    assert "holds no representatives.safetensors: run `ard test`" in refused(*FIVE, "--run", tmp_path)
+    assert "holds no representatives.safetensors: run `lightning test`" in refused(*FIVE, "--run", tmp_path)
 
 
 def test_a_jumprelu_sae_goes_through_the_same_commands(run, tiny_clap, ask, refused, tmp_path):
@@ -237,9 +242,9 @@ def test_a_jumprelu_sae_goes_through_the_same_commands(run, tiny_clap, ask, refu
     sae.threshold.data.uniform_(0.0, 0.5, generator=torch.Generator().manual_seed(1))
     cell = run / "layer-2" / "e3"
     sae.save_pretrained(cell / "sae")
-    facts = {"out": run, "cell": cell, "sae": cell / "sae", "clap": tiny_clap, "d_in": 32, "layer": 2}
+    facts = {"out": run, "cell": cell, "clap": tiny_clap, "d_in": 32, "layer": 2}
     given = [f"--run.{name}={value}" for name, value in facts.items()]
-    main(["test", "--config", str(CONFIGS / "demo" / "score.yaml"), *given])
+    main(["test", "--config", write_scoring(tmp_path), *given])
     (row,) = Result.load(cell / "monosemanticity.json").rows
     assert (row.method, row.expansion) == ("AR&D", 3)
     with torch.no_grad():
@@ -302,38 +307,66 @@ def test_table_2_has_the_corpus_labels_in_the_raters_place_and_no_rating(run):
 
 
 def test_what_the_sae_loses_is_measured(run):
-    norms = json.loads((run / "layer-2" / "e2" / "input_norms.json").read_text(encoding="utf-8"))
+    cell = Cell.at(run / "layer-2" / "e2")
+    norms = cell.result("input_norms").details
     assert len(norms["mean"]) == len(norms["largest"])
-    recovered = json.loads((run / "layer-2" / "e2" / "loss_recovered.json").read_text(encoding="utf-8"))
+    recovered = cell.result("loss_recovered").details
     assert recovered["num_clips"] == 12
     assert min(recovered["original"], recovered["replaced"], recovered["zeroed"]) > 0
 
 
-def scored(run, clap, folder, retrieve=(), score=()):
-    """Score the SAE of a run with other settings of the two callbacks, into a cell of its own."""
-    config = yaml.safe_load((CONFIGS / "demo" / "score.yaml").read_text(encoding="utf-8"))
+def write_scoring(folder, retrieve=(), score=()):
+    """Write the demo's test.yaml with the first two evaluators alone, some of their settings changed."""
+    config = yaml.safe_load((CONFIGS / "demo" / "test.yaml").read_text(encoding="utf-8"))
+    config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:2]
     for callback, settings in zip(config["trainer"]["callbacks"], (retrieve, score), strict=True):
         callback["init_args"] |= dict(settings)
-    (folder / "score.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (folder / "test.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     shutil.copy(CONFIGS / "demo" / "run.yaml", folder)
-    facts = {"out": run, "cell": folder / "cell", "sae": run / "layer-2" / "e2" / "sae", "clap": clap}
-    facts |= {"d_in": 32, "layer": 2, "expansion": 2}
+    return str(folder / "test.yaml")
+
+
+def apart(run, folder):
+    """Return a cell with the SAE of a run in a run's folder of its own, which has the same audio."""
+    cell = Run(folder).cell(2, 2)
+    shutil.copytree(run / "layer-2" / "e2" / "sae", cell.sae)
+    (folder / "audio").symlink_to(run / "audio")
+    return cell
+
+
+def scored(run, clap, folder, retrieve=(), score=()):
+    """Score the SAE of a run with other settings of the two evaluators, into a cell of its own."""
+    cell = apart(run, folder)
+    facts = {"out": run, "cell": cell.folder, "clap": clap, "d_in": 32, "layer": 2, "expansion": 2}
     given = (f"--run.{name}={value}" for name, value in facts.items())
-    main(["test", "--config", str(folder / "score.yaml"), *given])
-    return folder / "cell"
+    main(["test", "--config", write_scoring(folder, retrieve, score), *given])
+    return cell.folder
 
 
-def test_readings_and_tie_rules_are_options(run, tiny_clap, tmp_path):
+@pytest.fixture
+def folders(tmp_path):
+    """Return folders one after another."""
+    numbers = itertools.count()
+
+    def folder():
+        made = tmp_path / f"run-{next(numbers)}"
+        made.mkdir()
+        return made
+
+    return folder
+
+
+def test_readings_and_tie_rules_are_options(run, tiny_clap, folders):
     reading = {"reading": {"sigma": "trace", "pairs": "ordered"}, "num_null_draws": 100, "false_discovery_rate": 0.5}
-    cell = scored(run, tiny_clap, tmp_path, {"ties": "shared_random", "tie_seed": 5}, reading)
+    cell = scored(run, tiny_clap, folders(), {"ties": "shared_random", "tie_seed": 5}, reading)
     result = Result.load(cell / "monosemanticity.json")
     expected = {"sigma": "trace", "pairs": "ordered", "ddof": 0, "ties": "shared_random", "tie_seed": "5"}
     assert expected.items() <= result.choices.items()
     assert result.choices["num_null_draws"] == 100
 
 
-def test_the_readings_of_random_representatives_are_options(run, tiny_clap, tmp_path, capsys):
-    cell = scored(run, tiny_clap, tmp_path, {"num_random": 3}, {"random_from": "active", "num_draws": 3})
+def test_the_readings_of_random_representatives_are_options(run, tiny_clap, folders, capsys):
+    cell = scored(run, tiny_clap, folders(), {"num_random": 3}, {"random_from": "active", "num_draws": 3})
     drawn = load_file(cell / "monosemanticity.safetensors")
     features = drawn["ard/0/features"]
     active = {f: set(clips) for f, clips in enumerate(active_clips(run))}
@@ -342,14 +375,13 @@ def test_the_readings_of_random_representatives_are_options(run, tiny_clap, tmp_
             assert len(set(clips) & active[feature]) == min(4, len(active[feature]))
     assert Result.load(cell / "monosemanticity.json").choices["random_from"] == "active"
     kept = {draw: drawn[f"random/{draw}/m"] for draw in range(3)}
-    cell = scored(
-        run, tiny_clap, tmp_path, {"num_random": 3}, {"random_from": "active", "num_draws": 3} | {"random_lowest": True}
-    )
+    lowest = {"random_from": "active", "num_draws": 3, "random_lowest": True}
+    cell = scored(run, tiny_clap, folders(), {"num_random": 3}, lowest)
     again = load_file(cell / "monosemanticity.safetensors")
     assert torch.equal(again["random/0/top_ids"], drawn["random/0/top_ids"])
     assert not torch.equal(again["random/0/m"], kept[0])
     with pytest.raises(SystemExit, match="2"):
-        scored(run, tiny_clap, tmp_path, {}, {"random_from": "active"})
+        scored(run, tiny_clap, folders(), {}, {"random_from": "active"})
     said = " ".join(capsys.readouterr().err.split())
     assert (
         "random_from 'active' wants 10 draws of retrieval, and there are 0: give RetrieveRepresentatives num_" in said
@@ -368,8 +400,8 @@ def active_clips(run):
     ]
 
 
-def test_ties_by_pre_activations_take_the_clips_that_are_furthest_from_being_active(run, tiny_clap, tmp_path):
-    found = load_file(scored(run, tiny_clap, tmp_path, {"ties": "preact"}) / "representatives.safetensors")
+def test_ties_by_pre_activations_take_the_clips_that_are_furthest_from_being_active(run, tiny_clap, folders):
+    found = load_file(scored(run, tiny_clap, folders(), {"ties": "preact"}) / "representatives.safetensors")
     sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")
     clips = [x.float() for _, xs in read_layer(run / "activations", 2).read() for x in xs]
     with torch.no_grad():
@@ -398,33 +430,60 @@ def test_names_are_put_to_the_test_on_clips_that_they_never_saw(run):
         result = Result.load(run / "layer-2" / cell / "detection.json")
         assert [row.method for row in result.rows] == [method, f"{method}, names shuffled"]
         assert result.details["num_clips"] == 12
-        concepts = pq.read_table(run / "layer-2" / cell / "concepts.parquet").to_pylist()
+        concepts = read_concepts(Cell.at(run / "layer-2" / cell))
         figures = [concept["detection"] for concept in concepts if not math.isnan(concept["detection"])]
         assert len(figures) == result.rows[0].figures["auroc"].n
         assert all(0 <= figure <= 1 for figure in figures)
         assert {concept["n_active_unseen"] is not None for concept in concepts if concept["selected"]} == {True}
 
 
-def test_two_ranks_score_as_one(run, tiny_clap, tmp_path):
-    facts = {"out": run, "sae": run / "layer-2" / "e2" / "sae", "clap": tiny_clap, "d_in": 32, "layer": 2}
-    args = ["test", "--config", str(CONFIGS / "demo" / "score.yaml"), "--run.expansion=2"]
+def test_two_ranks_evaluate_as_one(run, tiny_audiollm, tiny_clap, tiny_roberta, folders):
+    facts = {"out": run, "model": tiny_audiollm, "clap": tiny_clap, "bertscore": tiny_roberta, "d_in": 32, "layer": 2}
+    args = ["test", "--config", str(CONFIGS / "demo" / "test.yaml"), "--run.expansion=2", "--run.num_selected=12"]
     args += [f"--run.{name}={value}" for name, value in facts.items()]
-    for ranks in (1, 2):
+    one, two = cells = [apart(run, folders()) for _ in range(2)]
+    for ranks, cell in enumerate(cells, 1):
         several = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={ranks}"]
-        kept = [f"--run.cell={tmp_path}/{ranks}", f"--run.embeddings={tmp_path}/{ranks}.safetensors"]
-        command = [sys.executable, "-m", "ard", *args, *several, *kept]
+        command = [sys.executable, "-m", "ard", *args, *several, f"--run.cell={cell.folder}"]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-    for name in ("representatives", "monosemanticity"):
-        one, two = (load_file(tmp_path / str(ranks) / f"{name}.safetensors") for ranks in (1, 2))
-        for key, tensor in one.items():
-            torch.testing.assert_close(two[key], tensor, rtol=1e-6, atol=1e-9, equal_nan=True, msg=key)
+    files = {path.name for path in one.folder.iterdir()} - {"sae"}
+    assert files == {path.name for path in two.folder.iterdir()} - {"sae"}
+    assert {f"{name}.json" for name in ("matching", "naming", "label_auroc", "stated_labels", "detection")} < files
+    for name in files:
+        kept = [cell.folder / name for cell in cells]
+        if name.endswith(".safetensors"):
+            tensors = [load_file(path) for path in kept]
+            assert tensors[0].keys() == tensors[1].keys()
+            for key, tensor in tensors[0].items():
+                torch.testing.assert_close(tensors[1][key], tensor, rtol=1e-6, atol=1e-9, equal_nan=True, msg=key)
+        elif name.endswith(".parquet"):
+            assert_like(*(pq.read_table(path).to_pylist() for path in kept), name)
+        else:
+            results = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
+            assert_like(*({**result, "wall_time_s": 0} for result in results), name)
 
 
-def test_monosemanticity_in_the_result_is_that_of_the_files(run):
+def assert_like(found, expected, where):
+    """Assert that two values are the same but for the last digits of numbers."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key, value in expected.items():
+            assert_like(found[key], value, f"{where}: {key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for place, value in enumerate(expected):
+            assert_like(found[place], value, f"{where}: {place}")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True), where
+    else:
+        assert found == expected, where
+
+
+def test_monosemanticity_in_the_result_is_that_of_the_files(run, tiny_clap):
     from ard.monosemanticity import monosemanticity
 
     folder = run / "layer-2" / "e2"
-    embeddings = load_file(run / "embeddings-embedded.safetensors")["embeddings"]
+    embeddings = load_file(Run(run).embeddings(tiny_clap, "probe"))["embeddings"]
     lists = load_file(folder / "representatives.safetensors")
     m = monosemanticity(embeddings[lists["ard/top_ids"]], embeddings[lists["ard/bottom_ids"]])
     m = m.masked_fill(lists["n_active"] == 0, torch.nan)

@@ -1,7 +1,7 @@
 from .callback import ActivationWriter
 from .datamodule import ActivationDataModule, ClipDataModule, dry_run
 from .module import Extraction
-from .store import Manifest, read_clips_metadata, read_manifest, write_clips_table
+from .store import Manifest, read_clips_metadata, read_manifest, remove_shards, write_clips_table
 from .stream import ProbeBatch
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "dry_run",
     "read_clips_metadata",
     "read_manifest",
+    "remove_shards",
     "write_clips_table",
 ]

@@ -109,6 +109,14 @@ def shard_path(folder: Path, layer: int, shard: int) -> Path:
     return folder / f"layer-{layer}" / f"{shard:06d}.tar"
 
 
+def remove_shards(folder: Path) -> None:
+    """Remove activation shards and what says that they are there, and nothing that somebody else put beside them."""
+    numbered = "[0-9]" * 6
+    markers = folder / MANIFEST, *(folder / "shards").glob(f"{numbered}.json")
+    for path in (*markers, *folder.glob(f"layer-*/{numbered}.tar")):
+        path.unlink(missing_ok=True)
+
+
 def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
     """Return the shards that are there in all layers, whole in length: where an interrupted extraction goes on.
 

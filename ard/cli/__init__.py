@@ -21,14 +21,14 @@ from ard import __version__
 class Command(NamedTuple):
     """A command of `ard`.
 
-    Its options are the parameters of its function, but for those that ``positional`` lists with the settings of
+    Its options are the parameters of its function, but for those that ``declared`` lists with the settings of
     `add_argument`. A function with ``own_parser`` is given the words of the command line as they are.
     """
 
     function: str
     """``module:name``, the module one of this package."""
     summary: str
-    positional: Mapping[str, Mapping[str, Any]] = {}
+    declared: Mapping[str, Mapping[str, Any]] = {}
     own_parser: bool = False
     loads_models: bool = False
 
@@ -47,7 +47,13 @@ COMMANDS = {
     "table": Command(
         "run:table",
         "Run what table N needs and is missing, and write it.",
-        {"number": {"type": int, "help": "1, 2, 3 or 4"}},
+        {
+            "number": {"type": int, "help": "1, 2, 3 or 4"},
+            "--dry-run": {
+                "action": "store_true",
+                "help": "list the steps, which of them are done, and why the others are not; nothing is run",
+            },
+        },
         loads_models=True,
     ),
     "seeds": Command(
@@ -206,9 +212,10 @@ def _arguments(name: str, function: Callable[..., None], words: list[str]) -> di
 
     command = COMMANDS[name]
     parser = ArgumentParser(prog=f"ard {name}", description=command.summary)
-    for argument, settings in command.positional.items():
+    for argument, settings in command.declared.items():
         parser.add_argument(argument, **settings)
-    parser.add_function_arguments(function, as_positional=False, skip=set(command.positional))
+    declared = {argument.removeprefix("--").replace("-", "_") for argument in command.declared}
+    parser.add_function_arguments(function, as_positional=False, skip=declared)
     rest, facts = split_facts(words)
     given = ["--run", json.dumps(plain(facts))] if facts else []
     return dict(parser.instantiate_classes(parser.parse_args([*rest, *given])).as_dict())

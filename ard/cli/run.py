@@ -23,15 +23,16 @@ LONGEST_S = 30.0  # of a clip, also where a model would hear an hour at once
 MOST_LINES = 20  # of a list that may have thousands
 
 
-def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
+def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) -> None:  # noqa: B006
     """Run the whole method on the embedded default: Tables 1 to 4 in miniature and the HTML report.
 
     Args:
         out: the run's folder; a second call goes on where the first was stopped.
         seed: of the sounds, the SAEs and every draw.
+        redo: steps that are done again whatever was done before: audio, extract, fit, test, score, steer.
     """
     with claim_run(out):
-        chain = Chain("demo", {"out": str(out), "seed": seed})
+        chain = Chain("demo", {"out": str(out), "seed": seed}, redo)
         chain.fill((1, 2, 3, 4))
         chain.finish()
 
@@ -83,6 +84,7 @@ def run(
     expansion: int = 8,
     k: int | None = None,
     seed: int = 0,
+    redo: list[str] = [],  # noqa: B006
 ) -> None:
     """Run the whole method on a folder of your own sounds: named concepts with audio players.
 
@@ -95,6 +97,7 @@ def run(
         expansion: e, features of the SAE per dimension of the model.
         k: features that a token keeps; by default the paper's share of the model's width, at least 16.
         seed: of the SAE and every draw.
+        redo: steps that are done again whatever was done before: audio, extract, fit, test, score.
     """
     source = FolderClips(audio)
     refuse_inside(audio, out)
@@ -121,7 +124,7 @@ def run(
     }
     goals: tuple[Goal, ...] = (4, "concepts")
     with claim_run(out):
-        chain = Chain("demo", facts)
+        chain = Chain("demo", facts, redo)
         chain.check(goals)
         chain.write_audio("probe", source)
         num_clips = read_audio_manifest(chain.run.audio("probe")).num_clips

@@ -125,9 +125,9 @@ def provenance(run: Run, papers_clips: str, rows: Sequence[Row]) -> list[str]:
     return ["Every figure of this run stands with its 95 % interval.", ours, theirs]
 
 
-def left_out(file: str, why: str) -> str:
-    """Say why there is no table."""
-    return f"Left out: this run has no {file} ({why})."
+def left_out(why: str, *evaluations: str) -> str:
+    """Say why there is no table: none of some evaluations has a result."""
+    return f"Left out: this run has no {' or '.join(f'{name}.json' for name in evaluations)} ({why})."
 
 
 _DENOMINATORS = {

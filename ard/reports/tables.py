@@ -66,9 +66,7 @@ def _table1(run: Run) -> Table:
             *notes.map_at_matches([row for row in rows if row.layer == run.layer]),
         ]
     else:
-        said = [
-            notes.left_out("matching.json", "names can be matched only against labels, and these clips may have none")
-        ]
+        said = [notes.left_out("names can be matched only against labels, and these clips may have none", "matching")]
     return Table(
         number=1,
         preset=run.preset,
@@ -117,7 +115,7 @@ def _table2(run: Run) -> Table:
         said.append("BERTScore is left out: this run names no language model for it (`bertscore` of its run.yaml).")
     if not rows:
         why = "neither people nor true labels, see docs/study.md"
-        said = [notes.left_out("study.json or name_similarity.json", why)]
+        said = [notes.left_out(why, "study", "name_similarity")]
     return Table(
         number=2,
         preset=run.preset,
@@ -163,7 +161,7 @@ def _table3(run: Run) -> Table:
     heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
     asked = "steering asks for clips of known emotion or gender"
     compared = [line for line in lines if line.stub != ("Reverse",)]
-    said = notes.unbeaten(compared, heads) if rows else [notes.left_out("steering.json", asked)]
+    said = notes.unbeaten(compared, heads) if rows else [notes.left_out(asked, "steering")]
     if rows and not said and any(line.is_own for line in compared):
         said = ["On every shift the interval of AR&D lies above that of every control and of Poly. Feats."]
     return Table(
@@ -208,7 +206,7 @@ def _table4(run: Run) -> Table:
         data.append(_json_row(row, _MEASURES, {"ms": figure} if figure else {}, layer=at, expansion=row.expansion))
     heads = tuple(f"l = {layer}" for layer in layers)
     asked = "run `ard run` or `ard demo` to the end"
-    said = notes.unbeaten(lines["ms"], heads) if rows else [notes.left_out("monosemanticity.json", asked)]
+    said = notes.unbeaten(lines["ms"], heads) if rows else [notes.left_out(asked, "monosemanticity")]
     said += notes.other_seeds(run)
     return Table(
         number=4,

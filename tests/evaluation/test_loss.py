@@ -1,49 +1,38 @@
-import json
 from dataclasses import replace
 
-import lightning
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from ard.activations import ProbeBatch
 from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.audiollm import load_audiollm
 from ard.evaluation import LossRecovered
 from ard.evaluation.loss import caption_losses
-from ard.sae import Encoding, TopKSAE
+from ard.run import Run
+from ard.sae import TopKSAE
 from ard.types import UserError
 
 
 @pytest.fixture(scope="module")
-def audio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("audio") / "probe"
-    write_audio_shards(SyntheticCorpus("probe", num_clips=5), folder)
-    return folder
+def run(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("run"))
+    write_audio_shards(SyntheticCorpus("probe", num_clips=5), run.audio("probe"))
+    return run
 
 
-def measure(callback, sae="poly"):
-    batch = ProbeBatch(torch.zeros(1, 128), torch.tensor([0]), torch.tensor([0]), [{}])
-    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
-    trainer.test(Encoding(str(sae), 128), DataLoader([batch], batch_size=None), verbose=False)
-    return json.loads(callback.out.read_text())
-
-
-def test_raw_coordinates_recover_all_of_the_loss(tmp_path, audio):
-    recovered = LossRecovered(tmp_path / "recovered.json", audio=audio, layer=2, num_clips=4, clips_per_batch=3)
-    found = measure(recovered)
+def test_raw_coordinates_recover_all_of_the_loss(run):
+    found = LossRecovered(num_clips=4, clips_per_batch=3)(run.cell(2, None)).details
     assert found["loss_recovered"] == pytest.approx(1, abs=1e-4)
     assert found["zeroed"] > found["original"] + 0.1  # the embedded model does listen
     assert found["num_clips"] == 4
 
 
-def test_an_untrained_sae_recovers_little(tmp_path, audio):
-    TopKSAE(128, 256, k=1).save_pretrained(tmp_path / "sae")
-    recovered = LossRecovered(tmp_path / "recovered.json", audio=audio, layer=2)
-    assert measure(recovered, tmp_path / "sae")["loss_recovered"] < 0.9
+def test_an_untrained_sae_recovers_little(run):
+    cell = run.cell(2, 2)
+    TopKSAE(128, 256, k=1).save_pretrained(cell.sae)
+    assert LossRecovered()(cell).details["loss_recovered"] < 0.9
 
 
-def test_the_losses_are_those_of_transformers(audio):
+def test_the_losses_are_those_of_transformers():
     model, clips = load_audiollm(), list(SyntheticCorpus("probe", num_clips=3))
     losses = caption_losses(model, clips, 0)
     alone = []
@@ -60,7 +49,7 @@ def test_the_losses_are_those_of_transformers(audio):
 
 
 def test_clips_without_captions_are_refused(tmp_path):
-    write_audio_shards([replace(SyntheticCorpus("probe", num_clips=1)[0], caption=None)], tmp_path / "audio")
-    recovered = LossRecovered(tmp_path / "recovered.json", audio=tmp_path / "audio", layer=2)
+    run = Run(tmp_path)
+    write_audio_shards([replace(SyntheticCorpus("probe", num_clips=1)[0], caption=None)], run.audio("probe"))
     with pytest.raises(UserError, match="holds no clip with a caption"):
-        measure(recovered)
+        LossRecovered()(run.cell(2, None))

@@ -227,15 +227,17 @@ def test_a_prompt_that_is_refused_leaves_its_concept_without_a_name(scored, misb
 
 def test_a_run_without_its_endpoint_ends_at_once_in_one_line(folder, tmp_path, capsys, monkeypatch):
     out, facts = folder
+    apart = tmp_path / "run/layer-2/e2"
+    shutil.copytree(out / "layer-2/e2/sae", apart / "sae")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     settings = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0, "cache": str(tmp_path / "a.jsonl")}
     config = with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings})
     before = (out / "layer-2/e2").stat().st_mtime_ns if (out / "layer-2/e2").is_dir() else None
     with pytest.raises(SystemExit) as ended:
-        main(["test", "--config", config, *facts, f"--run.cell={tmp_path}/cell", f"--run.sae={out}/layer-2/e2/sae"])
+        main(["test", "--config", config, *facts, f"--run.cell={apart}"])
     assert ended.value.code == 2
     assert "endpoint 'http://127.0.0.1:9/v1' cannot be reached" in capsys.readouterr().err
-    assert not (tmp_path / "cell").exists()
+    assert [path.name for path in apart.iterdir()] == ["sae"]
     assert before == (out / "layer-2/e2").stat().st_mtime_ns
     for path in [*tmp_path.rglob("*"), *out.rglob("*")]:
         assert not path.is_file() or b"sk-very-secret" not in path.read_bytes()

@@ -12,6 +12,7 @@ import soundfile
 import webdataset as wds
 
 from ard.results import Figure, Result, Row
+from ard.run import MANIFEST, Run
 
 NASTY = ["dog <b>&\"'", "sub folder/naïve café", "雨 & 'rain'", "v1.2/take.3"]
 METRICS = ("ms", "precision", "recall", "f1", "map")
@@ -24,7 +25,7 @@ def figure(value):
 
 
 def save(path, rows, **details):
-    Result(path.stem, tuple(rows), {"gamma": 0.7, "ties": "stable"}, 0, 1.5, details).save(path)
+    Result(path.stem, tuple(rows), {"gamma": 0.7, "ties": "stable"}, details, 0, 1.5).save(path)
 
 
 def write_results(run, layers=(1, 2, 3), expansions=(4, 8, 16), main=3):
@@ -70,6 +71,7 @@ def write_clips(run, ids, *, rate=16000):
             known = {"id": clip_id, "dataset": "test", "duration_s": 0.5, "sample_rate_hz": rate}
             shard.write({"__key__": f"{place:06d}", "flac": flac.read_bytes(), "json": json.dumps(known).encode()})
     flac.unlink()
+    (run / "audio/probe" / MANIFEST).write_text("{}", encoding="utf-8")  # they are finished
     columns = {
         "id": ids,
         "dataset": ["test"] * len(ids),
@@ -99,7 +101,6 @@ def concept(feature, m, ids, **changes):
         "candidates": ["dog", "bark"],
         "agreement": 0.75,
         "clap": None,
-        "detection": 0.934,
     }
     return row | changes
 
@@ -109,10 +110,15 @@ def write_concepts(run, rows):
     fields = [("feature", pa.int64()), ("layer", pa.int64()), ("name", pa.string()), ("m", pa.float64())]
     fields += [("n_active", pa.int64()), ("selected", pa.bool_()), ("top_ids", texts), ("bottom_ids", texts)]
     fields += [("captions", texts), ("candidates", texts), ("agreement", pa.float64()), ("clap", pa.float64())]
-    fields += [("detection", pa.float64())]
     path = run / "layer-3/e8/concepts.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), path)
+
+
+def write_detection(run, areas):
+    """Write how well names tell where their features fire, by feature."""
+    rows = [{"feature": feature, "detection": area, "n_active_unseen": 3} for feature, area in areas.items()]
+    Run(run).cell(3, 8).save_rows("detection", rows)
 
 
 def write_about(run, **changes):
@@ -131,6 +137,7 @@ def run(tmp_path) -> Path:
         tmp_path,
         [concept(5, 1.5, NASTY), concept(7, 9.25, NASTY, name="dog & <bark>"), concept(9, math.nan, NASTY, name=None)],
     )
+    write_detection(tmp_path, {5: 0.934, 7: 0.934})
     failure = {"id": "broken <1>.wav", "stage": "audio", "reason": "empty & silent"}
     (tmp_path / "failures.json").write_text(json.dumps({"failures": [failure]}), encoding="utf-8")
     return tmp_path

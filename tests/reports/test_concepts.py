@@ -1,10 +1,10 @@
 import math
 
-import pyarrow.parquet as pq
 import pytest
 
 from ard.cli import main
-from ard.reports import Run, concept_names, find_concepts, find_feature
+from ard.reports import concept_names, find_concepts, find_feature
+from ard.run import Run
 from ard.types import UserError
 from tests.reports.conftest import concept, write_concepts
 
@@ -25,10 +25,10 @@ def catalogue(run):
 
 
 def test_concepts_are_found_by_name_and_caption_and_sorted(catalogue):
-    run = Run.load(catalogue)
+    cell = Run.load(catalogue).own
 
     def found(**asked):
-        return [row["feature"] for row in find_concepts(run, 3, 8, **asked)]
+        return [row["feature"] for row in find_concepts(cell, **asked)]
 
     assert found() == [2, 3, 5, 1]
     assert found(search="DOG") == [2, 1]
@@ -47,7 +47,7 @@ def test_the_command_shows_them(catalogue, capsys):
 
 def test_a_dictionary_without_concepts_is_named(catalogue):
     with pytest.raises(UserError, match=r"e4/concepts.parquet' does not exist: .* \['layer-3/e8'\] have concepts"):
-        find_concepts(Run.load(catalogue), 3, 4)
+        find_concepts(Run.load(catalogue).cell(3, 4))
 
 
 def test_a_feature_is_found_by_the_words_of_its_name():
@@ -60,13 +60,12 @@ def test_a_feature_is_found_by_the_words_of_its_name():
 
 
 def test_a_dictionary_without_names_has_none(run):
-    assert concept_names(Run.load(run), 3, 8) == {7: "dog & <bark>", 5: "name 5"}
-    assert concept_names(Run.load(run), 3, None) == {}
+    assert concept_names(Run.load(run).own) == {7: "dog & <bark>", 5: "name 5"}
+    assert concept_names(Run.load(run).cell(3, None)) == {}
 
 
 def test_a_catalogue_without_detection_shows_what_there_is(catalogue, capsys):
-    path = Run.load(catalogue).sae_folder(3, 8) / "concepts.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["detection"]), path)
+    Run.load(catalogue).own.path("detection").unlink()
     for sort in ("m", "detection"):
         main(["concepts", "--run", str(catalogue), "--sort", sort])
         assert "dog" in capsys.readouterr().out

@@ -3,9 +3,10 @@ import re
 
 import pytest
 
-from ard.reports import Run, write_report
+from ard.reports import write_report
 from ard.reports.doses import HEIGHT, LEFT, RIGHT, WIDTH, dose_drawings, drawn
 from ard.results import Figure, Result, Row
+from ard.run import Run
 
 
 def point(multiple, sensitivity, perplexity, readable=1.0):
@@ -51,7 +52,7 @@ def test_the_page_shows_every_task_and_leaves_the_section_out_without_any(run):
     assert 'id="doses"' not in write_report(run).read_text(encoding="utf-8")
     row = Row("AR&D", 3, 8, {"sensitivity": Figure(0.5, 0.4, 0.6, 9, "share")}, "sad", "<happy>")
     details = {"tasks": {"sad to <happy>": TASK, "female to male": TASK, "no doses": {"dose_response": []}}}
-    Result("steering", (row,), {}, 0, 0.0, details).save(run / "layer-3/e8/steering.json")
+    Result("steering", (row,), {}, details).save(run / "layer-3/e8/steering.json")
     assert len(dose_drawings(Run.load(run))) == 2
     page = write_report(run).read_text(encoding="utf-8")
     assert page.count('class="dose"') == 2

@@ -18,7 +18,7 @@ RANDOM_FROM = get_args(signature(ScoreMonosemanticity).parameters["random_from"]
 
 
 def result(rows=(), details=None, **choices):
-    return Result("any", tuple(rows), choices, 0, 0.0, details or {})
+    return Result("any", tuple(rows), choices, details or {})
 
 
 def read_as(random_from="all", random_lowest=False, **changes):

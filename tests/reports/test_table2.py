@@ -20,7 +20,7 @@ def save_similarity(run, method, folder, expansion, value, without):
     figures = judged(value, names=JUDGED[1:2])
     rows = [Row(method, 3, expansion, figures), Row(f"{method}, names shuffled", 3, expansion, figures)]
     details = {"num_concepts": 200, "num_without_shared_label": without}
-    Result("name_similarity", tuple(rows), {}, 0, 0.1, details).save(run / f"layer-3/{folder}/name_similarity.json")
+    Result("name_similarity", tuple(rows), {}, details, 0, 0.1).save(run / f"layer-3/{folder}/name_similarity.json")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def rated(labelled):
         Row("Poly. Feats., rated by LLM m-70b", 3, None, judged(2.5)),
     ]
     agreement = {"all": {"value": 0.71, "low": 0.6, "high": 0.8, "n": 50}}
-    result = Result("study", tuple(rows), {}, 0, 0.1, {"agreement": agreement, "num_people_who_rated": 2})
+    result = Result("study", tuple(rows), {}, {"agreement": agreement, "num_people_who_rated": 2}, 0, 0.1)
     result.save(labelled / "layer-3/e8/study.json")
     return labelled
 

@@ -67,7 +67,7 @@ def test_table1_has_the_papers_rows_and_figures(run):
 def test_table1_takes_ard_of_every_layer_but_the_baselines_of_the_runs_own(run):
     figures = {"f1": Figure(0.3, 0.2, 0.4, 9, "share")}
     rows = tuple(Row(method, 1, 8, figures) for method in ("AR&D", "Coverage"))
-    Result("matching", rows, {}, 0, 0.0).save(run / "layer-1/e8/matching.json")
+    Result("matching", rows, {}).save(run / "layer-1/e8/matching.json")
     table = build_tables(run, [1])[0]
     assert [line.stub[0] for line in table.lines][-3:] == ["Coverage", "AR&D (l = 1)", "AR&D (l = 3)"]
     assert table.rows[-2]["paper"]["f1"] == {"value": 0.49}
@@ -78,7 +78,7 @@ def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but
     figures = {"f1": Figure(0.5, 0.45, 0.55, 9, "share"), "map_at_matches": Figure(0.4, 0.3, 0.5, 9, "share")}
     rows = [Row(method, 3, 8, figures) for method in ("AR&D", paper.SHUFFLED, paper.CEILING)]
     choices = {**asdict(MatchReading(threshold="before")), "activity": 0.5, "active_by": "share"}
-    Result("matching", tuple(rows), choices, 0, 0.0).save(run / "layer-3/e8/matching.json")
+    Result("matching", tuple(rows), choices).save(run / "layer-3/e8/matching.json")
     table = build_tables(run, [1])[0]
     assert [line.stub[0] for line in table.lines] == ["Poly. Feats.", "AR&D (l = 3)", paper.SHUFFLED, paper.CEILING]
     (read,) = (note for note in table.notes if note.startswith("Read as: "))
@@ -86,7 +86,7 @@ def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but
     assert "active from 0.5 of the score of the weakest clip in H^k on" in read
     assert "Rand. Rep." not in read
     drawn = {"random_from": "active", "random_lowest": True}
-    Result("monosemanticity", (Row("AR&D", 3, 8, {}),), drawn, 0, 0.0).save(run / "layer-3/e8/monosemanticity.json")
+    Result("monosemanticity", (Row("AR&D", 3, 8, {}),), drawn).save(run / "layer-3/e8/monosemanticity.json")
     said = "Rand. Rep. draws H^k from the clips where the feature is active, and L^k is drawn too."
     assert any(said in note for note in build_tables(run, [1])[0].notes)
     (unbeaten,) = (note for note in table.notes if note.startswith("Where the interval of AR&D"))
@@ -110,7 +110,7 @@ def steered(run, values):
     figures = {method: {"sensitivity": Figure(x, x - 0.1, x + 0.1, 9, "share")} for method, x in values.items()}
     rows = tuple(Row(method, 3, 8, f, "happy", "angry") for method, f in figures.items())
     choices = {"denominator": "truth", "num_draws": 5, "judge": "exact match of the answer's class"}
-    Result("steering", rows, choices, 0, 0.0, {"tasks": {}}).save(run / "layer-3/e8/steering.json")
+    Result("steering", rows, choices, {"tasks": {}}).save(run / "layer-3/e8/steering.json")
     return build_tables(run, [3])[0]
 
 
@@ -151,14 +151,14 @@ def test_table4_is_layers_by_expansions(run):
 def test_table4_says_what_comes_back_with_other_seeds_where_that_was_asked(run):
     assert not any("other seeds" in note for note in build_tables(run, [4])[0].notes)
     figures = {"come_back": Figure(0.5, 0.4, 0.6, 9, "share"), "come_back_shuffled": Figure(0.0, 0.0, 0.0, 9, "share")}
-    Result("seeds", (Row("AR&D", 3, 8, figures),), {"cosine": 0.7}, 0, 0.0, {"runs": ["a", "b", "c"]}).save(
+    Result("seeds", (Row("AR&D", 3, 8, figures),), {"cosine": 0.7}, {"runs": ["a", "b", "c"]}).save(
         run / "layer-3/e8/seeds.json"
     )
     (note,) = (note for note in build_tables(run, [4])[0].notes if "other seeds" in note)
     assert "0.50 [0.40, 0.60] come back in all of 2 runs" in note
     assert note.endswith("with coordinates shuffled 0.00.")
     figures["name_comes_back"] = Figure(0.8, 0.7, 0.9, 9, "share")
-    Result("seeds", (Row("AR&D", 3, 8, figures),), {"cosine": 0.7}, 0, 0.0, {"runs": ["a", "b", "c"]}).save(
+    Result("seeds", (Row("AR&D", 3, 8, figures),), {"cosine": 0.7}, {"runs": ["a", "b", "c"]}).save(
         run / "layer-3/e8/seeds.json"
     )
     named = "Of their names 0.80 [0.70, 0.90] are also there in all of these runs."
@@ -228,9 +228,7 @@ def test_a_method_that_was_not_measured_is_named(run):
 
 def test_nan_is_an_empty_cell_and_null_in_json(run):
     nothing = Figure(math.nan, math.nan, math.nan, 0, "m")
-    Result("monosemanticity", (Row("AR&D", 1, 4, {"ms": nothing}),), {}, 0, 0.0).save(
-        run / "layer-1/e4/monosemanticity.json"
-    )
+    Result("monosemanticity", (Row("AR&D", 1, 4, {"ms": nothing}),), {}).save(run / "layer-1/e4/monosemanticity.json")
     table = write_tables(run, [4])[0]
     saved = json.loads((run / "tables/table4.json").read_text(encoding="utf-8"))
     assert saved["rows"][3]["ms"] == {"value": None, "low": None, "high": None, "n": 0}

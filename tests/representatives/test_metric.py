@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ard.representatives import SCORERS, RandomActiveClips, RepresentativeClips, clip_scores
+from ard.probing import SCORERS, clip_scores
+from ard.representatives import RandomActiveClips, RepresentativeClips
 from ard.representatives.functional import ACTIVATION_EDGES, activation_quantiles, tie_keys
 from ard.types import Codes
 
@@ -201,7 +202,8 @@ def random_active(order, size):
     codes, clip_of_token = world()
     metric = RandomActiveClips(FEATURES, P, 40, seed=3)
     for start in range(0, CLIPS, size):
-        metric.update(*batch(codes, clip_of_token, order[start : start + size]))
+        of_batch, local, rows = batch(codes, clip_of_token, order[start : start + size])
+        metric.update(clip_scores(of_batch, local, len(rows), FEATURES), rows)
     return metric
 
 

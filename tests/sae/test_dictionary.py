@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import ard
-from ard.sae import Dictionary, Encoding, JumpReLUSAE, PolyFeatures, TopKSAE, load_dictionary
+from ard.sae import Dictionary, JumpReLUSAE, PolyFeatures, TopKSAE, load_dictionary
 from ard.types import Codes, UserError
 
 
@@ -57,19 +57,6 @@ def test_raw_coordinates_are_a_baseline_without_an_expansion(tmp_path):
     poly.check_clamp({0: -1.0})
     with pytest.raises(UserError, match="raw coordinates \\('poly'\\) have no width of their own: give d_in"):
         load_dictionary("poly")
-
-
-def test_encoding_takes_a_dictionary_or_where_one_lies_and_says_its_method(tmp_path):
-    TopKSAE(4, 8, k=2).save_pretrained(tmp_path)
-    own = Halves(4)
-    own.method = "Halves"
-    found = [Encoding(sae, 4) for sae in (str(tmp_path), "poly", own)]
-    assert [(one.method, one.expansion) for one in found] == [("AR&D", 2), ("Poly. Feats.", None), ("Halves", 2)]
-    for sae in (str(tmp_path), own):
-        with pytest.raises(
-            UserError, match="the dictionary is for a width of 4, and d_in is 6: give one that was made"
-        ):
-            Encoding(sae, 6)
 
 
 def test_no_stage_asks_which_dictionary_it_has():

@@ -2,16 +2,12 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from lightning import Trainer
-from safetensors.torch import save_file
 
-from ard.activations import ActivationDataModule
 from ard.activations.store import write_manifest, write_shard
 from ard.audio import read_clips, write_audio_shards
 from ard.audiollm import AudioLLM
@@ -20,7 +16,8 @@ from ard.naming import EndpointChat
 from ard.presets import CONFIGS
 from ard.reports import notes
 from ard.results import Result
-from ard.sae import Encoding, TopKSAE
+from ard.run import Run
+from ard.sae import TopKSAE
 from ard.steering import ChatJudge, Design, MeasureSteering, SteeringTask
 from ard.steering.functional import is_selection
 from ard.types import Clip, UserError
@@ -33,50 +30,44 @@ TASKS = [
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory):
-    """A dictionary's folder as the stages before leave it, activations, and clips of known emotion and gender."""
-    folder = tmp_path_factory.mktemp("steering")
+    """A cell as the stages before leave it, activations, and clips of known emotion and gender."""
+    run = Run(tmp_path_factory.mktemp("steering"))
     rng = np.random.default_rng(0)
     known = [(emotion, gender) for emotion in ("happy", "sad") for gender in ("female", "male")] * 6
     clips = (
         Clip(f"c{i}", 0.2 * rng.standard_normal(8000 + 300 * i).astype(np.float32), 16000, "t", emotion=e, gender=g)
         for i, (e, g) in enumerate(known)
     )
-    write_audio_shards(clips, folder / "audio")
+    write_audio_shards(clips, run.audio("steer"))
     about = {"model": "none", "layers": [1], "dtype": "float32"}
-    write_shard(folder / "activations", 0, [({"id": "c", "num_tokens": 9}, {1: torch.randn(9, 32)})], [], about)
-    write_manifest(folder / "activations", 1, 32, about)
-    TopKSAE(32, 64, k=4, generator=torch.Generator().manual_seed(0)).save_pretrained(folder / "sae")
+    activations = run.activations("probe")
+    write_shard(activations, 0, [({"id": "c", "num_tokens": 9}, {1: torch.randn(9, 32)})], [], about)
+    write_manifest(activations, 1, 32, about)
+    cell = run.cell(1, 2)
+    TopKSAE(32, 64, k=4, generator=torch.Generator().manual_seed(0)).save_pretrained(cell.sae)
     ones = torch.ones(64, dtype=torch.int64)
-    save_file({"max_activation": torch.full((64,), 4.0), "n_active": 3 * ones}, folder / "representatives.safetensors")
+    cell.save_tensors("representatives", {"max_activation": torch.full((64,), 4.0), "n_active": 3 * ones})
     selected = {"features": torch.arange(6), "m": torch.arange(6.0), "top_ids": torch.zeros(6, 4, dtype=torch.int64)}
-    save_file({f"ard/0/{key}": value for key, value in selected.items()}, folder / "monosemanticity.safetensors")
+    cell.save_tensors("selections", {f"ard/0/{key}": value for key, value in selected.items()})
     names = ["a dog", "a man", "rain", "happy", "sad", None]
-    rows = [{"scorer": "ard", "draw": 0, "feature": i, "name": name} for i, name in enumerate(names)]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "names.parquet")
-    return folder
+    cell.save_rows("names", [{"scorer": "ard", "draw": 0, "feature": i, "name": name} for i, name in enumerate(names)])
+    return cell
 
 
 @pytest.fixture
 def steering(cell, tiny_audiollm, tiny_clap, tmp_path):
-    """Run the callback, with its files beside it, and return what it writes."""
+    """Measure in a copy of the run, and return the result."""
 
-    def run(base_url, name="first", **settings):
-        out = tmp_path / name
-        out.mkdir(exist_ok=True)
-        for file in ("representatives.safetensors", "monosemanticity.safetensors", "names.parquet"):
-            (out / file).write_bytes((cell / file).read_bytes())
+    def measure(base_url, name="first", **settings):
+        out = shutil.copytree(cell.run.folder, tmp_path / name, dirs_exist_ok=True)
         chat = EndpointChat(base_url, "a-model", cache=out / "verdicts.jsonl", max_retries=0, concurrency=1)
         few = {"num_features": [1, 2], "multiples": [1.0, 4.0], "doses": [1.0, 4.0], "num_draws": 2, "most_clips": 4}
         design = Design(**few, denominators=["truth", "predicted"])  # the first has clips whatever the model says
-        given = {"audio": cell / "audio", "selection_share": 0.4, "judge": ChatJudge(chat), "design": design}
+        given = {"audio": cell.run.audio("steer"), "selection_share": 0.4, "judge": ChatJudge(chat), "design": design}
         given |= {"model": tiny_audiollm, "clap": tiny_clap, "max_new_tokens": 3, "clips_per_batch": 4, "tasks": TASKS}
-        callback = MeasureSteering(out, **(given | settings))
-        trainer = Trainer(accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False)
-        data = ActivationDataModule(cell / "activations", layer=1)
-        trainer.test(Encoding(str(cell / "sae"), 32), datamodule=data, verbose=False)
-        return Result.load(out / "steering.json")
+        return MeasureSteering(**(given | settings))(Run(out).cell(1, 2))
 
-    return run
+    return measure
 
 
 def keys(path):
@@ -93,7 +84,9 @@ def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steerin
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
     for name, task in result.details["tasks"].items():
         assert task["chosen"]["by"] == "CLAP text cosine"
-        assert task["num_clips"] + task["chosen"]["num_clips_of_selection"] <= len(list(read_clips(cell / "audio")))
+        assert task["num_clips"] + task["chosen"]["num_clips_of_selection"] <= len(
+            list(read_clips(cell.run.audio("steer")))
+        )
         assert [point["multiple"] for point in task["dose_response"]] == [None, 0.0, 1.0, 4.0]
         assert all(point["perplexity"] >= 1 for point in task["dose_response"])
         assert [entry["prompt"] for entry in task["selectivity"]] == [
@@ -162,8 +155,14 @@ def test_clips_and_judge_are_missed_before_any_work(misbehave, steering, tmp_pat
 
 
 def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, steering, cell):
-    own = [SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", audio=str(cell / "audio"))]
-    result = steering(misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell / "audio", judge=None)
+    own = [
+        SteeringTask(
+            "sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", audio=str(cell.run.audio("steer"))
+        )
+    ]
+    result = steering(
+        misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell.run.audio("steer"), judge=None
+    )
     assert {row.method for row in result.rows} == {"No SAE", "SAE, no clamp", "AR&D", "Rand. Feats."}
     assert result.details["tasks"]["sad to happy"]["num_clips"] == 24
     assert result.choices["judge"] == "exact match of the answer's class"
@@ -171,9 +170,10 @@ def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, stee
 
 
 def test_without_tasks_nothing_is_written(steering, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        steering("http://127.0.0.1:9/v1", tasks=[])
-    assert not (tmp_path / "first" / "answers.jsonl").exists()
+    assert steering("http://127.0.0.1:9/v1", tasks=[]) is None
+    run = Run(tmp_path / "first")
+    assert not run.answers.exists()
+    assert not run.cell(1, 2).result_path("steering").exists()
 
 
 def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiollm, tiny_clap, tmp_path, monkeypatch):
@@ -188,15 +188,14 @@ def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiol
         noise = (0.2 * rng.standard_normal(6000).astype(np.float32) for _ in labels)
         clips = (Clip(f"{task}-{i:04d}", x, 16000, task, **labels[i]) for i, x in enumerate(noise))
         write_audio_shards(clips, tmp_path / "audio" / task)
-    for file in ("representatives.safetensors", "monosemanticity.safetensors", "names.parquet"):
-        (tmp_path / file).write_bytes((cell / file).read_bytes())
+    shutil.copytree(cell.folder, tmp_path / "layer-1/e2")
     server = misbehave(then="coin")
-    facts = {"out": tmp_path, "cell": tmp_path, "sae": cell / "sae", "activations": cell / "activations"}
+    facts = {"out": tmp_path, "expansion": 2, "activations": cell.run.activations("probe")}
     facts |= {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "layer": 1, "evaluation": "null"}
     facts |= {"judge_endpoint": server.base_url}
     given = [f"--run.{name}={value}" for name, value in facts.items()]
     main(["test", "--config", str(CONFIGS / "paper" / "steer.yaml"), *given, "--trainer.accelerator=cpu"])
-    result = Result.load(tmp_path / "steering.json")
+    result = Result.load(tmp_path / "layer-1/e2/steering.json")
     shifts = [("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")]
     assert list(dict.fromkeys((row.source, row.target) for row in result.rows)) == shifts
     ours = [row for row in result.rows if row.method == "AR&D"]

@@ -4,7 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ard.study import FILE, Dictionary, Store, draw_concepts
+from ard.run import Run
+from ard.study import Store, draw_concepts
 
 FIELDS = [
     ("feature", pa.int64()),
@@ -16,12 +17,12 @@ FIELDS = [
 ]
 
 
-def write_concepts(folder, method, names):
-    """Write a dictionary's concepts: one a name, which may be None; feature 0 is not selected."""
+def write_concepts(cell, method, names):
+    """Write a cell's concepts: one a name, which may be None; feature 0 is not selected."""
     rows = [
         {
             "feature": feature,
-            "layer": 3,
+            "layer": cell.layer,
             "name": name,
             "selected": feature > 0,
             "top_ids": [f"{method} {feature} {place}" for place in range(4)],
@@ -29,22 +30,23 @@ def write_concepts(folder, method, names):
         }
         for feature, name in enumerate(names)
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(FIELDS)), folder / "concepts.parquet")
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(FIELDS)), cell.path("concepts"))
 
 
 @pytest.fixture
-def dictionaries(tmp_path):
+def cells(tmp_path):
     """Make 30 concepts of AR&D and 20 of Poly. Feats., of which some have no name."""
-    write_concepts(tmp_path / "e8", "ours", [None if n % 7 == 3 else f"sound {n}" for n in range(30)])
-    write_concepts(tmp_path / "poly", "theirs", [None if n % 7 == 3 else f"raw {n}" for n in range(20)])
-    return [Dictionary("AR&D", 8, tmp_path / "e8"), Dictionary("Poly. Feats.", None, tmp_path / "poly")]
+    ours, theirs = (Run(tmp_path).cell(3, expansion) for expansion in (8, None))
+    write_concepts(ours, "ours", [None if n % 7 == 3 else f"sound {n}" for n in range(30)])
+    write_concepts(theirs, "theirs", [None if n % 7 == 3 else f"raw {n}" for n in range(20)])
+    return [ours, theirs]
 
 
 @pytest.fixture
-def store(dictionaries, tmp_path):
+def store(cells, tmp_path):
     """Make a study of five concepts of each method."""
-    return Store.create(tmp_path / FILE, draw_concepts(dictionaries, 5, seed=0), 0)
+    return Store.create(Run(tmp_path).study, draw_concepts(cells, 5, seed=0), 0)
 
 
 @pytest.fixture

@@ -2,16 +2,17 @@ import itertools
 
 import pytest
 
-from ard.study import Dictionary, draw_concepts
+from ard.run import Run
+from ard.study import draw_concepts
 from ard.types import UserError
 
 from .conftest import write_concepts
 
 
-def test_a_draw_is_of_named_selected_concepts_and_of_its_seed(dictionaries):
-    drawn = draw_concepts(dictionaries, 5, seed=1)
-    assert drawn == draw_concepts(dictionaries, 5, seed=1)
-    assert drawn != draw_concepts(dictionaries, 5, seed=2)
+def test_a_draw_is_of_named_selected_concepts_and_of_its_seed(cells):
+    drawn = draw_concepts(cells, 5, seed=1)
+    assert drawn == draw_concepts(cells, 5, seed=1)
+    assert drawn != draw_concepts(cells, 5, seed=2)
     assert sorted(concept.method for concept in drawn) == ["AR&D"] * 5 + ["Poly. Feats."] * 5
     assert [concept.method for concept in drawn] != sorted(concept.method for concept in drawn)
     assert len({(concept.method, concept.feature) for concept in drawn}) == 10
@@ -22,24 +23,25 @@ def test_a_draw_is_of_named_selected_concepts_and_of_its_seed(dictionaries):
         assert concept.expansion == (8 if concept.method == "AR&D" else None)
 
 
-def test_keys_tell_nothing_of_the_method(dictionaries):
-    drawn = draw_concepts(dictionaries, 17, seed=0)
+def test_keys_tell_nothing_of_the_method(cells):
+    drawn = draw_concepts(cells, 17, seed=0)
     assert all(len(concept.key) == 12 and set(concept.key) <= set("0123456789abcdef") for concept in drawn)
     assert len({concept.key for concept in drawn}) == len(drawn)
     by_key = [concept.method for concept in sorted(drawn)]
     assert sum(a != b for a, b in itertools.pairwise(by_key)) > 5  # not in two blocks
 
 
-def test_a_method_with_fewer_names_gives_all_it_has(dictionaries):
-    drawn = draw_concepts(dictionaries, 1000, seed=0)
+def test_a_method_with_fewer_names_gives_all_it_has(cells):
+    drawn = draw_concepts(cells, 1000, seed=0)
     methods = [concept.method for concept in drawn]
     assert (methods.count("AR&D"), methods.count("Poly. Feats.")) == (25, 16)
 
 
-def test_nothing_to_draw_is_refused(tmp_path, dictionaries):
+def test_nothing_to_draw_is_refused(tmp_path, cells):
     with pytest.raises(UserError, match="0 concepts make no study"):
-        draw_concepts(dictionaries, 0, seed=0)
-    write_concepts(tmp_path / "nameless", "x", [None, None, " "])
-    for folder in ("nameless", "not there"):
+        draw_concepts(cells, 0, seed=0)
+    nameless, not_there = (Run(tmp_path / name).cell(3, 8) for name in ("nameless", "not there"))
+    write_concepts(nameless, "x", [None, None, " "])
+    for cell in (nameless, not_there):
         with pytest.raises(UserError, match=r"no concept of this run has a name .*: run `ard table 2`"):
-            draw_concepts([Dictionary("AR&D", 8, tmp_path / folder)], 5, seed=0)
+            draw_concepts([cell], 5, seed=0)

@@ -9,9 +9,9 @@ from ard.types import UserError
 
 
 @pytest.fixture
-def empty(dictionaries, tmp_path):
+def empty(cells, tmp_path):
     """Make the same study once more, without answers."""
-    return Store.create(tmp_path / "other" / "study.sqlite", draw_concepts(dictionaries, 5, seed=0), 0)
+    return Store.create(tmp_path / "other" / "study.sqlite", draw_concepts(cells, 5, seed=0), 0)
 
 
 @pytest.mark.parametrize("name", ["ratings.csv", "label-studio.json"])

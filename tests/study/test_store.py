@@ -56,13 +56,13 @@ def test_a_rating_before_the_label_is_refused(store):
         store.rate(store.join("Anna"), store.concepts[0], 3)
 
 
-def test_a_study_is_made_once(store, dictionaries):
-    concepts = draw_concepts(dictionaries, 5, seed=0)
+def test_a_study_is_made_once(store, cells):
+    concepts = draw_concepts(cells, 5, seed=0)
     anna = store.join("Anna")
     store.label(anna, store.concepts[0], "a dog")
     assert len(Store.create(store.path, concepts, 0).answers()) == 1
     with pytest.raises(UserError, match="is a study of other concepts, with 1 answers: export them"):
-        Store.create(store.path, draw_concepts(dictionaries, 4, seed=0), 0)
+        Store.create(store.path, draw_concepts(cells, 4, seed=0), 0)
     assert len(store.answers()) == 1
 
 

@@ -11,7 +11,8 @@ import pytest
 import uvicorn
 
 from ard.cli import main
-from ard.study import FILE, Store
+from ard.run import Run
+from ard.study import Store
 from ard.study.page import make_app
 from ard.study.serve import study_sounds
 from tests.reports.conftest import concept, write_about, write_clips, write_concepts
@@ -38,7 +39,7 @@ def run(tmp_path):
 @pytest.fixture
 def store(run):
     """Open the study."""
-    return Store(run / FILE)
+    return Store(Run(run).study)
 
 
 class Server:

@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from ard.cli import main
-from ard.study import FILE, Store
+from ard.run import Run
+from ard.study import Store
 
 from .conftest import NAMES
 
@@ -86,7 +87,7 @@ def test_two_raters_at_once_a_kill_in_the_middle_and_the_export_complete(browser
     bob.page.click("#labelling .main")
     for person in (anna, bob):
         expect(person.page.locator("#trouble")).to_contain_text("Not saved yet: the server cannot be reached")
-    assert len(Store(run / FILE).answers()) == 7  # what was confirmed is there: six whole, one label
+    assert len(Store(Run(run).study).answers()) == 7  # what was confirmed is there: six whole, one label
     server.start()
     expect(anna.page.locator("#saved")).to_have_text("saved ✓", timeout=20000)
     expect(bob.page.locator("#name")).not_to_be_empty(timeout=20000)
@@ -105,7 +106,7 @@ def test_two_raters_at_once_a_kill_in_the_middle_and_the_export_complete(browser
         expect(person.page.locator("#finished")).to_be_visible()
         assert not person.errors
 
-    store = Store(run / FILE)
+    store = Store(Run(run).study)
     order = {rater.name: [concept.key for concept in store.order(rater)] for rater in store.raters()}
     found = {(a.rater, order[a.rater].index(a.concept) + 1): (a.label, a.rating) for a in store.answers()}
     assert found == expected
@@ -118,7 +119,7 @@ def test_two_raters_at_once_a_kill_in_the_middle_and_the_export_complete(browser
         shutil.copytree(run, other, dirs_exist_ok=True, ignore=shutil.ignore_patterns("study"))
         main(["study", "make", "--run", str(other), "--concepts", "3"])
         main(["study", "import", str(run / "study" / name), "--run", str(other)])
-        assert Store(other / FILE).answers() == store.answers()
+        assert Store(Run(other).study).answers() == store.answers()
 
 
 def test_the_keyboard_is_enough(browser, url, store):
