@@ -452,8 +452,9 @@ def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_
 
     monkeypatch.setattr(SAETraining, "training_step", stop)
     for _ in range(2):
-        with pytest.raises(SIGTERMException):
+        with pytest.raises(SystemExit) as stopped:
             fit_all(chains["broken"])
+        assert stopped.value.code == 128 + signal.SIGTERM
     assert f"goes on from {folder / 'stopped.ckpt'}" in capsys.readouterr().err
     monkeypatch.undo()
     (folder / "stopped.ckpt").write_bytes((folder / "stopped.ckpt").read_bytes()[:-1])
