@@ -430,7 +430,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(store, tmp_path, capsys):
     assert "does not exist: see which .ckpt files are there" in refused([*args, f"--ckpt_path={path}"], capsys)
 
 
-def fit(chain):
+def train_saes(chain):
     """Train the SAEs of a chain whose activations are there."""
     chain._train(1, [one for one in work(chain.facts, [4]) if one.step.name == "fit"])
 
@@ -441,7 +441,7 @@ def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_
     facts = {"activations": str(store), "evaluation": None, "d_in": D_IN, "k": 3, "layers": [1], "layer": 1}
     facts |= {"expansions": [4]}
     chains = {name: Chain("demo", {**facts, "out": str(tmp_path / name)}) for name in ("unbroken", "broken")}
-    fit(chains["unbroken"])
+    train_saes(chains["unbroken"])
     capsys.readouterr()
     step, folder = SAETraining.training_step, checkpoints(tmp_path / "broken")
 
@@ -453,11 +453,11 @@ def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_
     monkeypatch.setattr(SAETraining, "training_step", stop)
     for _ in range(2):
         with pytest.raises(SIGTERMException):
-            fit(chains["broken"])
+            train_saes(chains["broken"])
     assert f"goes on from {folder / 'stopped.ckpt'}" in capsys.readouterr().err
     monkeypatch.undo()
     (folder / "stopped.ckpt").write_bytes((folder / "stopped.ckpt").read_bytes()[:-1])
-    fit(chains["broken"])
+    train_saes(chains["broken"])
     said = capsys.readouterr().err
     assert f"{folder / 'stopped.ckpt'} is cut short or damaged: passed over" in said
     assert f"goes on from {folder / 'epoch=0-step=200.ckpt'}" in said
