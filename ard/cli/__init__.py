@@ -214,7 +214,7 @@ def _arguments(name: str, function: Callable[..., None], words: list[str]) -> di
     parser = ArgumentParser(prog=f"ard {name}", description=command.summary)
     for argument, settings in command.declared.items():
         parser.add_argument(argument, **settings)
-    declared = {argument.removeprefix("--").replace("-", "_") for argument in command.declared}
+    declared: set[str | int] = {argument.removeprefix("--").replace("-", "_") for argument in command.declared}
     parser.add_function_arguments(function, as_positional=False, skip=declared)
     rest, facts = split_facts(words)
     given = ["--run", json.dumps(plain(facts))] if facts else []
