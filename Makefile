@@ -11,7 +11,7 @@ EXTRAS := .venv/.extras
 PEERS := .venv/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench torture table1 table2 table3 table4 tables clean
+.PHONY: help setup demo test quick check bench torture table1 table2 table3 table4 tables clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## / { printf "  make %-24s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ demo: $(STAMP) ## the whole method on the embedded default: the tables in miniat
 
 test: $(STAMP) $(EXTRAS) $(PEERS) ## the tests
 	$(BIN)/pytest -n 2
+
+quick: $(STAMP) $(EXTRAS) $(PEERS) ## the tests but for the slow ones, while you work
+	$(BIN)/pytest -n 2 -m "not slow"
 
 check: $(STAMP) ## lint, format, types and the direction of imports: what pre-commit and CI run
 	$(BIN)/ruff check

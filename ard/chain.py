@@ -17,7 +17,7 @@ from rich.console import Console
 from ard.activations import read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED
-from ard.console import say, say_failures, tracked
+from ard.console import say, say_failures, say_notes, tracked
 from ard.evaluation import MatchReading
 from ard.files import LOCK, claim, in_use
 from ard.presets import CONFIGS, import_class, plain, preset_facts, resolved
@@ -252,6 +252,7 @@ class Chain:
             _, failures = write_audio_shards(tracked(source, f"audio: {split}"), self.run.audio(split))
             write_stamp(part.path, part.stamp)
             say_failures(failures)
+            say_notes(read_audio_manifest(self.run.audio(split)).notes)
 
     def _extract(self, one: Work) -> None:
         (part,) = self.parts(one)
@@ -333,12 +334,14 @@ class Chain:
             score_study(store, self.run.own.result_path("study"), **facts)
 
     def report_failures(self) -> None:
-        """Gather what was left out of the run, by whatever stage."""
-        failures = [failure for folder in self.run.audio_splits for failure in read_audio_manifest(folder).failures]
+        """Gather what was left out of the run, by whatever stage, and what was used though something was amiss."""
+        written = [read_audio_manifest(folder) for folder in self.run.audio_splits]
+        failures = [failure for manifest in written for failure in manifest.failures]
+        notes = [note._asdict() for manifest in written for note in manifest.notes]
         for extracted in (self.facts.activations, self.facts.evaluation):
             if extracted and (Path(extracted) / MANIFEST).is_file():
                 failures += read_manifest(Path(extracted)).failures
-        write_json(self.run.failures, {"failures": [failure._asdict() for failure in failures]})
+        write_json(self.run.failures, {"failures": [f._asdict() for f in failures], "notes": notes})
 
     def finish(self) -> None:
         """Write tables and report, show them, and send the tables to W&B."""

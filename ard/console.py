@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from ard.types import Failure
+from ard.types import Failure, Note
 
 console = Console(stderr=True)
 
@@ -24,14 +24,24 @@ def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
     return track(source, description, total=total, console=console, transient=True)
 
 
-def say_failures(failures: Sequence[Failure], most: int = 20) -> None:
-    """Show what was left out, and why: how many for each reason, and the first of them by name."""
-    if not failures:
+def say_failures(failures: Sequence[Failure]) -> None:
+    """Show what was left out, and why."""
+    _list("left out", failures)
+
+
+def say_notes(notes: Sequence[Note]) -> None:
+    """Show what was used though something was amiss."""
+    _list("used, but", notes)
+
+
+def _list(what: str, listed: Sequence[Failure | Note], most: int = 20) -> None:
+    """Show how many there are for each reason, and the first of them by name."""
+    if not listed:
         return
-    console.print(f"{len(failures)} left out:", style="yellow", highlight=False)
-    for failure in failures[:most]:
-        console.print(f"  {failure.id}: {failure.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(failures) > most:
+    console.print(f"{len(listed)} {what}:", style="yellow", highlight=False)
+    for clip_id, _, reason in listed[:most]:
+        console.print(f"  {clip_id}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(listed) > most:
         console.print("  and more; in all:", highlight=False)
-        for reason, count in Counter(failure.reason for failure in failures).most_common(most):
+        for reason, count in Counter(reason for _, _, reason in listed).most_common(most):
             console.print(f"  {count} x {reason}", markup=False, highlight=False, soft_wrap=True)

@@ -14,10 +14,13 @@ from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
+import xxhash
 from jaxtyping import Float, Shaped
 from scipy.stats import bootstrap
 
 from ard.files import partial_path
+
+SEAL = "seal"  # the key of a checksum in JSON
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -177,6 +180,30 @@ def write_text(path: Path, text: str) -> None:
     """Write text that appears whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a checksum of the content, by which :func:`unsealed` tells whether a byte of the JSON has changed."""
+    return {**content, SEAL: _seal(content)}
+
+
+def unsealed(text: bytes | str) -> dict[str, Any]:
+    """Return the content of sealed JSON; of JSON without a seal all that it says.
+
+    Raises:
+        ValueError: if it is no JSON of a mapping, or not what was sealed.
+    """
+    saved = json.loads(text)
+    if not isinstance(saved, dict):
+        raise ValueError("it is no JSON of a mapping")
+    seal = saved.pop(SEAL, None)
+    if seal is not None and seal != _seal(saved):
+        raise ValueError("its checksum is another")
+    return saved
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(_finite(content), sort_keys=True).encode())
 
 
 def _finite(value: Any) -> Any:

@@ -22,7 +22,10 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class Clip:
-    """One audio clip and what is known about it. ``waveform`` is mono float32 in [-1, 1]."""
+    """One audio clip and what is known about it. ``waveform`` is mono float32 in [-1, 1].
+
+    ``note`` says what was amiss with its sound or its row, where something was: cut short, say, or divided.
+    """
 
     id: str
     waveform: Float[np.ndarray, " samples"]
@@ -33,6 +36,7 @@ class Clip:
     emotion: str | None = None
     gender: str | None = None
     transcript: str | None = None
+    note: str | None = None
 
     @property
     def duration_s(self) -> float:
@@ -42,6 +46,14 @@ class Clip:
 
 class Failure(NamedTuple):
     """A clip that was left out: its id or path, the stage that left it out, the reason."""
+
+    id: str
+    stage: str
+    reason: str
+
+
+class Note(NamedTuple):
+    """A clip that was used though something was amiss: its id, the stage that saw it, what it was."""
 
     id: str
     stage: str

@@ -111,33 +111,51 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
     )
 
 
-def test_bad_input_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, sounds, capsys):
-    args, out = mine
+FIT = CONFIGS / "demo" / "fit.yaml"
 
-    def changed(option, value):
-        return [value if args[i - 1] == option else arg for i, arg in enumerate(args)]
 
-    assert "does not exist: give a folder" in refused(capsys, *changed("--audio", tmp_path / "nowhere"))
-    assert "is no AudioLLM" in refused(capsys, *changed("--model", tiny_clap))
-    assert "cannot be loaded" in refused(capsys, *changed("--model", tmp_path))
-    assert "layer 9 does not exist" in refused(capsys, *args, "--layer", 9)
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"--audio": "{tmp_path}/nowhere"}, "does not exist: give a folder"),
+        ({"--model": "{tiny_clap}"}, "is no AudioLLM"),
+        ({"--model": "{tmp_path}"}, "cannot be loaded"),
+        ({"--layer": "9"}, "layer 9 does not exist"),
+        ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
+        ({"--audio": "{tmp_path}/empty"}, "0 usable clips"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_that_cannot_be_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, capsys, changes, said):
     (tmp_path / "file").touch()
-    assert "cannot be written" in refused(capsys, *changed("--out", tmp_path / "file" / "out"))
     (tmp_path / "empty").mkdir()
-    assert "0 usable clips" in refused(capsys, *changed("--audio", tmp_path / "empty"))
-    assert "there are tables 1, 2, 3 and 4" in refused(capsys, "table", 5)
-    assert "preset 'none' does not exist: choose one of ['demo'" in refused(capsys, "table", 1, "--preset", "none")
-    assert "holds no run.json: give the --out folder" in refused(capsys, "report", "--run", tmp_path)
-    assert "a source is missing: give one of folder, wavcaps" in refused(capsys, "shards")
-    assert "holds no finished audio shards" in refused(capsys, "shards", "--check", tmp_path)
-    assert "give the folder of IEMOCAP_full_release" in refused(
-        capsys, "shards", "iemocap", "--root", tmp_path / "nowhere", "--out", out
-    )
-    assert "--dry-run belongs to `ard extract`" in refused(capsys, "fit", "--dry-run")
-    fit = CONFIGS / "demo" / "fit.yaml"
-    assert "--dry-run wants the YAML file of an extraction" in refused(capsys, "extract", "--config", fit, "--dry-run")
-    assert "GPU 'Abacus' is not known" in refused(capsys, "plan", "--preset", "demo", "--gpu", "Abacus")
-    assert "configuration 'none.yaml' does not exist" in refused(capsys, "fit", "--config", "none.yaml")
+    args, _ = mine
+    given = dict(zip(args[1::2], args[2::2], strict=True)) | changes
+    words = [word.format(tmp_path=tmp_path, tiny_clap=tiny_clap) for pair in given.items() for word in pair]
+    assert said in refused(capsys, args[0], *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["table", 5], "there are tables 1, 2, 3 and 4"),
+        (["table", 1, "--preset", "none"], "preset 'none' does not exist: choose one of ['demo'"),
+        (["report", "--run", "{tmp_path}"], "holds no run.json: give the --out folder"),
+        (["shards"], "a source is missing: give one of folder, wavcaps"),
+        (["shards", "--check", "{tmp_path}"], "holds no finished audio shards"),
+        (
+            ["shards", "iemocap", "--root", "{tmp_path}/nowhere", "--out", "{tmp_path}/out"],
+            "give the folder of IEMOCAP_full_release",
+        ),
+        (["fit", "--dry-run"], "--dry-run belongs to `ard extract`"),
+        (["extract", "--config", FIT, "--dry-run"], "--dry-run wants the YAML file of an extraction"),
+        (["plan", "--preset", "demo", "--gpu", "Abacus"], "GPU 'Abacus' is not known"),
+        (["fit", "--config", "none.yaml"], "configuration 'none.yaml' does not exist"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input_ends_with_one_line_and_exit_code_2(tmp_path, capsys, words, said):
+    assert said in refused(capsys, *(str(word).replace("{tmp_path}", str(tmp_path)) for word in words))
 
 
 def test_shards_of_a_folder_and_of_a_corpus_are_written_and_checked(sounds, tmp_path, capsys):
@@ -229,6 +247,11 @@ def test_every_shipped_configuration_is_read(path, capsys):
         main([command, "--config", str(path), "--print_config"])
     assert stopped.value.code == 0
     assert "class_path" in capsys.readouterr().out
+
+
+def test_what_an_sae_loses_is_measured_alike_in_every_preset():
+    said = {path.read_text().replace(path.parent.name, "<preset>") for path in CONFIGS.glob("*/quality.yaml")}
+    assert len(said) == 1
 
 
 def test_a_fact_is_changed_on_the_command_line(capsys):

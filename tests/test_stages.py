@@ -206,22 +206,35 @@ def test_a_feature_is_steered_by_number_and_by_name(run, ask):
     assert [re.sub(r" \(.*?\)|, max.*", "", line) for line in several[:2]] == ["feature 3: 4", "feature 5: 0"]
 
 
-def test_what_cannot_be_steered_is_said_in_one_line(run, refused, tmp_path):
-    five = ["--feature", 5, "--value", 1]
-    assert "feature 64 does not exist: this dictionary has features 0 to 63" in refused("--feature", 64, "--value", 1)
-    assert "give one for all, or one each" in refused("--feature", "[5,6]", "--value", "[1,2,3]")
-    assert "give every feature once, and at least 1 token" in refused("--feature", "[5,5]", "--value", 1)
-    assert "give every feature once, and at least 1 token" in refused(*five, "--max_new_tokens", 0)
-    assert "Give either --feature, its number, or --name" in " ".join(refused("--value", 1).split())
-    assert "Give either --feature, its number, or --name" in refused(*five, "--name", "dog")
-    assert "no feature has 'xyzzy' in its name" in refused("--name", "xyzzy", "--value", 1)
-    assert "broken.mp3' cannot be used (unreadable: its content" in refused(*five, sound="broken.mp3")
-    assert "nowhere.wav' cannot be used (missing)" in refused(*five, sound="nowhere.wav")
-    assert "holds no SAE" in refused(*five, "--expansion", 4)
-    assert "holds no run.json" in refused(*five, "--run", tmp_path)
+FIVE = ("--feature", 5, "--value", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "sound", "said"),
+    [
+        (("--feature", 64, "--value", 1), {}, "feature 64 does not exist: this dictionary has features 0 to 63"),
+        (("--feature", "[5,6]", "--value", "[1,2,3]"), {}, "give one for all, or one each"),
+        (("--feature", "[5,5]", "--value", 1), {}, "give every feature once, and at least 1 token"),
+        ((*FIVE, "--max_new_tokens", 0), {}, "give every feature once, and at least 1 token"),
+        (("--value", 1), {}, "Give either --feature, its number, or --name"),
+        ((*FIVE, "--name", "dog"), {}, "Give either --feature, its number, or --name"),
+        (("--name", "xyzzy", "--value", 1), {}, "no feature has 'xyzzy' in its name"),
+        (FIVE, {"sound": "broken.mp3"}, "broken.mp3' cannot be used (unreadable: its content"),
+        (FIVE, {"sound": "nowhere.wav"}, "nowhere.wav' cannot be used (missing)"),
+        ((*FIVE, "--expansion", 4), {}, "holds no SAE"),
+        ((*FIVE, "--run", "{tmp_path}"), {}, "holds no run.json"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_steered_is_said_in_one_line(refused, tmp_path, options, sound, said):
+    options = [str(option).replace("{tmp_path}", str(tmp_path)) for option in options]
+    assert said in refused(*options, **sound)
+
+
+def test_steering_wants_the_features_maxima(run, refused, tmp_path):
     shutil.copytree(run / "layer-2" / "e2" / "sae", tmp_path / "layer-2" / "e2" / "sae")
     shutil.copy(run / "run.json", tmp_path)
-    assert "holds no representatives.safetensors: run `lightning test`" in refused(*five, "--run", tmp_path)
+    assert "holds no representatives.safetensors: run `lightning test`" in refused(*FIVE, "--run", tmp_path)
 
 
 def test_a_jumprelu_sae_goes_through_the_same_commands(run, tiny_clap, ask, refused, tmp_path):

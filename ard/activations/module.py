@@ -58,6 +58,7 @@ class Extraction(LightningModule):
         self.store_dtype = store_dtype
         self.layers_path = layers_path
         self.attention = attention
+        # In a list, where Lightning does not find it: as a submodule its weights would be moved, counted and saved.
         self._audiollm: list[AudioLLM] = []
 
     def setup(self, stage: str) -> None:

@@ -7,7 +7,6 @@ disjoint shards, and a run that was killed goes on with the shards that are miss
 
 import errno
 import io
-import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ard.files import LOCK, claim, in_use
-from ard.results import replacing, write_json
+from ard.results import replacing, sealed, unsealed, write_json
 from ard.run import MANIFEST, write_parquet
 from ard.types import Failure, UserError
 
@@ -71,17 +70,23 @@ def read_manifest(folder: Path | str) -> Manifest:
         folder: a path, a URL that fsspec opens (``s3://...``), or a command that prints a file (``pipe:cat /folder``).
 
     Raises:
-        UserError: if the extraction has not finished.
+        UserError: if the extraction has not finished, or its manifest is damaged.
     """
     try:
         with _open(folder, MANIFEST) as file:
-            saved = json.loads(file.read())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{str(folder)!r} holds no finished extraction (no {MANIFEST}): run `ard extract` (it resumes)"
-        ) from error
-    shards = tuple(map(_shard, saved["shards"]))
-    return Manifest(saved["model"], tuple(saved["layers"]), saved["d_in"], getattr(torch, saved["dtype"]), shards)
+            content = file.read()
+        saved = unsealed(content) if content else None  # of a command that failed
+    except OSError:
+        saved = None
+    except ValueError as error:
+        raise _damaged(folder, MANIFEST, error) from error
+    if saved is None:
+        raise UserError(f"{str(folder)!r} holds no finished extraction (no {MANIFEST}): run `ard extract` (it resumes)")
+    try:
+        shards = tuple(map(_shard, saved["shards"]))
+        return Manifest(saved["model"], tuple(saved["layers"]), saved["d_in"], getattr(torch, saved["dtype"]), shards)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder, MANIFEST, error) from error
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -92,7 +97,7 @@ def refuse_foreign(folder: Path) -> None:
     """
     path = folder / MANIFEST
     try:
-        is_ours = "layers" in json.loads(path.read_text()) if path.is_file() else (folder / LOCK).is_file()
+        is_ours = "layers" in unsealed(path.read_bytes()) if path.is_file() else (folder / LOCK).is_file()
     except ValueError:
         is_ours = False
     if in_use(folder) and not is_ours:
@@ -125,18 +130,18 @@ def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
     """
     finished: dict[int, Shard] = {}
     for path in sorted((folder / "shards").glob("*.json")):
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        differing = [
-            f"{key} {saved['about'].get(key)!r}, now {now!r}"
-            for key, now in about.items()
-            if saved["about"].get(key) != now
-        ]
+        try:
+            saved = unsealed(path.read_bytes())
+            shard = _shard(saved["shard"])
+            older = dict(saved["about"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue  # damaged: the shard is made anew
+        differing = [f"{key} {older.get(key)!r}, now {now!r}" for key, now in about.items() if older.get(key) != now]
         if differing:
             raise UserError(
                 f"{str(folder)!r} holds shards of another extraction ({'; '.join(differing)}): "
                 "choose another folder, or delete it"
             )
-        shard = _shard(saved["shard"])
         lengths = {layer: shard_path(folder, layer, shard.number) for layer in shard.num_bytes}
         if all(p.is_file() and p.stat().st_size == shard.num_bytes[layer] for layer, p in lengths.items()):
             finished[shard.number] = shard
@@ -173,7 +178,7 @@ def write_shard(
         ids, num_tokens = tuple(clip["id"] for clip in known), tuple(clip["num_tokens"] for clip in known)
         shard = Shard(index, ids, num_tokens, offsets, tuple(failures), num_bytes, checksums)
         content = {"about": about, "shard": _plain(shard), "clips": known}
-        write_json(folder / "shards" / f"{index:06d}.json", content)
+        write_json(folder / "shards" / f"{index:06d}.json", sealed(content))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         said = "the disk is full" if full else f"cannot be written ({error.strerror})"
@@ -210,7 +215,7 @@ def write_manifest(folder: Path, num_shards: int, d_in: int, about: Mapping[str,
         "num_failures": sum(len(shard.failures) for shard in shards),
         "shards": [_plain(shard) for shard in shards],
     }
-    write_json(folder / MANIFEST, content)
+    write_json(folder / MANIFEST, sealed(content))
 
 
 class Layer(NamedTuple):
@@ -298,9 +303,26 @@ def read_clips_metadata(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def read_clip_metadata(folder: Path | str, shard: Shard) -> list[dict[str, Any]]:
-    """Return what is known of the clips of a shard, in order."""
-    with _open(folder, f"shards/{shard.number:06d}.json") as file:
-        return json.loads(file.read())["clips"]
+    """Return what is known of the clips of a shard, in order.
+
+    Raises:
+        UserError: if it is missing or damaged.
+    """
+    name = f"shards/{shard.number:06d}.json"
+    try:
+        with _open(folder, name) as file:
+            clips: list[dict[str, Any]] = unsealed(file.read())["clips"]
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(folder, name, error) from error
+    return clips
+
+
+def _damaged(folder: Path | str, name: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:100]
+    return UserError(
+        f"{f'{folder}/{name}'!r} is missing or damaged ({reason}): delete it and run `ard extract` again, "
+        "which makes it anew"
+    )
 
 
 def _open(folder: Path | str, name: str) -> Any:

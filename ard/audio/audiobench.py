@@ -73,17 +73,19 @@ class AudioBench:
         for index, row in enumerate(self._stream):
             clip_id = f"{self.task}-{index:04d}"
             context, answer = _inner(row, "context", "audio"), _inner(row, "answer", "text")
-            named = [name for name, word in self._facts.classes.items() if re.search(word, answer or "", re.IGNORECASE)]
+            said = answer if isinstance(answer, str) else ""
+            named = [name for name, word in self._facts.classes.items() if re.search(word, said, re.IGNORECASE)]
             if len(named) != 1:
                 yield Failure(clip_id, "audio", f"its answer names {len(named)} classes, not one: {answer!r}")
                 continue
-            recording = decode(context and context["bytes"], clip_id)
+            recording = decode(_bytes(context), clip_id)
             if isinstance(recording, Failure):
                 yield recording
-            elif self._facts.field == "emotion":
-                yield Clip(clip_id, *recording, dataset=self._facts.dataset, emotion=named[0])
-            else:
-                yield Clip(clip_id, *recording, dataset=self._facts.dataset, gender=named[0])
+                continue
+            waveform, sample_rate_hz, note = recording
+            emotion, gender = (named[0], None) if self._facts.field == "emotion" else (None, named[0])
+            dataset = self._facts.dataset
+            yield Clip(clip_id, waveform, sample_rate_hz, dataset, emotion=emotion, gender=gender, note=note)
 
 
 def _open(hub_id: str, root: Path | None) -> "IterableDataset":
@@ -118,3 +120,9 @@ def _inner(row: Mapping[str, Any], column: str, key: str) -> Any:
     """Look into a column of the nested form; the flat form holds the value itself."""
     value = row[column]
     return value[key] if isinstance(value, Mapping) and key in value else value
+
+
+def _bytes(context: Any) -> bytes | None:
+    """Return the content of a row's file; None where the row has none."""
+    content = context.get("bytes") if isinstance(context, Mapping) else None
+    return content if isinstance(content, bytes) else None

@@ -1,7 +1,6 @@
 """Is a set of audio shards whole? Counts against the published ones, clips that cannot be read, and duplicates."""
 
 import hashlib
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from ard.audio.decoding import Recording, decode
-from ard.audio.shards import AudioManifest, read_audio_manifest
+from ard.audio.shards import AudioManifest, parse_description, read_audio_manifest, read_members
 from ard.types import Failure
 
 PUBLISHED: Mapping[str, int] = {
@@ -78,7 +77,11 @@ def check_audio_shards(folder: Path) -> AudioCheck:
     for clip_id, suffix, content in _read_members(sorted(folder.glob("*.tar")), check.unreadable):
         digest.update(content)
         if suffix == "json":
-            check.num_clips[json.loads(content)["dataset"]] += 1
+            known = parse_description(content)
+            if known is None:
+                check.unreadable.append(Failure(clip_id, "audio", "its description is damaged"))
+            else:
+                check.num_clips[known["dataset"]] += 1
             if clip_id in described:
                 check.duplicate_ids.append(clip_id)
             described.add(clip_id)
@@ -98,18 +101,11 @@ def check_audio_shards(folder: Path) -> AudioCheck:
 
 
 def _read_members(shards: list[Path], broken: list[Failure]) -> Iterator[tuple[str, str, bytes]]:
-    """Read the files of all shards as clip id, suffix and content; a shard that breaks off is noted and left there.
-
-    WebDataset's reader stops at a broken shard and at an id that occurs twice in a row: here both are to be found.
-    """
+    """Read the files of all shards as clip id, suffix and content; a shard that breaks off is noted and left there."""
     for shard in shards:
         try:
-            with tarfile.open(shard) as members:
-                for member in members:
-                    clip_id, _, suffix = member.name.rpartition(".")
-                    file = members.extractfile(member)
-                    yield clip_id, suffix, file.read() if file else b""
-        except (tarfile.TarError, OSError) as error:
+            yield from read_members(shard)
+        except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
             broken.append(Failure(shard.name, "audio", f"breaks off: {error}"))
 
 

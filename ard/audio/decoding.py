@@ -1,6 +1,10 @@
 """From a file of sound to a waveform, or to the reason why it gives none: what every corpus shares."""
 
 import io
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,47 +12,177 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from ard.audio.sound import Sound
 from ard.types import Failure
 
 SILENCE_PEAK = 2**-13  # -78 dBFS: below the noise floor of any recording, and the same in 16 bits
 SHORTEST_S = 0.2  # five audio tokens of Qwen2-Audio
+RATES_HZ = (1_000, 1_000_000)  # from the slowest that speech can be told at, to the fastest of ultrasound
+MOST_SAMPLES = 2**30  # of a clip: six hours at 48 kHz, 4 GiB
+FULL_SCALES = (1.0, 2.0**15, 2.0**23, 2.0**31)  # of float samples: as they should be, and as integers were left
+HEADROOM = 16.0  # 24 dB: how far samples may go beyond a full scale before the next is taken for theirs
+OVERSHOOT = 2**0.5  # 3 dB: how far a lossy codec goes beyond a full scale that its input kept to
 
 
 class Recording(NamedTuple):
-    """A decoded sound: its channels mixed down to one, in [-1, 1], and its sample rate."""
+    """A decoded sound: its channels mixed down to one, in [-1, 1], its sample rate, and what was amiss if anything."""
 
     waveform: Float[np.ndarray, " samples"]
     sample_rate_hz: int
+    note: str | None = None
 
 
 def decode(audio: Path | bytes | None, name: str) -> Recording | Failure:
-    """Decode a file, or the content of one, in any format of libsndfile (wav, flac, ogg, mp3).
+    """Decode a file, or the content of one, in any format of libsndfile (wav, flac, ogg, mp3), to its true end.
 
-    What is missing, cannot be decoded or holds nothing to hear gives a failure of that name.
+    A file that is cut short or damaged gives what could be read of it, with a note. Samples beyond full scale are
+    divided (see :func:`divisor`), with a note. What is missing, cannot be decoded or holds nothing to hear gives a
+    failure of that name; so does whatever else decoding raises.
     """
-    if audio is None or (isinstance(audio, Path) and not audio.is_file()):
-        return Failure(name, "audio", "missing")
-    if (audio.stat().st_size if isinstance(audio, Path) else len(audio)) == 0:
-        return Failure(name, "audio", "empty file")
-    file = audio if isinstance(audio, Path) else io.BytesIO(audio)
+    ((_, decoded),) = decode_pieces(audio, name)
+    return decoded
+
+
+def decode_pieces(
+    audio: Path | bytes | None, name: str, longest_s: float | None = None
+) -> Iterator[tuple[str, Recording | Failure]]:
+    """Decode as :func:`decode` does, in equal pieces of at most so many seconds, so that no sliver is left at the end.
+
+    Each comes with what tells it from the others (``#0003``; nothing where it is the only one). Only one is in memory
+    at a time: the file is read once to learn how long and how loud it is, and once more. A piece that holds nothing to
+    hear gives a failure, and the others are kept.
+    """
     try:
-        channels, sample_rate_hz = soundfile.read(file, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError):  # libsndfile's own words mislead: "File does not exist"
-        return Failure(name, "audio", "unreadable: its content cannot be decoded")
-    waveform = channels.mean(axis=1)
-    reason = unusable(waveform, sample_rate_hz)
-    return Failure(name, "audio", reason) if reason else Recording(waveform, sample_rate_hz)
+        if audio is None:
+            raise FileNotFoundError
+        with _opened(audio) as file:
+            yield from _decoded(file, name, longest_s)
+    except FileNotFoundError:
+        yield "", Failure(name, "audio", "missing")
+    except OSError as error:
+        yield "", Failure(name, "audio", f"cannot be read ({error.strerror or error})")
+    except soundfile.SoundFileError:  # libsndfile's own words mislead: "File does not exist"
+        yield "", Failure(name, "audio", "unreadable: its content cannot be decoded")
+    except Exception as error:  # whatever it is, the other sounds of a run are not lost for it
+        reason = " ".join(str(error).split())[:200]
+        yield "", Failure(name, "audio", f"cannot be decoded ({type(error).__name__}: {reason})")
 
 
 def unusable(waveform: Float[np.ndarray, " samples"], sample_rate_hz: int) -> str | None:
     """Say why a waveform cannot be used; None if it can."""
-    if len(waveform) == 0:
+    low, high = (float(waveform.min()), float(waveform.max())) if len(waveform) else (0.0, 0.0)
+    return _unusable(len(waveform), max(high, -low), isfinite(low + high), sample_rate_hz)
+
+
+def divisor(peak: float, is_lossy: bool) -> float | None:
+    """Return what samples with such a peak are to be divided by, so that they are in [-1, 1].
+
+    Float samples may go beyond full scale: they were left as integers (of 16, 24 or 32 bits), or are louder than a file
+    should be. Full scale is taken to be the least of 1, 2^15, 2^23 and 2^31 of which the peak is at most 16 times, and
+    the peak itself where that is more. None means that there is no such scale. What a lossy codec adds to samples that
+    were within full scale is not divided but clipped, as players do: 3 dB at most.
+    """
+    if is_lossy and peak <= OVERSHOOT:
+        return 1.0
+    return next((max(full_scale, peak) for full_scale in FULL_SCALES if peak <= HEADROOM * full_scale), None)
+
+
+def _unusable(num_samples: int, peak: float, is_finite: bool, sample_rate_hz: int) -> str | None:
+    if not RATES_HZ[0] <= sample_rate_hz <= RATES_HZ[1]:
+        return f"its sample rate is {sample_rate_hz} Hz, which is not between {RATES_HZ[0]} and {RATES_HZ[1]}"
+    if num_samples == 0:
         return "empty: no samples"
-    if not np.isfinite(waveform).all():
+    if not is_finite:
         return "has samples that are NaN or infinite"
-    if len(waveform) < SHORTEST_S * sample_rate_hz:
-        return f"too short: {len(waveform) / sample_rate_hz:.3f} s, at least {SHORTEST_S} s are needed"
-    peak = float(np.abs(waveform).max())
+    if num_samples < SHORTEST_S * sample_rate_hz:
+        return f"too short: {num_samples / sample_rate_hz:.3f} s, at least {SHORTEST_S} s are needed"
     if peak < SILENCE_PEAK:
         return f"silent: its peak is {peak:.1e} of full scale, below {SILENCE_PEAK:.0e}"
     return None
+
+
+@contextmanager
+def _opened(audio: Path | bytes) -> Iterator[io.BufferedIOBase]:
+    if isinstance(audio, bytes):
+        yield io.BytesIO(audio)
+        return
+    if not stat.S_ISREG(audio.stat().st_mode):  # a pipe would be waited for
+        raise OSError("it is not a regular file")
+    with audio.open("rb") as file:
+        yield file
+
+
+def _decoded(file: io.BufferedIOBase, name: str, longest_s: float | None) -> Iterator[tuple[str, Recording | Failure]]:
+    if file.seek(0, io.SEEK_END) == 0:
+        yield "", Failure(name, "audio", "empty file")
+        return
+    sound = Sound(file)
+    if longest_s is None:
+        yield "", _finished(_joined(sound.blocks()), sound, sound.note, name)
+        return
+    for _ in sound.blocks():
+        pass
+    peak, note, rate = sound.peak, sound.note, sound.sample_rate_hz
+    sizes = _sizes(sound.num_samples, max(1, round(longest_s * rate)))
+    reason = _unusable(sound.num_samples, peak, True, rate)
+    if reason and sound.is_finite:
+        yield "", Failure(name, "audio", and_also(reason, note))
+        return
+    for index, piece in enumerate(_regrouped(sound.blocks(), sizes)):
+        sound.peak = peak  # of the whole: all pieces are divided alike
+        is_last = index == len(sizes) - 1
+        which = f"#{index:04d}" if len(sizes) > 1 else ""
+        yield which, _finished(piece, sound, note if is_last else None, name + which)
+
+
+def _finished(
+    waveform: Float[np.ndarray, " samples"], sound: Sound, note: str | None, name: str
+) -> Recording | Failure:
+    """Bring samples into [-1, 1], where they lie, and refuse what holds nothing to hear."""
+    by = divisor(sound.peak, sound.is_lossy)
+    if by is None:
+        scale = f"its samples go up to {sound.peak:.1e}, which is no scale of sound"
+        return Failure(name, "audio", and_also(scale, note))
+    said = note
+    if by != 1:
+        waveform /= np.float32(by)
+        said = and_also(f"divided by {by:g}: its samples went up to {sound.peak:g}, beyond full scale", note)
+    if sound.peak > by:
+        np.clip(waveform, -1, 1, out=waveform)
+    reason = unusable(waveform, sound.sample_rate_hz)
+    return Failure(name, "audio", and_also(reason, said)) if reason else Recording(waveform, sound.sample_rate_hz, said)
+
+
+def and_also(reason: str, note: str | None) -> str:
+    """Say what else was amiss."""
+    return f"{reason}; {note}" if note else reason
+
+
+def _joined(blocks: Iterator[Float[np.ndarray, " samples"]]) -> Float[np.ndarray, " samples"]:
+    """Join blocks into one array that grows where it lies: there is no second copy."""
+    joined = bytearray()
+    for block in blocks:
+        joined += block.data
+        if len(joined) > 4 * MOST_SAMPLES:
+            raise MemoryError(f"more than {MOST_SAMPLES} samples are too many for one clip: cut the file")
+    return np.frombuffer(joined, np.float32)
+
+
+def _sizes(num_samples: int, most: int) -> list[int]:
+    """Return the sizes of equal pieces of at most so many samples."""
+    shortest, longer = divmod(num_samples, num_pieces := max(1, -(-num_samples // most)))
+    return [shortest + 1] * longer + [shortest] * (num_pieces - longer)
+
+
+def _regrouped(
+    blocks: Iterator[Float[np.ndarray, " samples"]], sizes: list[int]
+) -> Iterator[Float[np.ndarray, " samples"]]:
+    """Cut a sound that comes in blocks into pieces of these sizes."""
+    rest = np.empty(0, np.float32)
+    for size in sizes:
+        piece, filled = np.empty(size, np.float32), 0
+        while filled < size and len(rest := rest if len(rest) else next(blocks, rest)):
+            taken = rest[: size - filled]
+            piece[filled : filled + len(taken)] = taken
+            filled, rest = filled + len(taken), rest[len(taken) :]
+        yield piece[:filled]

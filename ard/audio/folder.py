@@ -1,13 +1,15 @@
 """A folder of the user's own sounds as a source of clips."""
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import xxhash
 
-from ard.audio.decoding import decode, unusable
+from ard.audio.decoding import decode, decode_pieces
+from ard.audio.paths import files_under, id_of, printable
 from ard.files import LOCK
 from ard.types import Clip, Failure, UserError
 
@@ -17,77 +19,87 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 class FolderClips:
     """Iterate over the sounds under a folder, at any depth, in the order of their names.
 
-    A clip's id is its path below the folder, with dots replaced (a dot would end a WebDataset key). What cannot be
-    used comes out as a :class:`~ard.types.Failure` in its place: no file is left out silently. Hidden files are not
-    read, nor what a command of this package wrote below the folder.
+    A clip's id is its path below the folder, as :func:`~ard.audio.paths.id_of` writes it: dots are replaced, and bytes
+    that are no text are escaped. Linked folders are followed, each real folder once. What cannot be used comes out as a
+    :class:`~ard.types.Failure`, and so does a folder that cannot be looked into: nothing but hidden files is left out
+    silently. A folder that a command of this package wrote to is not read.
 
     Args:
-        root: the folder.
+        root: the folder, or a single file.
         segment_s: cut files into pieces of at most this many seconds, the window of the model that will hear them, so
-            that nothing of a long recording is lost; None leaves files whole.
+            that nothing of a long recording is lost, and only one piece is in memory; None leaves files whole.
 
     Raises:
         UserError: if there is no such folder.
     """
 
     def __init__(self, root: Path, segment_s: float | None = None) -> None:
-        if not root.is_dir():
-            raise UserError(f"audio folder {str(root)!r} does not exist: give a folder of wav, flac, ogg or mp3 files")
-        self.root = root
+        try:
+            is_folder = stat.S_ISDIR(root.stat().st_mode)
+        except OSError as error:
+            reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise UserError(
+                f"audio folder {str(root)!r} {reason}: give a folder of wav, flac, ogg or mp3 files"
+            ) from error
+        if segment_s is not None and not segment_s > 0:
+            raise UserError(f"segment_s {segment_s} cuts files into nothing: give a number of seconds above 0")
+        self.root = root if is_folder else root.parent
         self.segment_s = segment_s
+        self._only = None if is_folder else root
 
     def __iter__(self) -> Iterator[Clip | Failure]:
         """Read file by file; one file may give several clips."""
         for folder in self.written():
             yield Failure(folder.relative_to(self.root).as_posix(), "audio", "a folder that `ard` wrote: not read")
         taken: set[str] = set()
-        for path in self.files():
-            name = path.relative_to(self.root).as_posix()
-            clip_id = _unique(name.replace(".", "_"), taken)
-            yield from self._read(path, name, clip_id)
+        files, errors = self.files()
+        for error in errors:
+            folder = Path(os.fsdecode(error.filename))
+            if not self._is_hidden(folder):
+                name = printable(folder.relative_to(self.root).as_posix())
+                yield Failure(name, "audio", f"this folder cannot be looked into ({error.strerror})")
+        for path in files:
+            yield from self._read(path, taken)
 
-    def files(self) -> list[Path]:
-        """Return the files that are read."""
+    def files(self) -> tuple[list[Path], list[OSError]]:
+        """Return the files that are read, and what could not be looked into."""
+        if self._only:
+            return [self._only], []
+        files, errors = files_under(self.root)
         written = set(self.written())
-        return [
-            path
-            for path in sorted(self.root.rglob("*"))
-            if not path.is_dir() and not self._is_hidden(path) and written.isdisjoint(path.parents)
-        ]
+        return [path for path in files if not self._is_hidden(path) and written.isdisjoint(path.parents)], errors
 
     def written(self) -> list[Path]:
         """Return the outermost folders below that a command of this package has written to."""
-        locked = {lock.parent for lock in self.root.rglob(LOCK)} - {self.root}
+        if self._only:
+            return []
+        locked = {path.parent for path in files_under(self.root)[0] if path.name == LOCK} - {self.root}
         return sorted(folder for folder in locked if locked.isdisjoint(folder.parents) and not self._is_hidden(folder))
-
-    def _is_hidden(self, path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(self.root).parts)
 
     def fingerprint(self) -> str:
         """Return a hash of the names and contents of the files: the same for a copy of the folder, wherever it lies."""
         digest = xxhash.xxh3_64()
-        for path in self.files():
+        for path in self.files()[0]:
             name = path.relative_to(self.root).as_posix()
             digest.update(f"{name}\0{_content(path)}\0".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def _read(self, path: Path, name: str, clip_id: str) -> Iterator[Clip | Failure]:
+    def _is_hidden(self, path: Path) -> bool:
+        return path != self._only and any(part.startswith(".") for part in path.relative_to(self.root).parts)
+
+    def _read(self, path: Path, taken: set[str]) -> Iterator[Clip | Failure]:
+        below = path.relative_to(self.root).as_posix()
+        name, clip_id = printable(below), _unique(id_of(below), taken)
+        dataset = printable(os.path.basename(os.path.abspath(self.root)))
         if path.suffix.lower() not in SUFFIXES:
             yield Failure(name, "audio", f"not a {', '.join(s[1:] for s in SUFFIXES)} file")
             return
-        recording = decode(path, name)
-        if isinstance(recording, Failure):
-            yield recording
-            return
-        waveform, sample_rate_hz = recording
-        pieces = [waveform] if self.segment_s is None else _cut(waveform, round(self.segment_s * sample_rate_hz))
-        for index, piece in enumerate(pieces):
-            piece_id = clip_id if len(pieces) == 1 else f"{clip_id}#{index:04d}"
-            reason = unusable(piece, sample_rate_hz)
-            if reason:
-                yield Failure(f"{name}#{index:04d}", "audio", f"piece of a longer file: {reason}")
+        for which, recording in decode_pieces(path, name, self.segment_s):
+            if isinstance(recording, Failure):
+                yield recording._replace(reason=f"piece of a longer file: {recording.reason}") if which else recording
             else:
-                yield Clip(piece_id, piece, sample_rate_hz, dataset=self.root.name)
+                waveform, sample_rate_hz, note = recording
+                yield Clip(clip_id + which, waveform, sample_rate_hz, dataset, note=note)
 
 
 def read_clip(path: Path) -> Clip:
@@ -99,7 +111,8 @@ def read_clip(path: Path) -> Clip:
     recording = decode(path, path.name)
     if isinstance(recording, Failure):
         raise UserError(f"audio file {str(path)!r} cannot be used ({recording.reason}): give wav, flac, ogg or mp3")
-    return Clip(path.name, *recording, dataset=path.parent.name)
+    waveform, sample_rate_hz, note = recording
+    return Clip(printable(path.name), waveform, sample_rate_hz, printable(path.parent.name), note=note)
 
 
 def _content(path: Path) -> str:
@@ -111,11 +124,6 @@ def _content(path: Path) -> str:
             return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
     except OSError:
         return ""
-
-
-def _cut(waveform: np.ndarray, samples: int) -> list[np.ndarray]:
-    """Cut into equal pieces of at most that many samples, so that no sliver is left at the end."""
-    return np.array_split(waveform, max(1, -(-len(waveform) // samples)))
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ard.audio.decoding import decode
+from ard.audio.paths import id_of
 from ard.types import Clip, Failure, UserError
 
 Split = Literal["dev", "eval"]
@@ -54,7 +55,8 @@ class FSD50K:
             if isinstance(recording, Failure):
                 yield recording
             else:
-                yield Clip(name, *recording, dataset=f"FSD50K-{self.split}", labels=labels)
+                waveform, sample_rate_hz, note = recording
+                yield Clip(id_of(name), waveform, sample_rate_hz, f"FSD50K-{self.split}", labels=labels, note=note)
 
 
 def _read_labels(table: Path, vocabulary: Path) -> dict[str, tuple[str, ...]]:

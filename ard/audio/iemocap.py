@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ard.audio.decoding import decode
+from ard.audio.decoding import and_also, decode
+from ard.audio.paths import id_of
 from ard.types import Clip, Failure, UserError
 
 EMOTIONS: Mapping[str, str | None] = {
@@ -73,8 +74,20 @@ class IEMOCAP:
             if isinstance(recording, Failure):
                 yield recording
                 continue
-            gender = _GENDERS[name.rpartition("_")[2][0]]
-            yield Clip(name, *recording, dataset="IEMOCAP", emotion=emotion, gender=gender, transcript=transcript)
+            waveform, sample_rate_hz, note = recording
+            gender = _GENDERS.get(name.rpartition("_")[2][:1])
+            if gender is None:
+                note = and_also(f"its speaker is {name.rpartition('_')[2]!r}, neither F nor M", note)
+            yield Clip(
+                id_of(name),
+                waveform,
+                sample_rate_hz,
+                "IEMOCAP",
+                emotion=emotion,
+                gender=gender,
+                transcript=transcript,
+                note=note,
+            )
 
 
 def _read(ratings: Path) -> Iterator[_Utterance]:

@@ -4,10 +4,12 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +17,17 @@ import numpy as np
 import soundfile
 import webdataset as wds
 import xxhash
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from ard.audio.decoding import decode
+from ard.audio.decoding import and_also, decode, unusable
+from ard.audio.paths import id_of, is_key, printable
 from ard.files import LOCK, claim, in_use
-from ard.results import replacing, write_json
+from ard.results import replacing, sealed, unsealed, write_json
 from ard.run import MANIFEST
-from ard.types import Clip, Failure, UserError
+from ard.types import Clip, Failure, Note, UserError
 
 SHARD = re.compile(r"\d{6}\.tar")
+SUFFIXES = ("flac", "wav", "ogg", "mp3")
+OPTIONAL = ("caption", "emotion", "gender", "transcript")
 
 
 def clip_metadata(clip: Clip) -> dict[str, Any]:
@@ -38,6 +42,7 @@ def clip_metadata(clip: Clip) -> dict[str, Any]:
         "emotion": clip.emotion,
         "gender": clip.gender,
         "transcript": clip.transcript,
+        "note": clip.note,
     }
     return {key: value for key, value in known.items() if value not in (None, [])}
 
@@ -49,7 +54,8 @@ def write_audio_shards(
 
     The shards take their names together, the manifest last: a killed run leaves no half set. An older set of shards in
     the folder is replaced; whatever else lies there is not touched. Clips keep their sample rate; samples are stored as
-    16-bit FLAC.
+    16-bit FLAC, or as 16-bit WAV at a rate that FLAC does not hold. What could not be read again is left out, and an id
+    that comes twice is numbered (see :func:`_storable`).
 
     Raises:
         UserError: if the folder holds anything but audio shards, is in use by another process or cannot be written.
@@ -67,6 +73,7 @@ def _refuse_foreign(out: Path) -> None:
 
 def _write(source: Iterable[Clip | Failure], out: Path, clips_per_shard: int) -> tuple[int, list[Failure]]:
     failures: list[Failure] = []
+    notes: list[Note] = []
     num_clips = 0
     digest = xxhash.xxh3_64()
     written: list[str] = []
@@ -79,20 +86,22 @@ def _write(source: Iterable[Clip | Failure], out: Path, clips_per_shard: int) ->
         with wds.ShardWriter(
             "%06d.tar", maxcount=clips_per_shard, maxsize=math.inf, verbose=0, mtime=0, opener=opened
         ) as shards:
-            for item in source:
+            for item in _storable(source):
                 if isinstance(item, Failure):
                     failures.append(item)
                     continue
-                flac, known = _flac(item), json.dumps(clip_metadata(item)).encode()
-                shards.write({"__key__": item.id, "flac": flac, "json": known})
-                digest.update(flac + known)
+                files = _encoded(item)
+                shards.write({"__key__": item.id, **files})
+                digest.update(b"".join(files[suffix] for suffix in sorted(files)))  # as in the tar
                 num_clips += 1
+                notes += [Note(item.id, "audio", item.note)] if item.note else []
         older = _stored(out / MANIFEST) or {}
         (out / MANIFEST).unlink(missing_ok=True)
     for name in set(older.get("shards", filter(SHARD.fullmatch, in_use(out)))) - set(written):
         (out / name).unlink(missing_ok=True)
     about = {"num_clips": num_clips, "xxh3": digest.hexdigest(), "shards": written}
-    write_json(out / MANIFEST, {**about, "failures": [failure._asdict() for failure in failures]})
+    listed = {"failures": [f._asdict() for f in failures], "notes": [n._asdict() for n in notes]}
+    write_json(out / MANIFEST, sealed({**about, **listed}))
     return num_clips, failures
 
 
@@ -102,28 +111,35 @@ class AudioManifest(NamedTuple):
     num_clips: int
     xxh3: str  # XXH3-64 of all clips, in order
     failures: list[Failure]
+    notes: list[Note]  # of clips that it holds
 
 
 def read_audio_manifest(folder: Path) -> AudioManifest:
     """Read the manifest of a finished set of audio shards.
 
     Raises:
-        UserError: if the folder holds no finished set.
+        UserError: if the folder holds no finished set, or its manifest is damaged.
     """
-    saved = _stored(folder / MANIFEST)
-    if saved is None:
+    path = folder / MANIFEST
+    if not path.is_file():
         raise UserError(f"{str(folder)!r} holds no finished audio shards (no {MANIFEST}): make them with `ard shards`")
-    failures = [Failure(**failure) for failure in saved["failures"]]
-    return AudioManifest(saved["num_clips"], saved["xxh3"], failures)
+    try:
+        saved = unsealed(path.read_bytes())
+        failures = [Failure(**failure) for failure in saved["failures"]]
+        notes = [Note(**note) for note in saved.get("notes", [])]
+        return AudioManifest(saved["num_clips"], saved["xxh3"], failures, notes)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"manifest {str(path)!r} is damaged ({reason}): make the shards anew") from error
 
 
 def _stored(path: Path) -> dict[str, Any] | None:
     """Return what a manifest says; None where there is none, or it is not that of audio shards."""
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = unsealed(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return saved if isinstance(saved, dict) and saved.keys() >= {"num_clips", "xxh3", "failures"} else None
+    return saved if saved.keys() >= {"num_clips", "xxh3", "failures"} else None
 
 
 def read_clips(folder: Path) -> Iterator[Clip]:
@@ -148,33 +164,143 @@ def read_shard(path: Path) -> Iterator[Clip | Failure]:
         UserError: if the shard itself cannot be read.
     """
     try:
-        with path.open("rb") as file:  # a name such as a#b is no URL
-            yield from map(_decoded, group_by_keys(tar_file_expander([{"url": str(path), "stream": file}])))
-    except (tarfile.ReadError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
+        for key, files in _grouped(read_members(path)):
+            yield _decoded(key, files)
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UserError(f"audio shard {str(path)!r} is damaged ({reason}): make the shards anew") from error
 
 
-def _decoded(sample: dict[str, Any]) -> Clip | Failure:
-    known = json.loads(sample["json"])
-    suffix = next(key for key in ("flac", "wav", "ogg", "mp3") if key in sample)
-    recording = decode(sample[suffix], known["id"])
+def read_members(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Read the files of a shard as key, suffix and content.
+
+    WebDataset's own reader passes over what it takes for no sample, stops at a key that occurs twice in a row, and
+    takes a damaged header for the end of the shard: here nothing is lost in silence.
+
+    Raises:
+        tarfile.TarError: if the shard breaks off or is damaged; so do OSError, ValueError and others.
+    """
+    size = path.stat().st_size
+    with _Bounded(path) as file, tarfile.open(fileobj=file, mode="r:") as members:
+        for member in members:
+            if not member.isreg() or member.issparse() or member.size > size:
+                raise tarfile.ReadError(f"{member.name!r} is no plain file")
+            content = members.extractfile(member)
+            folder, _, name = member.name.rpartition("/")
+            key, _, suffix = name.partition(".")
+            yield f"{folder}/{key}" if folder else key, suffix, content.read() if content else b""
+        file.seek(members.offset)
+        end = file.read(tarfile.RECORDSIZE)
+        if not end or any(end):
+            raise tarfile.ReadError("it breaks off" if not end else "a header is damaged")
+
+
+class _Bounded(io.FileIO):
+    """A file of which nobody reads more than there is: a damaged size asks for memory that no machine has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        there = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(there if size is None or size < 0 else min(size, there)) or b""
+
+
+def _grouped(members: Iterator[tuple[str, str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Bring together the files of one key that follow one another."""
+    files: dict[str, bytes] = {}
+    current = None
+    for key, suffix, content in members:
+        if current is not None and (key != current or suffix in files):
+            yield current, files
+            files = {}
+        current, files = key, {**files, suffix: content}
+    if current is not None:
+        yield current, files
+
+
+def _decoded(key: str, files: Mapping[str, bytes]) -> Clip | Failure:
+    suffix = next((suffix for suffix in SUFFIXES if suffix in files), None)
+    if suffix is None:
+        return Failure(key, "audio", "has no sound")
+    known = parse_description(files.get("json"))
+    if known is None:
+        return Failure(key, "audio", "has no description" if "json" not in files else "its description is damaged")
+    recording = decode(files[suffix], known["id"])
     if isinstance(recording, Failure):
         return recording
+    if known.get("sound_xxh3") not in (None, xxhash.xxh3_64_hexdigest(files[suffix])):
+        return Failure(known["id"], "audio", "its sound is damaged: it is another than was written")
     return Clip(
         id=known["id"],
         waveform=recording.waveform,
         sample_rate_hz=recording.sample_rate_hz,
         dataset=known["dataset"],
-        caption=known.get("caption"),
         labels=tuple(known.get("labels", ())),
-        emotion=known.get("emotion"),
-        gender=known.get("gender"),
-        transcript=known.get("transcript"),
+        note=known.get("note") or recording.note,
+        **{name: known.get(name) for name in OPTIONAL},
     )
 
 
-def _flac(clip: Clip) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(clip.waveform, -1, 1), clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
+def parse_description(content: bytes | None) -> dict[str, Any] | None:
+    """Return what a shard's JSON says of a clip; None if it is no such JSON, or another than was written."""
+    try:
+        known = unsealed(content or b"")
+    except ValueError:
+        return None
+    labels, optional = known.get("labels", []), [known.get(name) for name in (*OPTIONAL, "note", "sound_xxh3")]
+    is_text = all(isinstance(known.get(name), str) for name in ("id", "dataset"))
+    is_known = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    return known if is_text and is_known and all(isinstance(value, str | None) for value in optional) else None
+
+
+def _storable(source: Iterable[Clip | Failure]) -> Iterator[Clip | Failure]:
+    """Mend the clips of a source, or refuse them, so that all that is written can be read again.
+
+    An id that was given to an earlier clip gets a number, and one that is no key of WebDataset becomes one; both are
+    noted. What is no text in fields of text is escaped. A clip whose samples cannot be used, which reading refuses,
+    becomes a failure.
+    """
+    taken: set[str] = set()
+    for item in source:
+        if isinstance(item, Failure):
+            yield Failure(*map(_text, item))
+            continue
+        reason = unusable(item.waveform, item.sample_rate_hz)
+        if not reason and np.abs(item.waveform).max() > 1:
+            reason = "has samples beyond [-1, 1]"
+        if reason or not item.id:
+            yield Failure(_text(item.id), "audio", reason or "has no id")
+            continue
+        yield _mended(item, taken)
+
+
+def _mended(clip: Clip, taken: set[str]) -> Clip:
+    key, note = clip.id, clip.note
+    if not is_key(key):
+        key = id_of(key)
+        note = and_also(f"its id '{printable(clip.id)}' cannot name a file in a shard: it is '{key}' there", note)
+    clip_id, number = key, 2
+    while clip_id in taken:
+        clip_id, number = f"{key}-{number}", number + 1
+    if clip_id != key:
+        note = and_also(f"its id '{key}' was given to an earlier clip: it is '{clip_id}' here", note)
+    taken.add(clip_id)
+    texts = {name: _text(getattr(clip, name)) for name in (*OPTIONAL, "dataset")}
+    return replace(clip, id=clip_id, labels=tuple(map(_text, clip.labels)), note=note, **texts)
+
+
+def _text(value: Any) -> Any:
+    """Escape what is no Unicode, such as half a surrogate pair."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _encoded(clip: Clip) -> dict[str, bytes]:
+    """Return the files of a clip by suffix: its sound, and its description, which has checksums of both."""
+    for container in ("FLAC", "WAV"):
+        buffer = io.BytesIO()
+        try:
+            soundfile.write(buffer, clip.waveform, clip.sample_rate_hz, format=container, subtype="PCM_16")
+        except soundfile.SoundFileError:  # FLAC does not hold every rate
+            continue
+        sound = buffer.getvalue()
+        description = sealed({**clip_metadata(clip), "sound_xxh3": xxhash.xxh3_64_hexdigest(sound)})
+        return {container.lower(): sound, "json": json.dumps(description).encode()}
+    raise AssertionError(f"WAV holds any rate, but not {clip.sample_rate_hz} Hz")

@@ -2,12 +2,12 @@
 
 import ast
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ard.audio.decoding import decode
+from ard.audio.decoding import and_also, decode
+from ard.audio.paths import files_under, id_of, printable
 from ard.types import Clip, Failure, UserError
 
 Subset = Literal["AudioSet_SL", "BBC_Sound_Effects", "FreeSound", "SoundBible"]
@@ -24,8 +24,9 @@ _BLACKLISTED: Mapping[Subset, str] = {"AudioSet_SL": "AudioSet", "FreeSound": "F
 
 class _Row(NamedTuple):
     stem: str
-    caption: str
+    caption: str | None
     labels: tuple[str, ...]
+    note: str | None
 
 
 class WavCaps:
@@ -56,12 +57,11 @@ class WavCaps:
         excluded: set[str] = set()
         if blacklist:
             listed = _load(folder / "blacklist" / f"blacklist_exclude_{blacklist}.json", _BLACKLISTED[subset])
-            excluded.update(_stem(name) for name in listed)
+            excluded.update(_stem(str(name)) for name in listed)
         self.subset = subset
-        self._rows = [
-            _Row(stem, row["caption"], _labels(row)) for row in rows if (stem := _stem(row["id"])) not in excluded
-        ]
-        self._files = _find_audio(root, subset)
+        listed_rows = [_row(number, listed) for number, listed in enumerate(rows)]
+        self._rows = [row for row in listed_rows if isinstance(row, Failure) or row.stem not in excluded]
+        self._files, self._errors = _find_audio(root, subset)
         if not self._files:
             raise UserError(f"no .flac file of {subset} is under {str(root)!r}: unpack Zip_files/{subset} there")
 
@@ -70,14 +70,22 @@ class WavCaps:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Clip | Failure]:
-        """Read row by row; a row without a file is a failure."""
-        for stem, caption, labels in self._rows:
-            clip_id = stem.replace(".", "_")  # a dot would end a WebDataset key
+        """Read row by row; a row without a file or without an id is a failure."""
+        for error in self._errors:
+            yield Failure(printable(str(error.filename)), "audio", f"cannot be looked into ({error.strerror})")
+        for row in self._rows:
+            if isinstance(row, Failure):
+                yield row
+                continue
+            stem, caption, labels, amiss = row
+            clip_id = id_of(stem)
             recording = decode(self._files.get(stem), clip_id)
             if isinstance(recording, Failure):
                 yield recording
             else:
-                yield Clip(clip_id, *recording, dataset=self.subset, caption=caption, labels=labels)
+                waveform, sample_rate_hz, note = recording
+                note = and_also(amiss, note) if amiss else note
+                yield Clip(clip_id, waveform, sample_rate_hz, self.subset, caption, labels, note=note)
 
 
 def _load(path: Path, key: str) -> list[Any]:
@@ -90,6 +98,17 @@ def _load(path: Path, key: str) -> list[Any]:
         raise UserError(f"WavCaps file {str(path)!r} is no JSON with a list {key!r}: download it again") from error
 
 
+def _row(number: int, listed: Any) -> _Row | Failure:
+    """Return a row; an id may be a number, and a clip may lack a caption, which is noted."""
+    stem = listed.get("id") if isinstance(listed, dict) else None
+    if isinstance(stem, bool) or not isinstance(stem, str | int) or stem == "":
+        return Failure(f"row {number}", "audio", f"it has no id: {str(listed)[:100]}")
+    caption = listed.get("caption")
+    if not isinstance(caption, str):
+        return _Row(_stem(str(stem)), None, _labels(listed), f"its row has no caption but {caption!r}"[:200])
+    return _Row(_stem(str(stem)), caption, _labels(listed), None)
+
+
 def _stem(name: str) -> str:
     """Name the file of an id: those of AudioSet end in .wav, though the files are FLAC; no other id has a suffix."""
     return name.removesuffix(".wav")
@@ -97,22 +116,22 @@ def _stem(name: str) -> str:
 
 def _labels(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return FreeSound's list of tags, or the BBC's categories: a string such as ``"['Nature']"``, to be evaluated."""
-    if "category" not in row:
-        return tuple(row.get("tags", ()))
-    try:
-        return tuple(ast.literal_eval(row["category"]))
-    except (ValueError, SyntaxError):
-        return ()
+    labels = row.get("tags", ())
+    if "category" in row:
+        try:
+            labels = ast.literal_eval(row["category"])
+        except (ValueError, SyntaxError):
+            return ()
+    return tuple(map(str, labels)) if isinstance(labels, list | tuple) else ()
 
 
-def _find_audio(root: Path, subset: Subset) -> dict[str, Path]:
-    """Return the FLAC files of a subset by stem, from one walk."""
+def _find_audio(root: Path, subset: Subset) -> tuple[dict[str, Path], list[OSError]]:
+    """Return the FLAC files of a subset by stem, and what could not be looked into."""
     others = tuple(name for name in _JSON_FILES if name != subset)
+    paths, errors = files_under(root)
     files: dict[str, Path] = {}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith(others))
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix == ".flac":
-                files.setdefault(stem, Path(folder, name))
-    return files
+    for path in paths:
+        folders = path.relative_to(root).parts[:-1]
+        if path.suffix == ".flac" and not any(name.startswith(others) for name in folders):
+            files.setdefault(path.stem, path)
+    return files, errors

@@ -5,8 +5,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from ard.audio import SOURCES, check_audio_shards, write_audio_shards
-from ard.console import console, say_failures, tracked
+from ard.audio import SOURCES, check_audio_shards, read_audio_manifest, write_audio_shards
+from ard.console import console, say_failures, say_notes, tracked
 from ard.files import refuse_inside
 from ard.types import UserError
 
@@ -35,6 +35,7 @@ def shards(chosen: Namespace) -> None:
         checked = check_audio_shards(chosen.check)
         for dataset, count in sorted(checked.num_clips.items()):
             Console().print(f"{dataset}: {count} clips", highlight=False)
+        say_notes(checked.manifest.notes)
         problems = checked.problems
         for problem in problems[:MOST_LINES]:
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -50,4 +51,5 @@ def shards(chosen: Namespace) -> None:
         refuse_inside(asked["root"], out)
     written, failures = write_audio_shards(tracked(SOURCES[chosen.source](**asked), "audio"), out)
     say_failures(failures)
+    say_notes(read_audio_manifest(out).notes)
     console.print(f"{written} clips in {out}")

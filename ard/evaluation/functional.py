@@ -16,6 +16,12 @@ def auroc(
     """Return the area under the ROC curve of every feature's score for every label; ties count half.
 
     NaN for a label that all clips have, or none.
+
+    Example:
+        >>> import numpy as np
+        >>> from ard.evaluation import auroc
+        >>> auroc(np.array([[0.1], [0.4], [0.8]]), np.array([[False], [True], [True]])).tolist()
+        [[1.0]]
     """
     return _area(rankdata(scores, axis=0).T @ labels, labels)
 
@@ -45,6 +51,11 @@ def shared_label(labels: Sequence[Sequence[str]], frequency: Mapping[str, int]) 
     """Return the label that most of a concept's clips have, which must be more than half of them; None without one.
 
     Of several, the rarest in the whole set, which says most; of equally rare ones the first by alphabet.
+
+    Example:
+        >>> from ard.evaluation import shared_label
+        >>> shared_label([["dog", "rain"], ["dog"], ["wind"]], {"dog": 20, "rain": 9, "wind": 5})
+        'dog'
     """
     count = Counter(label for of_clip in labels for label in set(of_clip))
     shared = [label for label, clips in count.items() if 2 * clips > len(labels)]
@@ -60,6 +71,11 @@ def label_text(label: str, style: LabelText = "space") -> str:
     ``space`` puts a space in the place of every underscore; ``audioset`` also turns FSD50K's ``_and_`` back into the
     comma that AudioSet has there (``Fixed-wing_aircraft_and_airplane``, but ``Chink_and_clink`` just so); ``as_is``
     leaves the label alone.
+
+    Example:
+        >>> from ard.evaluation import label_text
+        >>> label_text("Wild_animals")
+        'Wild animals'
     """
     if style == "as_is":
         return label
@@ -75,6 +91,11 @@ def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence
     Args:
         names: of the concepts.
         heard: the labels of each of a concept's clips.
+
+    Example:
+        >>> from ard.evaluation import stated_labels
+        >>> stated_labels(["a dog in the rain"], [[["dog"], ["dog", "rain"], ["wind"]]])
+        [['dog']]
     """
     found = []
     for name, clips in zip(names, heard, strict=True):

@@ -76,6 +76,13 @@ def match(
     """Match every prediction to at most one reference and every reference to at most one prediction.
 
     True marks a match; an empty side gives none.
+
+    Example:
+        >>> import numpy as np
+        >>> from ard.evaluation import match
+        >>> match(np.array([[0.9, 0.8], [0.75, 0.1]]))
+        array([[False,  True],
+               [ True, False]])
     """
     eligible = similarity > reading.gamma if reading.strict else similarity >= reading.gamma
     worth = np.where(eligible, similarity, 0.0) if reading.threshold == "before" else similarity
@@ -105,6 +112,13 @@ def average_precision(
     """Rank all pairs of a clip by cosine, highest first, equal ones in their order, and average the precision.
 
     0 without a match; NaN without references.
+
+    Example:
+        >>> import numpy as np
+        >>> from ard.evaluation import average_precision, match
+        >>> similarity = np.array([[0.9, 0.8], [0.75, 0.1]])
+        >>> [round(float(x), 4) for x in average_precision(similarity, match(similarity))]
+        [0.4167, 0.5833, 0.5833]
     """
     num_references = similarity.shape[1]
     if num_references == 0:
@@ -140,6 +154,13 @@ def precision_recall_f1(
 
     Precision without a prediction is 0, and so is F1 without a match. Recall without a reference is NaN, and so is F1
     where there is no prediction either.
+
+    Example:
+        >>> import numpy as np
+        >>> from ard.evaluation.matching import precision_recall_f1
+        >>> counts = np.array([[2.0, 2.0, 4.0], [1.0, 2.0, 2.0]])  # of two clips
+        >>> precision_recall_f1(counts, np.ones((1, 2))).tolist()
+        [[0.75, 0.5, 0.6]]
     """
     if average == "micro":
         return _precision_recall_f1(weights @ counts)

@@ -52,6 +52,14 @@ def monosemanticity(
 
     Raises:
         ValueError: if there are fewer than two clips in a set, so that there is no pair.
+
+    Example:
+        >>> import torch
+        >>> from ard.monosemanticity import monosemanticity
+        >>> top = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.8, 0.6]]])  # of one feature: its clips are alike
+        >>> bottom = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]])
+        >>> monosemanticity(top, bottom)
+        tensor([3.5301], dtype=torch.float64)
     """
     if top.shape[1] < 2:
         raise ValueError(f"monosemanticity needs p >= 2 clips in each set, got {top.shape[1]}")
@@ -130,6 +138,12 @@ def p_values(
     """Return p = (1 + draws that reach m) / (1 + draws), never 0, from the ``chance`` scores by ``shared`` clips.
 
     NaN where m is.
+
+    Example:
+        >>> import torch
+        >>> from ard.monosemanticity.functional import p_values
+        >>> p_values(torch.tensor([2.0]), torch.tensor([0]), {0: torch.tensor([0.0, 1.0, 3.0])})
+        tensor([0.5000])
     """
     found = torch.full_like(m, torch.nan)
     for number, draws in chance.items():
@@ -149,7 +163,14 @@ def draw_clips(num_clips: int, size: int, num_draws: int, generator: torch.Gener
 
 
 def q_values(p: Float[Tensor, " features"]) -> Float[Tensor, " features"]:
-    """Return the least false-discovery rate at which a feature passes (Benjamini and Hochberg); NaN where p is."""
+    """Return the least false-discovery rate at which a feature passes (Benjamini and Hochberg); NaN where p is.
+
+    Example:
+        >>> import torch
+        >>> from ard.monosemanticity.functional import q_values
+        >>> q_values(torch.tensor([0.01, 0.04, 0.03]))
+        tensor([0.0300, 0.0400, 0.0400])
+    """
     known = ~p.isnan()
     q = torch.full_like(p, torch.nan)
     if known.any():

@@ -12,29 +12,7 @@ from torch.nn.functional import normalize
 from ard.naming.namer import Embed, Name, Namer
 
 # Words that carry no sound: a phrase neither starts nor ends with one.
-EMPTY_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "at",
-        "be",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "the",
-        "to",
-        "with",
-    ]
-)
+EMPTY_WORDS = frozenset("a an and are at be by for from in is it its of on or the to with".split())  # noqa: SIM905
 LONGEST_PHRASE = 6
 
 

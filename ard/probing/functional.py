@@ -27,6 +27,15 @@ def clip_scores(codes: Codes, clip_of_token: Int[Tensor, " tokens"], num_clips: 
 
     Raises:
         ValueError: if a clip of the batch has no token.
+
+    Example:
+        >>> import torch
+        >>> from ard.probing import clip_scores
+        >>> from ard.types import Codes
+        >>> codes = Codes(torch.tensor([[2.0], [0.0], [3.0]]), torch.tensor([[0], [1], [1]]))  # of three tokens
+        >>> clip_scores(codes, torch.tensor([0, 0, 1]), num_clips=2, num_features=2).ard
+        tensor([[0.5000, 0.0000],
+                [0.0000, 3.0000]], dtype=torch.float64)
     """
     num_tokens = torch.bincount(clip_of_token, minlength=num_clips)[:, None]
     if not num_tokens.all():

@@ -85,6 +85,12 @@ def tie_keys(
     ``stable``: the row of the clip, hence the order of the data set, the same for all features. ``seeded_random``: a
     hash of seed, feature and row, so that every feature has an order of its own. ``shared_random``: a hash of seed and
     row, one random order for all features. ``preact``: as ``stable``, where pre-activations are equal too.
+
+    Example:
+        >>> import torch
+        >>> from ard.representatives.functional import tie_keys
+        >>> tie_keys(torch.tensor([3, 1]), torch.tensor([0, 0]), "stable", seed=0)
+        tensor([3, 1])
     """
     if ties in ("stable", "preact"):
         return rows

@@ -29,6 +29,12 @@ def top_k(pre_activations: Float[Tensor, "tokens features"], k: int) -> Codes:
     """Keep the k largest pre-activations of every token, and of these what is positive: TopK, then ReLU.
 
     The ReLU is reference [17]'s; it changes nothing while the k-th largest pre-activation is positive.
+
+    Example:
+        >>> import torch
+        >>> from ard.sae.functional import top_k
+        >>> top_k(torch.tensor([[3.0, -1.0, 2.0]]), k=1)
+        Codes(values=tensor([[3.]]), indices=tensor([[0]]))
     """
     values, indices = pre_activations.topk(k, dim=-1, sorted=False)
     return Codes(values.relu(), indices)
@@ -71,7 +77,14 @@ def encode_top_k(
 
 
 def decode_sparse(codes: Codes, w_dec: Float[Tensor, "features d_in"]) -> Float[Tensor, "tokens d_in"]:
-    """Compute z W_dec from the k rows that each token selects, without a dense z. It is differentiable once."""
+    """Compute z W_dec from the k rows that each token selects, without a dense z. It is differentiable once.
+
+    Example:
+        >>> import torch
+        >>> from ard.sae.functional import decode_sparse, top_k
+        >>> decode_sparse(top_k(torch.tensor([[3.0, -1.0, 2.0]]), k=2), torch.eye(3))
+        tensor([[3., 0., 2.]])
+    """
     return _Decode.apply(codes.values, codes.indices, w_dec)
 
 
@@ -195,7 +208,14 @@ def _dense(codes: Codes, d_sae: int) -> Float[Tensor, "tokens features"]:
 
 
 def squared_error(x: Float[Tensor, "tokens d_in"], x_hat: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
-    """Return the L2 reconstruction loss of Sec. 2.1: summed over d_in, averaged over tokens."""
+    """Return the L2 reconstruction loss of Sec. 2.1: summed over d_in, averaged over tokens.
+
+    Example:
+        >>> import torch
+        >>> from ard.sae.functional import squared_error
+        >>> squared_error(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.zeros(2, 2))
+        tensor(3.)
+    """
     return (x - x_hat).pow(2).sum(dim=-1).mean()
 
 
@@ -220,7 +240,14 @@ def joint_variance(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
 def fraction_of_variance_unexplained(
     x: Float[Tensor, "tokens d_in"], x_hat: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, ""]:
-    """Return FVU, the squared error over the variance about the batch's mean: 0 is perfect, 1 is the mean's guess."""
+    """Return FVU, the squared error over the variance about the batch's mean: 0 is perfect, 1 is the mean's guess.
+
+    Example:
+        >>> import torch
+        >>> from ard.sae.functional import fraction_of_variance_unexplained
+        >>> fraction_of_variance_unexplained(torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [3.0]]))
+        tensor(0.2500)
+    """
     return squared_error(x, x_hat) / variance(x)
 
 
@@ -229,6 +256,11 @@ def loss_recovered(original: float, replaced: float, zeroed: float) -> float:
 
     1 where the loss with the reconstruction in place of the output is the ``original`` one, 0 where it is no better
     than with zeros. NaN where zeros change nothing.
+
+    Example:
+        >>> from ard.sae.functional import loss_recovered
+        >>> loss_recovered(original=1.0, replaced=1.5, zeroed=3.0)
+        0.75
     """
     return (zeroed - replaced) / (zeroed - original) if zeroed != original else math.nan
 

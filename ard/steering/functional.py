@@ -31,6 +31,12 @@ def sensitivity_samples(
 
     A verdict that could not be read (NaN) is neither: its clip is left out. Over several draws (a mean of verdicts) a
     clip is left out where one of them could not be read.
+
+    Example:
+        >>> import numpy as np
+        >>> from ard.steering.functional import sensitivity_samples
+        >>> sensitivity_samples(np.array([1.0, 0.0, np.nan, 1.0]), np.array([True, True, True, False]))
+        array([1., 0.])
     """
     return reached[among & ~np.isnan(reached)]
 
@@ -47,6 +53,12 @@ def matched_features(
     It is drawn from the ``nearest`` by the logarithm of the number of clips that they are active in, among those that
     are alive, not chosen, and not drawn yet; equally near ones are taken from the first feature on. Fewer come back
     where there are no others left.
+
+    Example:
+        >>> import torch
+        >>> from ard.steering.functional import matched_features
+        >>> matched_features(torch.tensor([50, 3, 48, 900]), [0], generator=torch.Generator(), nearest=1)
+        [2]
     """
     rate = n_active.double().log()
     free = n_active > 0
@@ -63,7 +75,14 @@ def matched_features(
 
 
 def perplexity(log_likelihood: Sequence[float], num_tokens: Sequence[int]) -> float:
-    """Return exp(-sum of log p / number of tokens): 1 is least surprise. NaN where nothing was said."""
+    """Return exp(-sum of log p / number of tokens): 1 is least surprise. NaN where nothing was said.
+
+    Example:
+        >>> import math
+        >>> from ard.steering.functional import perplexity
+        >>> round(perplexity([math.log(0.25), math.log(0.25)], [1, 1]), 4)
+        4.0
+    """
     return math.exp(-sum(log_likelihood) / sum(num_tokens)) if sum(num_tokens) else math.nan
 
 

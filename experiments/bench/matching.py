@@ -11,68 +11,20 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from ard.evaluation import MatchLabels
 from ard.evaluation.scores import Labelled
 from ard.probing import SCORERS, SparseScores
-from ard.run import Cell, Run
+from ard.run import Run
 from experiments.bench.report import Line
+from tests.evaluation.cells import Size, Space, write_cell
 
 TITLE = "Matching for Table 1: 10,231 clips, 200 classes, 5,000 concepts, 13 selections, null and ceiling"
-NUM_CLIPS, NUM_LABELS, NUM_FEATURES, NUM_CONCEPTS, NUM_DRAWS, D_CLAP = 10_231, 200, 32_768, 5_000, 10, 512
+NUM_CLIPS, NUM_LABELS, NUM_FEATURES, NUM_CONCEPTS, NUM_DRAWS = 10_231, 200, 32_768, 5_000, 10
 ACTIVE_PER_CLIP, LABELS_PER_CLIP, CLIPS_PER_BATCH = 3_000, 3.77, 32
-
-
-class Size(NamedTuple):
-    """How large a dictionary's results are made."""
-
-    num_features: int
-    num_concepts: int
-    num_draws: int
-
-
-class Space:
-    """Texts as unit vectors: a label's is drawn once, and a name's lies close to the label that it begins with."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._generator = torch.Generator().manual_seed(0)
-        self._known = {label: torch.randn(D_CLAP, generator=self._generator) for label in labels}
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts."""
-        for text in texts:
-            if text not in self._known:
-                noise = torch.randn(D_CLAP, generator=self._generator)
-                self._known[text] = self._known[text.partition(" no. ")[0]] + float(len(text) % 3) * noise
-        return (
-            normalize(torch.stack([self._known[text] for text in texts]), dim=-1) if texts else torch.empty(0, D_CLAP)
-        )
-
-
-def write_cell(cell: Cell, size: Size, names: Sequence[str | None], seed: int = 0) -> None:
-    """Write what matching reads of a dictionary, at random: scores of H^k, selections, and their names."""
-    generator = torch.Generator().manual_seed(seed)
-    representatives = {f"{s}/top_scores": torch.rand(size.num_features, 4, generator=generator) for s in SCORERS}
-    cell.save_tensors("representatives", representatives)
-    selections: dict[str, Tensor] = {}
-    named: list[dict[str, object]] = []
-    for scorer in (*SCORERS, "random"):
-        features = torch.randperm(size.num_features, generator=generator)[: size.num_concepts]
-        for draw in range(size.num_draws if scorer == "random" else 1):
-            chosen = selections["ard/0/features"] if scorer == "random" else features
-            selections[f"{scorer}/{draw}/features"] = chosen.clone()
-            selections[f"{scorer}/{draw}/m"] = torch.rand(size.num_concepts, generator=generator)
-            selections[f"{scorer}/{draw}/top_ids"] = torch.zeros(size.num_concepts, 4, dtype=torch.int64)
-            drawn = torch.randint(len(names), (size.num_concepts,), generator=generator).tolist()
-            named += [{"scorer": scorer, "draw": draw, "name": names[index]} for index in drawn]
-    cell.save_tensors("selections", selections)
-    cell.save_rows("names", named)
 
 
 def scored_clips(labels: Sequence[str]) -> Labelled:

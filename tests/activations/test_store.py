@@ -21,6 +21,8 @@ from ard.activations.store import (
     write_manifest,
     write_shard,
 )
+from ard.files import LOCK
+from ard.run import MANIFEST
 from ard.types import Failure, UserError
 
 ABOUT = {"model": "m", "layers": [1, 3], "audio": "x", "dtype": "float32"}
@@ -238,3 +240,25 @@ def test_a_layer_that_was_not_extracted_and_an_empty_store_are_refused(store, tm
     write_manifest(tmp_path / "empty", 1, 4, ABOUT)
     with pytest.raises(UserError, match="holds no tokens"):
         ActivationDataModule(tmp_path / "empty", layer=1).train_dataloader()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff", b'{"shards": 5}'])
+def test_a_damaged_manifest_or_description_is_named(store, content):
+    whole = (store / "manifest.json").read_bytes()
+    (store / "manifest.json").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"manifest.json' is missing or damaged \(.*\): delete it and run `ard extract`"
+    ):
+        read_manifest(store)
+    (store / "manifest.json").write_bytes(whole)
+    (store / "shards/000001.json").write_bytes(content)
+    assert list(finished_shards(store, ABOUT)) == [0, 2]
+    with pytest.raises(UserError, match=r"shards/000001.json' is missing or damaged \(.*\): delete it and run"):
+        read_clip_metadata(store, read_manifest(store).shards[1])
+
+
+def test_a_digit_that_changed_in_a_manifest_is_found(store):
+    path = store / "manifest.json"
+    path.write_text(path.read_text().replace('"d_in": 4', '"d_in": 2'))
+    with pytest.raises(UserError, match=r"manifest.json' is missing or damaged \(its checksum is another\)"):
+        read_manifest(store)

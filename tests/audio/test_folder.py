@@ -1,3 +1,8 @@
+import os
+import tarfile
+from contextlib import chdir
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -87,9 +92,11 @@ def test_the_quietest_clip_that_is_not_silent_can_be_read_again(tmp_path):
     assert np.array_equal(read.waveform, quietest)
 
 
-def test_clips_that_cannot_be_heard_are_passed_over_with_a_warning(tmp_path, caplog):
+def test_clips_that_cannot_be_heard_are_passed_over_with_a_warning(tmp_path, caplog, monkeypatch):
     clips = [Clip(name, np.full(n, 0.5, np.float32), 8000, "d") for name, n in (("good", 2000), ("short", 9))]
-    write_audio_shards(clips, tmp_path / "out")
+    with monkeypatch.context() as older:  # wrote whatever it was given
+        older.setattr("ard.audio.shards.unusable", lambda *_: None)
+        write_audio_shards(clips, tmp_path / "out")
     assert [clip.id for clip in read_clips(tmp_path / "out")] == ["good"]
     assert "clip 'short' of" in caplog.text
     assert "000000.tar is passed over: too short: 0.001 s, at least 0.2 s are needed" in caplog.text
@@ -131,3 +138,91 @@ def test_resampling_keeps_a_tone_and_its_length(from_hz):
     assert abs(len(heard) - 16000) <= 1
     assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(440, abs=1)
     assert resample(tone, from_hz, from_hz) is tone
+
+
+def test_a_single_file_is_a_source_of_its_clips_alone(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, np.sin(np.arange(32_000) / 10), 16_000)
+    assert [clip.id for clip in FolderClips(tmp_path / "a.wav", 1.0)] == ["a_wav#0000", "a_wav#0001"]
+    assert {clip.dataset for clip in FolderClips(tmp_path / "a.wav")} == {tmp_path.name}
+
+
+@pytest.mark.parametrize("segment_s", [0.0, -1.0, float("nan")])
+def test_segments_of_no_length_are_refused(tmp_path, segment_s):
+    with pytest.raises(UserError, match=r"segment_s .* cuts files into nothing: give a number of seconds above 0"):
+        FolderClips(tmp_path, segment_s)
+
+
+def test_a_folder_given_as_a_dot_lends_its_name_to_its_clips(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(8000) / 10), 16_000)
+    monkeypatch.chdir(tmp_path)
+    (clip,) = FolderClips(Path())
+    assert clip.dataset == tmp_path.name
+
+
+def test_a_folder_below_one_that_is_closed_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "closed" / "sounds").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    with chdir(tmp_path):
+        if os.geteuid() == 0:  # root may look into everything
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match=r"audio folder 'closed/sounds' cannot be read \(Permission denied\)"):
+                FolderClips(Path("closed/sounds"))
+        finally:
+            os.seteuid(os.getuid())
+            (tmp_path / "closed").chmod(0o700)
+
+
+def test_what_could_not_be_read_again_is_not_written_and_ids_are_mended(tmp_path):
+    sound = np.sin(np.arange(4000, dtype=np.float32) / 10)
+    clips = [
+        Clip("a", sound, 8000, "d", "\ud800 half a pair", ("la\udce9bel",)),
+        Clip("a", sound / 2, 8000, "d", note="cut short"),
+        Clip("b.c", sound / 3, 8000, "d"),
+        Clip("__x__/y", sound / 4, 8000, "d"),
+        Clip("", sound, 8000, "d"),
+        Clip("loud", sound * 2, 8000, "d"),
+        Clip("short", sound[:9], 8000, "d"),
+        Clip("a", sound / 5, 8000, "d"),
+    ]
+    num_clips, failures = write_audio_shards(clips, tmp_path / "out")
+    assert {failure.id: failure.reason for failure in failures} == {
+        "": "has no id",
+        "loud": "has samples beyond [-1, 1]",
+        "short": "too short: 0.001 s, at least 0.2 s are needed",
+    }
+    read = list(read_clips(tmp_path / "out"))
+    assert [clip.id for clip in read] == ["a", "a-2", "b_c", r"\x5f_x__/y", "a-3"]
+    assert num_clips == len(read)
+    assert (read[0].caption, read[0].labels) == (r"\ud800 half a pair", (r"la\udce9bel",))
+    numbered = "its id 'a' was given to an earlier clip: it is 'a-{}' here"
+    notes = {note.id: note.reason for note in read_audio_manifest(tmp_path / "out").notes}
+    assert notes == {
+        "a-2": numbered.format(2) + "; cut short",
+        "b_c": "its id 'b.c' cannot name a file in a shard: it is 'b_c' there",
+        r"\x5f_x__/y": r"its id '__x__/y' cannot name a file in a shard: it is '\x5f_x__/y' there",
+        "a-3": numbered.format(3),
+    }
+    assert {clip.id: clip.note for clip in read if clip.note} == notes
+
+
+def test_a_damaged_header_in_the_middle_of_a_shard_is_not_its_end(tmp_path):
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 4000).astype(np.float32)
+    write_audio_shards([Clip(name, sound, 8000, "d") for name in "abc"], tmp_path / "out")
+    shard = tmp_path / "out" / "000000.tar"
+    with tarfile.open(shard) as members:
+        place = members.getmembers()[2].offset
+    content = bytearray(shard.read_bytes())
+    content[place + 150] ^= 1  # of the checksum
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"000000.tar' is damaged \(a header is damaged\): make the shards anew"):
+        list(read_clips(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"num_clips": 1, "xxh3": "0", "failures": [{}]}', b"\xff"])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    write_audio_shards([Clip("x", np.ones(2000, np.float32), 8000, "d")], tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest '.*manifest.json' is damaged \(.*\): make the shards anew"):
+        read_audio_manifest(tmp_path / "out")

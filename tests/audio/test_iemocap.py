@@ -111,3 +111,9 @@ def test_an_unknown_emotion_is_refused(tmp_path, write_sound):
 def test_a_folder_without_ratings_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no Session\*/dialog/EmoEvaluation/Ses\*.txt is under .*: give the folder of"):
         IEMOCAP(tmp_path)
+
+
+def test_a_speaker_who_is_neither_f_nor_m_has_no_gender_and_a_note(tmp_path, write_sound):
+    write_dialogue(tmp_path, 4, "Ses04F_impro01", {"Ses04F_impro01_X000": ("neu", "Hm.")}, write_sound)
+    (clip,) = IEMOCAP(tmp_path)
+    assert (clip.gender, clip.note) == (None, "its speaker is 'X000', neither F nor M")

@@ -75,7 +75,10 @@ def test_audioset_sl_is_read_in_order_and_what_is_missing_is_named(wavcaps, roun
         "-Kq9s_x-Y0A": "A dog barks.",
     }
     assert {(clip.dataset, clip.sample_rate_hz, clip.labels) for clip in clips.values()} == {("AudioSet_SL", 32000, ())}
-    assert failures == {"YmissingFile": "missing", "Ytruncated_0": "unreadable: its content cannot be decoded"}
+    assert failures == {
+        "YmissingFile": "missing",
+        "Ytruncated_0": "empty: no samples; cut short: 0.00 of 0.33 s could be read",
+    }
 
 
 def test_categories_are_strings_and_tags_are_lists(wavcaps, round_trip):
@@ -134,3 +137,28 @@ def test_a_pointer_or_other_json_is_refused(wavcaps, content):
     (wavcaps / "json_files/AudioSet_SL/as_final.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"as_final.json' is no JSON with a list 'data': download it again"):
         WavCaps(wavcaps)
+
+
+def test_odd_rows_are_clips_with_a_note_or_failures(wavcaps, write_sound):
+    (audioset,) = wavcaps.rglob("AudioSet_SL_flac")
+    write_sound(audioset / "7.flac")
+    rows = [{"id": 7, "caption": "Seven."}, {"id": "Yb0RFKhbpFJA.wav"}, {"caption": "?"}, "no row", {"id": None}]
+    write_json(wavcaps / "json_files/AudioSet_SL/as_final.json", {"data": rows})
+    seven, without, *failures = WavCaps(wavcaps)
+    assert (seven.id, seven.caption, seven.note) == ("7", "Seven.", None)
+    assert (without.id, without.caption, without.note) == (
+        "Yb0RFKhbpFJA",
+        None,
+        "its row has no caption but None",
+    )
+    assert [(failure.id, failure.reason) for failure in failures] == [
+        ("row 2", "it has no id: {'caption': '?'}"),
+        ("row 3", "it has no id: no row"),
+        ("row 4", "it has no id: {'id': None}"),
+    ]
+
+
+def test_a_root_with_links_to_itself_is_walked_once(wavcaps):
+    for name in ("self", "json_files/up"):
+        (wavcaps / name).symlink_to(wavcaps)
+    assert len(list(WavCaps(wavcaps))) == len(AUDIOSET)

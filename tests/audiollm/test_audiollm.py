@@ -9,20 +9,24 @@ from transformers import AutoConfig, BatchFeature, DynamicCache, PreTrainedModel
 
 from ard.audiollm import AudioPrompter, AudioPrompts, load_audiollm, replace_output
 from ard.types import Clip, UserError
-from tests.audiollm.families import first, second
+from tests.audiollm.families.flamingo import audio_flamingo3
+from tests.audiollm.families.granite import granite_speech
+from tests.audiollm.families.qwen import qwen2_5_omni, qwen2_5_omni_thinker
+from tests.audiollm.families.voxtral import voxtral
+from tests.audiollm.families.whisper import whisper as write_whisper
 
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whisper")
-    first.whisper(folder)
+    write_whisper(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def flamingo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flamingo")
-    first.audio_flamingo3(folder)
+    audio_flamingo3(folder)
     return str(folder)
 
 
@@ -234,7 +238,7 @@ def test_on_the_meta_device_there_are_shapes_and_no_weights(tiny_audiollm, whisp
 
 
 def test_a_thinker_alone_is_that_of_the_whole_checkpoint(tmp_path, clips):
-    for write in (first.qwen2_5_omni_thinker, first.qwen2_5_omni):
+    for write in (qwen2_5_omni_thinker, qwen2_5_omni):
         (tmp_path / write.__name__).mkdir()
         write(tmp_path / write.__name__)
     alone, whole = (load_audiollm(str(folder)).capture(clips, [3])[3] for folder in sorted(tmp_path.iterdir()))
@@ -274,7 +278,7 @@ def test_layers_of_which_nothing_can_be_told_are_refused_by_name(tiny_audiollm, 
         load_audiollm(whisper, layers_path="decoder.layers")
     with pytest.raises(UserError, match=r"\(whisper\) is loaded as an encoder: it answers nothing"):
         load_audiollm(whisper, layers_path="encoder.layers").generate(clips)
-    first.voxtral(tmp_path)
+    voxtral(tmp_path)
     with pytest.raises(UserError, match=r"\(voxtral\) cannot be told: .* the prompts have no mask of frames"):
         load_audiollm(str(tmp_path), layers_path="audio_tower.layers").capture(clips, [0])
 
@@ -293,7 +297,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tiny_audiollm, tmp_path):
 
 def test_a_granite_without_its_adapter_is_refused(tmp_path):
     pytest.importorskip("torchaudio", exc_type=ImportError)
-    second.granite_speech(tmp_path)
+    granite_speech(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(
         config.read_text(encoding="utf-8").replace('"has_lora_adapter": false', '"has_lora_adapter": true'),

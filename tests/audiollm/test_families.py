@@ -14,7 +14,7 @@ from ard.audiollm import load_audiollm
 from ard.sae import TopKSAE
 from ard.steering import steer
 from ard.types import Clip
-from tests.audiollm.families import first, second
+from tests.audiollm.families import flamingo, gemma, glm, granite, phi, qwen, voxtral, whisper
 
 
 class Family(NamedTuple):
@@ -28,19 +28,19 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "Qwen2-Audio, SeaLLMs-Audio": Family(first.qwen2_audio, 2, [40, 26, 11]),
-    "Qwen2.5-Omni": Family(first.qwen2_5_omni, 2, [40, 26, 11]),
-    "Qwen3-Omni": Family(first.qwen3_omni_moe, 2400, [21, 14, 6]),
-    "Voxtral": Family(first.voxtral, 2400, [375, 375, 375], needs="mistral_common"),
-    "Audio Flamingo 3": Family(first.audio_flamingo3, 6, [40, 26, 11]),
-    "Music Flamingo": Family(first.music_flamingo, 6, [40, 26, 11]),
-    "Granite Speech": Family(second.granite_speech, 13000, [18, 12, 6], needs="torchaudio"),
-    "Phi-4-multimodal": Family(second.phi4_multimodal, 1800, [20, 13, 6], needs="torchvision"),
-    "Gemma 3n": Family(second.gemma3n, 30, [188, 188, 188], needs="timm"),
-    "Qwen3-ASR": Family(second.qwen3_asr, 1200, [21, 14, 7]),
-    "GLM-ASR": Family(second.glm_asr, 655, [20, 13, 5]),
-    "Qwen2-Audio's encoder": Family(first.qwen2_audio, 2, [81, 53, 23], "audio_tower.layers"),
-    "Whisper's encoder": Family(first.whisper, 2, [81, 53, 23], "encoder.layers"),
+    "Qwen2-Audio, SeaLLMs-Audio": Family(qwen.qwen2_audio, 2, [40, 26, 11]),
+    "Qwen2.5-Omni": Family(qwen.qwen2_5_omni, 2, [40, 26, 11]),
+    "Qwen3-Omni": Family(qwen.qwen3_omni_moe, 2400, [21, 14, 6]),
+    "Voxtral": Family(voxtral.voxtral, 2400, [375, 375, 375], needs="mistral_common"),
+    "Audio Flamingo 3": Family(flamingo.audio_flamingo3, 6, [40, 26, 11]),
+    "Music Flamingo": Family(flamingo.music_flamingo, 6, [40, 26, 11]),
+    "Granite Speech": Family(granite.granite_speech, 13000, [18, 12, 6], needs="torchaudio"),
+    "Phi-4-multimodal": Family(phi.phi4_multimodal, 1800, [20, 13, 6], needs="torchvision"),
+    "Gemma 3n": Family(gemma.gemma3n, 30, [188, 188, 188], needs="timm"),
+    "Qwen3-ASR": Family(qwen.qwen3_asr, 1200, [21, 14, 7]),
+    "GLM-ASR": Family(glm.glm_asr, 655, [20, 13, 5]),
+    "Qwen2-Audio's encoder": Family(qwen.qwen2_audio, 2, [81, 53, 23], "audio_tower.layers"),
+    "Whisper's encoder": Family(whisper.whisper, 2, [81, 53, 23], "encoder.layers"),
 }
 AT_TOKENS = {"input_ids": 0, "attention_mask": 1, "token_type_ids": 0}  # what a model's input has at tokens of text
 PROMPTS = ["a dog", "a man speaking, happy or sad", "rain and rain"]

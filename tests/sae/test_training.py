@@ -97,7 +97,7 @@ def slowly(args, environment, seconds_per_step=0.0):
 def start(target, *args, ranks=1):
     """Start a function in a process of its own, or in one for every rank."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["ard.cli"])
+    processes.set_forkserver_preload(["ard.cli.lightning"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
@@ -430,7 +430,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(store, tmp_path, capsys):
     assert "does not exist: see which .ckpt files are there" in refused([*args, f"--ckpt_path={path}"], capsys)
 
 
-def train_saes(chain):
+def fit_all(chain):
     """Train the SAEs of a chain whose activations are there."""
     chain._train(1, [one for one in work(chain.facts, [4]) if one.step.name == "fit"])
 
@@ -441,7 +441,7 @@ def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_
     facts = {"activations": str(store), "evaluation": None, "d_in": D_IN, "k": 3, "layers": [1], "layer": 1}
     facts |= {"expansions": [4]}
     chains = {name: Chain("demo", {**facts, "out": str(tmp_path / name)}) for name in ("unbroken", "broken")}
-    train_saes(chains["unbroken"])
+    fit_all(chains["unbroken"])
     capsys.readouterr()
     step, folder = SAETraining.training_step, checkpoints(tmp_path / "broken")
 
@@ -453,11 +453,11 @@ def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_
     monkeypatch.setattr(SAETraining, "training_step", stop)
     for _ in range(2):
         with pytest.raises(SIGTERMException):
-            train_saes(chains["broken"])
+            fit_all(chains["broken"])
     assert f"goes on from {folder / 'stopped.ckpt'}" in capsys.readouterr().err
     monkeypatch.undo()
     (folder / "stopped.ckpt").write_bytes((folder / "stopped.ckpt").read_bytes()[:-1])
-    train_saes(chains["broken"])
+    fit_all(chains["broken"])
     said = capsys.readouterr().err
     assert f"{folder / 'stopped.ckpt'} is cut short or damaged: passed over" in said
     assert f"goes on from {folder / 'epoch=0-step=200.ckpt'}" in said

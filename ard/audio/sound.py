@@ -1,0 +1,306 @@
+"""Files of sound read to their true end, in blocks: what a header tells of the length is not relied on.
+
+libsndfile stops where the header says that the sound ends. Of MP3 without such a header it guesses the length from the
+first frames; FLAC from a pipe has none, and a recorder that was killed leaves a WAV file that tells of no samples.
+"""
+
+import io
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+BLOCK_SAMPLES = 2**12
+"""Read at a time, over all channels. Where a file is damaged, the samples of that block are lost."""
+
+TOLERANCE_S = 0.05  # two frames of MP3: decoders count their delays differently
+UNKNOWN = 2**62  # frames or more: how libsndfile says that it does not know
+WAV_UNKNOWN = 0x7FFF0000  # bytes or more: what is written to a pipe, where the length belongs
+MOST_PADDING = 2**16  # bytes after the last chunk of a WAV file that may be anything
+MOST_UNREAD = 2**11  # bytes that may be left where MP3 ends: less than two frames
+NO_END = 2**40  # bytes that MP3 is made to look longer by, so that its length is not guessed from its size
+
+
+class _Part(io.RawIOBase):
+    """A part of a file as a file of its own, with some bytes replaced; it may be made to look longer than it is.
+
+    An exception would get lost in libsndfile, which takes it for the end: it is kept, and raised by
+    :meth:`raise_error`.
+    """
+
+    def __init__(
+        self, file: io.BufferedIOBase, start: int, end: int, patches: Mapping[int, bytes] | None = None, extra: int = 0
+    ) -> None:
+        self._file, self._start, self._end = file, start, end
+        self._patches, self._extra = patches or {}, extra
+        self._position = 0
+        self._error: OSError | None = None
+
+    @property
+    def place(self) -> int:
+        """Where it stands in the whole file."""
+        return self._start + self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        size = self._end - self._start + (self._extra if offset == 0 else 0)
+        self._position = offset + (0, self._position, size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        place, view = self.place, memoryview(buffer)
+        try:
+            self._file.seek(place)
+            num_bytes = self._file.readinto(view[: max(0, self._end - place)])
+        except OSError as error:
+            self._error = error
+            return 0
+        for offset, patch in self._patches.items():
+            for index, byte in enumerate(patch, offset - place):
+                if 0 <= index < num_bytes:
+                    view[index : index + 1] = bytes([byte])
+        self._position += num_bytes
+        return num_bytes
+
+    def raise_error(self) -> None:
+        if self._error:
+            raise self._error
+
+
+class _Stream(soundfile.SoundFile):
+    """A sound file that is read forwards only: soundfile then neither stops at the header's length nor seeks."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def mono(self) -> Iterator[Float[np.ndarray, " samples"]]:
+        """Read to the end, in blocks, with the channels mixed down to one."""
+        buffer = np.empty((max(1, BLOCK_SAMPLES // self.channels), self.channels), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            while len(block := self.read(out=buffer)):
+                yield block.mean(axis=1)
+
+
+class _Length(NamedTuple):
+    """What a header tells of the length, and how to have libsndfile read on from there to the true end.
+
+    ``told_s`` is None where it tells nothing. Streams that follow one another in one file begin at ``starts``;
+    ``patches`` replace bytes of the header, and ``is_cut`` says that the end is missing, where that can be seen.
+    """
+
+    end: int
+    told_s: float | None
+    starts: tuple[int, ...] = (0,)
+    patches: Mapping[int, bytes] | None = None
+    is_cut: bool = False
+
+
+class Sound:
+    """An open file of sound, mixed down to one channel and read in blocks, as often as wanted.
+
+    When :meth:`blocks` has come to its end, ``num_samples``, ``peak`` (of the samples that are finite) and
+    ``is_finite`` (of all) are known, and ``note`` says what was amiss: cut short, damaged, or longer than its header
+    tells.
+
+    Raises:
+        soundfile.SoundFileError: if the content is no sound that libsndfile knows.
+        OSError: if the file cannot be read.
+    """
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file = file
+        size, tag = _size(file), _mp3_tag(file, 0)
+        part = _Part(file, 0, size, _mp3_size(tag, size) if tag else None)
+        try:
+            with _Stream(part) as stream:
+                self.sample_rate_hz: int = stream.samplerate
+                self.format: str = stream.format
+                self.is_lossy: bool = stream.subtype.startswith(("MPEG", "VORBIS", "OPUS"))
+                told_s = stream.frames / stream.samplerate if stream.frames < UNKNOWN else None
+        finally:
+            part.raise_error()
+        self._length = _length(file, self.format, told_s)
+        self.num_samples = 0
+        self.peak = 0.0
+        self.is_finite = True
+        self.note: str | None = None
+
+    def blocks(self) -> Iterator[Float[np.ndarray, " samples"]]:
+        """Read to the end."""
+        self.num_samples, self.peak, self.is_finite = 0, 0.0, True
+        starts, is_broken, is_other = list(self._length.starts), False, False
+        while starts and not (is_broken or is_other):
+            start = starts.pop(0)
+            part = self._part(start, starts[0] if starts else self._length.end)
+            try:
+                with _Stream(part) as stream:
+                    is_other = (stream.samplerate, stream.format) != (self.sample_rate_hz, self.format)
+                    for block in stream.mono() if not is_other else ():
+                        self._measure(block)
+                        yield block
+            except soundfile.SoundFileError:
+                is_broken = not (self.format == "MP3" and self._length.end - part.place < MOST_UNREAD)
+            part.raise_error()
+            if self.format == "MP3" and start < part.place < self._length.end - MOST_UNREAD:
+                starts.append(part.place)  # one file after another: the header tells of the first alone
+        self.note = self._find_note(is_broken, is_other)
+
+    def _measure(self, block: Float[np.ndarray, " samples"]) -> None:
+        self.num_samples += len(block)
+        peak = float(np.abs(block).max())
+        if not np.isfinite(peak):
+            self.is_finite = False
+            peak = float(np.abs(block[np.isfinite(block)]).max(initial=0.0))
+        self.peak = max(self.peak, peak)
+
+    def _part(self, start: int, end: int) -> _Part:
+        if self.format != "MP3":
+            return _Part(self._file, start, end, self._length.patches)
+        tag = _mp3_tag(self._file, start)
+        return _Part(self._file, start, end, _mp3_size(tag, end) if tag else None, 0 if tag else NO_END)
+
+    def _find_note(self, is_broken: bool, is_other: bool) -> str | None:
+        read_s, told_s = self.num_samples / self.sample_rate_hz, self._length.told_s
+        if is_other:
+            return f"only its first {read_s:.2f} s could be read: a sound of another kind follows in the same file"
+        if told_s and read_s < told_s - TOLERANCE_S:
+            return f"cut short: {read_s:.2f} of {told_s:.2f} s could be read"
+        if told_s and read_s > told_s + TOLERANCE_S:
+            return f"its header tells of {told_s:.2f} s, {read_s:.2f} s were read"
+        if is_broken and told_s is None:
+            return f"damaged: only its first {read_s:.2f} s could be read"
+        return f"cut short: its end is missing, {read_s:.2f} s could be read" if self._length.is_cut else None
+
+
+def _length(file: io.BufferedIOBase, container: str, told_s: float | None) -> _Length:
+    """Return what a header tells, for the containers where that may be nothing or wrong."""
+    if container == "FLAC":
+        return _flac_length(file)
+    if container in ("WAV", "WAVEX"):
+        return _wav_length(file, told_s)
+    if container == "MP3":
+        return _Length(_mp3_end(file), told_s if _mp3_tag(file, 0) else None)
+    if container == "OGG":
+        return _ogg_length(file)
+    return _Length(_size(file), told_s)
+
+
+def _flac_length(file: io.BufferedIOBase) -> _Length:
+    """Have the number of samples taken for unknown: of 36 bits in the first block after ``fLaC``."""
+    start = _after_id3(file, 0)
+    head = _read(file, start, 26)
+    if head[:4] != b"fLaC" or len(head) < 26:
+        return _Length(_size(file), None)
+    sample_rate_hz = int.from_bytes(head[18:21], "big") >> 4
+    total = int.from_bytes(head[21:26], "big") & (2**36 - 1)
+    told_s = total / sample_rate_hz if total and sample_rate_hz else None
+    return _Length(_size(file), told_s, patches={start + 21: bytes([head[21] & 0xF0, 0, 0, 0, 0])})
+
+
+def _wav_length(file: io.BufferedIOBase, told_s: float | None) -> _Length:
+    """Hold the size of the ``data`` chunk against what is there; what follows it has to be chunks again."""
+    size = _size(file)
+    order = ">" if _read(file, 0, 4) == b"RIFX" else "<"
+    for place, name, told in _chunks(file, 12, order):
+        if name == b"data":
+            there = size - place - 8
+            if told >= WAV_UNKNOWN or there <= 0:
+                return _Length(size, None)
+            if told > there:
+                return _Length(size, told_s and told_s * told / there)
+            unclaimed = min(size - _after_chunks(file, place + 8 + told + pad, order) for pad in (told % 2, 0))
+            if unclaimed > (MOST_PADDING if told else 0):
+                return _Length(size, told_s, patches={place + 4: b"\xff\xff\xff\xff"})
+            return _Length(size, told_s)
+    return _Length(size, told_s)
+
+
+def _chunks(file: io.BufferedIOBase, place: int, order: str) -> Iterator[tuple[int, bytes, int]]:
+    """Walk over the chunks of a WAV file: where each begins, its name and its size."""
+    while len(head := _read(file, place, 8)) == 8 and all(0x20 <= byte < 0x7F for byte in head[:4]):
+        (size,) = struct.unpack(f"{order}I", head[4:])
+        yield place, head[:4], size
+        place += 8 + size + size % 2
+
+
+def _after_chunks(file: io.BufferedIOBase, place: int, order: str) -> int:
+    """Return where the chunks that are whole end."""
+    size = _size(file)
+    for begin, _, length in _chunks(file, place, order):
+        if begin + 8 + length > size:
+            return begin
+        place = begin + 8 + length + length % 2
+    return min(place, size)
+
+
+class _Tag(NamedTuple):
+    """What the first frame of MP3 says of the whole, instead of a sound: where the frame and the tag begin."""
+
+    frame: int
+    place: int
+    flags: int
+
+
+def _mp3_tag(file: io.BufferedIOBase, start: int) -> _Tag | None:
+    """Return the tag of Xing (also called ``Info``) or VBRI; None where there is none, or one without a length."""
+    frame = _after_id3(file, start)
+    head = _read(file, frame, 64)
+    for name in (b"Xing", b"Info"):
+        flags = head[head.find(name) + 7 :][:1]
+        if name in head:
+            return _Tag(frame, frame + head.index(name), flags[0]) if flags and flags[0] & 1 else None
+    return _Tag(frame, frame + head.index(b"VBRI"), 0) if b"VBRI" in head else None
+
+
+def _mp3_size(tag: _Tag, end: int) -> dict[int, bytes]:
+    """Have the tag tell the size that there is: of another, mpg123 complains to the terminal."""
+    return {tag.place + 12: (end - tag.frame).to_bytes(8, "big")[-4:]} if tag.flags & 2 else {}
+
+
+def _mp3_end(file: io.BufferedIOBase) -> int:
+    """Return where the sound ends and the tags begin that may follow it: ID3v1, and APE's before that."""
+    end = _size(file)
+    if _read(file, max(0, end - 128), 3) == b"TAG":
+        end -= 128
+    footer = _read(file, max(0, end - 32), 32)
+    if footer[:8] == b"APETAGEX":
+        has_header = footer[23] & 0x80
+        end = max(0, end - int.from_bytes(footer[12:16], "little") - (32 if has_header else 0))
+    return end
+
+
+def _ogg_length(file: io.BufferedIOBase) -> _Length:
+    """Walk over the pages: streams may follow one another, and the last page says that it is the last."""
+    size, place = _size(file), 0
+    starts: list[int] = []
+    was_first = is_last = False
+    while (head := _read(file, place, 27 + 255))[:4] == b"OggS" and len(head) > 27:
+        is_first, is_last = bool(head[5] & 2), bool(head[5] & 4)
+        if is_first and not was_first:
+            starts.append(place)
+        was_first = is_first
+        place += 27 + head[26] + sum(head[27 : 27 + head[26]])
+    return _Length(size, None, starts=(0, *starts[1:]), is_cut=not is_last or place > size)
+
+
+def _after_id3(file: io.BufferedIOBase, start: int) -> int:
+    """Return where an ID3v2 tag ends; the start where there is none."""
+    head = _read(file, start, 10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return start
+    size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    return start + 10 + size
+
+
+def _read(file: io.BufferedIOBase, place: int, num_bytes: int) -> bytes:
+    file.seek(place)
+    return file.read(num_bytes)
+
+
+def _size(file: io.BufferedIOBase) -> int:
+    return file.seek(0, io.SEEK_END)
