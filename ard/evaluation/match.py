@@ -158,7 +158,10 @@ class MatchLabels(Evaluator):
         values = []
         for draw in draws:
             similarity = draw.space @ truth.space.T
-            alone = {"seed": self.seed, "sync_on_compute": False}  # other ranks evaluate nothing: they would be waited for
+            alone = {
+                "seed": self.seed,
+                "sync_on_compute": False,
+            }  # other ranks, which evaluate nothing, would not answer
             metrics = (
                 ConceptMatching(similarity, self.reading, **alone),
                 ConceptAveragePrecision(similarity, self.reading, kinds=kinds, **alone),
