@@ -161,7 +161,7 @@ class MatchLabels(Evaluator):
             alone = {
                 "seed": self.seed,
                 "sync_on_compute": False,
-            }  # other ranks, which evaluate nothing, would not answer
+            }  # other ranks would not answer
             metrics = (
                 ConceptMatching(similarity, self.reading, **alone),
                 ConceptAveragePrecision(similarity, self.reading, kinds=kinds, **alone),
