@@ -19,6 +19,7 @@ from ard.activations import read_manifest
 from ard.activations.store import read_clip_metadata, read_layer
 from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.cli import main
+from ard.files import in_use
 from ard.presets import CONFIGS
 from ard.reports.concepts import read_concepts
 from ard.results import Result, write_json
@@ -449,8 +450,8 @@ def test_two_ranks_evaluate_as_one(run, tiny_audiollm, tiny_clap, tiny_roberta, 
         several = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={ranks}"]
         command = [sys.executable, "-m", "ard", *args, *several, f"--run.cell={cell.folder}"]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-    files = {path.name for path in one.folder.iterdir()} - {"sae"}
-    assert files == {path.name for path in two.folder.iterdir()} - {"sae"}
+    files = set(in_use(one.folder)) - {"sae"}
+    assert files == set(in_use(two.folder)) - {"sae"}
     assert {f"{name}.json" for name in ("matching", "naming", "label_auroc", "stated_labels", "detection")} < files
     for name in files:
         kept = [cell.folder / name for cell in cells]
