@@ -216,9 +216,14 @@ class Chain:
                 yield evaluator.__name__ + (f"-{number}" if number > 1 else ""), evaluator, callback
 
     def _extraction_digests(self) -> dict[str, str | None]:
+        """Return the digests of the stamps of the activations."""
         splits = ["probe", *(["eval"] if self.facts.evaluation else [])]
         extract = next(step for step in STEPS if step.name == "extract")
-        return {f"extract-{split}": self._on_split(Work(extract, split=split), split).stamp.digest for split in splits}
+        digests: dict[str, str | None] = {}
+        for part in (self._on_split(Work(extract, split=split), split) for split in splits):
+            kept = read_stamp(part.path)  # which knows the audio shards, also where these are gone
+            digests[part.name] = (part.stamp if part.changed or kept is None else kept).digest
+        return digests
 
     def _digest_of_audio(self, split: str) -> str | None:
         """Return the checksum of audio shards; None where they are not there yet."""

@@ -20,7 +20,7 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     if cell.path("detection").is_file():
         detection = {row["feature"]: row for row in cell.rows("detection")}
     nothing = {"detection": math.nan, "n_active_unseen": None}
-    return [{**row, **detection.get(row["feature"], nothing)} for row in cell.rows("concepts")]
+    return [{**nothing, **row, **detection.get(row["feature"], {})} for row in cell.rows("concepts")]
 
 
 def find_concepts(cell: Cell, search: str = "", sort: Order = "m") -> list[Any]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ard.steering import Condition, Design, Interview, Judge, Question, SteeringTask
-from ard.steering.experiment import Dictionary, Experiment, Split
+from ard.steering.experiment import Experiment, Features, Split
 from ard.steering.features import Found, NamedFeature
 from ard.steering.judge import ExactMatch
 from ard.types import Clip, UserError
@@ -76,9 +76,9 @@ def find(concept):
 def experiment(judge=None, **design):
     settings = {"num_features": [1, 2, 3], "multiples": [4.0, 1.0, 2.0], "doses": [1.0, 2.0], "num_draws": 4}
     told = Told([*clips("choose"), *clips("measure")])
-    dictionary = Dictionary(find, torch.full((40,), 10.0), torch.full((40,), 7))
+    features = Features(find, torch.full((40,), 10.0), torch.full((40,), 7))
     design = Design(**(settings | design))
-    return Experiment(told, judge or ExactMatch(), dictionary=dictionary, design=design, seed=0), told
+    return Experiment(told, judge or ExactMatch(), features=features, design=design, seed=0), told
 
 
 CHOOSE, MEASURE = Split(Path("choose"), clips("choose")), Split(Path("measure"), clips("measure"))
