@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from ard.activations.store import write_manifest, write_shard
 from ard.chain import Chain, log_tables
 from ard.cli import main
+from ard.files import LOCK, in_use
 from ard.naming import NameConcepts
 from ard.presets import CONFIGS, plain
 from ard.reports import build_tables
@@ -116,11 +117,11 @@ def out(made, tmp_path):
 
 
 def written(out):
-    """When each file of a run was written, but for its facts and what is logged."""
+    """When each file of a run was written, but for locks and what is logged."""
     return {
         str(path.relative_to(out)): path.stat().st_mtime_ns
         for path in out.rglob("*")
-        if path.is_file() and "wandb" not in path.relative_to(out).parts
+        if path.is_file() and path.name != LOCK and "wandb" not in path.relative_to(out).parts
     }
 
 
@@ -270,7 +271,7 @@ def test_a_crash_in_one_evaluator_does_not_repeat_those_before_it(tiny, out, mon
         with pytest.raises(RuntimeError, match="no names today"):
             chained(tiny, out).fill([1])
     first = {"representatives.safetensors", "monosemanticity.safetensors", "monosemanticity.json", "scores.safetensors"}
-    assert {path.name for path in cell.folder.iterdir() if path.is_file()} == first
+    assert set(in_use(cell.folder)) == {*first, "checkpoints", "sae", "stamps"}
     before = written(out)
     chained(tiny, out).fill([1])
     assert not first & set(redone(out, before))
@@ -337,3 +338,12 @@ def test_wandb_gets_tables(tables, monkeypatch):
     assert dict(zip(columns, data[-1], strict=True))["paper_f1"] == 0.6
     assert np.shape(data) == (5, len(columns))
     assert set(logged) == {"table1", "table3", "table4"}
+
+
+def test_what_somebody_else_put_beside_it_stays_when_a_step_is_done_again(tiny, out):
+    mine = [out / "layer-2/e2/notes.txt", out / "layer-2/e2/sae/card.md", out / "activations/layer-2/mine.tar"]
+    for path in mine:
+        path.write_text("mine", encoding="utf-8")
+    chained(tiny, out, redo=["extract", "fit"], k=5).fill(["concepts"])
+    assert [path.read_text(encoding="utf-8") for path in mine] == ["mine"] * 3
+    assert Run(out).own.result("label_auroc") is not None

@@ -20,7 +20,7 @@ import xxhash
 from safetensors.torch import save
 from torch import Tensor
 
-from ard.files import LOCK, in_use
+from ard.files import LOCK, claim, in_use
 from ard.results import replacing, sealed, unsealed, write_json
 from ard.run import MANIFEST, write_parquet
 from ard.types import Failure, UserError
@@ -112,9 +112,10 @@ def shard_path(folder: Path, layer: int, shard: int) -> Path:
 def remove_shards(folder: Path) -> None:
     """Remove activation shards and what says that they are there, and nothing that somebody else put beside them."""
     numbered = "[0-9]" * 6
-    markers = folder / MANIFEST, *(folder / "shards").glob(f"{numbered}.json")
-    for path in (*markers, *folder.glob(f"layer-*/{numbered}.tar")):
-        path.unlink(missing_ok=True)
+    with claim(folder, refuse=refuse_foreign):
+        markers = folder / MANIFEST, *(folder / "shards").glob(f"{numbered}.json")
+        for path in (*markers, *folder.glob(f"layer-*/{numbered}.tar")):
+            path.unlink(missing_ok=True)
 
 
 def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:

@@ -158,9 +158,13 @@ class MatchLabels(Evaluator):
         values = []
         for draw in draws:
             similarity = draw.space @ truth.space.T
+            alone = {
+                "seed": self.seed,
+                "sync_on_compute": False,
+            }  # other ranks would not answer
             metrics = (
-                ConceptMatching(similarity, self.reading, seed=self.seed),
-                ConceptAveragePrecision(similarity, self.reading, kinds=kinds, seed=self.seed),
+                ConceptMatching(similarity, self.reading, **alone),
+                ConceptAveragePrecision(similarity, self.reading, kinds=kinds, **alone),
             )
             for metric in metrics:
                 metric.update(draw.of_clips, truth.of_clips)

@@ -16,10 +16,13 @@ from ard.activations.store import (
     finished_shards,
     read_clip_metadata,
     read_layer,
+    remove_shards,
     shard_path,
     write_manifest,
     write_shard,
 )
+from ard.files import LOCK
+from ard.run import MANIFEST
 from ard.types import Failure, UserError
 
 ABOUT = {"model": "m", "layers": [1, 3], "audio": "x", "dtype": "float32"}
@@ -51,6 +54,19 @@ def test_the_manifest_says_what_the_shards_hold(store):
         assert all((x == sign * index).all() for index, x in enumerate(xs))
     known = [clip for shard in manifest.shards for clip in read_clip_metadata(store, shard)]
     assert [(clip["id"], clip["labels"]) for clip in known] == [(f"c{index}", ["rain"]) for index in range(7)]
+
+
+def test_shards_are_removed_and_what_somebody_else_put_beside_them_stays(store):
+    mine = [store / "notes.json", store / "layer-1" / "mine.tar", store / "shards" / "mine.json"]
+    for path in mine:
+        path.write_text("mine", encoding="utf-8")
+    remove_shards(store)
+    assert {path for path in store.rglob("*") if path.is_file()} == {*mine, store / LOCK}
+    assert finished_shards(store, {**ABOUT, "model": "another"}) == {}
+    write_shard(store, 0, [clip(0)], (), {**ABOUT, "model": "another"})
+    mine[0].rename(store / MANIFEST)
+    with pytest.raises(UserError, match="is in use, and not by activation shards: choose another"):
+        remove_shards(store)
 
 
 def test_shards_are_webdataset_tars_of_safetensors(store):
