@@ -33,6 +33,7 @@ def refused(capsys, *args):
     return line
 
 
+@pytest.mark.slow
 def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     args, out = mine
     main(args)
@@ -195,6 +196,7 @@ def test_the_papers_extraction_can_be_looked_at_before_it_is_run(tiny_audiollm, 
     assert "layer 5 does not exist" in refused(capsys, *asked)  # the paper's layers, in a model of four
 
 
+@pytest.mark.slow
 def test_what_the_paper_will_cost_is_planned(capsys, tmp_path):
     main(["plan", "--out", str(tmp_path)])
     said = capsys.readouterr().out

@@ -86,6 +86,7 @@ def test_reading_a_run_loads_no_model(run):
     assert measure(f"from ard.cli import main\n{code}", ("lightning", "transformers", "wandb"))[1] == []
 
 
+@pytest.mark.slow
 def test_planning_loads_no_trainer(tmp_path):
     args = ["plan", "--preset", "demo", "--out", str(tmp_path)]  # transformers it needs: its models count the FLOPs
     assert measure(f"from ard.cli import main\nmain({args})", ("lightning", "wandb"))[1] == []

@@ -17,6 +17,8 @@ from ard.run import Run
 from ard.types import UserError
 from tests.audio.test_audiobench import EMOTIONAL, FLAT, GENDERED, NESTED, make, save
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["Dog", "Rain", "Domestic_sounds_and_home_sounds"]
 
 

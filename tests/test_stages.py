@@ -28,6 +28,8 @@ from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):

@@ -73,6 +73,7 @@ def slowly(args):
     main(args)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(audio, tiny_audiollm, unbroken, tmp_path):
     out = tmp_path / "activations"
     processes = multiprocessing.get_context("forkserver")
@@ -99,6 +100,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(audio, ti
     assert all(files(out)[path] == content for path, content in files(unbroken).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_several_ranks_write_what_one_writes(audio, tiny_audiollm, unbroken, tmp_path, ranks):
     out = tmp_path / "activations"

@@ -182,6 +182,7 @@ def test_training_batches_hold_every_token_as_often(store, layer, buffer_tokens)
             assert torch.bincount(seen[35 * epoch :][:35].long()).tolist() == [5] * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffer_tokens", [100, 15])
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_the_stream_goes_on_from_any_batch(store, buffer_tokens, num_workers):

@@ -98,6 +98,7 @@ def _rank(rank, world_size, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_agree_with_one_process(world_size, tmp_path):
     mp.spawn(_rank, (world_size, tmp_path), nprocs=world_size)

@@ -133,6 +133,7 @@ def sparse_sae(x, w_enc, b_enc, w_dec, k):
     return decode_sparse(encode_top_k(x, w_enc, b_enc, k), w_dec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dense_share", [0.0, 2.0], ids=["dense products", "sparse products"])
 @pytest.mark.parametrize("seed", range(8))
 def test_the_gradients_are_those_of_finite_differences(monkeypatch, seed, dense_share):
@@ -230,5 +231,6 @@ torch.testing.assert_close(*gradients)
 """
 
 
+@pytest.mark.slow
 def test_a_compiled_sae_gives_what_the_eager_one_gives():  # by itself: types that are checked cannot be compiled
     subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=200)

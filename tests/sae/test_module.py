@@ -37,6 +37,7 @@ def fit(tmp_path, steps=300, *, expansion=4, callbacks=(), trainer=None, gain=1.
     return module, fitter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("robust", "most"), [(False, 0.6), (True, 0.35)])  # without a bias, the mean costs features
 def test_training_explains_the_variance_and_saves_the_sae(tmp_path, robust, most):
     module, trainer = fit(tmp_path, robust=robust, callbacks=[LogQuality()])
@@ -101,6 +102,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_side_by_side_each_sae_becomes_what_it_would_have_become_alone(tmp_path, options):
     together, trainer = fit(tmp_path, steps=40, expansion=[2, 4, 8], callbacks=[LogQuality()], **options)
@@ -122,6 +124,7 @@ def test_several_saes_want_a_folder_each(tmp_path):
         trainer.fit(module, DataLoader(directions(200), batch_size=200))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_learns(tmp_path, options):
     module, trainer = fit(tmp_path, steps=200, callbacks=[LogQuality()], **{"lr": 1e-2, **options})
@@ -130,6 +133,7 @@ def test_every_option_learns(tmp_path, options):
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_batch_top_k_is_kept_as_a_threshold_that_gives_k_features_a_token(tmp_path):
     fit(tmp_path, steps=300, batch_top_k=True, robust=True, lr=1e-2)
     codes = TopKSAE.from_pretrained(tmp_path / "e4" / "sae").encode(directions(2000, seed=3))

@@ -37,6 +37,8 @@ from ard.sae.module import check_precision
 from ard.steps import work
 from ard.types import UserError
 
+pytestmark = pytest.mark.slow
+
 ABOUT = {"model": "m", "layers": [1], "audio": "x", "dtype": "bfloat16"}
 NUM_SHARDS, CLIPS_PER_SHARD, TOKENS_PER_CLIP, D_IN = 6, 4, 10, 8
 NUM_TOKENS = NUM_SHARDS * CLIPS_PER_SHARD * TOKENS_PER_CLIP

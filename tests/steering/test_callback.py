@@ -108,6 +108,7 @@ def test_unreadable_verdicts_are_counted_and_are_no_no(misbehave, steering):
     assert "0 others: undefined" in notes.steering([result])[0]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_asks_neither_model_nor_judge_twice_and_ends_the_same(misbehave, steering, monkeypatch, tmp_path):
     whole = steering(misbehave(then="coin").base_url, "whole")
     generate, given = AudioLLM.generate, []
@@ -176,6 +177,7 @@ def test_without_tasks_nothing_is_written(steering, tmp_path):
     assert not run.cell(1, 2).result_path("steering").exists()
 
 
+@pytest.mark.slow
 def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiollm, tiny_clap, tmp_path, monkeypatch):
     generate = AudioLLM.generate  # random weights would talk on to the end
     monkeypatch.setattr(AudioLLM, "generate", lambda self, p, max_new_tokens: generate(self, p, max_new_tokens=2))

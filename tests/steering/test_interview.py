@@ -95,6 +95,7 @@ def test_nothing_is_asked_twice(tiny_audiollm, audio, whole, asked):
     assert asked == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tiny_audiollm, audio, whole, asked, tmp_path):
     path = tmp_path / "answers.jsonl"
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")

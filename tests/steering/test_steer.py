@@ -165,6 +165,7 @@ DECODINGS = [{}, {"num_beams": 3}, {"num_beams": 3, "num_answers": 2}, {"tempera
 PROMPTS = ["a dog", "rain", "happy or sad"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", STEERINGS)
 @pytest.mark.parametrize("decoding", DECODINGS)
 def test_batches_and_caches_answer_like_single_clips_without_a_cache(model, clips, sae, options, decoding, monkeypatch):
