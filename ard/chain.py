@@ -4,8 +4,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sized
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,6 @@ def _refuse_foreign(out: Path) -> None:
 class Chain:
     """A run's folder: the facts it was started with, and the steps that fill it, each done once.
 
-    What else writes there meanwhile is kept out by :func:`claim_run`.
-
     Args:
         preset: a folder of `configs`.
         facts: what differs from the preset's ``run.yaml``.
@@ -59,14 +57,24 @@ class Chain:
         self._check_reading()
         self.out = Path(self.facts.out)
         # of paths in the folder it says where they lie there, so that the folder may be called or moved as one likes
-        wanted = {"preset": preset, **plain(preset_facts(preset, {**facts, "out": "."}))}
-        path = self.out / "run.json"
-        if not path.is_file():
-            write_json(path, wanted)
-        elif _read(path) != json.loads(json.dumps(wanted)):
-            raise UserError(
-                f"{str(self.out)!r} holds another run (see its run.json): choose another --out, or delete it"
-            )
+        self._about = {"preset": preset, **plain(preset_facts(preset, {**facts, "out": "."}))}
+
+    @contextmanager
+    def begun(self) -> Iterator["Chain"]:
+        """Keep the run's folder to this process, and write ``run.json`` there, or see that it is of this very run.
+
+        Raises:
+            UserError: if the folder holds anything else, is in use by another process, or cannot be written.
+        """
+        with claim_run(self.out):
+            path = self.out / "run.json"
+            if not path.is_file():
+                write_json(path, self._about)
+            elif _read(path) != json.loads(json.dumps(self._about)):
+                raise UserError(
+                    f"{str(self.out)!r} holds another run (see its run.json): choose another --out, or delete it"
+                )
+            yield self
 
     def _check_reading(self) -> None:
         """Refuse a reading of Table 1 that does not exist, before anything is written."""

@@ -45,8 +45,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
         out: the run's folder; a second call goes on where the first was stopped.
         seed: of the sounds, the SAEs and every draw.
     """
-    with claim_run(out):
-        chain = Chain("demo", {"out": str(out), "seed": seed})
+    with Chain("demo", {"out": str(out), "seed": seed}).begun() as chain:
         for table_number in (4, 1, 2, 3):
             chain.table(table_number)
         chain.finish()
@@ -70,8 +69,7 @@ def table(
     if unknown := sorted(set(run or {}) - set(known)):
         raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(known))}")
     facts = {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})}
-    with claim_run(Path(facts["out"])):
-        chain = Chain(preset, facts)
+    with Chain(preset, facts).begun() as chain:
         chain.table(number)
         chain.finish()
 
@@ -128,11 +126,11 @@ def run(
         facts["data"] = f"the sounds in {audio.resolve().name!r} ({source.fingerprint()})"
         begun = out / "run.json"
         facts["p"] = Run.load(out).p if begun.is_file() else min(4, _write_sounds(source, out) // 2)
-        chain = Chain("demo", facts)
-        chain.write_audio("probe", source)
-        chain.table(4)
-        chain.describe()
-        chain.finish()
+        with Chain("demo", facts).begun() as chain:
+            chain.write_audio("probe", source)
+            chain.table(4)
+            chain.describe()
+            chain.finish()
 
 
 def _write_sounds(source: FolderClips, out: Path) -> int:
