@@ -6,7 +6,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ard.types import UserError
 
 LOCK = ".ard.lock"
-"""In every folder that was ever claimed: who claimed it last. It is held by the kernel, not by being there."""
+"""In every folder that was claimed and written to: who claimed it last. The kernel holds it: a file alone does not."""
 
 PATIENCE_S = 0.5  # whoever looks whether a folder is in use holds its lock for a moment
 PARTIAL = re.compile(r".+\.[0-9a-f]{12}\.partial")
@@ -40,7 +40,7 @@ def refuse_inside(read: Path, out: Path) -> None:
     Raises:
         UserError: if it is so.
     """
-    if read.resolve().is_relative_to(out.resolve()):
+    if Path(os.path.realpath(read)).is_relative_to(os.path.realpath(out)):
         raise UserError(f"folder {str(out)!r} holds what is read from {str(read)!r}: choose another --out")
 
 
@@ -63,7 +63,7 @@ def claim(*folders: Path, refuse: Callable[[Path], None] = accept) -> Iterator[N
     """Keep folders, and all below them, to this process until the block ends; make those that are missing.
 
     This process may claim what it holds again. A killed process holds nothing. The half-written files that it left
-    behind are removed.
+    behind are removed. Of the ranks of one job the first claims for all.
 
     Args:
         folders: where files will be written.
@@ -74,13 +74,19 @@ def claim(*folders: Path, refuse: Callable[[Path], None] = accept) -> Iterator[N
         UserError: if another process holds a folder or one above it, or it cannot be written.
     """
     with ExitStack() as held:
-        for folder in sorted({folder.resolve() for folder in folders}):
+        for folder in sorted({Path(os.path.realpath(folder)) for folder in folders if _rank() == 0}):
             held.enter_context(_claim(folder, refuse))
         yield
 
 
+def _rank() -> int:
+    """Return the rank of this process as Lightning's launchers, torchrun and SLURM tell it."""
+    return int(next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0))
+
+
 @contextmanager
 def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
+    is_new = not os.path.lexists(folder)
     if not _lock(folder).is_locked:
         try:
             refuse(folder)
@@ -96,7 +102,11 @@ def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
             refuse(folder)
             _sign(folder)
             _remove_partials(folder)
-        yield
+        try:
+            yield
+        finally:
+            if is_first and not in_use(folder):
+                _leave(folder, is_new)
 
 
 @contextmanager
@@ -105,7 +115,7 @@ def _locked(folder: Path) -> Iterator[bool]:
     lock = _lock(folder)
     is_first = not lock.is_locked
     try:
-        lock.acquire(timeout=PATIENCE_S)
+        lock.acquire(timeout=PATIENCE_S, poll_interval=0.02)
     except Timeout:
         holder = " ".join((folder / LOCK).read_text(errors="replace").split()) or "another process"
         raise UserError(
@@ -121,12 +131,20 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 def _lock(folder: Path) -> FileLock:
     """Return the one lock of a folder in this process; all threads hold it together."""
-    return FileLock(folder / LOCK, thread_local=False, is_singleton=True, poll_interval=0.02)
+    return FileLock(folder / LOCK, thread_local=False, is_singleton=True)
 
 
 def _sign(folder: Path) -> None:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "ard"), *sys.argv[1:]])
     (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()} ({command})\n", errors="replace")
+
+
+def _leave(folder: Path, is_new: bool) -> None:
+    """Leave no trace where nothing was written; the lock goes while it is held, so that nobody takes it for theirs."""
+    (folder / LOCK).unlink(missing_ok=True)
+    if is_new:
+        with suppress(OSError):  # half-written files of others
+            folder.rmdir()
 
 
 def _remove_partials(folder: Path) -> None:
@@ -144,7 +162,7 @@ def _is_held_elsewhere(folder: Path) -> bool:
     try:
         with lock.acquire(timeout=0):
             return False
-    except Timeout:
+    except (Timeout, OSError):
         return True
 
 

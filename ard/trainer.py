@@ -9,7 +9,6 @@ from typing import Any, cast
 import wandb
 import yaml
 from lightning import LightningDataModule, LightningModule
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -56,11 +55,10 @@ class CLI(LightningCLI):
         if trainer.fast_dev_run:
             trainer.callbacks = [callback for callback in trainer.callbacks if callback not in writers]
             console.print("fast_dev_run: nothing is written", highlight=False)
+            writers = []
         with ExitStack() as claimed:
-            # other ranks write into what rank 0 has claimed
-            if subcommand != "validate" and not trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0:
-                for writer in writers:
-                    claimed.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
+            for writer in writers if subcommand != "validate" else ():
+                claimed.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
             super()._run_subcommand(subcommand)
 
     def _folders(self, writer: Any) -> list[Path]:

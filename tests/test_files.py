@@ -87,6 +87,28 @@ def test_a_folder_is_claimed_again_by_who_holds_it_and_by_nobody_else(tmp_path):
         pass
 
 
+def test_of_the_ranks_of_a_job_the_first_claims_for_all(tmp_path, monkeypatch):
+    with held(tmp_path):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with claim(tmp_path / "a"):
+            assert not (tmp_path / "a").exists()
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        with pytest.raises(UserError, match="is in use by"):
+            claim(tmp_path / "a").__enter__()
+
+
+def test_a_claim_under_which_nothing_is_written_leaves_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with claim(tmp_path / "new"), claim(tmp_path / "empty"), claim(tmp_path / "used"):
+        write_text(tmp_path / "used" / "x", "x")
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "empty",
+        "used",
+        f"used/{LOCK}",
+        "used/x",
+    ]
+
+
 def test_half_written_files_go_with_a_claim_but_not_those_of_a_process_that_lives(tmp_path):
     mine, theirs, others = tmp_path / "a" / PARTIAL, tmp_path / "b" / PARTIAL, tmp_path / "a" / "song.partial"
     for path in (mine, theirs, others):
