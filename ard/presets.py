@@ -31,7 +31,10 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     if not path.is_file():
         known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
-    both = merged(OmegaConf.load(path), _facts(changes))
+    facts = OmegaConf.load(path)
+    for name in (name for name, value in changes.items() if value == {}):
+        facts[name] = {}  # merged with what the preset has it would change nothing
+    both = merged(facts, _facts(changes))
     return OmegaConf.create({"run": both}).run  # inside a root, so that ${run.<fact>} is found
 
 
