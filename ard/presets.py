@@ -31,10 +31,9 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     if not path.is_file():
         known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
-    facts = OmegaConf.load(path)
+    both = merged(OmegaConf.load(path), _facts(changes))
     for name in (name for name, value in changes.items() if value == {}):
-        facts[name] = {}  # merged with what the preset has it would change nothing
-    both = merged(facts, _facts(changes))
+        both[name] = {}  # merged with what the preset has, it changed nothing
     return OmegaConf.create({"run": both}).run  # inside a root, so that ${run.<fact>} is found
 
 
