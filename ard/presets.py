@@ -32,6 +32,8 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
         known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
     both = merged(OmegaConf.load(path), _facts(changes))
+    for name in (name for name, value in changes.items() if value == {}):
+        both[name] = {}  # merged with what the preset has, it changed nothing
     return OmegaConf.create({"run": both}).run  # inside a root, so that ${run.<fact>} is found
 
 

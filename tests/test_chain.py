@@ -278,6 +278,22 @@ def test_a_crash_in_one_evaluator_does_not_repeat_those_before_it(tiny, out, mon
     assert cell.result("matching") is not None
 
 
+def test_what_a_crash_kept_from_being_done_again_is_not_taken_for_done(tiny, out, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no names today")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NameConcepts, "evaluate", fails)
+        with pytest.raises(RuntimeError, match="no names today"):
+            chained(tiny, out, num_selected=8).fill([1])
+    before = written(out)
+    chained(tiny, out, num_selected=8).fill([1])  # names and matching of 12 concepts are still there
+    anew = set(redone(out, before))
+    assert anew >= {"names.parquet", "naming.json", "matching.json", "detection.json", "stated_labels.json"}
+    assert not anew & {"representatives.safetensors", "monosemanticity.safetensors", "scores.safetensors"}
+    assert Run(out).own.result("naming").details["num_concepts"] == 8
+
+
 def test_a_dry_run_lists_what_is_to_do_and_writes_nothing(tiny, out, tmp_path, capsys):
     given = [f"--run.{name}={json.dumps(value)}" for name, value in tiny[1].items() if name != "audio"]
     main(["table", "4", "--dry-run", "--out", str(tmp_path / "none"), *given])

@@ -77,8 +77,9 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     said = refused(capsys, *other)
     assert "fit: layer 3, expansion 8 of " in said
     assert "model.k changed from 4 to 5; give --redo [fit] to do it again, or another --out" in said
-    main([*other, "--redo", "[fit]"])
+    main([*other, "--redo", "[audio,fit]"])
     assert TopKSAE.from_pretrained(out / "layer-3" / "e8" / "sae").k == 5
+    assert pq.read_table(out / "clips.parquet").to_pylist() == clips
 
 
 def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(

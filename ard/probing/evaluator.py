@@ -153,7 +153,7 @@ class Evaluator(Callback):
         return result
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse an order of evaluators that cannot work, before anything is done."""
+        """Refuse what cannot work, before anything is done by any evaluator: an order, or something that is missing."""
         cell = _cell(trainer, pl_module)
         evaluators = _evaluators(trainer)
         place = evaluators.index(self)
@@ -168,17 +168,16 @@ class Evaluator(Callback):
                 )
             if not cell.path(file).is_file():
                 raise UserError(_missing(self, file, cell))
+        if trainer.is_global_zero:
+            self.check(cell)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check, embed the clips, each rank its share, and prepare for the pass."""
+        """Embed the clips, each rank its share, and prepare for the pass."""
         assert isinstance(pl_module, Encoding)
         cell, self.device = _cell(trainer, pl_module), str(pl_module.device)
         self._dictionary = pl_module.dictionary
         self._seconds = 0.0
         started = time.monotonic()
-        if trainer.is_global_zero:
-            self.check(cell)
-            cell.stamp(_name(self)).unlink(missing_ok=True)  # what it says is true no longer
         ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
         for split in self.embeds:
             self.embeddings(cell, cell.unseen if split == "unseen" else split, ranks)
@@ -208,9 +207,11 @@ class Evaluator(Callback):
             self.gather()
         if trainer.is_global_zero:
             cell = _cell(trainer, pl_module)
-            result = self._conclude(cell, started)
             stamps = STAMPS.get()
-            if stamps:
+            if not stamps:
+                cell.stamp(_name(self)).unlink(missing_ok=True)  # done by hand: what it says is true no longer
+            result = self._conclude(cell, started)
+            if stamps:  # until now there was the one from before, which says other settings
                 write_stamp(*stamps[_evaluators(trainer).index(self)])
             if result is not None:
                 _log(pl_module, result)

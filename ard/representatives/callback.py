@@ -1,5 +1,7 @@
 """Retrieve the representative clips of every feature while `test` streams the probing set."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -23,12 +25,16 @@ def read_ties(cell: Cell) -> dict[str, str]:
         return stored.metadata() or {}
 
 
-def read_maxima(cell: Cell) -> Float[Tensor, " features"]:
+def read_maxima(cell: Cell | Path) -> Float[Tensor, " features"]:
     """Read the largest activation of every feature on a token of the probing set, the unit of steering values.
+
+    Args:
+        cell: the dictionary's, or its folder, ``OUT/layer-<l>/e<e>``.
 
     Raises:
         UserError: if nothing was retrieved there.
     """
+    cell = cell if isinstance(cell, Cell) else Cell.at(cell)
     return cell.tensors("representatives")["max_activation"]
 
 

@@ -201,8 +201,8 @@ def test_the_screen_says_how_many_concepts_have_a_name_and_why_others_have_none(
         assert (out / "layer-2/e2/naming.json").read_bytes() == before
         return
     main(["test", "--config", config, *facts])
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("layer 2: ")]
-    assert lines == [f"layer 2: {line}" for line in shown]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("layer 2, expansion 2: ")]
+    assert lines == [f"layer 2, expansion 2: {line}" for line in shown]
     num_asked = len(server.asked)
     main(["test", "--config", config, *facts])
     assert len(server.asked) == num_asked  # all is answered: nothing is asked again
@@ -214,7 +214,7 @@ def test_a_prompt_that_is_refused_leaves_its_concept_without_a_name(scored, misb
     settings = {"base_url": server.base_url, "model": "m", "cache": str(tmp_path / "answers.jsonl"), "concurrency": 1}
     config = with_namer(tmp_path, {"class_path": "ard.naming.EndpointChat", "init_args": settings}, alone=True)
     main(["test", "--config", config, *facts])
-    assert "layer 2: 11 of 12 concepts have a name" in capsys.readouterr().err
+    assert "layer 2, expansion 2: 11 of 12 concepts have a name" in capsys.readouterr().err
     (why,) = Result.load(out / "layer-2/e2/naming.json").details["why_without_name"].items()
     assert why[0] == "the prompt is refused"
     assert why[1]["num_concepts"] == 1

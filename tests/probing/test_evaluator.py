@@ -121,29 +121,44 @@ def test_what_nobody_makes_has_to_be_there(tiny_run):
     assert tiny_run.cell.result("matching") is not None
 
 
+def test_what_an_evaluator_misses_is_said_before_another_has_done_anything(tiny_run, monkeypatch):
+    def missed(*_):
+        raise UserError("the endpoint cannot be reached")
+
+    monkeypatch.setattr(FindLabels, "check", missed)
+    with pytest.raises(UserError, match="the endpoint cannot be reached"):
+        run_test(tiny_run.run, all_evaluators())
+    assert not tiny_run.cell.folder.exists()
+
+
 def test_data_of_another_layer_are_refused(tiny_run):
     with pytest.raises(UserError, match=r"the data are of layer 1 and the cell '.*layer-0/poly' is of layer 0: give"):
         run_test(tiny_run.run, [InputNorms()], layer=1)
 
 
-def test_every_evaluator_leaves_its_stamp_when_it_is_done(tiny_run, monkeypatch):
+def test_every_evaluator_leaves_its_stamp_when_it_is_done_and_until_then_the_one_from_before(tiny_run, monkeypatch):
     cell = tiny_run.cell
-    evaluators = all_evaluators()
-    stamps = [(cell.stamp(type(e).__name__), Stamp({"place": place}, {})) for place, e in enumerate(evaluators)]
-    token = STAMPS.set(stamps)
+
+    def stamps(time):
+        names = [type(evaluator).__name__ for evaluator in all_evaluators()]
+        return [(cell.stamp(name), Stamp({"place": place, "time": time}, {})) for place, name in enumerate(names)]
+
+    def fails(*_):
+        raise RuntimeError("no")
+
+    first, second = stamps("first"), stamps("second")
+    token = STAMPS.set(first)
     try:
-        run_test(tiny_run.run, evaluators)
-        assert [read_stamp(path) for path, _ in stamps] == [stamp for _, stamp in stamps]
-
-        def fails(*_):
-            raise RuntimeError("no")
-
+        run_test(tiny_run.run, all_evaluators())
+        assert [read_stamp(path) for path, _ in first] == [stamp for _, stamp in first]
+        STAMPS.set(second)
         monkeypatch.setattr(MatchLabels, "evaluate", fails)
         with pytest.raises(RuntimeError, match="no"):
             run_test(tiny_run.run, all_evaluators())
     finally:
         STAMPS.reset(token)
-    assert [read_stamp(path) is None for path, _ in stamps] == [False] * 4 + [True] * 6
+    kept = [read_stamp(path).settings["time"] for path, _ in first]
+    assert kept == ["second"] * 4 + ["first"] * 6
 
 
 def test_a_test_by_hand_takes_back_the_stamps_of_what_it_does_again(tiny_run):

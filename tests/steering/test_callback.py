@@ -56,7 +56,7 @@ def cell(tmp_path_factory):
 
 @pytest.fixture
 def steering(cell, tiny_audiollm, tiny_clap, tmp_path):
-    """Measure in a copy of the run, and return the result."""
+    """Measure in a copy of the run, and return the result as it is read again."""
 
     def measure(base_url, name="first", **settings):
         out = shutil.copytree(cell.run.folder, tmp_path / name, dirs_exist_ok=True)
@@ -65,7 +65,8 @@ def steering(cell, tiny_audiollm, tiny_clap, tmp_path):
         design = Design(**few, denominators=["truth", "predicted"])  # the first has clips whatever the model says
         given = {"audio": cell.run.audio("steer"), "selection_share": 0.4, "judge": ChatJudge(chat), "design": design}
         given |= {"model": tiny_audiollm, "clap": tiny_clap, "max_new_tokens": 3, "clips_per_batch": 4, "tasks": TASKS}
-        return MeasureSteering(**(given | settings))(Run(out).cell(1, 2))
+        MeasureSteering(**(given | settings))(Run(out).cell(1, 2))
+        return Run(out).cell(1, 2).result("steering")
 
     return measure
 
