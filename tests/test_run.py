@@ -136,7 +136,7 @@ def test_the_evaluation_set_is_the_facts_or_what_is_there(tmp_path):
     assert run.cell(3, 8).evaluation == run.activations("eval")
     assert run.cell(3, 8).unseen == "eval"
     write_facts(tmp_path, evaluation="elsewhere")
-    assert Run(tmp_path).cell(3, 8).evaluation == "elsewhere"
+    assert Run(tmp_path).cell(3, 8).evaluation == tmp_path / "elsewhere"  # seen from the run's folder
 
 
 def test_what_is_saved_is_read_again_and_what_is_missing_is_named(tmp_path):

@@ -5,7 +5,7 @@ from .find import FindLabels
 from .functional import auroc, label_text, paired_auroc, shared_label, stated_labels
 from .loss import LossRecovered
 from .match import MatchLabels
-from .matching import AveragePrecision, MatchReading, average_precision, match
+from .matching import AveragePrecision, MatchReading, average_precision
 from .metric import ConceptAveragePrecision, ConceptMatching
 from .seeds import compare_seeds
 
@@ -25,7 +25,6 @@ __all__ = [
     "average_precision",
     "compare_seeds",
     "label_text",
-    "match",
     "paired_auroc",
     "shared_label",
     "stated_labels",

@@ -79,7 +79,7 @@ def match(
 
     Example:
         >>> import numpy as np
-        >>> from ard.evaluation import match
+        >>> from ard.evaluation.matching import match
         >>> match(np.array([[0.9, 0.8], [0.75, 0.1]]))
         array([[False,  True],
                [ True, False]])
@@ -115,7 +115,7 @@ def average_precision(
 
     Example:
         >>> import numpy as np
-        >>> from ard.evaluation import average_precision, match
+        >>> from ard.evaluation.matching import average_precision, match
         >>> similarity = np.array([[0.9, 0.8], [0.75, 0.1]])
         >>> [round(float(x), 4) for x in average_precision(similarity, match(similarity))]
         [0.4167, 0.5833, 0.5833]

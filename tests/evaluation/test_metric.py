@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ard.evaluation import ConceptAveragePrecision, ConceptMatching, MatchReading, average_precision, match
+from ard.evaluation import ConceptAveragePrecision, ConceptMatching, MatchReading, average_precision
+from ard.evaluation.matching import match
 
 KINDS = ("ranks", "references", "matches", "pooled", "classes")
 

@@ -61,7 +61,9 @@ def test_raw_coordinates_are_a_baseline_without_an_expansion(tmp_path):
 
 def test_no_stage_asks_which_dictionary_it_has():
     """What depends on the dictionary is said by the dictionary, and what is the run's own by ``Row.is_own``."""
-    asked = re.compile(r"isinstance\([^)]*(SAE|PolyFeatures)\b|[=!]= *[\"']AR&D|startswith\([\"']AR&D")
+    asked = re.compile(
+        r"isinstance\([^)]*\b((TopK|JumpReLU)?SAE|PolyFeatures)\b|[=!]= *[\"']AR&D|startswith\([\"']AR&D"
+    )
     files = [path for path in Path(ard.__file__).parent.rglob("*") if path.suffix in (".py", ".html")]
     found = [f"{path.name}: {line}" for path in files for line in path.read_text().splitlines() if asked.search(line)]
     assert len(files) > 100
