@@ -17,10 +17,11 @@ from rich.console import Console
 from ard.activations import read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED
+from ard.classes import import_class
 from ard.console import say, say_failures, say_notes, tracked
 from ard.evaluation import MatchReading
 from ard.files import LOCK, claim, in_use
-from ard.presets import CONFIGS, import_class, plain, preset_facts, resolved
+from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator
 from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
@@ -55,7 +56,7 @@ class Chain:
     """A run and the steps that fill its folder.
 
     Args:
-        preset: a folder of `configs`.
+        preset: a folder of `configs`, or the path of one of your own.
         facts: what differs from the preset's ``run.yaml``.
         redo: names of steps that are done again whatever their stamps say.
 
@@ -65,7 +66,8 @@ class Chain:
 
     def __init__(self, preset: str, facts: dict[str, Any], redo: Collection[str] = ()) -> None:
         self._given = {name: _spelled_alike(name, value) for name, value in facts.items()}
-        self.preset, self.configs, self.facts = preset, CONFIGS / preset, preset_facts(preset, self._given)
+        self.preset, self.configs = preset, preset_folder(preset)
+        self.facts = preset_facts(preset, self._given)
         self.redo = set(redo)
         if unknown := self.redo - {step.name for step in STEPS}:
             raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")

@@ -1,6 +1,5 @@
 """The YAML files of a preset, and the facts that they share."""
 
-import importlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,17 +20,28 @@ CONFIGS = next(
 )
 
 
+def preset_folder(preset: str) -> Path:
+    """Return the folder of a preset's YAML files: one of `configs` by its name, or a user's own by its path.
+
+    Raises:
+        UserError: if there is no such preset.
+    """
+    folder = next((folder for folder in (CONFIGS / preset, Path(preset)) if (folder / "run.yaml").is_file()), None)
+    if folder is None:
+        known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
+        raise UserError(
+            f"preset {preset!r} does not exist: choose one of {known}, or give a folder of your own with a run.yaml"
+        )
+    return folder
+
+
 def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     """Return the facts of a preset's ``run.yaml``, with some changed; what refers to another is resolved when read.
 
     Raises:
         UserError: if there is no such preset.
     """
-    path = CONFIGS / preset / "run.yaml"
-    if not path.is_file():
-        known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
-        raise UserError(f"preset {preset!r} does not exist: choose one of {known}")
-    both = merged(OmegaConf.load(path), _facts(changes))
+    both = merged(OmegaConf.load(preset_folder(preset) / "run.yaml"), _facts(changes))
     for name in (name for name, value in changes.items() if value == {}):
         both[name] = {}  # merged with what the preset has, it changed nothing
     return OmegaConf.create({"run": both}).run  # inside a root, so that ${run.<fact>} is found
@@ -40,7 +50,7 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
 def preset_files(preset: str, changes: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the facts of a preset and, under their names, the content of some of its files, all resolved."""
     facts = preset_facts(preset, changes)
-    files = {name: OmegaConf.load(CONFIGS / preset / f"{name}.yaml") for name in names}
+    files = {name: OmegaConf.load(preset_folder(preset) / f"{name}.yaml") for name in names}
     content = OmegaConf.to_container(OmegaConf.create({"run": facts, **files}), resolve=True)
     assert isinstance(content, dict)
     return {**content.pop("run"), **content}
@@ -51,21 +61,6 @@ def plain(facts: DictConfig) -> dict[str, Any]:
     content = OmegaConf.to_container(OmegaConf.create({"run": facts}), resolve=True)
     assert isinstance(content, dict)
     return content["run"]
-
-
-def import_class(path: str) -> type:
-    """Return the class that a ``class_path`` names.
-
-    Raises:
-        UserError: if there is none.
-    """
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"class_path {path!r} names no class ({error}): write it as package.module.Class") from error
-    assert isinstance(found, type)
-    return found
 
 
 def split_facts(args: Sequence[str]) -> tuple[list[str], DictConfig]:

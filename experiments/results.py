@@ -20,7 +20,7 @@ from ard.reports import build_tables, paper
 from ard.reports.table import markdown, paper_text
 from ard.results import Result, replacing, write_json
 from ard.run import Run
-from ard.steps import TableNumber
+from ard.steps import STEPS, TableNumber
 from experiments.bench.report import machine
 from experiments.named_features import found_features
 from experiments.readings import METHODS, OTHERS, measure, render
@@ -34,6 +34,7 @@ PAGES = tuple(
     for page in (
         "README.md",
         "docs/results.md",
+        "docs/run.md",
         "docs/steering.md",
         *(f"experiments/table{number}/README.md" for number in (1, 2, 3, 4)),
     )
@@ -127,7 +128,7 @@ def entries(run: Mapping[str, Any]) -> list[Entry]:
 
 
 def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
-    """Return every block of the pages: from docs/results.json, the paper's figures, and the plan of its preset."""
+    """Return every block of the pages: of docs/results.json, the paper's figures, the plan of its preset, the steps."""
     made = {
         "summary": summary(kept),
         "run": provenance(kept),
@@ -136,6 +137,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "seeds": seeds(kept["runs"]),
         "shifts": shifts(kept["runs"]),
         "features": features(kept["runs"]),
+        "steps": steps(),
     }
     numbers: tuple[TableNumber, ...] = (1, 2, 3, 4)
     for number in numbers:
@@ -143,6 +145,18 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         made[f"paper {number}"] = printed(number)
         made[f"cost {number}"] = cost(number)
     return made
+
+
+def steps() -> str:
+    """Return the steps of a run as they are written down, a row a step."""
+    rows = [["Step", "Needs", "Makes", "For tables", "Runs", "Costly"]]
+    for step in STEPS:
+        goals = [str(goal) for goal in {**step.splits, **step.cells}]
+        file = "–" if step.file is None else f"`{step.file}.yaml`"
+        runs = file + (f": {', '.join(step.evaluators)}" if step.evaluators else "")
+        needs, makes = ", ".join(step.needs) or "–", re.sub(r"[\w<>./-]*[/.][\w<>./-]*", r"`\g<0>`", step.makes)
+        rows.append([f"`{step.name}`", needs, makes, ", ".join(goals), runs, "yes" if step.costly else "no"])
+    return grid(rows)
 
 
 @cache

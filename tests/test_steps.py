@@ -7,8 +7,9 @@ import pytest
 
 from ard import chain as chain_module
 from ard.chain import Chain
+from ard.classes import import_class
 from ard.plan import plan
-from ard.presets import import_class, preset_files
+from ard.presets import preset_files
 from ard.steps import GOALS, STEPS, work
 
 FILES = ("extract", "fit", "test", "steer")

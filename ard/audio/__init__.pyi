@@ -12,7 +12,7 @@ from .shards import (
     read_shard,
     write_audio_shards,
 )
-from .sources import SOURCES, Corpora
+from .sources import SOURCES, Corpora, corpus_class
 from .synthetic import SyntheticCorpus
 from .wavcaps import WavCaps
 
@@ -29,6 +29,7 @@ __all__ = [
     "WavCaps",
     "check_audio_shards",
     "clip_metadata",
+    "corpus_class",
     "read_audio_manifest",
     "read_clip",
     "read_clips",

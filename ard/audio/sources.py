@@ -1,4 +1,4 @@
-"""The corpora by name, and the clips of a preset's split from several of them."""
+"""The corpora by name or class, and the clips of a preset's split from several of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
@@ -10,6 +10,7 @@ from ard.audio.fsd50k import FSD50K
 from ard.audio.iemocap import IEMOCAP
 from ard.audio.synthetic import SyntheticCorpus
 from ard.audio.wavcaps import WavCaps
+from ard.classes import import_class
 from ard.types import Clip, Failure, UserError
 
 SOURCES: Mapping[str, Callable[..., Iterable[Clip | Failure]]] = {
@@ -26,7 +27,7 @@ class Corpora:
     """Iterate over the clips of several corpora, one corpus after another.
 
     Args:
-        parts: each the name of a corpus, under ``source``, and the arguments of its class.
+        parts: each with a corpus under ``source``, as :func:`corpus_class` takes it, and the arguments of its class.
 
     Raises:
         UserError: if there is no such corpus, or it refuses its arguments.
@@ -45,12 +46,30 @@ class Corpora:
             yield from part
 
 
+def corpus_class(source: str) -> Callable[..., Iterable[Clip | Failure]]:
+    """Return the class of a corpus by its name, or by its path, ``package.module.Class``.
+
+    Raises:
+        UserError: if there is none, or it has no clips to iterate over.
+    """
+    if source in SOURCES:
+        return SOURCES[source]
+    if "." not in source:
+        raise UserError(
+            f"source {source!r} does not exist: choose one of {', '.join(SOURCES)}, or write a class of your own as "
+            "package.module.Class"
+        )
+    found = import_class(source)
+    if not issubclass(found, Iterable):
+        raise UserError(f"source {source!r} is no corpus: give its class an __iter__ over clips and failures")
+    return found
+
+
 def _opened(source: str, root: str | None = None, **arguments: Any) -> Iterable[Clip | Failure]:
-    if source not in SOURCES:
-        raise UserError(f"source {source!r} does not exist: choose one of {', '.join(SOURCES)}")
+    corpus = corpus_class(source)
     if root is not None:
         arguments["root"] = Path(root)
     try:
-        return SOURCES[source](**arguments)
+        return corpus(**arguments)
     except TypeError as error:
         raise UserError(f"source {source!r} cannot be opened so ({error}): see `ard shards {source} --help`") from error

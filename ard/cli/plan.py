@@ -20,12 +20,12 @@ def plan(
     """Say what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, and if the disk holds it.
 
     Args:
-        preset: a folder of `configs`.
+        preset: a folder of `configs`, or the path of one of your own.
         gpu: the GPU by name.
         utilisation: the share of the GPU's peak that is reached.
         out: the run's folder, ``runs/<preset>`` if not given; what it holds already is not counted again.
         tables: the tables that are to be made.
     """
-    folder = out or Path("runs") / preset
+    folder = out or Path("runs") / Path(preset).name
     facts = preset_files(preset, {"out": str(folder)}, ("extract", "fit", "test", "steer"))
     Console().print(render_plan(plan_preset(facts, tables, gpu=gpu, utilisation=utilisation, disk=folder)))

@@ -51,7 +51,7 @@ def table(
 
     Args:
         number: 1, 2, 3 or 4.
-        preset: a folder of `configs`.
+        preset: a folder of `configs`, or the path of one of your own.
         out: the run's folder, ``runs/<preset>`` if not given.
         seed: of the sounds, the SAEs and every draw.
         redo: steps that are done again whatever was done before: audio, extract, fit, test, score, steer.
@@ -64,7 +64,7 @@ def table(
     known = preset_facts(preset, {})
     if unknown := sorted(set(run or {}) - set(known)):
         raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(known))}")
-    chain = Chain(preset, {"out": str(out or Path("runs") / preset), "seed": seed, **(run or {})}, redo)
+    chain = Chain(preset, {"out": str(out or Path("runs") / Path(preset).name), "seed": seed, **(run or {})}, redo)
     if dry_run:
         for line in chain.list_work([goal]):
             Console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -30,6 +30,7 @@ METHODS = ("No SAE", "SAE, no clamp", "Rand. Feats.", *COMPARED, "Reverse", SHUF
 """The order of rows; the paper has not steering's controls and way back, nor the null and the ceiling of names."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
+"""The columns of Table 1: a figure of ``matching.json``, or ``<evaluation>/<figure>`` of another result."""
 
 TABLE1: Mapping[tuple[str, int], Mapping[str, Printed]] = {
     ("Poly. Feats.", 26): _printed(ms=1.14, precision=0.05, recall=0.20, f1=0.08, map=0.05),

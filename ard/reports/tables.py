@@ -9,7 +9,7 @@ from typing import Any
 from ard.reports import notes, paper
 from ard.reports.paper import Printed
 from ard.reports.table import Cell, Line, Table, latex, markdown
-from ard.results import OWN_METHOD, Result, Row, write_json, write_text
+from ard.results import OWN_METHOD, Figure, Result, Row, write_json, write_text
 from ard.run import Run
 from ard.types import UserError
 
@@ -46,6 +46,7 @@ def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
 def _table1(run: Run) -> Table:
     results = run.results("matching", run.layers, [run.expansion])
     rows = [row for row in _ordered(results) if row.layer == run.layer or row.is_own]
+    rows = _with_figures_of_others(run, rows, paper.METRICS)
     beside = paper.counterparts(run.layers, run.layer)
     lines, data = [], []
     for row in rows:
@@ -83,6 +84,19 @@ def _table1(run: Run) -> Table:
             *notes.of_rows(rows),
         ),
     )
+
+
+def _with_figures_of_others(run: Run, rows: Iterable[Row], metrics: Iterable[str]) -> list[Row]:
+    """Add to rows the figures ``<evaluation>/<figure>`` that another result has of the same method and cell."""
+    added: dict[tuple[Any, ...], dict[str, Figure]] = {}
+    for metric in metrics:
+        evaluation, slash, name = metric.partition("/")
+        others = run.results(evaluation, run.layers, [run.expansion]) if slash else []
+        for row in (row for result in others for row in result.rows if name in row.figures):
+            added.setdefault((row.method, row.layer, row.expansion), {})[metric] = row.figures[name]
+    return [
+        replace(row, figures={**row.figures, **added.get((row.method, row.layer, row.expansion), {})}) for row in rows
+    ]
 
 
 def _table2(run: Run) -> Table:

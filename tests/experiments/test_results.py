@@ -6,6 +6,7 @@ from copy import deepcopy
 import pytest
 
 from ard.results import Figure, Result, Row, write_json
+from ard.steps import STEPS
 from experiments import results, seeds
 
 KEPT = json.loads(results.KEPT.read_text())
@@ -51,6 +52,14 @@ def test_a_figure_without_a_value_is_a_dash():
     assert "| New | – [–, –] | – | – | – | – | – |" in results.summary(kept).splitlines()
 
 
+def test_the_steps_are_shown_as_they_are_written_down():
+    head, _, *rows = results.steps().splitlines()
+    assert head == "| Step | Needs | Makes | For tables | Runs | Costly |"
+    assert [row.split("`")[1] for row in rows] == [step.name for step in STEPS]
+    assert rows[2] == ("| `fit` | extract | `layer-<l>/e<e>/sae/` | 1, 2, 3, 4, concepts | `fit.yaml` | yes |")
+    assert "| 4 | `test.yaml`: RetrieveRepresentatives, ScoreMonosemanticity | no |" in rows[4]
+
+
 def test_one_run_has_no_other_seeds():
     assert results.seeds(KEPT["runs"][:1]) == "Only seed 0 has been run."
 
@@ -67,7 +76,7 @@ def test_the_figures_of_a_run_are_those_of_its_tables_and_of_its_cell(tmp_path):
     write_json(tmp_path / "run.json", {**about, "expansions": [8], "expansion": 8, "p": 4, "num_selected": 2})
     area = Figure(0.9, 0.8, 1.0, 7, "AUROC")
     for layer in (1, 3):
-        detection = Result("detection", (Row("AR&D", layer, 8, {"auroc": area}),), {}, 0, 1.0)
+        detection = Result("detection", (Row("AR&D", layer, 8, {"auroc": area}),), {})
         detection.save(tmp_path / f"layer-{layer}/e8/detection.json")
     sensitivity = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
     row = {"method": "AR&D", "layer": 3, "expansion": 8, "source": "sad", "target": "happy", "sensitivity": sensitivity}
