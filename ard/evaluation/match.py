@@ -176,7 +176,7 @@ class MatchLabels(Evaluator):
         return replace(row, figures=figures, note=note)
 
     def _highest(self, draws: Sequence[Selection]) -> Figure:
-        """Return the highest m and its interval over concepts; for several draws the mean and its interval over draws."""
+        """Return the highest m and its interval over concepts; over several draws, the mean and its interval."""
         unit = "pooled standard deviations"
         if len(draws) == 1:
             return Figure.estimate(draws[0].m.numpy(), np.max, unit, seed=self.seed)
