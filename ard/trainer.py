@@ -1,4 +1,4 @@
-"""Lightning's commands on the YAML files of a preset."""
+"""Run Lightning's commands on the YAML files of a preset."""
 
 import tempfile
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class CLI(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=None,  # a run keeps the resolved YAML itself
                 seed_everything_default=0,
-                trainer_defaults={"devices": 1},  # Lightning's own is all that there are
+                trainer_defaults={"devices": 1},  # Lightning's default is all of them
                 auto_configure_optimizers=False,
                 args=args,
                 run=run,
@@ -44,10 +44,10 @@ class CLI(LightningCLI):
             raise SystemExit(143) from None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it with the folders claimed that its callbacks write to: those that have an ``out``, and evaluators.
+        """Run it, and claim the folders that its callbacks with an ``out`` and its evaluators write to.
 
         With ``fast_dev_run``, which tries everything on one batch, these callbacks are left out: what they would write
-        is no result.
+        is not a result.
         """
         trainer = cast(Any, self.trainer)
         writers = [
@@ -57,7 +57,7 @@ class CLI(LightningCLI):
             trainer.callbacks = [callback for callback in trainer.callbacks if callback not in writers]
             console.print("fast_dev_run: nothing is written", highlight=False)
         with ExitStack() as claimed:
-            # other ranks write into what rank 0 has claimed
+            # other ranks write into the folders that rank 0 has claimed
             if subcommand != "validate" and not trainer.fast_dev_run and getattr(rank_zero_only, "rank", 0) == 0:
                 for writer in writers:
                     claimed.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
@@ -72,7 +72,7 @@ class CLI(LightningCLI):
         return [writer.out.parent if writer.out.suffix in (".json", ".ckpt") else writer.out]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Refuse a checkpoint that is not there or damaged, before Lightning reads its hyperparameters."""
+        """Refuse a missing or damaged checkpoint before Lightning reads its hyperparameters."""
         super().parse_arguments(parser, args)
         checkpoint = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
         if checkpoint:
@@ -87,4 +87,4 @@ def run_config(command: str, name: str, config: Mapping[str, Any]) -> None:
         try:
             CLI([command, "--config", str(file)])
         finally:
-            wandb.finish()  # a logger that comes later would go on in the same run
+            wandb.finish()  # or a later logger would continue the same run

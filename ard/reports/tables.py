@@ -231,7 +231,7 @@ _MEASURES = {"ms": "highest m", "mean_ms": "mean m of the top {}", "above_chance
 
 
 def _ordered(results: Iterable[Result]) -> list[Row]:
-    """Put rows into the paper's order of methods, then by expansion, layer and shift; of duplicates the first counts."""
+    """Put rows into the paper's order of methods, then by expansion, layer and shift; drop later duplicates."""
     rows: dict[tuple[Any, ...], Row] = {}
     for row in (row for result in results for row in result.rows):
         rows.setdefault((row.method, row.layer, row.expansion, _shift(row)), row)
