@@ -1,4 +1,4 @@
-"""`ard shards`: corpora as audio shards."""
+"""`ard shards`: write corpora as audio shards, and check them."""
 
 from pathlib import Path
 
@@ -41,15 +41,15 @@ def shards(chosen: Namespace) -> None:
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
         if problems:
             shown = f", the first {MOST_LINES} of them above" if len(problems) > MOST_LINES else ""
-            raise UserError(f"faults in {str(chosen.check)!r}: {len(problems)}{shown}; mend the source, write it anew")
+            raise UserError(f"faults in {str(chosen.check)!r}: {len(problems)}{shown}; fix the source and write again")
         return
     if chosen.source is None:
         raise UserError(f"a source is missing: give one of {', '.join(SOURCES)}, or --check DIR")
-    asked = chosen[chosen.source].as_dict()
-    out = asked.pop("out")
-    if "root" in asked:
-        refuse_inside(asked["root"], out)
-    written, failures = write_audio_shards(tracked(SOURCES[chosen.source](**asked), "audio"), out)
+    options = chosen[chosen.source].as_dict()
+    out = options.pop("out")
+    if "root" in options:
+        refuse_inside(options["root"], out)
+    written, failures = write_audio_shards(tracked(SOURCES[chosen.source](**options), "audio"), out)
     say_failures(failures)
     say_notes(read_audio_manifest(out).notes)
     console.print(f"{written} clips in {out}")
