@@ -26,7 +26,7 @@ demo: $(STAMP) ## the whole method on the embedded default: the tables in miniat
 test: $(STAMP) $(EXTRAS) $(PEERS) ## the tests
 	$(BIN)/pytest -n 2
 
-quick: $(STAMP) $(EXTRAS) $(PEERS) ## the tests but for the slow ones, while you work
+quick: $(STAMP) $(EXTRAS) $(PEERS) ## the tests without the slow ones, while you work
 	$(BIN)/pytest -n 2 -m "not slow"
 
 check: $(STAMP) ## lint, format, types and the direction of imports: what pre-commit and CI run
@@ -35,10 +35,10 @@ check: $(STAMP) ## lint, format, types and the direction of imports: what pre-co
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP) $(PEERS) ## time what has to be fast, against the plain way and other libraries; into docs/bench.md
+bench: $(STAMP) $(PEERS) ## time what has to be fast, beside plain code and other libraries; writes docs/bench.md
 	$(BIN)/python -m experiments.bench
 
-torture: $(STAMP) ## what goes wrong at users' desks, tried on purpose: one table; fails if anything falls short
+torture: $(STAMP) ## try on purpose what goes wrong for users, in one table; fails if anything falls short
 	$(BIN)/python -m experiments.torture
 
 table1 table2 table3 table4: table%: $(STAMP) ## one table of the paper, for PRESET
@@ -53,7 +53,7 @@ clean: ## remove .venv and the caches (never runs/)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find ard experiments tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# pip's own lines stay visible: the first install takes minutes and must not look as if it hung.
+# pip's own lines stay visible: the first install takes minutes and must not look as if it hangs.
 $(STAMP): requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "ard needs Python 3.11 or newer, and there is no '$(PYTHON)' here: \
 	install it, or name it: make setup PYTHON=/path/to/python3.12"; exit 2; }
@@ -64,7 +64,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/pip install --no-deps -e .
 	@touch $(STAMP)
 
-# What only some models need, out of the way of all else: see requirements-extras.txt.
+# What only some models need, kept apart from everything else: see requirements-extras.txt.
 $(EXTRAS): requirements-extras.txt $(STAMP)
 	$(BIN)/pip install --no-deps --upgrade --target .venv/extras -r requirements-extras.txt
 	@rm -rf .venv/extras/tests # laion-clap ships its own tests as a top-level package

@@ -36,7 +36,7 @@ def preset_folder(preset: str) -> Path:
 
 
 def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
-    """Return the facts of a preset's ``run.yaml``, with some changed; what refers to another is resolved when read.
+    """Return the facts of a preset's ``run.yaml``, with some changed; references between facts are resolved when read.
 
     Raises:
         UserError: if there is no such preset.
@@ -83,7 +83,7 @@ def split_facts(args: Sequence[str]) -> tuple[list[str], DictConfig]:
 def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
     """Turn a command line with ``--config FILE`` and ``--run.<fact> VALUE`` into one that LightningCLI understands.
 
-    In a YAML file ``${run.<fact>}`` is a fact of the ``run.yaml`` beside it.
+    In a YAML file ``${run.<fact>}`` refers to a fact of the ``run.yaml`` beside it.
 
     Raises:
         UserError: if a file does not exist, or does not resolve.
@@ -107,9 +107,9 @@ def resolved_arguments(args: Sequence[str]) -> Iterator[list[str]]:
                         f"configuration {word!r} does not exist: give a YAML file, such as configs/demo/fit.yaml"
                     )
                 beside = path.parent / "run.yaml"
-                known = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
+                own = OmegaConf.load(beside) if beside.is_file() else OmegaConf.create()
                 file = Path(scratch) / path.name
-                text = yaml.safe_dump(resolved(path, merged(known, facts)), sort_keys=False)
+                text = yaml.safe_dump(resolved(path, merged(own, facts)), sort_keys=False)
                 file.write_text(ascii_yaml(text), encoding="utf-8")
                 passed[index] = str(file)
         yield passed
@@ -128,9 +128,9 @@ def merged(facts: Any, changes: Any) -> DictConfig:
 
 
 def _literal(value: Any, *, but: str = "$^") -> Any:
-    """Return values as OmegaConf must be told them for ``${`` to stand for itself, unless what follows is ``but``."""
+    """Escape ``${`` in values, so that OmegaConf takes it literally, unless ``but`` follows."""
     if isinstance(value, str):
-        return re.sub(rf"(\\*)\$\{{(?!{but})", lambda found: 2 * found[1] + r"\${", value)
+        return re.sub(rf"(\\*)\$\{{(?!{but})", lambda match: 2 * match[1] + r"\${", value)
     if isinstance(value, Mapping):
         return {key: _literal(item, but=but) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -139,17 +139,17 @@ def _literal(value: Any, *, but: str = "$^") -> Any:
 
 
 def _facts(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts as OmegaConf must be told them: ``${run.<fact>}`` refers to another; the run's folder to none."""
+    """Escape facts for OmegaConf: only ``${run.<fact>}`` refers to another fact, and not in the run's folder."""
     return {name: _literal(value, but="$^" if name == "out" else r"run\.") for name, value in given.items()}
 
 
 def resolved(path: Path, facts: DictConfig, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the content of a YAML file with the facts of the run in the places that refer to them.
+    """Return the content of a YAML file, with references to facts replaced by the run's facts.
 
     Args:
         path: the YAML file.
-        facts: of the run.
-        changes: facts that are others here; they refer to none.
+        facts: the facts of the run.
+        changes: facts to change for this file; they cannot refer to others.
 
     Raises:
         UserError: if the file does not resolve.
@@ -160,6 +160,6 @@ def resolved(path: Path, facts: DictConfig, changes: Mapping[str, Any] | None = 
         content = OmegaConf.to_container(config, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"configuration {str(path)!r} cannot be read ({reason}): mend the file") from error
+        raise UserError(f"configuration {str(path)!r} cannot be read ({reason}): fix the file") from error
     assert isinstance(content, dict)
     return {str(name): value for name, value in content.items() if name != "run"}

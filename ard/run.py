@@ -1,4 +1,4 @@
-"""A run's folder: where every file lies, said once, and the reading and writing of what lies there."""
+"""A run's folder: the path of every file in it, stated once, and how the files are read and written."""
 
 import json
 import re
@@ -24,12 +24,12 @@ FILES: Mapping[str, str] = {
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
 }
-"""Files of a cell that one evaluator makes and others need, by the name under which they ask for them."""
+"""Files of a cell that one evaluator makes and others need, by the name that they refer to them by."""
 
 STATED = ("preset", "seed", "model", "data", "layers", "expansions", "layer", "expansion", "p", "num_selected")
 """Facts that every run has."""
 
-POLY_METHOD = "Poly. Feats."  # the paper's name for raw coordinates in the place of features
+POLY_METHOD = "Poly. Feats."  # the paper's name for raw coordinates as features
 
 MANIFEST = "manifest.json"  # of shards; it is written last
 
@@ -42,19 +42,19 @@ def write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run, and the facts that its ``run.json`` holds, once there is one.
+    """The folder of a run, and the facts in its ``run.json``, once there is one.
 
-    Reading a fact raises :class:`~ard.types.UserError` where the folder is not a run's.
+    Reading a fact raises :class:`~ard.types.UserError` if the folder is not a run's.
     """
 
     folder: Path
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
-        """Return a run that is there.
+        """Return an existing run.
 
         Raises:
-            UserError: if the folder holds no whole ``run.json``.
+            UserError: if the folder holds no complete ``run.json``.
         """
         run = cls(folder)
         for name in STATED:
@@ -66,7 +66,7 @@ class Run:
         """Write the facts of a run into its folder and return it; the folder is made if it is missing.
 
         Raises:
-            UserError: if another preset was run there, or the folder cannot be written.
+            UserError: if the folder holds a run of another preset, or the folder cannot be written.
         """
         run = cls(folder)
         if run.path.is_file() and run.preset != facts["preset"]:
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Where the facts are."""
+        """The file of the facts."""
         return self.folder / "run.json"
 
     @cached_property
@@ -96,14 +96,14 @@ class Run:
         except ValueError as error:
             raise UserError(f"'{self.path}' is damaged ({error}): run `ard demo` or `ard run` again") from error
         if not isinstance(facts, dict):
-            raise UserError(f"'{self.path}' is no run.json of ard: run `ard demo` or `ard run` again")
+            raise UserError(f"'{self.path}' is not a run.json of ard: run `ard demo` or `ard run` again")
         return facts
 
     def fact(self, name: str) -> Any:
         """Look up one of the facts."""
         if name not in self.facts:
             raise UserError(
-                f"'{self.path}' is no run.json of ard (it lacks {name!r}): run `ard demo` or `ard run` again"
+                f"'{self.path}' is not a run.json of ard (it lacks {name!r}): run `ard demo` or `ard run` again"
             )
         return self.facts[name]
 
@@ -119,7 +119,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        """The AudioLLM that was looked into."""
+        """The AudioLLM that is studied."""
         return str(self.fact("model"))
 
     @property
@@ -172,28 +172,28 @@ class Run:
         return [folder for folder in self.audio_folders if (folder / MANIFEST).is_file()]
 
     def activations(self, split: str) -> Path:
-        """Activation shards of a split, where the run keeps them itself."""
+        """Activation shards of a split, if the run keeps them itself."""
         return self.folder / ("activations" if split == "probe" else f"activations-{split}")
 
     def embeddings(self, clap: str, split: str) -> Path:
-        """Embeddings of the clips of a split by a CLAP model."""
+        """Embeddings of a split's clips by a CLAP model."""
         return (
             self.folder / f"embeddings-{clap.replace('/', '--')}{'' if split == 'probe' else f'-{split}'}.safetensors"
         )
 
     @property
     def clips(self) -> Path:
-        """One row a clip of the probing set, the rows that representatives refer to."""
+        """One row per clip of the probing set; representatives refer to clips by row."""
         return self.folder / "clips.parquet"
 
     @property
     def captions(self) -> Path:
-        """Captions of clips, kept for all cells."""
+        """Captions of clips, shared by all cells."""
         return self.folder / "captions.parquet"
 
     @property
     def answers(self) -> Path:
-        """What the steered model has said, kept for all cells."""
+        """Answers of the steered model, shared by all cells."""
         return self.folder / "answers.jsonl"
 
     @property
@@ -221,19 +221,19 @@ class Run:
 
     def cell(self, layer: int, expansion: int | None) -> "Cell":
         """Return the cell of a dictionary; an expansion of None is that of the raw coordinates (`Poly. Feats.`)."""
-        stated = self.facts if self.path.is_file() else {}
-        probe = self._place(stated["activations"]) if "activations" in stated else self.activations("probe")
+        facts = self.facts if self.path.is_file() else {}
+        probe = self._place(facts["activations"]) if "activations" in facts else self.activations("probe")
         held_out: Path | str | None = self.activations("eval")
-        if "evaluation" in stated:
-            held_out = stated["evaluation"] and self._place(stated["evaluation"])
+        if "evaluation" in facts:
+            held_out = facts["evaluation"] and self._place(facts["evaluation"])
         elif not (self.activations("eval") / MANIFEST).is_file():
             held_out = None
         label, method = (_POLY, POLY_METHOD) if expansion is None else (f"e{expansion}", OWN_METHOD)
         return Cell(self, layer, label, expansion, probe, held_out, method, expansion is None)
 
-    def _place(self, stated: str) -> Path | str:
-        """Return where a path lies that is stated from the run's folder on; a URL or a command stays as it is."""
-        return stated if ":" in stated else self.folder / stated
+    def _place(self, path: str) -> Path | str:
+        """Return a path that is relative to the run's folder; a URL or a command stays as it is."""
+        return path if ":" in path else self.folder / path
 
     @property
     def own(self) -> "Cell":
@@ -241,16 +241,16 @@ class Run:
         return self.cell(self.layer, self.expansion)
 
     def cells_with(self, file: str) -> list[str]:
-        """Return the folders of the cells, below the run's, that hold one of ``FILES``."""
+        """Return the folders, relative to the run's, of the cells that hold one of ``FILES``."""
         return sorted(
             str(path.parent.relative_to(self.folder)) for path in self.folder.glob(f"layer-*/*/{FILES[file]}")
         )
 
     def results(self, evaluation: str, layers: Iterable[int], expansions: Iterable[int]) -> list[Result]:
-        """Read one evaluation's results, layer by layer, `Poly. Feats.` first, but for those that are not there."""
+        """Read one evaluation's results, layer by layer, `Poly. Feats.` first, without those that do not exist."""
         cells = [self.cell(layer, e) for layer in sorted(layers) for e in (None, *sorted(expansions))]
-        found = (cell.result(evaluation) for cell in cells)
-        return [result for result in found if result is not None]
+        results = (cell.result(evaluation) for cell in cells)
+        return [result for result in results if result is not None]
 
 
 _CELL = re.compile(r"layer-(\d+)/(e\d+|[\w-]+)")
@@ -259,17 +259,17 @@ _POLY = "poly"
 
 @dataclass(frozen=True)
 class Cell:
-    """One dictionary of a run: its layer, its expansion, and all that is found of it.
+    """One dictionary of a run: its layer, its expansion, and everything measured on it.
 
     Args:
-        run: whose it is.
+        run: the run that it belongs to.
         layer: the layer whose activations it reads.
-        label: what its folder is called: ``e8`` of an expansion of 8, ``poly`` of the raw coordinates, or a name of
-            one's own.
-        expansion: e; None where there is none, as of the raw coordinates.
+        label: the name of its folder: ``e8`` for an expansion of 8, ``poly`` for the raw coordinates, or a name of your
+            own.
+        expansion: e; None if it has none, like the raw coordinates.
         probe: activation shards of the probing set: a folder or a URL.
-        evaluation: those of clips that nothing was trained on; None where there are none.
-        method: what the rows of its results are called.
+        evaluation: activation shards of clips that nothing was trained on; None if there are none.
+        method: the method in the rows of its results.
         is_baseline: whether others are compared with it, and it is itself measured without baselines and controls.
     """
 
@@ -287,15 +287,15 @@ class Cell:
         """Return the cell of a folder ``OUT/layer-<l>/<label>``.
 
         Raises:
-            UserError: if it is not called so.
+            UserError: if the folder is not named like that.
         """
-        named = _CELL.fullmatch("/".join(folder.absolute().parts[-2:]))
-        if named is None:
+        match = _CELL.fullmatch("/".join(folder.absolute().parts[-2:]))
+        if match is None:
             raise UserError(
-                f"cell {str(folder)!r} is not called so that its layer can be told: give OUT/layer-<l>/e<e>, or "
+                f"the name of cell {str(folder)!r} does not tell its layer: give OUT/layer-<l>/e<e>, or "
                 "OUT/layer-<l>/poly for the raw coordinates"
             )
-        layer, label = named.groups()
+        layer, label = match.groups()
         of_expansion = re.fullmatch(r"e(\d+)", label)
         cell = Run(folder.parent.parent).cell(int(layer), int(of_expansion[1]) if of_expansion else None)
         return (
@@ -304,22 +304,22 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Its folder."""
         return self.run.folder / f"layer-{self.layer}" / self.label
 
     @property
     def is_poly(self) -> bool:
-        """Whether it is that of the raw coordinates."""
+        """Whether it is the cell of the raw coordinates."""
         return self.label == _POLY
 
     def row(self, figures: Mapping[str, Figure], *, control: str = "", **more: Any) -> Row:
-        """Return a row of a result with this cell's method, or with a control of it, and what else is given."""
+        """Return a row of a result for this cell's method, or for a control of it, with any further fields."""
         method = f"{self.method}, {control}" if control else self.method
         return Row(method, self.layer, self.expansion, figures, **more)
 
     @property
     def name(self) -> str:
-        """What a message calls it."""
+        """Its name in messages."""
         return f"layer {self.layer}, " + (f"expansion {self.expansion}" if self.expansion else self.method)
 
     @property
@@ -342,7 +342,7 @@ class Cell:
         return self.folder / "stamps" / f"{name}.json"
 
     def clear(self) -> None:
-        """Remove all that was made of it, and nothing that somebody else put there."""
+        """Remove everything that ard made of it, and nothing that somebody else put there."""
         sae = self.sae / "cfg.json", *self.sae.glob("*.safetensors")
         results, stamps = self.folder.glob("*.json"), (self.folder / "stamps").glob("*.json")
         for path in (*sae, *results, *stamps, *map(self.path, FILES), *self.checkpoints.glob("*.ckpt")):
@@ -355,7 +355,7 @@ class Cell:
 
     @property
     def unseen(self) -> str:
-        """The split on whose clips names are put to the test."""
+        """The split on whose clips names are tested."""
         return "probe" if self.evaluation is None else "eval"
 
     def path(self, file: str) -> Path:
@@ -368,7 +368,7 @@ class Cell:
         Raises:
             UserError: if it is not there.
         """
-        return load_file(self._there(file))
+        return load_file(self._existing(file))
 
     def rows(self, file: str) -> list[dict[str, Any]]:
         """Read one of ``FILES`` that is a table.
@@ -376,9 +376,9 @@ class Cell:
         Raises:
             UserError: if it is not there.
         """
-        return pq.read_table(self._there(file)).to_pylist()
+        return pq.read_table(self._existing(file)).to_pylist()
 
-    def _there(self, file: str) -> Path:
+    def _existing(self, file: str) -> Path:
         path = self.path(file)
         if not path.is_file():
             raise UserError(f"'{self.folder}' holds no {path.name}: run `lightning test` or `ard table` on it first")

@@ -1,6 +1,6 @@
-"""The pipeline, written down once: which steps there are, what each needs and makes, and which cells of which tables.
+"""The pipeline, written down once: its steps, what each needs and makes, and which cells each table takes.
 
-`ard table` runs it, `ard plan` prices it, and the docs are made from it.
+`ard table` runs it, `ard plan` prices it, and the docs are generated from it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 TableNumber = Literal[1, 2, 3, 4]
 Goal = TableNumber | Literal["concepts"]
-"""What a run is for: a table of the paper, or the named concepts of the run's own cell."""
+"""The purpose of a run: a table of the paper, or the named concepts of the run's own cell."""
 
 GOALS: tuple[Goal, ...] = (1, 2, 3, 4, "concepts")
 
@@ -20,15 +20,15 @@ class Step(NamedTuple):
     """One step of the pipeline.
 
     Attributes:
-        name: what ``--redo`` calls it.
-        needs: the steps before it.
+        name: its name for ``--redo``.
+        needs: the steps whose output it reads.
         makes: what it leaves in the run's folder.
         file: the YAML file of the preset that it runs; None for steps that run none.
-        evaluators: of that file, by class name; None for all of them.
-        evaluates: whether it goes over the evaluation set as well, beside the probing set.
-        costly: whether it takes hours at full size, so that it is done again only when asked for.
-        splits: the splits of clips that it goes over, for each goal; of steps that have no cells.
-        cells: sets of cells, for each goal; see :func:`cells_of`.
+        evaluators: class names of the evaluators in that file that it runs; None for all.
+        evaluates: whether it reads the evaluation set besides the probing set.
+        costly: whether it takes hours at full size; it is then repeated only on request.
+        splits: for each goal, the splits of clips that it reads; only for steps without cells.
+        cells: for each goal, its sets of cells; see :func:`cells_of`.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Work(NamedTuple):
     cell: CellKey | None = None
 
     def __str__(self) -> str:
-        """Say what is worked on."""
+        """Return the step and what it works on."""
         if self.cell is None:
             return f"{self.step.name}: {self.split}"
         layer, expansion = self.cell
@@ -110,14 +110,14 @@ class Work(NamedTuple):
 
 
 def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
-    """Return all that some goals take, step by step, each thing once.
+    """Return all the work for some goals, step by step, each item once.
 
-    A cell that is tested is not scored apart: the test retrieves and scores as well.
+    A cell that is tested is not scored separately: the test also retrieves and scores.
 
     Args:
         facts: the facts of a preset's ``run.yaml``.
-        goals: what the run is for. Tables 1 to 3 need clips with labels (``evaluation``); without them they take
-            nothing.
+        goals: what the run is for. Tables 1 to 3 need clips with labels (``evaluation``); without them they are no
+            work.
     """
     wanted = [goal for goal in GOALS if goal in set(goals)]
     listed: list[Work] = []
@@ -135,8 +135,8 @@ def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
 def cells_of(facts: Mapping[str, Any], kind: str) -> list[CellKey]:
     """Return a set of cells.
 
-    ``own`` is the run's, ``layers`` has its expansion at the other layers, ``grid`` all layers and expansions; ``poly``
-    the raw coordinates of its layer, ``polys`` those of all layers.
+    ``own`` is the run's cell, ``layers`` its expansion at the other layers, ``grid`` all layers and expansions;
+    ``poly`` is the raw coordinates of its layer, ``polys`` those of all layers.
     """
     layer, expansion, layers = facts["layer"], facts["expansion"], facts["layers"]
     match kind:
@@ -159,6 +159,6 @@ def _kinds(facts: Mapping[str, Any], step: Step, goal: Goal) -> tuple[str, ...]:
 
 
 def _splits(facts: Mapping[str, Any], kind: str) -> list[str]:
-    """Return the two sets that activations are extracted of, or with them all splits that the preset has."""
+    """Return the two sets whose activations are extracted, or these and all other splits of the preset."""
     sets = ["probe", *(["eval"] if facts["evaluation"] else [])]
     return sets if kind == "sets" else list(dict.fromkeys([*sets, *facts["audio"]]))

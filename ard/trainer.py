@@ -1,4 +1,4 @@
-"""Lightning's commands on the YAML files of a preset."""
+"""Run Lightning's commands on the YAML files of a preset."""
 
 import tempfile
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class CLI(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=None,  # a run keeps the resolved YAML itself
                 seed_everything_default=0,
-                trainer_defaults={"devices": 1},  # Lightning's own is all that there are
+                trainer_defaults={"devices": 1},  # Lightning's default is all of them
                 auto_configure_optimizers=False,
                 args=args,
                 run=run,
@@ -43,10 +43,10 @@ class CLI(LightningCLI):
             raise SystemExit(143) from None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it with the folders claimed that its callbacks write to: those that have an ``out``, and evaluators.
+        """Run it, and claim the folders that its callbacks with an ``out`` and its evaluators write to.
 
         With ``fast_dev_run``, which tries everything on one batch, these callbacks are left out: what they would write
-        is no result.
+        is not a result.
         """
         trainer = cast(Any, self.trainer)
         writers = [
@@ -70,7 +70,7 @@ class CLI(LightningCLI):
         return [writer.out.parent if writer.out.suffix in (".json", ".ckpt") else writer.out]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Refuse a checkpoint that is not there or damaged, before Lightning reads its hyperparameters."""
+        """Refuse a missing or damaged checkpoint before Lightning reads its hyperparameters."""
         super().parse_arguments(parser, args)
         checkpoint = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
         if checkpoint:
@@ -85,4 +85,4 @@ def run_config(command: str, name: str, config: Mapping[str, Any]) -> None:
         try:
             CLI([command, "--config", str(file)])
         finally:
-            wandb.finish()  # a logger that comes later would go on in the same run
+            wandb.finish()  # or a later logger would continue the same run

@@ -150,8 +150,8 @@ def test_a_run_that_cannot_be_ends_with_one_line_and_exit_code_2(mine, tmp_path,
             "give the folder of IEMOCAP_full_release",
         ),
         (["fit", "--dry-run"], "--dry-run belongs to `ard extract`"),
-        (["extract", "--config", FIT, "--dry-run"], "--dry-run wants the YAML file of an extraction"),
-        (["plan", "--preset", "demo", "--gpu", "Abacus"], "GPU 'Abacus' is not known"),
+        (["extract", "--config", FIT, "--dry-run"], "--dry-run needs the YAML file of an extraction"),
+        (["plan", "--preset", "demo", "--gpu", "Abacus"], "GPU 'Abacus' is unknown"),
         (["fit", "--config", "none.yaml"], "configuration 'none.yaml' does not exist"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -178,7 +178,7 @@ def test_shards_of_a_folder_and_of_a_corpus_are_written_and_checked(sounds, tmp_
         assert json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))["num_clips"] == num_clips
     main(["shards", "--check", str(tmp_path / "c")])
     assert capsys.readouterr().out == "synthetic: 3 clips\n"
-    assert "b': 1; mend the source" in refused(capsys, "shards", "--check", tmp_path / "b")  # one clip of 1232
+    assert "b': 1; fix the source" in refused(capsys, "shards", "--check", tmp_path / "b")  # one clip of 1232
 
 
 def test_the_papers_extraction_can_be_looked_at_before_it_is_run(tiny_audiollm, sounds, tmp_path, capsys):

@@ -91,8 +91,8 @@ def test_facts_are_read(tmp_path):
     [
         (None, "holds no run.json: give the --out folder of `ard demo` or `ard run`"),
         ('{"preset": "demo", ', r"run.json' is damaged \(.*\): run `ard demo` or `ard run` again"),
-        ("[1, 2]", "is no run.json of ard: run `ard demo` or `ard run` again"),
-        ("{}", r"is no run.json of ard \(it lacks 'preset'\): run"),
+        ("[1, 2]", "is not a run.json of ard: run `ard demo` or `ard run` again"),
+        ("{}", r"is not a run.json of ard \(it lacks 'preset'\): run"),
         (json.dumps({**FACTS, "p": None} | {"seed": 1}).replace('"p": null, ', ""), r"it lacks 'p'\)"),
     ],
 )
@@ -122,9 +122,7 @@ def test_a_cell_is_found_by_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Cell.at(Path("layer-3/e8")).run.folder.resolve() == tmp_path.resolve()
     for wrong in ("layer-3/e8/sae", "layer-3", "e8", "layer-x/e8", "layer-3/a b"):
-        with pytest.raises(
-            UserError, match=r"is not called so that its layer can be told: give OUT/layer-<l>/e<e>, or OUT/"
-        ):
+        with pytest.raises(UserError, match=r"does not tell its layer: give OUT/layer-<l>/e<e>, or OUT/"):
             Cell.at(tmp_path / wrong)
 
 

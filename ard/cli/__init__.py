@@ -1,6 +1,6 @@
 """The command line: `ard` and `lightning` are two names of one entry point.
 
-Here every command is a line of one table, and none of them is imported before it is run: `ard --help` is there at once.
+Every command is a line of one table, and its module is imported only when it is run, so `ard --help` answers at once.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from ard import __version__
 class Command(NamedTuple):
     """A command of `ard`.
 
-    Its options are the parameters of its function, but for those that ``declared`` lists with the settings of
-    `add_argument`. A function with ``own_parser`` is given the words of the command line as they are.
+    Its options are the parameters of its function, except for those in ``declared``, which come with their settings for
+    `add_argument`. A function with ``own_parser`` is given the words of the command line unparsed.
     """
 
     function: str
-    """``module:name``, the module one of this package."""
+    """``module:name``, with a module of this package."""
     summary: str
     declared: Mapping[str, Mapping[str, Any]] = {}
     own_parser: bool = False
@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "table": Command(
         "run:table",
-        "Run what table N needs and is missing, and write it.",
+        "Run the missing steps of table N, and write it.",
         {
             "number": {"type": int, "help": "1, 2, 3 or 4"},
             "--dry-run": {
@@ -58,8 +58,8 @@ COMMANDS = {
     ),
     "seeds": Command(
         "run:seeds",
-        "Say which concepts of a run come back in others with another --seed: Table 4 then notes it.",
-        {"runs": {"type": Path, "nargs": "+", "help": "folders of runs; the first is held against all others"}},
+        "Measure which concepts of a run come back in runs with another --seed; Table 4 then notes it.",
+        {"runs": {"type": Path, "nargs": "+", "help": "folders of runs; the first is compared with all others"}},
     ),
     "concepts": Command("report:concepts", "List the named concepts of a run, searched by a word and sorted."),
     "steer": Command(
@@ -75,8 +75,8 @@ COMMANDS = {
     ),
     "plan": Command(
         "plan:plan",
-        "Say what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, "
-        "and if the disk holds it.",
+        "Estimate what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, "
+        "and whether it fits on the disk.",
     ),
     "convert": Command(
         "convert:convert",
@@ -95,8 +95,8 @@ COMMANDS = {
             "fit": "Train one SAE from a YAML file (Lightning).",
             "validate": "Reconstruct held-out tokens (Lightning).",
             "test": "Retrieve, score, name and evaluate with the callbacks of a YAML file (Lightning).",
-            "predict": "Lightning's predict; `extract` is its name here.",
-            "extract": "Audio shards to activation shards, all layers in one pass; resumes; --dry-run looks at what "
+            "predict": "Lightning's predict; `extract` is its name in ard.",
+            "extract": "Audio shards to activation shards, all layers in one pass; resumes; --dry-run checks what "
             "it needs.",
         }.items()
     },
@@ -108,7 +108,7 @@ COMMANDS = {
     "study export": Command("study:export", "Write the answers to a study as CSV and as Label Studio's JSON."),
     "study import": Command(
         "study:import_",
-        "Add answers from a CSV or Label Studio JSON file to a study; all of them or, over one bad row, none.",
+        "Add answers from a CSV or Label Studio JSON file to a study: all of them, or none if one row is bad.",
         {"file": {"type": Path, "help": "what `ard study export` or Label Studio wrote"}},
     ),
     "study score": Command(
@@ -148,27 +148,27 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _degrade() -> None:
-    """Let a terminal that cannot show a character show another one in its place."""
+    """Let a terminal show a replacement for a character that it cannot show."""
     for stream, instead in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=instead)
 
 
 def _out_of_memory(error: RuntimeError) -> str | None:
-    """Say in a line what to do where memory ran out: on the device, or in a worker, which is then killed."""
+    """Say in a line what to do if memory ran out, on the device or in a worker, which is then killed."""
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be loaded
         reason = str(error).partition(". ")[0]
         return f"out of memory ({reason}): make the batches smaller, and run the same command again"
     if "DataLoader worker" in str(error):
         return (
-            "a process that prepares batches was killed, most likely since memory ran out: give the data fewer "
+            "a process that prepares batches was killed, most likely because memory ran out: give the data fewer "
             "num_workers or batch_tokens, and run the same command again; what is finished is kept"
         )
     return None
 
 
 def _choose(args: list[str]) -> tuple[str, list[str]]:
-    """Return the command that is asked for and the words behind it; where help is asked for, it ends here."""
+    """Return the command and the words after it; a request for help ends here."""
     singles = {name: command.summary for name, command in COMMANDS.items() if " " not in name}
     parser = _listing("ard", "Find, name and test the concepts inside audio language models.", singles | GROUPS)
     parser.add_argument("--version", action="version", version=f"ard-audio {__version__}")

@@ -1,4 +1,4 @@
-"""`ard convert`: SAEs between the formats of libraries."""
+"""`ard convert`: convert SAEs between the formats of libraries."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def convert(src: str, dst: Path, to: Format) -> None:
     """Write an SAE in the format of another library: SAELens, sparsify or dictionary_learning.
 
     Args:
-        src: folder or hub id of an SAE in any of the formats, which its files tell.
+        src: folder or hub id of an SAE in any of the formats, which is recognised by its files.
         dst: a new folder.
         to: the format.
     """

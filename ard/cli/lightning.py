@@ -20,6 +20,6 @@ def main(words: list[str]) -> None:
         made = CLI(passed[1:], run=False)
         module, data = made.model, made.datamodule
         if not isinstance(module, Extraction) or not isinstance(data, ClipDataModule):
-            raise UserError("--dry-run wants the YAML file of an extraction, such as configs/demo/extract.yaml")
+            raise UserError("--dry-run needs the YAML file of an extraction, such as configs/demo/extract.yaml")
         for line in dry_run(module, data):
             Console().print(line, highlight=False, soft_wrap=True)

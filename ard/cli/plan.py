@@ -17,14 +17,14 @@ def plan(
     out: Path | None = None,
     tables: list[TableNumber] = [1, 2, 3, 4],  # noqa: B006
 ) -> None:
-    """Say what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, and if the disk holds it.
+    """Estimate what a preset will cost: clips, tokens, bytes, FLOPs, hours, and whether it fits on the disk.
 
     Args:
         preset: a folder of `configs`, or the path of one of your own.
         gpu: the GPU by name.
         utilisation: the share of the GPU's peak that is reached.
         out: the run's folder, ``runs/<preset>`` if not given; what it holds already is not counted again.
-        tables: the tables that are to be made.
+        tables: the tables to plan for.
     """
     folder = out or Path("runs") / Path(preset).name
     facts = preset_files(preset, {"out": str(folder)}, ("extract", "fit", "test", "steer"))

@@ -38,13 +38,13 @@ def concepts(
     Args:
         run: the run's folder.
         search: a word in their names or captions.
-        sort: by this column, best first.
-        layer: of the dictionary, if not the run's own.
-        expansion: of the dictionary, if not the run's own.
-        most: lines to show.
+        sort: the column to sort by, best first.
+        layer: layer of the dictionary, if not the run's own.
+        expansion: expansion of the dictionary, if not the run's own.
+        most: most lines to show.
     """
-    about = Run.load(run)
-    cell = about.cell(about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
-    found = find_concepts(cell, search, sort)
-    Console().print(render_concepts(found[:most]))
-    console.print(f"{len(found[:most])} of {len(found)} concepts, {cell.name}")
+    opened = Run.load(run)
+    cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
+    matches = find_concepts(cell, search, sort)
+    Console().print(render_concepts(matches[:most]))
+    console.print(f"{len(matches[:most])} of {len(matches)} concepts, {cell.name}")

@@ -19,7 +19,7 @@ from ard.types import UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 4  # two in H^k and two in L^k
-LONGEST_S = 30.0  # of a clip, also where a model would hear an hour at once
+LONGEST_S = 30.0  # of a clip, even if the model could hear an hour at once
 MOST_LINES = 20  # of a list that may have thousands
 
 
@@ -28,8 +28,8 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) 
 
     Args:
         out: the run's folder; a second call goes on where the first was stopped.
-        seed: of the sounds, the SAEs and every draw.
-        redo: steps that are done again whatever was done before: audio, extract, fit, test, score, steer.
+        seed: seed of the sounds, the SAEs and every draw.
+        redo: steps to do again even if they are done: audio, extract, fit, test, score, steer.
     """
     with claim_run(out):
         chain = Chain("demo", {"out": str(out), "seed": seed}, redo)
@@ -47,14 +47,14 @@ def table(
     dry_run: bool = False,
     run: dict[str, Any] | None = None,
 ) -> None:
-    """Run what table N needs and is missing, and write it.
+    """Run the missing steps of table N, and write it.
 
     Args:
         number: 1, 2, 3 or 4.
         preset: a folder of `configs`, or the path of one of your own.
         out: the run's folder, ``runs/<preset>`` if not given.
-        seed: of the sounds, the SAEs and every draw.
-        redo: steps that are done again whatever was done before: audio, extract, fit, test, score, steer.
+        seed: seed of the sounds, the SAEs and every draw.
+        redo: steps to do again even if they are done: audio, extract, fit, test, score, steer.
         dry_run: list the steps, which of them are done, and why the others are not; nothing is run.
         run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
     """
@@ -90,14 +90,14 @@ def run(
 
     Args:
         audio: a folder of wav, flac, ogg or mp3 files, at any depth, or one file.
-        model: a Qwen2-Audio-class model, a local folder or hub id; ``embedded`` is the small one that is shipped.
+        model: a Qwen2-Audio-class model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
         out: the run's folder.
-        clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that is shipped.
+        clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
         layer: decoder layer, 0-based; by default the one at the depth of the paper's layer 26 of 32.
         expansion: e, features of the SAE per dimension of the model.
         k: features that a token keeps; by default the paper's share of the model's width, at least 16.
-        seed: of the SAE and every draw.
-        redo: steps that are done again whatever was done before: audio, extract, fit, test, score.
+        seed: seed of the SAE and every draw.
+        redo: steps to do again even if they are done: audio, extract, fit, test, score.
     """
     source = FolderClips(audio)
     refuse_inside(audio, out)
@@ -140,11 +140,11 @@ def run(
 
 
 def seeds(runs: list[Path], cosine: float = 0.7) -> None:
-    """Say which concepts of a run come back in others with another --seed: Table 4 then notes it.
+    """Measure which concepts of a run come back in runs with another --seed; Table 4 then notes it.
 
     Args:
-        runs: folders of runs; the first is held against all others.
-        cosine: least cosine of the decoder directions of two features that are taken for the same.
+        runs: folders of runs; the first is compared with all others.
+        cosine: least cosine of the decoder directions of two features that count as the same.
     """
     with claim(runs[0]):
         result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
@@ -156,12 +156,12 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
         )
         line = f"{concept['name'] or concept['feature']}: {partners}"
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
-    for name, said in (
+    for name, text in (
         ("come_back", f"of {{n}} concepts come back in all other runs, by a direction of cosine {cosine} or more"),
-        ("come_back_shuffled", "would if coordinates meant nothing: shuffled"),
+        ("come_back_shuffled", "would come back by chance: with coordinates shuffled"),
         ("name_comes_back", "of {n} names come back in all other runs"),
     ):
         if name in figures:
             figure = figures[name]
-            shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {said.format(n=figure.n)}"
+            shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {text.format(n=figure.n)}"
             console.print(shown, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`ard shards`: corpora as audio shards."""
+"""`ard shards`: write corpora as audio shards, and check them."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

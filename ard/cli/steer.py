@@ -1,4 +1,4 @@
-"""`ard steer`: a question to the model, without and with features set."""
+"""`ard steer`: ask the model a question, without and with features set."""
 
 from pathlib import Path
 from typing import Literal
@@ -37,20 +37,20 @@ def steer(
     Args:
         run: the run's folder.
         audio: the clip, a wav, flac, ogg or mp3 file.
-        value: what the feature is set to, 0 or more; a list has one for each feature.
+        value: the value to set the feature to, 0 or more; a list has one for each feature.
         prompt: the question.
         feature: the feature by its number, or several as [12,40].
-        name: the feature by its name, in the place of its number.
+        name: the feature by its name, instead of its number.
         unit: `max` makes a value of 1 the feature's maximum on the probing set.
-        layer: of the dictionary, if not the run's own.
-        expansion: of the dictionary, if not the run's own.
+        layer: layer of the dictionary, if not the run's own.
+        expansion: expansion of the dictionary, if not the run's own.
         positions: where in the prompt features are set.
         phase: set them in the prompt, or at every token of the answer too.
-        keep_error: add the change that the features make and leave all else, in the place of what the SAE rebuilds.
-        max_new_tokens: longest answer.
+        keep_error: only add the change that the features make, instead of passing on the SAE's reconstruction.
+        max_new_tokens: most tokens of an answer.
     """
-    about = Run.load(run)
-    cell = about.cell(about.layer if layer is None else layer, about.expansion if expansion is None else expansion)
+    opened = Run.load(run)
+    cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
     sae, maxima, names = load_dictionary(cell.sae), read_maxima(cell), concept_names(cell)
     if (feature is None) == (name is None):
         raise UserError("which feature? Give either --feature, its number, or --name")
@@ -64,7 +64,7 @@ def steer(
     if len(values) != len(features):
         raise UserError(f"{len(values)} values are given for {len(features)} features: give one for all, or one each")
     clamp = clamp_values(sae, dict(zip(features, values, strict=True)), maxima if unit == "max" else None)
-    clip, model = read_clip(audio), load_audiollm(about.model)
+    clip, model = read_clip(audio), load_audiollm(opened.model)
     if clip.duration_s > model.prompter.window_s:
         console.print(f"only the first {model.prompter.window_s:g} s of {audio.name!r} are heard", markup=False)
     answers = compare_answers(
@@ -79,6 +79,6 @@ def steer(
         keep_error=keep_error,
         max_new_tokens=max_new_tokens,
     )
-    said = [f"feature {f} ({names.get(f, 'no name')}): {v:g}, maximum {maxima[f]:g}" for f, v in clamp.items()]
-    for line in [*said, *(f"{how}: {answer}" for how, answer in answers.items())]:
+    settings = [f"feature {f} ({names.get(f, 'no name')}): {v:g}, maximum {maxima[f]:g}" for f, v in clamp.items()]
+    for line in [*settings, *(f"{how}: {answer}" for how, answer in answers.items())]:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What `ard app` and `ard study` do in a run's folder."""
+"""`ard app` and `ard study`, on a run's folder."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def app(run: Path, host: str = "127.0.0.1", port: int = 8642) -> None:
 
     Args:
         run: the run's folder.
-        host: address to listen at; by default only this machine can reach it. There are no passwords.
-        port: likewise; 0 takes a free one.
+        host: address to listen on; by default only this machine can reach it. There are no passwords.
+        port: port to listen on; 0 takes a free one.
     """
     store = _store(run)
     if not is_loopback(host):
@@ -43,18 +43,18 @@ def make(run: Path, concepts: int = 50, seed: int | None = None) -> None:
 
     Args:
         run: the run's folder.
-        concepts: how many of each method (the paper's 50).
-        seed: of the draw and of the raters' orders; the run's own if not given.
+        concepts: how many from each method (the paper's 50).
+        seed: seed of the draw and of the raters' orders; the run's own if not given.
     """
-    about = Run.load(run)
-    cells = [about.own, about.cell(about.layer, None)]
-    chosen = about.seed if seed is None else seed
-    with claim(about.study.parent):
-        store = Store.create(about.study, draw_concepts(cells, concepts, chosen), chosen)
+    opened = Run.load(run)
+    cells = [opened.own, opened.cell(opened.layer, None)]
+    chosen = opened.seed if seed is None else seed
+    with claim(opened.study.parent):
+        store = Store.create(opened.study, draw_concepts(cells, concepts, chosen), chosen)
     for method in (cell.method for cell in cells):
-        found = sum(concept.method == method for concept in store.concepts)
-        if found < concepts:
-            _say(f"{method}: {found} named concepts, and {concepts} were asked for", "yellow")
+        num_drawn = sum(concept.method == method for concept in store.concepts)
+        if num_drawn < concepts:
+            _say(f"{method}: {num_drawn} named concepts, and {concepts} were asked for", "yellow")
     _say(f"{len(store.concepts)} concepts in {store.path}; serve them with `ard app --run {run}`")
 
 
@@ -66,16 +66,16 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
         clap: the CLAP model, if not the run's own.
         bertscore: the language model of BERTScore, a hub id or a local folder, if not the run's own; ``none`` leaves
             it out.
-        device: where the models run.
+        device: device to run the models on.
     """
-    about, store = Run.load(run), _store(run)
+    opened, store = Run.load(run), _store(run)
     with claim(run):
         score_study(
             store,
-            about.own.result_path("study"),
-            clap=clap or about.facts.get("clap", EMBEDDED),
-            bertscore=None if bertscore == "none" else bertscore or about.facts.get("bertscore"),
-            seed=about.seed,
+            opened.own.result_path("study"),
+            clap=clap or opened.facts.get("clap", EMBEDDED),
+            bertscore=None if bertscore == "none" else bertscore or opened.facts.get("bertscore"),
+            seed=opened.seed,
             device=device,
         )
         write_tables(run)
@@ -88,7 +88,7 @@ def export(run: Path, out: Path | None = None) -> None:
 
     Args:
         run: the run's folder.
-        out: the folder of the files, the study's own if not given.
+        out: the folder for the files, the study's own if not given.
     """
     store = _store(run)
     try:
@@ -101,7 +101,7 @@ def export(run: Path, out: Path | None = None) -> None:
 
 
 def import_(file: Path, run: Path) -> None:
-    """Add answers from a CSV or Label Studio JSON file to a study; all of them or, over one bad row, none.
+    """Add answers from a CSV or Label Studio JSON file to a study: all of them, or none if one row is bad.
 
     Args:
         file: what `ard study export` or Label Studio wrote.
@@ -127,10 +127,10 @@ def rate(run: Path, endpoint: str, model: str) -> None:
     """
     store = _store(run)
     chat = EndpointChat(endpoint, model, cache=store.path.parent / "requests.jsonl")
-    judged = rate_study(store, ChatRater(chat))
-    unreadable, unable = (sum(one.unanswered == why for one in judged) for why in ("unreadable", "cannot tell"))
-    rated = len(judged) - unreadable - unable
-    _say(f"{model}: {rated} rated, {unable} it could not tell, {unreadable} unreadable answers, which are no ratings")
+    judgements = rate_study(store, ChatRater(chat))
+    unreadable, unable = (sum(one.unanswered == why for one in judgements) for why in ("unreadable", "cannot tell"))
+    rated = len(judgements) - unreadable - unable
+    _say(f"{model}: {rated} rated, {unable} it could not tell, {unreadable} unreadable answers, which are not ratings")
 
 
 def _store(run: Path) -> Store:

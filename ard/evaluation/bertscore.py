@@ -13,15 +13,15 @@ from ard.types import UserError
 
 
 class BERTScore:
-    """F1 of BERTScore (Zhang et al., ICLR 2020), on the layer and with the baseline that its package has for a model.
+    """F1 of BERTScore (Zhang et al., ICLR 2020), with the layer and the baseline that its package has for a model.
 
-    Rescaled with the baseline, an unrelated sentence scores about 0; that is how the paper's 0.23 +- 0.41 must have
-    come about, since roberta-large hardly goes below 0.8 without. A model that the package knows nothing of is taken
-    at its last layer and not rescaled.
+    Rescaled with the baseline, unrelated sentences score about 0. The paper's 0.23 +- 0.41 must be rescaled, since
+    roberta-large hardly goes below 0.8 otherwise. A model unknown to the package is used at its last layer, without
+    rescaling.
 
     Args:
-        model: a hub id such as ``roberta-large`` or a local folder; a folder is known by its own name.
-        device: where it runs.
+        model: a hub id such as ``roberta-large``, or a local folder, which is looked up by its own name.
+        device: device to run on.
 
     Attributes:
         rescaled: whether there is a baseline for the model.
@@ -33,11 +33,11 @@ class BERTScore:
     def __init__(self, model: str, *, device: str = "cpu") -> None:
         import bert_score  # imports matplotlib and pandas, which nothing else here needs
 
-        known = Path(model).name if Path(model).is_dir() else model
-        baseline = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{known}.tsv"
+        name = Path(model).name if Path(model).is_dir() else model
+        baseline = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{name}.tsv"
         self.rescaled = baseline.is_file()
         try:
-            num_layers = bert_score.utils.model2layers.get(known) or AutoConfig.from_pretrained(model).num_hidden_layers
+            num_layers = bert_score.utils.model2layers.get(name) or AutoConfig.from_pretrained(model).num_hidden_layers
             self._scorer: Any = bert_score.BERTScorer(
                 model_type=model,
                 num_layers=num_layers,
@@ -55,10 +55,10 @@ class BERTScore:
         widen_on_cpu(self._scorer._model, f"BERTScore model {model!r}")
         longest = self._scorer._model.config.max_position_embeddings - 2
         tokenizer = self._scorer._tokenizer
-        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)  # some say 1e30, which overflows
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)  # some have 1e30, which overflows
 
     def __call__(self, names: Sequence[str], references: Sequence[str]) -> Float[np.ndarray, " pairs"]:
-        """Return the score of every pair; higher is closer. Neither side may be an empty text."""
+        """Return the score of every pair; higher is closer. No text may be empty."""
         if not names:
             return np.empty(0)
         return self._scorer.score(list(names), list(references))[2].numpy().astype(np.float64)

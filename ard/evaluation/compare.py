@@ -1,4 +1,4 @@
-"""Names against the labels of their concepts' own clips."""
+"""Compare names with the labels of their concepts' own clips."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -23,11 +23,11 @@ class _Concepts(NamedTuple):
     features: list[int]
     names: list[str | None]
     labels: list[list[list[str]]]
-    frequency: Counter[str]  # of labels, in the probing set
+    frequency: Counter[str]  # how often each label occurs in the probing set
 
 
 def _concepts(cell: Cell) -> _Concepts | None:
-    """Read what is compared; None where no clip has a label."""
+    """Read the selected concepts of a cell; None where no clip has a label."""
     of_clips = [clip.get("labels") or [] for clip in read_clips_metadata(cell.probe)]
     frequency = Counter(label for labels in of_clips for label in labels)
     if not frequency:
@@ -40,15 +40,15 @@ def _concepts(cell: Cell) -> _Concepts | None:
 class CompareNames(Evaluator):
     """Write ``name_similarity.json``: how close names come to the label that their concept's own clips share.
 
-    The measures are Table 2's, CLAP cosine and BERTScore; labels of a corpus take the place of the paper's human
-    raters. Concepts whose clips share no label are counted and left out. A second row has the names shuffled among the
-    concepts: what a name scores that knows nothing of its concept.
+    The measures are those of Table 2, CLAP cosine and BERTScore; a corpus's labels replace the paper's human raters.
+    Concepts whose clips share no label are counted and left out. A second row shuffles the names among the concepts:
+    it shows what unrelated names score.
 
     Args:
         clap: the CLAP model.
         bertscore: the language model of BERTScore (the usual one is ``roberta-large``), a hub id or a local folder;
             without one, BERTScore is left out.
-        seed: of the shuffle and the bootstrap.
+        seed: seed of the shuffle and the bootstrap.
     """
 
     needs = ("selections", "names")
@@ -59,7 +59,7 @@ class CompareNames(Evaluator):
         self.bertscore = bertscore
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Compare; without labels there is nothing to compare."""
+        """Compare names and shared labels; None where no clip has a label."""
         concepts = _concepts(cell)
         if concepts is None:
             return None
@@ -88,12 +88,12 @@ class CompareNames(Evaluator):
 
 
 class StateLabels(Evaluator):
-    """Write ``stated_labels.json``: which of the corpus's labels some name states in words, and which none does.
+    """Write ``stated_labels.json``: which of the corpus's labels some name states in words, and which no name does.
 
-    It also lists the names that state nothing that is true of most of their clips.
+    It also lists the names that state no label of most of their clips.
 
     Args:
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
 
     needs = ("selections", "names")
@@ -103,7 +103,7 @@ class StateLabels(Evaluator):
         super().__init__(seed=seed)
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """List what is stated; without labels there is nothing to state."""
+        """List the stated and the missing labels; None where no clip has a label."""
         concepts = _concepts(cell)
         if concepts is None:
             return None

@@ -1,4 +1,4 @@
-"""Whether a name tells where its feature fires, on clips that the naming never saw."""
+"""Whether a name predicts in which clips its feature fires, on clips that naming never saw."""
 
 from typing import NamedTuple
 
@@ -17,28 +17,29 @@ from ard.run import Cell
 
 
 class _Unseen(NamedTuple):
-    """Clips that the naming never saw, and which of the selected features fire in them."""
+    """Clips that naming never saw, and which of the selected features fire in them."""
 
-    rows: Int[Tensor, " clips"]  # in the manifest of their activations
+    rows: Int[Tensor, " clips"]  # row numbers in their activations' manifest
     fires: Bool[Tensor, "clips concepts"]
 
 
 class DetectConcepts(Evaluator):
-    """Write ``detection.json``, and of every selected feature a row of ``detection.parquet``.
+    """Write ``detection.json``, and ``detection.parquet`` with a row for every selected feature.
 
-    On clips that the naming never saw: does the CLAP cosine of clip and name predict that the feature fires? A
-    concept's figure is the AUROC of that prediction. A second row has every name given to another concept: what a name
-    scores that knows nothing of its concept. Concepts without a name, and those that fire in no clip or in all, have no
-    figure and are counted. ``detection.parquet`` has for every selected feature that AUROC (``detection``) and the
-    number of clips where it fires (``n_active_unseen``).
+    On clips that naming never saw, does the CLAP cosine of clip and name predict whether the feature fires? A concept's
+    figure is the AUROC of that prediction. A second row gives every name to another concept: it shows what unrelated
+    names score. Concepts without a name, and those that fire in no clip or in all, are counted and have no figure.
+    ``detection.parquet`` has each feature's AUROC (``detection``) and the number of clips where it fires
+    (``n_active_unseen``).
 
-    The clips are the evaluation set; where there is none, those of the probing set that are in no named concept's H^k.
+    The clips are the evaluation set; where there is none, those of the probing set that are in no selected feature's
+    H^k.
 
     Args:
         clap: the CLAP model.
-        activity: a feature fires in a clip whose score reaches this share of the score of the weakest clip in H^k; 0
-            takes every clip whose score is positive.
-        seed: of the shuffle and the bootstrap.
+        activity: a feature fires in a clip if its score reaches this share of its score on the weakest clip in H^k; 0
+            takes every clip with a positive score.
+        seed: seed of the shuffle and the bootstrap.
     """
 
     needs = ("representatives", "selections", "names", "scores")
@@ -51,7 +52,7 @@ class DetectConcepts(Evaluator):
         self.activity = activity
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Compare the names' cosines with where the features fire."""
+        """Measure how well the cosines of the names predict where the features fire."""
         selection, names = read_selections(cell)["ard"][0], read_names(cell)["ard"][0]
         has_name = torch.tensor([name is not None for name in names], dtype=torch.bool)
         unseen = self._unseen(cell, selection)
@@ -97,7 +98,7 @@ class DetectConcepts(Evaluator):
         return _Unseen(rows, (of_selected > 0) & (of_selected >= (self.activity * weakest).float()))
 
     def _shuffled(self, count: int) -> Int[np.ndarray, " concepts"]:
-        """Return for each concept another one, where there is one."""
+        """Return for each concept the index of another one; its own if it is the only one."""
         order = np.random.default_rng(self.seed).permutation(count)
         shuffled = np.empty(count, dtype=np.int64)
         shuffled[order] = np.roll(order, 1)

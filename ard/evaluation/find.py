@@ -1,4 +1,4 @@
-"""Which labels some feature finds in clips that it was not chosen on."""
+"""Which labels single features detect, in clips that they were not chosen on."""
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ from ard.run import Cell
 
 
 class FindLabels(Evaluator):
-    """Write ``label_auroc.json``: which labels some feature finds, by its representativeness in unseen clips.
+    """Write ``label_auroc.json``: which labels some feature detects, by its representativeness in unseen clips.
 
-    A label's feature is the one of highest AUROC on the probing set; its figure is that feature's AUROC on the
-    evaluation set, so that the best of many features is not flattered.
+    A label's feature is the one with the highest AUROC on the probing set. The label's figure is that feature's AUROC
+    on the evaluation set, so that choosing the best of many features does not flatter it.
 
     Args:
-        found: least AUROC of a label that counts as found.
-        seed: of the bootstrap.
+        found: least AUROC at which a label counts as found.
+        seed: seed of the bootstrap.
     """
 
     needs = ("scores",)

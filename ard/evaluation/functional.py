@@ -1,4 +1,4 @@
-"""How well a feature's score tells a label's clips, and what labels the clips of a concept share."""
+"""How well a feature's score separates a label's clips from others, and which labels a concept's clips share."""
 
 import re
 from collections import Counter
@@ -31,7 +31,7 @@ def paired_auroc(
 ) -> Float[np.ndarray, " concepts"]:
     """Return the area under the ROC curve of every concept's score for whether it fires; ties count half.
 
-    NaN for a concept that fires in all clips, or in none. Ranks are taken of a few hundred concepts at a time.
+    NaN for a concept that fires in all clips, or in none. Ranks are computed for a few hundred concepts at a time.
     """
     areas = np.empty(scores.shape[1])
     for start in range(0, scores.shape[1], 256):
@@ -48,9 +48,9 @@ def _area(rank_sums: Float[np.ndarray, "*rows labels"], labels: Bool[np.ndarray,
 
 
 def shared_label(labels: Sequence[Sequence[str]], frequency: Mapping[str, int]) -> str | None:
-    """Return the label that most of a concept's clips have, which must be more than half of them; None without one.
+    """Return the label that most clips of a concept have, if more than half of them have it; else None.
 
-    Of several, the rarest in the whole set, which says most; of equally rare ones the first by alphabet.
+    Ties go to the label that is rarest in the whole set, which says most, then to the first in alphabetical order.
 
     Example:
         >>> from ard.evaluation import shared_label
@@ -68,9 +68,8 @@ LabelText = Literal["space", "audioset", "as_is"]
 def label_text(label: str, style: LabelText = "space") -> str:
     """Spell a label as a text for CLAP.
 
-    ``space`` puts a space in the place of every underscore; ``audioset`` also turns FSD50K's ``_and_`` back into the
-    comma that AudioSet has there (``Fixed-wing_aircraft_and_airplane``, but ``Chink_and_clink`` just so); ``as_is``
-    leaves the label alone.
+    ``space`` replaces every underscore by a space; ``audioset`` also turns FSD50K's ``_and_`` back into the comma of
+    AudioSet (``Chink_and_clink`` becomes ``Chink, clink``); ``as_is`` leaves the label alone.
 
     Example:
         >>> from ard.evaluation import label_text
@@ -85,25 +84,25 @@ def label_text(label: str, style: LabelText = "space") -> str:
 def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence[str]]]) -> list[list[str]]:
     """Return for each concept the labels that its name states and that are true of it.
 
-    A name states a label by containing its words, one after another; it is true of a concept where more than half of
-    its clips have it.
+    A name states a label if it contains the label's words in sequence. A label is true of a concept if more than half
+    of its clips have it.
 
     Args:
-        names: of the concepts.
-        heard: the labels of each of a concept's clips.
+        names: the concepts' names.
+        heard: the labels of each clip, for each concept.
 
     Example:
         >>> from ard.evaluation import stated_labels
         >>> stated_labels(["a dog in the rain"], [[["dog"], ["dog", "rain"], ["wind"]]])
         [['dog']]
     """
-    found = []
+    stated = []
     for name, clips in zip(names, heard, strict=True):
         counts = Counter(label for labels in clips for label in set(labels))
-        said = f" {' '.join(_words(name or ''))} "
+        words = f" {' '.join(_words(name or ''))} "
         true = [label for label, count in counts.items() if 2 * count > len(clips)]
-        found.append(sorted(label for label in true if f" {' '.join(_words(label))} " in said))
-    return found
+        stated.append(sorted(label for label in true if f" {' '.join(_words(label))} " in words))
+    return stated
 
 
 def _words(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How well the AudioLLM still predicts captions when it hears through an SAE's reconstruction."""
+"""How well the AudioLLM still predicts captions when an SAE's reconstruction replaces a layer's output."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -18,15 +18,15 @@ from ard.types import Clip, UserError
 
 
 class LossRecovered(Evaluator):
-    """Write ``loss_recovered.json``: how well the AudioLLM predicts captions from what the dictionary rebuilds.
+    """Write ``loss_recovered.json``: how well the AudioLLM predicts captions from the reconstruction.
 
-    The layer's output is replaced at audio tokens, by the reconstruction and, to compare with, by zeros; the loss is
-    the mean cross entropy over the tokens of the clips' own captions, after the empty prompt.
+    The layer's output is replaced at audio tokens: by the reconstruction and, for comparison, by zeros. The loss is the
+    mean cross entropy over the tokens of the clips' own captions, after the empty prompt.
 
     Args:
         model: ``embedded``, a local folder, or a hub id.
-        num_clips: captions at most.
-        clips_per_batch: clips in a pass.
+        num_clips: largest number of captions.
+        clips_per_batch: clips per forward pass.
     """
 
     results = ("loss_recovered",)
@@ -42,7 +42,7 @@ class LossRecovered(Evaluator):
         self.model, self.num_clips, self.clips_per_batch = model, num_clips, clips_per_batch
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Measure it on the clips of the probing set that have captions."""
+        """Measure the losses on the clips of the probing set that have captions."""
         audio = cell.run.audio("probe")
         clips = list(islice((clip for clip in read_clips(audio) if clip.caption), self.num_clips))
         if not clips:

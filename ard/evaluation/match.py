@@ -28,7 +28,7 @@ EmbedText = Callable[[Sequence[str]], Tensor]
 
 
 class Predictions(NamedTuple):
-    """What is predicted of every clip, as rows of the predicted texts' embeddings."""
+    """The texts predicted for every clip, as row numbers of ``space``, the embeddings of all predicted texts."""
 
     of_clips: Clips
     space: Float[Tensor, "texts d"]
@@ -37,24 +37,24 @@ class Predictions(NamedTuple):
 class MatchLabels(Evaluator):
     """Write ``matching.json``: precision, recall, F1 and mAP of every method (Sec. 4, Table 1).
 
-    A clip's predictions are the names, without doubles, of the selected concepts that are active in it; its references
-    are its labels. They are compared by the cosine of their CLAP text embeddings and matched as the ``reading`` says.
-    Two rows say what the figures of an SAE are worth: its names shuffled among its concepts, and as a ceiling the
-    clips' own labels in the place of predictions.
+    A clip's predictions are the distinct names of the selected concepts that are active in it; its references are its
+    labels. They are compared by the cosine of their CLAP text embeddings and matched as the ``reading`` says. Two rows
+    show what an SAE's figures are worth: its names shuffled among its concepts, and as a ceiling the clips' own labels
+    as predictions.
 
     Args:
         clap: the CLAP model.
-        reading: of Sec. 4 where it leaves a choice.
-        activity: when a concept is active in a clip: the number of the rule ``active_by``; 0 takes every clip whose
-            score is positive.
-        active_by: see :data:`~ard.evaluation.scores.ActiveBy`.
-        labels: how a label is put to CLAP, see :func:`~ard.evaluation.functional.label_text`.
-        num_shuffles: draws of shuffled names.
+        reading: how Sec. 4 is read where it leaves a choice.
+        activity: the number that the rule ``active_by`` takes; 0, as a share or a quantile, takes every clip with a
+            positive score.
+        active_by: when a concept is active in a clip, see :data:`~ard.evaluation.scores.ActiveBy`.
+        labels: how a label is spelled for CLAP, see :func:`~ard.evaluation.functional.label_text`.
+        num_shuffles: how often the names are shuffled.
         result: name of the result, so that one cell can hold several readings.
-        seed: of the shuffles and the bootstrap.
+        seed: seed of the shuffles and the bootstrap.
 
     Raises:
-        UserError: if the activity is none that the rule knows.
+        UserError: if ``activity`` is out of range for ``active_by``.
     """
 
     needs = ("representatives", "selections", "names", "scores")
@@ -74,7 +74,8 @@ class MatchLabels(Evaluator):
     ) -> None:
         if activity < 0 or (activity > 1 and active_by != "top"):
             raise UserError(
-                f"activity {activity} is no {active_by}: give a number from 0" + " to 1" * (active_by != "top")
+                f"activity {activity} is out of range for {active_by!r}: give a number from 0"
+                + " to 1" * (active_by != "top")
             )
         super().__init__(clap=clap, seed=seed)
         self.reading = reading
@@ -82,7 +83,7 @@ class MatchLabels(Evaluator):
         self.num_shuffles, self.result = num_shuffles, result
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Match, a row a method; without labelled clips there is nothing to match."""
+        """Match the names of every method, one row each; None without labelled clips."""
         labelled = read_labelled(cell, "eval")
         return None if labelled is None else self.match(cell, labelled, self.clap().text)
 
@@ -90,9 +91,9 @@ class MatchLabels(Evaluator):
         """Match the names of a cell's concepts to the labels of clips.
 
         Args:
-            cell: whose concepts they are.
-            labelled: the clips' scores and labels.
-            embed: texts into the space where they are compared.
+            cell: the cell whose concepts are matched.
+            labelled: scores and labels of the clips.
+            embed: embeds texts in the space where they are compared.
         """
         vocabulary = labelled.vocabulary
         index = {label: i for i, label in enumerate(vocabulary)}
@@ -135,12 +136,12 @@ class MatchLabels(Evaluator):
         return Result(self.result, tuple(rows), choices, details)
 
     def _active(self, labelled: Labelled, stored: Mapping[str, Tensor], scorer: str, selection: Selection) -> Active:
-        kept = "ard" if scorer == "random" else scorer  # Rand. Rep. names AR&D's features otherwise, no more
+        kept = "ard" if scorer == "random" else scorer  # Rand. Rep. only gives AR&D's features other names
         weakest = stored[f"{kept}/top_scores"][selection.features, -1].float()
         return active_concepts(labelled.scores, kept, selection.features, weakest, self.activity, self.active_by)
 
     def _predict(self, active: Active, named: Sequence[str | None], num_clips: int, embed: EmbedText) -> Predictions:
-        """Return what the names of the active concepts predict; a concept without a name predicts nothing."""
+        """Return the names of the active concepts as predictions; a concept without a name predicts nothing."""
         vocabulary = sorted({name for name in named if name is not None})
         word = {name: i for i, name in enumerate(vocabulary)}
         words = np.array([-1 if name is None else word[name] for name in named], dtype=np.int64)
@@ -148,12 +149,12 @@ class MatchLabels(Evaluator):
         if self.reading.scope == "clip":
             of_clips = predicted(active, words, num_clips)
         else:
-            known = torch.from_numpy(words[words >= 0])
-            of_clips = [known if self.reading.scope == "vocabulary" else known.unique()]
+            named_words = torch.from_numpy(words[words >= 0])
+            of_clips = [named_words if self.reading.scope == "vocabulary" else named_words.unique()]
         return Predictions(of_clips, embed(vocabulary))
 
-    def _row(self, draws: Sequence[Predictions], truth: Predictions, about: Row) -> Row:
-        """Return a row with its figures: means over draws, where there are several, whose spread its note tells."""
+    def _row(self, draws: Sequence[Predictions], truth: Predictions, row: Row) -> Row:
+        """Return the row with its figures; over several draws, their means, with the spread in its note."""
         kinds = (self.reading.average_precision, AT_MATCHES)
         values = []
         for draw in draws:
@@ -172,14 +173,14 @@ class MatchLabels(Evaluator):
         mean, num_clips = np.mean(values, axis=0), len(truth.of_clips)
         figures = {name: Figure.resampled(mean[:, i], num_clips, "share") for i, name in enumerate(METRICS)}
         if len(draws) == 1:
-            return replace(about, figures=figures)
+            return replace(row, figures=figures)
         spread = np.std([of_draw[0] for of_draw in values], axis=0)
-        told = ", ".join(f"{name} {value:.3f}" for name, value in zip(METRICS.values(), spread, strict=True))
-        note = f"mean of {len(draws)} draws; standard deviation over draws: {told}"
-        return replace(about, figures=figures, note=note)
+        deviations = ", ".join(f"{name} {value:.3f}" for name, value in zip(METRICS.values(), spread, strict=True))
+        note = f"mean of {len(draws)} draws; standard deviation over draws: {deviations}"
+        return replace(row, figures=figures, note=note)
 
     def _highest(self, draws: Sequence[Selection]) -> Figure:
-        """Return the highest m, its interval over concepts; of several draws their mean, its interval over draws."""
+        """Return the highest m and its interval over concepts; over several draws, the mean and its interval."""
         unit = "pooled standard deviations"
         if len(draws) == 1:
             return Figure.estimate(draws[0].m.numpy(), np.max, unit, seed=self.seed)

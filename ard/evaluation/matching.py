@@ -1,7 +1,7 @@
-"""Names matched to labels, and precision, recall, F1 and mAP of the matches (Sec. 4, Table 1), by every reading.
+"""Match names to labels; precision, recall, F1 and mAP of the matches (Sec. 4, Table 1), in every reading.
 
-What is counted of each clip is added up, so that a figure and its bootstrap over clips are one product with weights: a
-row of ``weights`` says how often each clip was drawn, and a row of ones gives the figure itself.
+Counts are kept per clip and summed with weights, so that one product gives a figure and its bootstrap over clips: a row
+of ``weights`` says how often each clip was drawn, and a row of ones gives the figure itself.
 """
 
 from dataclasses import dataclass, fields
@@ -20,29 +20,29 @@ AveragePrecisionKind = Literal["ranks", "references", "matches", "pooled", "clas
 
 @dataclass(frozen=True)
 class MatchReading:
-    """Sec. 4 as it is read where it leaves a choice; the one that was taken is written beside Table 1.
+    """How Sec. 4 is read where it leaves a choice; the reading that was taken is written below Table 1.
 
     Args:
-        scope: of one matching. ``clip``: the distinct names of the concepts that are active in a clip against the
-            clip's labels. ``vocabulary``: all names, one a concept, against all labels at once; ``distinct``: the same
-            without doubles. Of the last two there is one matching only, hence no interval, and precision cannot exceed
-            the number of labels over that of names.
+        scope: what one matching covers. ``clip``: the distinct names of the concepts active in a clip against the
+            clip's labels. ``vocabulary``: all names, one per concept, against all labels at once; ``distinct``: the
+            same without duplicates. The last two give a single matching, hence no interval, and their precision cannot
+            exceed the number of labels divided by the number of names.
         average: ``micro`` sums matches, predictions and references over clips; ``macro`` averages the clips' figures,
             where a clip without predictions has precision 0.
         gamma: least cosine of a match (the paper's 0.7).
-        strict: a match must lie above gamma, rather than reach it.
-        assignment: ``hungarian``, the one-to-one assignment of the highest summed cosine, or ``greedy``, the most
+        strict: whether a match must exceed gamma rather than reach it.
+        assignment: ``hungarian``, the one-to-one assignment with the highest total cosine, or ``greedy``, the most
             similar pair first.
-        threshold: of gamma, ``after`` the assignment, or ``before`` it: then pairs below gamma count for nothing in it.
-        average_precision: of mAP. All pairs of a clip's predictions and references are ranked by cosine, and the
-            precision at a rank is the share of matches up to it. ``ranks`` averages it over all ranks, as the paper
-            words it; ``references`` sums it at the matches, over the number of references, as in object detection;
-            ``matches`` over the number of matches. ``pooled`` is ``references`` with all clips in one ranking.
-            ``classes`` is the usual mAP of many labels: every label ranks the clips by the highest cosine of one of
-            their names, and the mean over labels is taken.
+        threshold: when gamma applies: ``after`` the assignment, or ``before`` it, where pairs below gamma count as 0.
+        average_precision: how mAP is computed. All pairs of a clip's predictions and references are ranked by cosine,
+            and the precision at a rank is the share of matches up to it. ``ranks`` averages it over all ranks, as the
+            paper words it. ``references`` sums it at the matches and divides by the number of references, as in object
+            detection; ``matches`` divides by the number of matches. ``pooled`` is ``references`` with all clips in one
+            ranking. ``classes`` is the usual multi-label mAP: every label ranks the clips by the highest cosine among
+            their names, and the result is averaged over labels.
 
     Raises:
-        UserError: if gamma is no cosine, or a reading asks for several clips where the scope has one matching.
+        UserError: if gamma is not a cosine, or the reading needs several clips and the scope has one matching.
     """
 
     scope: Literal["clip", "vocabulary", "distinct"] = "clip"
@@ -54,15 +54,15 @@ class MatchReading:
     average_precision: AveragePrecisionKind = "ranks"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be read."""
-        for given in fields(self):
-            known = get_args(given.type)
-            if known and getattr(self, given.name) not in known:
+        """Refuse values that no reading has."""
+        for field in fields(self):
+            choices = get_args(field.type)
+            if choices and getattr(self, field.name) not in choices:
                 raise UserError(
-                    f"reading {given.name} {getattr(self, given.name)!r} does not exist: choose one of {known}"
+                    f"reading {field.name} {getattr(self, field.name)!r} does not exist: choose one of {choices}"
                 )
         if not -1 <= self.gamma <= 1:
-            raise UserError(f"gamma {self.gamma} is no cosine: give a number from -1 to 1")
+            raise UserError(f"gamma {self.gamma} is not a cosine: give a number from -1 to 1")
         if self.scope != "clip" and self.average_precision == "classes":
             raise UserError(f"average_precision 'classes' ranks clips: it needs scope 'clip', not {self.scope!r}")
 
@@ -75,7 +75,7 @@ def match(
 ) -> Bool[np.ndarray, "predictions references"]:
     """Match every prediction to at most one reference and every reference to at most one prediction.
 
-    True marks a match; an empty side gives none.
+    True marks a match; if either side is empty there is none.
 
     Example:
         >>> import numpy as np
@@ -99,7 +99,7 @@ def match(
 
 
 class AveragePrecision(NamedTuple):
-    """The average precision of one ranking by the readings that see no other clip."""
+    """The average precision of one clip's ranking, in each of the readings that need no other clip."""
 
     ranks: float
     references: float
@@ -109,7 +109,7 @@ class AveragePrecision(NamedTuple):
 def average_precision(
     similarity: Float[np.ndarray, "predictions references"], matched: Bool[np.ndarray, "predictions references"]
 ) -> AveragePrecision:
-    """Rank all pairs of a clip by cosine, highest first, equal ones in their order, and average the precision.
+    """Rank all pairs of a clip by cosine, highest first and ties in order, and average the precision.
 
     0 without a match; NaN without references.
 
@@ -130,14 +130,14 @@ def average_precision(
     ahead = (flat > own) | ((flat == own) & (np.arange(len(flat)) < places[:, None]))
     ranks = np.sort(ahead.sum(axis=1)) + 1
     at_matches = float((np.arange(1, len(ranks) + 1) / ranks).sum())
-    # A match at rank r is among the first q from q = r on: over all ranks it adds 1/r + 1/(r+1) + ... + 1/n.
+    # A match at rank r is among the first q for every q >= r: summed over all ranks it adds 1/r + 1/(r+1) + ... + 1/n.
     over_ranks = float((digamma(len(flat) + 1) - digamma(ranks)).sum() / len(flat))
     return AveragePrecision(over_ranks, at_matches / num_references, at_matches / len(ranks))
 
 
-@lru_cache(maxsize=1)  # many metrics ask for the same
+@lru_cache(maxsize=1)  # metrics of the same clips share the weights
 def resampled(num_clips: int, num_resamples: int, seed: int) -> Float[np.ndarray, "resamples clips"]:
-    """Return the weights of the clips as they are and, in each further row, in a bootstrap resample."""
+    """Return the weights of the clips: ones in the first row, then the counts of each bootstrap resample."""
     rng = np.random.default_rng(seed)
     drawn = [np.bincount(rng.integers(num_clips, size=num_clips), minlength=num_clips) for _ in range(num_resamples)]
     weights = np.stack([np.ones(num_clips), *drawn])
@@ -150,10 +150,10 @@ def precision_recall_f1(
     weights: Float[np.ndarray, "resamples clips"],
     average: Literal["micro", "macro"] = "micro",
 ) -> Float[np.ndarray, "resamples 3"]:
-    """Return precision, recall and F1 from matches, predictions and references of each clip.
+    """Return precision, recall and F1 from each clip's numbers of matches, predictions and references.
 
-    Precision without a prediction is 0, and so is F1 without a match. Recall without a reference is NaN, and so is F1
-    where there is no prediction either.
+    Precision is 0 without predictions, and F1 is 0 without matches. Recall is NaN without references, and so is F1 if
+    there are no predictions either.
 
     Example:
         >>> import numpy as np
@@ -165,8 +165,8 @@ def precision_recall_f1(
     if average == "micro":
         return _precision_recall_f1(weights @ counts)
     of_clips = _precision_recall_f1(counts)
-    known = ~np.isnan(of_clips)
-    return _ratio(weights @ np.where(known, of_clips, 0), weights @ known.astype(float), np.nan)
+    defined = ~np.isnan(of_clips)
+    return _ratio(weights @ np.where(defined, of_clips, 0), weights @ defined.astype(float), np.nan)
 
 
 def _precision_recall_f1(counts: Float[np.ndarray, "rows 3"]) -> Float[np.ndarray, "rows 3"]:
@@ -178,9 +178,9 @@ def _precision_recall_f1(counts: Float[np.ndarray, "rows 3"]) -> Float[np.ndarra
 def mean_average_precision(
     of_clips: Float[np.ndarray, " clips"], weights: Float[np.ndarray, "resamples clips"]
 ) -> Float[np.ndarray, " resamples"]:
-    """Return the mean of the clips' average precisions, but for clips without references (NaN)."""
-    known = ~np.isnan(of_clips)
-    return _ratio(weights @ np.where(known, of_clips, 0), weights @ known.astype(float), np.nan)
+    """Return the mean of the clips' average precisions, leaving out clips without references (NaN)."""
+    defined = ~np.isnan(of_clips)
+    return _ratio(weights @ np.where(defined, of_clips, 0), weights @ defined.astype(float), np.nan)
 
 
 def pooled_average_precision(
@@ -192,8 +192,8 @@ def pooled_average_precision(
 ) -> Float[np.ndarray, " resamples"]:
     """Return the average precision of all clips' pairs in one ranking, summed at the matches, over all references.
 
-    The same name and label in two clips are equally similar: equal pairs stand at one rank together. Pairs that are
-    less similar than the last match change nothing and may be left out. NaN without references.
+    A name and a label are equally similar in every clip, so equal pairs share one rank. Pairs less similar than the
+    last match change nothing and may be left out. NaN without references.
     """
     order = np.argsort(-similarity, kind="stable")
     matched, clips, last = matched[order], clips[order], _last_of_equals(similarity[order])
@@ -212,7 +212,7 @@ def class_average_precision(
 ) -> Float[np.ndarray, " resamples"]:
     """Return the mean over labels of the average precision with which a label's scores rank the clips.
 
-    Clips of equal score stand at one rank together. A label that no drawn clip has is left out; NaN without any.
+    Clips of equal score share one rank. A label that no drawn clip has is left out; NaN if all are.
     """
     total, count = np.zeros(len(weights)), np.zeros(len(weights))
     for column in range(scores.shape[1]):
@@ -228,10 +228,10 @@ def class_average_precision(
 
 
 def _last_of_equals(ordered: Float[np.ndarray, " n"]) -> Int[np.ndarray, " groups"]:
-    """Return the place of the last of each group of equal numbers."""
+    """Return the index of the last element of each run of ties in a sorted array."""
     return np.flatnonzero(np.append(np.diff(ordered) != 0, len(ordered) > 0))
 
 
 def _ratio(over: np.ndarray, under: np.ndarray, otherwise: float) -> np.ndarray:
-    """Divide; where there is nothing to divide by, ``otherwise``."""
+    """Divide element by element, with ``otherwise`` where the divisor is not positive."""
     return np.divide(over, under, out=np.full(np.broadcast(over, under).shape, otherwise), where=under > 0)

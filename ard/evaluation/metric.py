@@ -1,4 +1,4 @@
-"""Table 1's figures of named concepts against labels, streaming over clips and merging over ranks."""
+"""Table 1's figures for named concepts against labels, accumulated over clips and merged over ranks."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -38,14 +38,14 @@ def _pairs(
 class ConceptMatching(Metric):
     """Precision, recall and F1 of the names that clips' concepts predict, matched to the clips' labels (Sec. 4).
 
-    ``compute`` returns one row a resample [1 + num_resamples, 3]: the figures, then those of each bootstrap resample of
-    the clips. NaN without a clip.
+    ``compute`` returns [1 + num_resamples, 3]: a row of figures, then one for each bootstrap resample of the clips; NaN
+    without clips.
 
     Args:
-        similarity: cosine of every name of the vocabulary with every label.
+        similarity: cosine of every name in the vocabulary with every label.
         reading: how Sec. 4 is read.
-        num_resamples: of the bootstrap over clips.
-        seed: of the bootstrap; metrics of one seed and number of clips draw the same clips.
+        num_resamples: number of bootstrap resamples of the clips.
+        seed: seed of the bootstrap; metrics with the same seed and number of clips draw the same clips.
         kwargs: passed to :class:`torchmetrics.Metric`.
     """
 
@@ -68,7 +68,7 @@ class ConceptMatching(Metric):
         self.add_state("counts", [], dist_reduce_fx="cat")
 
     def update(self, predictions: Clips, references: Clips) -> None:
-        """Fold in clips: for each the indices of its predicted names and those of its labels."""
+        """Add clips, each given by the indices of its predicted names and of its labels."""
         counts = [[match(of, self.reading).sum(), *of.shape] for of in _pairs(self.similarity, predictions, references)]
         self.counts.append(torch.tensor(counts, dtype=torch.float64).reshape(-1, 3))
 
@@ -85,15 +85,15 @@ class ConceptMatching(Metric):
 class ConceptAveragePrecision(Metric):
     """mAP of the names that clips' concepts predict (Sec. 4).
 
-    ``compute`` returns one row a resample [1 + num_resamples, kinds]: the figures, then those of each bootstrap
-    resample of the clips. NaN without a clip.
+    ``compute`` returns [1 + num_resamples, kinds]: a row of figures, then one for each bootstrap resample of the clips;
+    NaN without clips.
 
     Args:
-        similarity: cosine of every name of the vocabulary with every label.
+        similarity: cosine of every name in the vocabulary with every label.
         reading: how Sec. 4 is read.
-        kinds: of average precision, in the place of the reading's own.
-        num_resamples: of the bootstrap over clips.
-        seed: of the bootstrap; metrics of one seed and number of clips draw the same clips.
+        kinds: kinds of average precision to compute, instead of the reading's own.
+        num_resamples: number of bootstrap resamples of the clips.
+        seed: seed of the bootstrap; metrics with the same seed and number of clips draw the same clips.
         kwargs: passed to :class:`torchmetrics.Metric`.
     """
 
@@ -122,18 +122,18 @@ class ConceptAveragePrecision(Metric):
             self.add_state(state, [], dist_reduce_fx="cat")
 
     def update(self, predictions: Clips, references: Clips) -> None:
-        """Fold in clips: for each the indices of its predicted names and those of its labels."""
+        """Add clips, each given by the indices of its predicted names and of its labels."""
         for similarity in _pairs(self.similarity, predictions, references):
             matched = match(similarity, self.reading)
-            found = [*average_precision(similarity, matched), similarity.shape[1]]
-            self.of_clips.append(torch.tensor([found], dtype=torch.float64))
+            values = [*average_precision(similarity, matched), similarity.shape[1]]
+            self.of_clips.append(torch.tensor([values], dtype=torch.float64))
             if "pooled" in self.kinds:
                 counted = similarity >= self.reading.gamma  # no match lies below
                 self.pairs.append(torch.from_numpy(np.stack([similarity[counted], matched[counted]], axis=1)))
                 self.num_pairs.append(torch.tensor([int(counted.sum())]))
         if "classes" in self.kinds:
             for predicted, labels in zip(predictions, references, strict=True):
-                ranked = np.full((1, self.similarity.shape[1], 2), -1.0)  # no name, no cosine
+                ranked = np.full((1, self.similarity.shape[1], 2), -1.0)  # the cosine where a clip has no names
                 if len(predicted):
                     ranked[0, :, 0] = self.similarity[predicted.numpy()].max(axis=0)
                 ranked[0, labels.numpy(), 1] = 1

@@ -1,4 +1,4 @@
-"""The scores of labelled clips, and which concepts are active in them."""
+"""Scores of labelled clips, and which concepts are active in them."""
 
 from typing import Literal, NamedTuple
 
@@ -12,9 +12,9 @@ from ard.probing import SparseScores, read_scores
 from ard.run import Cell
 
 ActiveBy = Literal["share", "quantile", "top"]
-"""When a concept is active in a clip. ``share``: its score is positive and reaches this share of the score of the
+"""When a concept is active in a clip. ``share``: its score is positive and reaches this share of its score on the
 weakest clip in H^k. ``quantile``: its score is positive and above this quantile of its scores on all labelled clips.
-``top``: its score is positive and among this many of the clip's highest."""
+``top``: its score is positive and among this many highest scores of the clip."""
 
 
 class Active(NamedTuple):
@@ -59,14 +59,14 @@ def active_concepts(
     """Return where the concepts are active, clip by clip.
 
     Args:
-        scores: of the clips.
-        scorer: whose scores these are.
-        features: the concepts.
-        weakest: their scores on the weakest clip in H^k.
-        activity: the share, quantile or number.
+        scores: scores of the clips.
+        scorer: the scorer to read the scores of.
+        features: the concepts' features.
+        weakest: the concepts' scores on the weakest clip in H^k.
+        activity: the share, quantile or number of the rule.
         by: the rule.
     """
-    clips, concepts, values = (found.numpy() for found in scores.of(scorer, features))
+    clips, concepts, values = (column.numpy() for column in scores.of(scorer, features))
     if by == "share":
         enough = values >= activity * weakest.numpy()[concepts]
     elif by == "quantile":
@@ -80,7 +80,7 @@ def active_concepts(
 
 
 def predicted(active: Active, words: Int[np.ndarray, " concepts"], num_clips: int) -> list[Int[Tensor, " _"]]:
-    """Return for each clip the distinct words of its active concepts; a word of -1 is none."""
+    """Return for each clip the distinct words of its active concepts; -1 stands for no word."""
     of_entries = words[active.concepts]
     size = int(words.max(initial=0)) + 1
     pairs = np.unique((active.clips * size + of_entries)[of_entries >= 0])
@@ -89,7 +89,7 @@ def predicted(active: Active, words: Int[np.ndarray, " concepts"], num_clips: in
 
 
 def _places(groups: Int[np.ndarray, " entries"], values: Float[np.ndarray, " entries"]) -> Int[np.ndarray, " entries"]:
-    """Return each entry's place within its group, the highest value first, equal ones in their order."""
+    """Return each entry's rank within its group from 0, the highest value first and ties in order."""
     order = np.lexsort((-values, groups))
     starts = np.searchsorted(groups[order], groups[order])
     places = np.empty(len(groups), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""How close names are to labels (Table 2), whoever gave these: people, a language model, the corpus."""
+"""How close names are to labels (Table 2), whether people, a language model or the corpus gave the labels."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -23,12 +23,12 @@ def compare_texts(
     """Return ``clap_cosine`` and, with a model for it, ``bertscore`` of names and labels, as :func:`mean_of_concepts`.
 
     Args:
-        names: one a label.
+        names: one for each label.
         labels: what raters wrote, or the corpus says.
-        concepts: which concept each pair is of; several raters label one.
+        concepts: the concept of each pair; several raters may label one.
         clap: the CLAP model.
         bertscore: the scorer of BERTScore; None leaves it out.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     cosine = (clap.text(list(names)) * clap.text(list(labels))).sum(dim=1).numpy() if names else np.empty(0)
     figures = {"clap_cosine": mean_of_concepts(cosine, concepts, "cosine", seed=seed)}
@@ -42,8 +42,8 @@ def mean_of_concepts(
 ) -> Figure:
     """Return the mean over concepts of each concept's mean, its interval by a bootstrap over concepts, and the spread.
 
-    Raters of one concept hear the same clips, so that the concepts, not the values, are what is drawn again. The
-    spread is the standard deviation (n - 1) of the values themselves; None for fewer than two.
+    Raters of one concept hear the same clips, so the bootstrap resamples concepts, not values. The spread is the
+    standard deviation (n - 1) of the values themselves; None for fewer than two.
     """
     of_concept: dict[Hashable, list[float]] = {}
     for concept, value in zip(concepts, values.tolist(), strict=True):

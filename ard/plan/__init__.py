@@ -1,4 +1,4 @@
-"""What a preset will cost before it runs: clips, tokens, bytes, FLOPs, hours on a GPU, and if the disk holds it."""
+"""What a preset will cost before it runs: clips, tokens, bytes, FLOPs, hours on a GPU, and whether it fits the disk."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
-"""What clips take: frames, tokens, bytes and FLOPs, by formulas that the tests compare with what really runs.
+"""What clips cost: frames, tokens, bytes and FLOPs, by formulas that the tests compare with real runs.
 
-FLOPs are those of torch's ``FlopCounterMode``: a multiplication and an addition are two; matrix products, convolutions
-and whole attention matrices count (a causal mask saves nothing), element-wise work does not. Models are built on the
-meta device, which reads no weights.
+FLOPs are those of torch's ``FlopCounterMode``: a multiplication and an addition count as two. Matrix products,
+convolutions and whole attention matrices count (a causal mask saves nothing), element-wise work does not. Models are
+built on the meta device, which reads no weights.
 """
 
 import copy
@@ -20,11 +20,11 @@ from ard.audiollm import stop_after
 from ard.audiollm.frames import needed_frames
 
 PerClip = Int[np.ndarray, " clips"]
-BLOCK, RECORD = 512, 10_240  # of a tar: a member's header and content fill blocks, the file fills records
+BLOCK, RECORD = 512, 10_240  # bytes in a tar: a header and a content fill whole blocks, the file fills whole records
 
 
 def num_mel_frames(num_samples: PerClip, window: int) -> PerClip:
-    """Return the mel frames of clips at 16 kHz: one is 160 samples, a started one counts, the window is the most."""
+    """Return the mel frames of clips at 16 kHz: one for 160 samples, rounded up, and at most ``window``."""
     return np.minimum(-(-num_samples // 160), window)
 
 
@@ -34,7 +34,7 @@ def num_audio_tokens(mel_frames: PerClip) -> PerClip:
 
 
 def clip_bytes(num_tokens: PerClip, d_in: int, itemsize: int) -> PerClip:
-    """Return what each clip takes in an activation shard: two tar members, safetensors and a JSON of one block.
+    """Return the bytes of each clip in an activation shard: two tar members, safetensors and a JSON of one block.
 
     A safetensors file is 8 bytes, a header padded to 8, and the tensor [tokens, d_in]. Names beyond 100 characters and
     metadata beyond 512 bytes take more.
@@ -47,12 +47,12 @@ def clip_bytes(num_tokens: PerClip, d_in: int, itemsize: int) -> PerClip:
 
 
 def shard_bytes(num_tokens: PerClip, d_in: int, itemsize: int) -> int:
-    """Return what one layer's activation shard takes: its clips, two closing blocks, padding to whole records."""
+    """Return the bytes of one layer's activation shard: its clips, two closing blocks, padding to whole records."""
     return int(padded(clip_bytes(num_tokens, d_in, itemsize).sum() + 2 * BLOCK, RECORD))
 
 
 class Stack(NamedTuple):
-    """FLOPs of transformer layers: of each position, and of each pair of positions (attention)."""
+    """FLOPs of transformer layers: per position, and per pair of positions (attention)."""
 
     position: int
     pair: int
@@ -66,24 +66,24 @@ class ModelCost(NamedTuple):
     """FLOPs of the parts of an AudioLLM, and how many weights it has."""
 
     encoder: Stack
-    window: int  # frames of the encoder at most
-    projector: int  # of one audio token
-    decoder: Stack  # up to the deepest layer wanted
-    head: int  # the logits of one position
+    window: int  # most frames of the encoder
+    projector: int  # for one audio token
+    decoder: Stack  # up to the deepest layer needed
+    head: int  # for the logits of one position
     num_weights: int
 
     def prefill_flops(self, mel_frames: PerClip, num_text_tokens: int, clips_per_batch: int = 1) -> int:
-        """Return the FLOPs of reading prompts: encoder and decoder compute as much as a batch's longest clip needs.
+        """Return the FLOPs of reading prompts, where every clip of a batch costs as much as the longest.
 
-        Of the encoder's frames these are what :func:`ard.audiollm.frames.needed_frames` leaves.
+        The encoder computes only the frames that :func:`ard.audiollm.frames.needed_frames` leaves.
         """
         longest = _longest_in_batch(mel_frames, clips_per_batch)
-        heard = np.minimum((longest - 1) // 2 + 2, self.window)
-        encoded = self.encoder.flops(heard) + self.projector * int((heard // 2).sum())
+        frames = np.minimum((longest - 1) // 2 + 2, self.window)
+        encoded = self.encoder.flops(frames) + self.projector * int((frames // 2).sum())
         return encoded + self.decoder.flops(num_audio_tokens(longest) + num_text_tokens)
 
     def answer_flops(self, mel_frames: PerClip, num_text_tokens: int, clips_per_batch: int, num_new_tokens: int) -> int:
-        """Return the FLOPs of answers: the prompt gives their first token, a step each other.
+        """Return the FLOPs of answers: the prompt gives the first token, each further one takes a step.
 
         Logits are computed at every position of the prompt, as transformers' Qwen2-Audio does.
         """
@@ -97,7 +97,7 @@ class ModelCost(NamedTuple):
 
 
 def model_cost(config: Any, deepest: int | None = None) -> ModelCost:
-    """Count an AudioLLM up to and with decoder layer ``deepest`` (0-based; all layers if None)."""
+    """Count an AudioLLM up to and including decoder layer ``deepest`` (0-based; all layers if None)."""
     with torch.device("meta"):
         model = AutoModelForMultimodalLM.from_config(config).eval()
     decoder, tower, audio = model.get_decoder(), model.model.audio_tower, config.audio_config
@@ -114,7 +114,7 @@ def model_cost(config: Any, deepest: int | None = None) -> ModelCost:
             tower(needed["input_features"])
 
     def decode(length: int) -> None:
-        mask = meta(1, 1, length, length)  # given, so that no value of it is looked at
+        mask = meta(1, 1, length, length)  # given, so that its values are not looked at
         with stop_after(decoder.layers, (last,)):
             decoder(inputs_embeds=meta(1, length, width), attention_mask=mask, use_cache=False)
 
@@ -136,8 +136,8 @@ def encoding_flops(d_in: int, d_sae: int) -> int:
 def training_flops(d_in: int, d_sae: int, k: int, *, robust: bool = False, k_aux: int = 0) -> tuple[int, int]:
     """Return the FLOPs of one token in training: of dense products, and of sparse ones, which gather rows of d_in.
 
-    Dense is the encoder; sparse are the decoder and the gradients of z, W_dec, W_enc and, with ``robust``, of b_dec,
-    for k features each. AuxK does the same for k_aux dead features, here as if all were dead, which is the most.
+    The encoder is dense. The decoder and the gradients of z, W_dec, W_enc and, with ``robust``, of b_dec are sparse,
+    with k features each. AuxK does the same for k_aux dead features; the count is for the worst case, all dead.
     """
     return (2 if k_aux else 1) * encoding_flops(d_in, d_sae), 2 * (5 if robust else 4) * (k + k_aux) * d_in
 
@@ -146,11 +146,11 @@ def clap_flops(config: Any) -> int:
     """Return the FLOPs of one window of audio in CLAP; shorter clips are repeated to fill it."""
     config = copy.deepcopy(config)
     audio = config.audio_config
-    audio.enable_fusion = False  # it is for what is longer than a window, and clips are cut
+    audio.enable_fusion = False  # fusion is for audio longer than a window, and clips are cut
     with torch.device("meta"):
         model: Any = ClapModel(config).eval()
-        heard = torch.empty(1, 1, audio.spec_size * audio.spec_size // audio.num_mel_bins, audio.num_mel_bins)
-        return _count(lambda: model.get_audio_features(input_features=heard))
+        spectrogram = torch.empty(1, 1, audio.spec_size * audio.spec_size // audio.num_mel_bins, audio.num_mel_bins)
+        return _count(lambda: model.get_audio_features(input_features=spectrogram))
 
 
 def padded(size: Any, block: int) -> Any:
@@ -159,7 +159,7 @@ def padded(size: Any, block: int) -> Any:
 
 
 def _stack(run: Callable[[int], None]) -> Stack:
-    """Tell what is linear in positions from what is quadratic, by counting two lengths."""
+    """Separate what is linear in positions from what is quadratic, by counting two lengths."""
     two, four = _count(lambda: run(2)), _count(lambda: run(4))
     pair = (four - 2 * two) // 8
     return Stack((two - 4 * pair) // 2, pair)

@@ -1,4 +1,4 @@
-"""GPUs by their data sheets."""
+"""GPUs and their data sheets."""
 
 from typing import NamedTuple
 

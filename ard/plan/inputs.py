@@ -1,4 +1,4 @@
-"""What a preset's run will read, as far as it is known before anything runs: settings, clips, models' dimensions."""
+"""What is known of a preset's run before anything runs: its settings, clips, and models' dimensions."""
 
 import inspect
 import json
@@ -18,8 +18,8 @@ from ard.audiollm.prompter import load_config
 from ard.plan.cost import BLOCK, PerClip, padded
 from ard.types import Clip, UserError
 
-RATE_HZ = 16_000  # at which Qwen2-Audio hears
-TEMPLATE_TOKENS = 27  # its chat template around the audio (facts of transformers 5.23), piece by piece
+RATE_HZ = 16_000  # the sampling rate of Qwen2-Audio
+TEMPLATE_TOKENS = 27  # of its chat template around the audio, tokenized in pieces (transformers 5.23)
 _QWEN2 = {"intermediate_size": 11008, "vocab_size": 156032}
 _QWEN2_5 = {"hidden_size": 3584, "intermediate_size": 18944, "vocab_size": 152064, "num_hidden_layers": 28}
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -29,9 +29,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "SeaLLMs/SeaLLMs-Audio-7B": {**_QWEN2_5, "num_attention_heads": 28, "num_key_value_heads": 4},
     }.items()
 }
-"""What the hub's ``config.json`` says, so that the paper is planned without the hub; the rest is transformers' default.
+"""What the hub's ``config.json`` says, to plan the paper's preset offline; the rest is transformers' default.
 
-SeaLLMs-Audio is Qwen2-Audio with the decoder of Qwen2.5-7B-Instruct by its README; its own file was not seen.
+By its README, SeaLLMs-Audio is Qwen2-Audio with the decoder of Qwen2.5-7B-Instruct; we have not seen its own file.
 """
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Extraction": {"store_dtype": "bfloat16", "dtype": "auto"},
@@ -56,12 +56,12 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "most_clips": None,
     },
 }
-"""What classes of the stage files take where a file does not say; they are not imported, since they bring Lightning."""
+"""Defaults of the classes in the stage files, which are not imported here, since they bring in Lightning."""
 _HTSAT_BASE = {"patch_embeds_hidden_size": 128, "hidden_size": 1024, "depths": [2, 2, 12, 2]}
 
 
 class Preset(NamedTuple):
-    """The facts of a preset, and under their names its stage files."""
+    """The facts of a preset, and its stage files under their names."""
 
     facts: Mapping[str, Any]
 
@@ -79,7 +79,7 @@ class Preset(NamedTuple):
         return value
 
     def setting(self, stage: str, part: str, name: str) -> Any:
-        """Look up a setting in a stage's file, else what the class that it configures takes without it."""
+        """Look up a setting in a stage's file, or else the default of the class that it configures."""
         config = self.fact(stage)
         parts = [config["model"], config["data"], *config.get("trainer", {}).get("callbacks", [])]
         of_part = [p.get("init_args", {}) for p in parts if p["class_path"].rpartition(".")[2] == part]
@@ -89,7 +89,7 @@ class Preset(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """The clips of a split in the order of their shards, and what their audio shards take."""
+    """The clips of a split in the order of their shards, and the size of their audio shards."""
 
     num_samples: PerClip
     rates_hz: PerClip
@@ -100,44 +100,44 @@ class Corpus(NamedTuple):
 
 
 def read_corpus(preset: Preset, split: str) -> Corpus:
-    """Take a split's clips from its audio shards, else from the seed that will make them, else from the preset."""
+    """Take a split's clips from its audio shards, or else from the seed that makes them, or else from the preset."""
     folder = Path(preset.fact("out")) / "audio" / split
     if (folder / "manifest.json").is_file():
-        return _stored(folder)
+        return _from_shards(folder)
     parts = preset.fact("audio").get(split, [])
     if [part["source"] for part in parts] == ["synthetic"]:
         made = SyntheticCorpus(**{key: value for key, value in parts[0].items() if key != "source"})
         num_samples = np.array([made.scene(index).num_samples for index in range(len(made))])
-        return _bounded(num_samples, np.full(len(made), made[0].sample_rate_hz), "made from the seed")
-    stated = (preset.facts.get("corpora") or {}).get(split)
-    if not stated:
+        return _upper_bound(num_samples, np.full(len(made), made[0].sample_rate_hz), "made from the seed")
+    entries = (preset.facts.get("corpora") or {}).get(split)
+    if not entries:
         raise UserError(
-            f"nothing is known of the clips of split {split!r}: there are no audio shards in {str(folder)!r} "
+            f"the clips of split {split!r} are unknown: there are no audio shards in {str(folder)!r} "
             f"and the preset states none. Make them with `ard shards`, or add `corpora.{split}` to its run.yaml"
         )
     try:
-        known = [(part["num_clips"], part["duration_s"], part["sample_rate_hz"]) for part in stated]
+        rows = [(entry["num_clips"], entry["duration_s"], entry["sample_rate_hz"]) for entry in entries]
     except KeyError as error:
         raise UserError(
-            f"`corpora.{split}` of the preset lacks {error}: each entry says num_clips, duration_s and sample_rate_hz"
+            f"`corpora.{split}` of the preset lacks {error}: each entry has num_clips, duration_s and sample_rate_hz"
         ) from error
-    counts, durations_s, rates_hz = (np.array(column) for column in zip(*known, strict=True))
+    counts, durations_s, rates_hz = (np.array(column) for column in zip(*rows, strict=True))
     num_samples = np.rint(durations_s * rates_hz).astype(np.int64)
-    said = ", ".join(f"{num_clips:,} of {duration_s:g} s" for num_clips, duration_s, _ in known)
-    source = f"as the preset states, all at its mean length: {said}"
-    return _bounded(num_samples.repeat(counts), rates_hz.repeat(counts), source)
+    lengths = ", ".join(f"{num_clips:,} of {duration_s:g} s" for num_clips, duration_s, _ in rows)
+    source = f"as the preset states, all at its mean length: {lengths}"
+    return _upper_bound(num_samples.repeat(counts), rates_hz.repeat(counts), source)
 
 
-def _bounded(num_samples: PerClip, rates_hz: PerClip, source: str) -> Corpus:
-    """Bound what shards that are not there yet will take."""
+def _upper_bound(num_samples: PerClip, rates_hz: PerClip, source: str) -> Corpus:
+    """Bound the size of shards that do not exist yet."""
     size = inspect.signature(write_audio_shards).parameters["clips_per_shard"].default
     sizes = [min(size, len(num_samples) - start) for start in range(0, len(num_samples), size)]
     num_bytes = int((padded(2 * num_samples, BLOCK) + 3 * BLOCK).sum())
     return Corpus(num_samples, rates_hz, sizes, num_bytes, 0, f"{source}; FLAC as large as 16-bit PCM")
 
 
-def _stored(folder: Path) -> Corpus:
-    """Read how long the clips of finished audio shards are from their JSON, passing over their samples."""
+def _from_shards(folder: Path) -> Corpus:
+    """Read the lengths of clips in finished audio shards from their JSON, skipping the samples."""
     paths, shards = sorted(folder.glob("*.tar")), []
     for path in paths:
         with tarfile.open(path) as tar:
@@ -151,7 +151,7 @@ def _stored(folder: Path) -> Corpus:
 
 
 class Model(NamedTuple):
-    """An AudioLLM that is only planned: its configuration, what makes its input where it can be had, and the source."""
+    """An AudioLLM to plan with: its configuration, its prompter if it is available, and where these are from."""
 
     config: Any
     prompter: AudioPrompter | None
@@ -172,26 +172,26 @@ class Model(NamedTuple):
 
 
 def read_model(preset: Preset, name: str) -> Model:
-    """Take a model's dimensions from the preset, else as published, else from its own configuration."""
+    """Take a model's dimensions from the preset, or else as published, or else from its own configuration."""
     stated = (preset.facts.get("dimensions") or {}).get(name)
-    known = stated or PUBLISHED.get(name)
+    dimensions = stated or PUBLISHED.get(name)
     try:
-        config = AutoConfig.for_model(**known) if known else load_config(name)
+        config = AutoConfig.for_model(**dimensions) if dimensions else load_config(name)
     except (UserError, ValueError, TypeError) as error:
         raise UserError(
             f"the dimensions of model {name!r} cannot be read: give a local folder, or state the content of its "
             "config.json (with model_type) under `dimensions` in the preset's run.yaml"
         ) from error
     if config.model_type != "qwen2_audio":
-        raise UserError(f"model {name!r} is a {config.model_type}: a plan can be made of a qwen2_audio only")
-    if not known:
+        raise UserError(f"model {name!r} is a {config.model_type}: only a qwen2_audio can be planned")
+    if not dimensions:
         return Model(config, load_prompter(name), "its own")
-    said = "the preset's" if stated else "as published"
-    return Model(config, None, f"{said}; its prompt taken as {TEMPLATE_TOKENS} tokens and one a word")
+    source = "the preset's" if stated else "as published"
+    return Model(config, None, f"{source}; its prompt counted as {TEMPLATE_TOKENS} tokens and one per word")
 
 
 def read_clap_config(name: str) -> tuple[Any, str]:
-    """Take CLAP's dimensions from this machine, else those of LAION's larger audio encoder, and say which."""
+    """Take CLAP's dimensions from this machine, or else those of LAION's larger audio encoder, and say which."""
     source = str(Path(ard.embedding.__file__).parent / name) if name == ard.embedding.EMBEDDED else name
     try:
         return AutoConfig.from_pretrained(source, local_files_only=True), "its own"

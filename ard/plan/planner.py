@@ -23,7 +23,7 @@ CLAP_WINDOW_S = 10.0
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage, or one cell of it: what passes (tokens in every epoch), and what it leaves on the disk."""
+    """One stage, or one cell of it: what it processes (tokens of all epochs), and what it leaves on the disk."""
 
     stage: str
     part: str
@@ -31,11 +31,11 @@ class StagePlan:
     num_clips: int = 0
     num_tokens: int = 0
     num_bytes: int = 0
-    present_bytes: int = 0  # of these, what is there already
+    present_bytes: int = 0  # of these, already there
     flops: int = 0
-    traffic_bytes: int = 0  # of GPU memory, where it rules: the weights in every step of an answer, and the SAE's rows
+    traffic_bytes: int = 0  # of GPU memory, where it dominates: the weights in each step of an answer, the SAE's rows
     gpu_bytes: int = 0  # at least: weights, optimizer states, the largest activation
-    hours: float = 0.0  # of the plan's GPU
+    hours: float = 0.0  # on the plan's GPU
     layer: int | None = None  # None where all layers share the stage
 
     @property
@@ -46,14 +46,14 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a preset in order, on which GPU and disk, and what was assumed."""
+    """The stages of a preset in order, the GPU and disk that they are planned for, and what was assumed."""
 
     stages: tuple[StagePlan, ...]
     gpu: Gpu
     utilisation: float
     disk: Path
     free_bytes: int
-    num_clips: int  # of the probing set, as the next two
+    num_clips: int  # of the probing set, like the next two
     num_tokens: int
     bytes_per_layer: int
     epochs: float  # how often one SAE's training sees the probing set
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Hours of one GPU, all stages one after another."""
+        """Hours on one GPU, all stages one after another."""
         return sum(stage.hours for stage in self.stages)
 
     @property
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def missing_bytes_by_layer(self) -> int:
-        """What still has to be written where one layer is done and removed before the next: the largest such layer."""
+        """What still has to be written if each layer is finished and removed before the next: for the largest layer."""
         layers = {stage.layer for stage in self.stages} - {None}
         return max(sum(stage.missing_bytes for stage in self.stages if stage.layer in (None, one)) for one in layers)
 
@@ -79,37 +79,37 @@ class Plan:
 def plan(
     facts: Mapping[str, Any], goals: Iterable[Goal] = (1, 2, 3, 4), *, gpu: str, utilisation: float = 0.4, disk: Path
 ) -> Plan:
-    """Plan what some tables of a preset take (``ard.steps``).
+    """Plan what the steps (``ard.steps``) for some tables of a preset cost.
 
     A stage's hours are (FLOPs / peak + memory traffic / bandwidth) / utilisation.
 
     Args:
         facts: the facts of its ``run.yaml``, and its resolved ``extract``, ``fit``, ``test`` and ``steer`` files by
-            these names. Two facts are for planning alone: ``corpora`` (split to a list of ``num_clips``, ``duration_s``
-            on average and ``sample_rate_hz``), where there are no audio shards yet, and ``dimensions`` (model to the
-            content of its ``config.json``), in the place of what can be read.
-        goals: the tables, all together: what several need is counted once.
-        gpu: a name of :data:`~ard.plan.gpus.GPUS`.
+            these names. Two facts are for planning alone: ``corpora`` (split to a list of ``num_clips``, mean
+            ``duration_s`` and ``sample_rate_hz``), where there are no audio shards yet, and ``dimensions`` (model to
+            the content of its ``config.json``), which replace those that can be read.
+        goals: the tables; what several of them need is counted once.
+        gpu: a name in :data:`~ard.plan.gpus.GPUS`.
         utilisation: the share of the data sheet's figures that is reached, above 0 and up to 1.
         disk: where the run will be written.
 
     Raises:
-        UserError: if the GPU is unknown, the utilisation is no share, or the preset lacks something.
+        UserError: if the GPU is unknown, the utilisation is not a share, or the preset lacks something.
     """
-    found = GPUS.get(gpu.upper().replace(" ", "").replace("-", ""))
-    if found is None:
-        raise UserError(f"GPU {gpu!r} is not known: choose one of {sorted(GPUS)}, the nearest to yours")
+    sheet = GPUS.get(gpu.upper().replace(" ", "").replace("-", ""))
+    if sheet is None:
+        raise UserError(f"GPU {gpu!r} is unknown: choose one of {sorted(GPUS)}, the nearest to yours")
     if not 0 < utilisation <= 1:
-        raise UserError(f"utilisation {utilisation:g} is no share: give one above 0 and up to 1, such as 0.4")
+        raise UserError(f"utilisation {utilisation:g} is not a share: give one above 0 and up to 1, such as 0.4")
     planner = _Planner(Preset(facts), goals)
     stages = [
-        replace(stage, hours=found.hours(stage.flops, stage.traffic_bytes, stage.precision) / utilisation)
+        replace(stage, hours=sheet.hours(stage.flops, stage.traffic_bytes, stage.precision) / utilisation)
         for stage in planner.stages()
     ]
     num_tokens = int(planner.tokens["probe"].sum())
     return Plan(
         stages=tuple(stages),
-        gpu=found,
+        gpu=sheet,
         utilisation=utilisation,
         disk=disk,
         free_bytes=shutil.disk_usage(next(f for f in (disk.absolute(), *disk.absolute().parents) if f.is_dir())).free,
@@ -122,7 +122,7 @@ def plan(
 
 
 class _Planner:
-    """The stages of one preset, each by its formula; ``assumptions`` fills on the way."""
+    """The stages of one preset, each by its formula; ``assumptions`` is filled along the way."""
 
     def __init__(self, preset: Preset, goals: Iterable[Goal]) -> None:
         self.preset, self.fact, self.setting = preset, preset.fact, preset.setting
@@ -161,10 +161,10 @@ class _Planner:
             *(self._steering() if self._cells("steer") else []),
         ]
         self.assumptions += [
-            "extraction: a batch is of clips of like length, so that its padding does not count",
-            "hours are the GPU's; not in them: decoding audio, validation, text through CLAP, the SAE while it steers, "
-            f"and reading {2 * self.d_in * self.trained_tokens / 1e9:,.0f} GB of activations for each SAE",
-            "not on this disk: the models' own weights",
+            "extraction: the clips of a batch are of similar length, so its padding does not count",
+            "hours are the GPU's; not included: decoding audio, validation, text through CLAP, the SAE in "
+            f"steering, and reading {2 * self.d_in * self.trained_tokens / 1e9:,.0f} GB of activations for each SAE",
+            "disk space does not include the models' own weights",
         ]
         return stages
 
@@ -175,7 +175,7 @@ class _Planner:
         return [one.cell for one in self.work if one.step.name == step and one.cell]
 
     def layer_bytes(self, split: str) -> int:
-        """Sum a layer over the shards, each of which holds the clips of one audio shard."""
+        """Return the bytes of a layer, summed over its shards; each has the clips of one audio shard."""
         itemsize = _itemsize(self.store_dtype)
         in_shards = np.split(self.tokens[split], np.cumsum(self.corpora[split].shard_sizes)[:-1])
         return sum(cost.shard_bytes(tokens, self.d_in, itemsize) for tokens in in_shards)
@@ -194,8 +194,8 @@ class _Planner:
             if not 0 <= layer <= deepest:
                 raise UserError(f"layer {layer} does not exist in {name!r}: it has layers 0 to {deepest}")
         if self.fact("d_in") != self.d_in:
-            said = f"d_in {self.fact('d_in')} is not the width of {name!r}, which is {self.d_in}"
-            raise UserError(f"{said}: give --run.d_in {self.d_in}")
+            fault = f"d_in {self.fact('d_in')} is not the width of {name!r}, which is {self.d_in}"
+            raise UserError(f"{fault}: give --run.d_in {self.d_in}")
 
     def _audio(self, split: str) -> StagePlan:
         corpus, num_clips = self.corpora[split], len(self.tokens[split])
@@ -219,7 +219,7 @@ class _Planner:
         return StagePlan("activation shards", f"layer {layer}", *passed, layer=layer)
 
     def _training(self, layer: int, expansion: int) -> StagePlan:
-        """The steps of one SAE: Adam moves 28 bytes a weight, its gradient 8 more; gathering rows 2 bytes a FLOP."""
+        """The steps of one SAE: Adam moves 28 bytes per weight, its gradient 8 more; gathered rows 2 per FLOP."""
         d_sae, num_steps = expansion * self.d_in, self.trained_tokens // self.batch_tokens
         robust = self.setting("fit", "SAETraining", "robust")
         k_aux = self.setting("fit", "SAETraining", "k_aux") if robust else 0
@@ -247,12 +247,12 @@ class _Planner:
         )
 
     def _probing(self) -> StagePlan:
-        """Every cell goes over the probing set once; one that is tested goes over the evaluation set too."""
+        """Every cell reads the probing set once; a cell that is tested also reads the evaluation set."""
         probe, *others = (int(self.tokens[split].sum()) for split in self.extracted)
         passes = [(e, probe + sum(others)) for _, e in self._cells("test")]
         passes += [(e, probe) for _, e in self._cells("score")]
         widths, p = [self.d_in * (expansion or 1) for expansion, _ in passes], self.fact("p")
-        lists = 8 + 4 + len(SCORERS) * 2 * p * (8 + 4)  # of a feature: counts and maxima, then ids and scores
+        lists = 8 + 4 + len(SCORERS) * 2 * p * (8 + 4)  # bytes per feature: counts and maxima, then ids and scores
         return StagePlan(
             "probing",
             f"{len(passes)} passes",
@@ -267,9 +267,7 @@ class _Planner:
     def _embedding(self) -> StagePlan:
         config, source = read_clap_config(self.fact("clap"))
         self.assumptions.append(f"dimensions of {self.fact('clap')}: {source}")
-        corpora = [
-            self.corpora[split] for split in self.extracted
-        ]  # clips that names are made of, and put to the test on
+        corpora = [self.corpora[split] for split in self.extracted]  # clips that names are made from and tested on
         durations_s = np.concatenate([corpus.num_samples / corpus.rates_hz for corpus in corpora])
         windows = np.maximum(1, np.ceil(durations_s / CLAP_WINDOW_S))
         num_bytes, flops = 4 * len(windows) * config.projection_dim, int(windows.sum()) * cost.clap_flops(config)
@@ -279,33 +277,33 @@ class _Planner:
     def _captions(self) -> StagePlan:
         """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""
         num_draws = self.setting("test", "ScoreMonosemanticity", "num_draws")
-        asked = 0
+        num_names = 0
         for layer, expansion in self._cells("test"):
             num_selected = min(self.fact("num_selected"), self.d_in * (expansion or 1))
             with_baselines = expansion is not None and layer == self.fact("layer") and self.fact("baselines")
-            asked += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
-        heard = self.frames["probe"][: asked * self.fact("p")]
-        self.assumptions.append(f"at most {len(heard):,} clips are captioned, each at the greatest length")
+            num_names += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
+        frames = self.frames["probe"][: num_names * self.fact("p")]
+        self.assumptions.append(f"at most {len(frames):,} clips are captioned, all captions at the greatest length")
         if self.setting("test", "NameConcepts", "namer") is not None:
             self.assumptions.append(
-                f"at most {asked:,} names are asked of a language model elsewhere, not counted here"
+                f"at most {num_names:,} names are made by a language model elsewhere, which is not counted here"
             )
         model = self._model(self.setting("test", "NameConcepts", "audiollm"))
-        return self._answers("captions", "representatives", "NameConcepts", model, [(1.0, heard, CAPTION_PROMPT)])
+        return self._answers("captions", "representatives", "NameConcepts", model, [(1.0, frames, CAPTION_PROMPT)])
 
     def _steering(self) -> list[StagePlan]:
-        """For each task, all clips are answered unsteered, those of the source class in every trial and control."""
+        """For each task, all clips are answered unsteered, and those of the source class in every trial and control."""
         if not self.tasks:
             self.assumptions.append("no steering: the preset has no tasks")
             return []
         self.assumptions.append(
-            "steering: each answer is the source class on its even share of the clips; answers that tasks share count "
-            "once, and perplexity is left out"
+            "steering: classes have equal shares of the answers; answers that tasks share count once, and perplexity "
+            "is left out"
         )
         asked = [
             (1.0, self.frames[split], prompt)
             for split, prompt in dict.fromkeys(
-                (split, task["prompt"]) for task in self.tasks for split in self._asked(task)
+                (split, task["prompt"]) for task in self.tasks for split in self._splits_of(task)
             )
         ]
         for task in self.tasks:
@@ -313,26 +311,26 @@ class _Planner:
                 asked.append((times, self.frames[split], task["prompt"]))
         return [self._answers("steering", f"{len(self.tasks)} tasks", "MeasureSteering", self.model, asked, "steer")]
 
-    def _asked(self, task: Mapping[str, Any]) -> list[str]:
-        """Return the splits that a task is asked about: the one to choose on, where it is another, and the measured."""
+    def _splits_of(self, task: Mapping[str, Any]) -> list[str]:
+        """Return the splits of a task: the one to choose on, if it is a separate one, and the one to measure on."""
         folders = [self.setting("steer", "MeasureSteering", "selection")]
         folders.append(task.get("audio") or self.setting("steer", "MeasureSteering", "audio"))
         return [Path(folder).name for folder in folders if folder]
 
     def _times_steered(self, task: Mapping[str, Any]) -> dict[str, float]:
-        """Return how often a clip of each split is answered under a clamp, of SAE and of coordinates, on average."""
+        """Return how often on average a clip of each split is answered under a clamp, of SAE and of coordinates."""
         design = {**DEFAULTS["Design"], **self.setting("steer", "MeasureSteering", "design")}
-        *others, measured = splits = self._asked(task)
+        *others, measured = splits = self._splits_of(task)
         share = self.setting("steer", "MeasureSteering", "selection_share")
         parts = [1.0, 1.0] if others else [share, 1 - share]
         counts = [part * len(self.frames[split]) for part, split in zip(parts, (splits[0], measured), strict=True)]
-        heard = [count / len(task["classes"]) for count in counts]
-        chosen, some = (min(count, design["most_clips"] or count) for count in heard)
+        of_source = [count / len(task["classes"]) for count in counts]
+        chosen, some = (min(count, design["most_clips"] or count) for count in of_source)
         num_others = len({other["prompt"] for other in self.tasks} - {task["prompt"]})
-        once = design["num_draws"] + len(design["doses"]) + 2 + 3 * num_others  # and two for the way back
+        once = design["num_draws"] + len(design["doses"]) + 2 + 3 * num_others  # two are for the reverse direction
         times = dict.fromkeys(splits, 0.0)
         times[splits[0]] += 2 * len(design["num_features"]) * len(design["multiples"]) * chosen
-        times[measured] += 3 * heard[1] + once * some  # no clamp, the SAE's features, coordinates
+        times[measured] += 3 * of_source[1] + once * some  # no clamp, the SAE's features, coordinates
         return {split: number / len(self.frames[split]) for split, number in times.items()}
 
     def _answers(
@@ -344,7 +342,7 @@ class _Planner:
         asked: Sequence[tuple[float, np.ndarray, str]],
         config: str = "test",
     ) -> StagePlan:
-        """What a callback asks a model: how often, of which clips, in which words."""
+        """The answers that an evaluator needs from a model: how often, on which clips, to which prompt."""
         num_new, batch = (self.setting(config, caller, x) for x in ("max_new_tokens", "clips_per_batch"))
         counted = cost.model_cost(model.config)
         size, num_clips, flops, num_steps = counted.num_weights * _itemsize(model.dtype), 0.0, 0.0, 0.0
@@ -357,7 +355,7 @@ class _Planner:
 
 
 def _work(preset: Preset, goals: Iterable[Goal]) -> list[Work]:
-    """Return what the goals take; where no clips have labels, that is what `ard run` does."""
+    """Return the work for the goals; without clips that have labels, that is the work of `ard run`."""
     for name in ("layer", "layers", "expansion", "expansions", "evaluation", "audio"):
         preset.fact(name)
     return work(preset.facts, goals if preset.fact("evaluation") else (4, "concepts"))

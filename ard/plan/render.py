@@ -8,7 +8,7 @@ from ard.plan.planner import Plan
 
 
 def render_plan(made: Plan) -> RenderableType:
-    """Return a plan as a table, the sentences on the GPU and the disk, and what was assumed."""
+    """Return a plan as a table, sentences on the GPU and the disk, and what was assumed."""
     table = Table(title=f"On one {made.gpu.name} at {made.utilisation:.0%} of its data sheet")
     for column in ("stage", "part", "precision"):
         table.add_column(column)
@@ -43,7 +43,7 @@ def render_plan(made: Plan) -> RenderableType:
 
 
 def disk_verdict(made: Plan) -> str:
-    """Say whether the disk holds it, in one sentence."""
+    """Say in one sentence whether the plan fits on the disk."""
     needed = f"needs {_gb(made.missing_bytes)}, {made.disk} has {_gb(made.free_bytes)} free"
     if made.missing_bytes <= made.free_bytes:
         return f"{needed}: enough"
@@ -52,7 +52,7 @@ def disk_verdict(made: Plan) -> str:
 
 
 def _gb(num_bytes: int) -> str:
-    """Say a size in GB (1e9 bytes), or in MB where it is small."""
+    """Format a size in GB (1e9 bytes), or in MB if it is small."""
     if num_bytes < 1e8:
         return f"{num_bytes / 1e6:,.1f} MB"
     return f"{num_bytes / 1e9:,.{0 if num_bytes >= 1e11 else 1}f} GB"

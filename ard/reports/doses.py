@@ -1,4 +1,4 @@
-"""The dose-response of steering as drawings: what is in ``steering.json``, in the coordinates of an SVG."""
+"""Drawings of steering's dose-response: the points of ``steering.json`` in the coordinates of an SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from ard.run import Run
 
 WIDTH, HEIGHT, GAP = 320, 130, 34
-"""Of the upper panel (shares); the lower one (perplexity) is half as high, and below a gap."""
+"""Size of the upper panel (shares), and the gap to the lower one (perplexity), which is half as high."""
 LEFT, RIGHT, TOP = 36, 8, 8
 LOWER = HEIGHT // 2
 
 
 class Mark(NamedTuple):
-    """A tick: where it stands, and what it says."""
+    """A tick: its position and its label."""
 
     at: float
     label: str
@@ -36,7 +36,7 @@ class Drawing(NamedTuple):
 
 
 def dose_drawings(run: Run) -> list[Drawing]:
-    """Draw the dose-response of every task of the run's own dictionary; nothing where none was measured."""
+    """Draw the dose-response of every task of the run's own dictionary; empty if none was measured."""
     results = run.results("steering", [run.layer], [run.expansion])
     tasks = [task for result in results for task in result.details.get("tasks", {}).items()]
     return [drawn(name, task) for name, task in tasks if task.get("dose_response")]
@@ -83,7 +83,7 @@ def drawn(name: str, task: Mapping[str, Any]) -> Drawing:
 
 
 def _path(places: Sequence[float], heights: Sequence[float | None]) -> str:
-    """Join points by lines; where there is none, the line is broken."""
+    """Join points by lines; a missing point breaks the line."""
     parts, pen = [], "M"
     for x, y in zip(places, heights, strict=True):
         if y is None:

@@ -21,13 +21,13 @@ from ard.results import Figure, git_commit, write_text
 from ard.run import Cell, Run
 
 NUM_SHOWN = 200
-"""A page of more concepts than this is slow to open; the rest are in concepts.parquet."""
+"""A page with more concepts than this is slow to open; the rest are in concepts.parquet."""
 
 EVALUATIONS = ("matching", "monosemanticity", "steering", "label_auroc")
 
 
 class Activity(NamedTuple):
-    """Where in a clip a feature is active: from, to, and the middle of its strongest token, as shares of the clip."""
+    """Where in a clip a feature is active: start, end, and the middle of its strongest token, as shares of the clip."""
 
     start: float
     end: float
@@ -35,11 +35,11 @@ class Activity(NamedTuple):
 
 
 class ClipCard(NamedTuple):
-    """One clip of a concept: what the AudioLLM said of it (``heard``), and what is known of it (``known``)."""
+    """One clip of a concept: the AudioLLM's ``caption``, and the caption or labels of its corpus (``reference``)."""
 
     id: str
-    heard: str | None
-    known: str | None
+    caption: str | None
+    reference: str | None
     duration_s: float | None
     sound: Sound | None
     activity: Activity | None
@@ -64,29 +64,29 @@ class ConceptCard(NamedTuple):
 def write_report(run: Path) -> Path:
     """Write ``report/index.html`` of a run's folder, with the audio of the clips it shows, and return its path.
 
-    Raises :class:`ard.types.UserError` where the folder is no run's. Whatever else is missing is said on the page.
+    Raises :class:`ard.types.UserError` if the folder is not a run's. The page says whatever else is missing.
     """
-    about = Run.load(run)
-    features = read_concepts(about.own) if about.own.path("concepts").is_file() else []
-    clips = {str(row["id"]): row for row in (pq.read_table(about.clips).to_pylist() if about.clips.is_file() else ())}
+    opened = Run.load(run)
+    features = read_concepts(opened.own) if opened.own.path("concepts").is_file() else []
+    clips = {str(row["id"]): row for row in (pq.read_table(opened.clips).to_pylist() if opened.clips.is_file() else ())}
     selected = sorted((row for row in features if row["selected"]), key=_descending_m)
     shown = selected[:NUM_SHOWN]
     wanted = dict.fromkeys(
         clip_id for row in shown for side in ("top_ids", "bottom_ids") for clip_id in row[side] or ()
     )
-    places = _places(about.own)
-    sounds_folder = about.report.parent / "audio"
-    sounds = copy_sounds(about.audio_splits, wanted, sounds_folder)
+    places = _places(opened.own)
+    sounds_folder = opened.report.parent / "audio"
+    sounds = copy_sounds(opened.audio_splits, wanted, sounds_folder)
     page = (
         _environment()
         .get_template("report.html")
         .render(
-            run=about,
+            run=opened,
             written=datetime.now(UTC),
             version=version("ard-audio"),
             commit=git_commit(),
             tables=build_tables(run),
-            doses=dose_drawings(about),
+            doses=dose_drawings(opened),
             shown={row["feature"] for row in shown},
             concepts=[_concept(row, clips, sounds, places) for row in shown],
             clips=clips,
@@ -94,18 +94,18 @@ def write_report(run: Path) -> Path:
             num_features=len(features),
             num_dead=sum(_number(row["m"]) is None for row in features),
             num_selected=len(selected),
-            above_chance=_above_chance(about),
+            above_chance=_above_chance(opened),
             waveforms=sounds.values(),
             bars=NUM_BARS,
             height=HEIGHT,
-            truth=_truth(about),
-            failures=_failures(about),
-            choices=_choices(about),
+            truth=_truth(opened),
+            failures=_failures(opened),
+            choices=_choices(opened),
         )
     )
-    write_text(about.report, page)
+    write_text(opened.report, page)
     remove_sounds(sounds_folder, {sound.file for sound in sounds.values()})
-    return about.report
+    return opened.report
 
 
 def _environment() -> jinja2.Environment:
@@ -140,7 +140,7 @@ def _places(cell: Cell) -> Mapping[str, Tensor]:
 
 
 def _activity(clip: Mapping[str, Any], first: int, last: int, strongest: int) -> Activity | None:
-    """Turn tokens into shares of a clip's duration; None where the feature is silent, or the clip's times unknown."""
+    """Turn tokens into shares of a clip's duration; None if the feature is silent or the clip's times are unknown."""
     seconds_per_token, duration_s = (_number(clip.get(key)) for key in ("seconds_per_token", "duration_s"))
     if first < 0 or not seconds_per_token or not duration_s:
         return None
@@ -152,11 +152,11 @@ def _concept(
     row: Mapping[str, Any], clips: Mapping[str, Any], sounds: Mapping[str, Sound], places: Mapping[str, Tensor]
 ) -> ConceptCard:
     top, bottom, captions = row["top_ids"] or [], row["bottom_ids"] or [], row["captions"] or []
-    heard = [*captions, *[None] * len(top)]
+    padded = [*captions, *[None] * len(top)]
     activities: list[Activity | None] = [None] * len(top)
     if places:
         tokens = zip(*(places[name][row["feature"]].tolist() for name in ("first", "last", "strongest")), strict=True)
-        activities = [_activity(clips.get(i, {}), *found) for i, found in zip(top, tokens, strict=False)]
+        activities = [_activity(clips.get(i, {}), *of_clip) for i, of_clip in zip(top, tokens, strict=False)]
     return ConceptCard(
         feature=row["feature"],
         layer=row["layer"],
@@ -168,8 +168,8 @@ def _concept(
         detection=_number(row.get("detection")),
         candidates=row["candidates"] or [],
         top=[
-            _clip(clip_id, said, clips, sounds, where)
-            for clip_id, said, where in zip(top, heard, activities, strict=False)
+            _clip(clip_id, caption, clips, sounds, where)
+            for clip_id, caption, where in zip(top, padded, activities, strict=False)
         ],
         bottom=[_clip(clip_id, None, clips, sounds, None) for clip_id in bottom],
     )
@@ -177,18 +177,18 @@ def _concept(
 
 def _clip(
     clip_id: str,
-    heard: str | None,
+    caption: str | None,
     clips: Mapping[str, Any],
     sounds: Mapping[str, Sound],
     activity: Activity | None,
 ) -> ClipCard:
     row = clips.get(clip_id, {})
-    known = row.get("caption") or ", ".join(row.get("labels") or ()) or None
-    return ClipCard(clip_id, heard, known, _number(row.get("duration_s")), sounds.get(clip_id), activity)
+    reference = row.get("caption") or ", ".join(row.get("labels") or ()) or None
+    return ClipCard(clip_id, caption, reference, _number(row.get("duration_s")), sounds.get(clip_id), activity)
 
 
 class Truth(NamedTuple):
-    """How well single features find the labels: figures over all labels, and each label's best feature and AUROC."""
+    """How well single features detect the labels: figures over all labels, and each label's best feature and AUROC."""
 
     figures: list[tuple[str, Figure]]
     labels: list[tuple[str, float | None, int | None]]
@@ -201,7 +201,7 @@ def _truth(run: Run) -> Truth | None:
         return None
     result, row = rows[0]
     per_label = result.details.get("per_label", {})
-    labels = [(label, _number(found.get("auroc")), found.get("feature")) for label, found in per_label.items()]
+    labels = [(label, _number(best.get("auroc")), best.get("feature")) for label, best in per_label.items()]
     return Truth(
         figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
         labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),
@@ -209,7 +209,7 @@ def _truth(run: Run) -> Truth | None:
 
 
 def _above_chance(run: Run) -> tuple[int, float] | None:
-    """Return how many features are above chance, and at which false-discovery rate."""
+    """Return how many features are above chance, and at what false-discovery rate."""
     for result in run.results("monosemanticity", [run.layer], [run.expansion])[-1:]:
         number, rate = result.details.get("num_above_chance", {}).get("ard"), result.choices.get("false_discovery_rate")
         if result.rows[0].expansion == run.expansion and number is not None and rate is not None:

@@ -1,4 +1,4 @@
-"""What stands under a table: where it is from, how the paper was read, what is not beaten, what is missing."""
+"""The notes under a table: where it is from, how the paper was read, what is not beaten, what is missing."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ from ard.results import Result, Row
 from ard.run import Run
 
 TRUE_LABELS = (
-    "In the rows “true labels as raters” nobody rated: the label that most of a concept's clips have in the corpus "
-    "stands where a person's would, and there is no expert-rated score, since no rating is invented."
+    "In the rows “true labels as raters” nobody rated: the corpus's label that most of a concept's clips have takes "
+    "the place of a person's, and there is no expert-rated score, since no rating is invented."
 )
 
 
@@ -21,9 +21,9 @@ _SCOPES = {
     "distinct": "all distinct names at once against all labels, so that there is one matching and no interval",
 }
 _ACTIVE = {
-    "share": "active from {} of the score of the weakest clip in H^k on, and above 0",
-    "quantile": "active above the {} quantile of its scores, and above 0",
-    "top": "active where it is among the clip's {:.0f} of highest score above 0",
+    "share": "active where its score is above 0 and at least {} of that of the weakest clip in H^k",
+    "quantile": "active where its score is above 0 and above the {} quantile of its scores",
+    "top": "active where its score is above 0 and among the {:.0f} highest of the clip",
 }
 _AVERAGE_PRECISION = {
     "ranks": "mAP averages precision over all ranks of a clip's pairs, as the paper words it",
@@ -35,11 +35,11 @@ _AVERAGE_PRECISION = {
 
 
 def reading(results: Sequence[Result], scores: Sequence[Result]) -> list[str]:
-    """Say how the paper was read where it leaves a choice: by the matching, and by the scores of `Rand. Rep.`."""
-    taken = [result.choices for result in results if "scope" in result.choices]
-    if not taken:
+    """Say how the paper was read where it leaves a choice: in the matching, and in the scores of `Rand. Rep.`."""
+    readings = [result.choices for result in results if "scope" in result.choices]
+    if not readings:
         return []
-    chosen = taken[0]
+    chosen = readings[0]
     drawn = next((result.choices for result in scores if "random_from" in result.choices), None)
     random = ""
     if drawn:
@@ -49,66 +49,66 @@ def reading(results: Sequence[Result], scores: Sequence[Result]) -> list[str]:
     cosine = f"{'above' if chosen['strict'] else 'at least'} {chosen['gamma']}"
     return [
         f"Read as: {_SCOPES[chosen['scope']]}; a concept is {_ACTIVE[chosen['active_by']].format(chosen['activity'])}; "
-        f"{chosen['assignment']} assignment, cosine {cosine}, asked {chosen['threshold']} it; "
+        f"{chosen['assignment']} assignment, cosine {cosine}, applied {chosen['threshold']} it; "
         f"{chosen['average']}-averaged; {_AVERAGE_PRECISION[chosen['average_precision']]}.{random} "
-        "experiments/table1 has every other reading."
+        "experiments/table1 has the other readings."
     ]
 
 
 def map_at_matches(rows: Sequence[Row]) -> list[str]:
-    """Say what mAP would be by the reading that is not in the table."""
-    known = [(row.method, row.figures["map_at_matches"].value) for row in rows if "map_at_matches" in row.figures]
-    said = ", ".join(f"{method} {value:.2f}" for method, value in known)
+    """Say what mAP would be in the reading that is not in the table."""
+    values = [(row.method, row.figures["map_at_matches"].value) for row in rows if "map_at_matches" in row.figures]
+    listed = ", ".join(f"{method} {value:.2f}" for method, value in values)
     reading = (
-        "mAP with precision summed at the matches over the number of labels, as in object detection, follows recall "
-        f"and rewards many predictions: {said}."
+        "mAP with precision summed at the matches and divided by the number of labels, as in object detection, follows "
+        f"recall and rewards many predictions: {listed}."
     )
-    return [reading] if known else []
+    return [reading] if values else []
 
 
 def unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
-    """Say, column by column, which other rows the intervals of AR&D do not lie above; nothing where they all do."""
-    said = []
+    """Say for each column which other rows' intervals those of AR&D do not lie above; nothing if there are none."""
+    by_column = []
     for column, head in enumerate(heads):
         measured = [(line, figure) for line in lines if (figure := line.cells[column].ours) is not None]
-        unbeaten = [
+        rows = [
             other.stub[0] + (f" (against e = {own.stub[1]})" if len(own.stub) > 1 else "")
             for own, ours in measured
             for other, theirs in measured
             if own.is_own and not other.is_own and other.stub[0] != paper.CEILING and not ours.low > theirs.high
         ]
-        if unbeaten:
-            said.append(f"{head}: {', '.join(unbeaten)}")
-    return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(said)}"] if said else []
+        if rows:
+            by_column.append(f"{head}: {', '.join(rows)}")
+    return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(by_column)}"] if by_column else []
 
 
 def other_seeds(run: Run) -> list[str]:
-    """Say which concepts come back in runs of other seeds, where that was asked."""
-    said = []
+    """Say how many concepts come back in runs of other seeds, if `ard seeds` measured it."""
+    notes = []
     for result in run.results("seeds", [run.layer], [run.expansion]):
         back, chance = (result.rows[0].figures[name] for name in ("come_back", "come_back_shuffled"))
-        said.append(
+        notes.append(
             f"Of the top {back.n} concepts at layer {run.layer}, e = {run.expansion}, {value_text(back)} "
             f"{interval_text(back)} come back in all of {len(result.details['runs']) - 1} runs of other seeds, by a "
             f"decoder direction of cosine {result.choices['cosine']} or more; with coordinates shuffled "
             f"{value_text(chance)}."
         )
         if named := result.rows[0].figures.get("name_comes_back"):
-            said.append(
+            notes.append(
                 f"Of their names {value_text(named)} {interval_text(named)} are also there in all of these runs."
             )
-    return said
+    return notes
 
 
 def undefined(lines: Iterable[Line]) -> list[str]:
-    """Say what a dash means, where a figure was asked for and is none."""
+    """Say what a dash means, if a figure that was asked for has no value."""
     asked = [cell.ours for line in lines for cell in line.cells if cell.ours is not None]
     undefined = sum(not math.isfinite(figure.value) for figure in asked)
     return [f"Without a value, because there was nothing to measure it on: {undefined} figures."] if undefined else []
 
 
 def provenance(run: Run, papers_clips: str, rows: Sequence[Row]) -> list[str]:
-    """Say what the run's figures and the paper's are from."""
+    """Say where the run's figures and the paper's come from."""
     if not rows:
         return []
     ours = (
@@ -122,23 +122,23 @@ def provenance(run: Run, papers_clips: str, rows: Sequence[Row]) -> list[str]:
         theirs += (
             " Another model and other clips: the two are not comparable, least of all where the clips are simulated."
         )
-    return ["Every figure of this run stands with its 95 % interval.", ours, theirs]
+    return ["Every figure of this run has its 95 % interval beside it.", ours, theirs]
 
 
 def left_out(why: str, *evaluations: str) -> str:
-    """Say why there is no table: none of some evaluations has a result."""
+    """Say why there is no table: none of these evaluations has a result."""
     return f"Left out: this run has no {' or '.join(f'{name}.json' for name in evaluations)} ({why})."
 
 
 _DENOMINATORS = {
     "predicted": "that the unsteered model answers with the source class",
-    "truth": "that truly are of the source class",
+    "truth": "that truly belong to the source class",
     "dataset": "of the whole split",
 }
 
 
 def steering(results: Iterable[Result]) -> list[str]:
-    """Say how Table 3 came about: denominator, controls, judge and agreement, and what else steering changed."""
+    """Say how Table 3 was measured: denominator, controls, judge and agreement, and what else steering changed."""
     measured = [
         result
         for result in results
@@ -149,11 +149,11 @@ def steering(results: Iterable[Result]) -> list[str]:
 
 def _steering(result: Result) -> list[str]:
     chosen = result.choices
-    said = [
-        f"Sensitivity: the share of the clips {_DENOMINATORS[chosen['denominator']]} whose answer under the "
-        "condition is the target. Features and value were chosen on other clips. `Rand. Feats.` are as many, fire as "
-        f"often and have the same multiple of their maxima; their interval is over {chosen['num_draws']} draws. The "
-        "reverse direction is from target to source, on clips heard as target.",
+    parts = [
+        f"Sensitivity: of the clips {_DENOMINATORS[chosen['denominator']]}, the share whose answer under the condition "
+        "is the target. Features and value were chosen on other clips. `Rand. Feats.` are as many features that fire "
+        f"as often, at the same multiple of their maxima; their interval is over {chosen['num_draws']} draws. "
+        "`Reverse` swaps source and target.",
         _judge(chosen["judge"], result.details),
     ]
     kept = [
@@ -163,17 +163,17 @@ def _steering(result: Result) -> list[str]:
         if entry["unchanged"]["value"] is not None
     ]
     if kept:
-        said.append(
+        parts.append(
             f"Selectivity, the share of answers to the other question that stay as they were: {', '.join(kept)}."
         )
-    return said
+    return parts
 
 
 def _judge(judge: str, judged: Mapping[str, Any]) -> str:
     if judge.startswith("exact match"):
         return "Judge: exact match of the answer's class."
     kappa = judged["kappa_with_exact_match"]
-    agree = "undefined, for one of the two says one thing throughout" if kappa is None else f"{kappa:.2f}"
+    agree = "undefined, since all verdicts are the same" if kappa is None else f"{kappa:.2f}"
     return (
         f"Judge: {judge}; {judged['num_unreadable']} of {judged['num_verdicts']} verdicts could not be read and count "
         f"neither way; Cohen's kappa with exact match on the {judged['num_judged_by_both']} others: {agree}."
@@ -181,29 +181,29 @@ def _judge(judge: str, judged: Mapping[str, Any]) -> str:
 
 
 def agreement(studies: Iterable[Result]) -> list[str]:
-    """Say how far the people of a rating study agree, or why that is not known."""
+    """Say how far the people of a rating study agree, or why that is unknown."""
     return [_agreement(study.details) for study in studies if "agreement" in study.details]
 
 
 def _agreement(details: Mapping[str, Any]) -> str:
-    num_people, found = details["num_people_who_rated"], details["agreement"]
+    num_people, by_method = details["num_people_who_rated"], details["agreement"]
     if not num_people:
         return "No person has rated yet."
     if num_people == 1:
         return "Krippendorff's alpha is undefined for a single rater: agreement is not known."
-    if not found["all"]["n"]:
+    if not by_method["all"]["n"]:
         return "Krippendorff's alpha is undefined: no concept was rated by two people."
-    said = [
+    alphas = [
         f"{method} "
         + ("undefined, all ratings are equal" if alpha["value"] is None else f"{alpha['value']:.2f}")
         + (f" [{alpha['low']:.2f}, {alpha['high']:.2f}]" if alpha["low"] is not None else "")
         + f" (n = {alpha['n']})"
-        for method, alpha in found.items()
+        for method, alpha in by_method.items()
     ]
     over = f"{num_people} people, over concepts that two or more rated"
-    return f"Krippendorff's alpha (ordinal) of {over}: {'; '.join(said)}."
+    return f"Krippendorff's alpha (ordinal) of {over}: {'; '.join(alphas)}."
 
 
 def of_rows(rows: Iterable[Row]) -> list[str]:
-    """Repeat the notes of rows, each once."""
+    """Return the notes of rows, each once."""
     return list(dict.fromkeys(f"{row.method}: {row.note}" for row in rows if row.note))

@@ -12,12 +12,12 @@ class Printed(NamedTuple):
 
 
 def _printed(**figures: float | tuple[float, float]) -> dict[str, Printed]:
-    """Return a row by metric: a figure, or one with what stands after its plus-minus sign."""
+    """Return a row by metric, from figures, or pairs of a figure and what follows its plus-minus sign."""
     return {name: Printed(*x) if isinstance(x, tuple) else Printed(x) for name, x in figures.items()}
 
 
 LAYER, EXPANSION = 26, 8
-"""Where the paper measures unless it says otherwise."""
+"""The cell that the paper measures unless it says otherwise."""
 
 LAYERS = (5, 16, 26)
 
@@ -27,7 +27,7 @@ COMPARED = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
 SHUFFLED, CEILING = "AR&D, names shuffled", "Labels as names"
 
 METHODS = ("No SAE", "SAE, no clamp", "Rand. Feats.", *COMPARED, "Reverse", SHUFFLED, CEILING)
-"""The order of rows; the paper has not steering's controls and way back, nor the null and the ceiling of names."""
+"""The order of rows; the paper has no controls or reverse direction of steering, and no null or ceiling of names."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
 """The columns of Table 1: a figure of ``matching.json``, or ``<evaluation>/<figure>`` of another result."""
@@ -57,7 +57,7 @@ TABLE2: Mapping[str, Mapping[str, Printed]] = {
     "Poly. Feats.": _printed(expert_score=(2.13, 0.79), clap_cosine=(0.47, 0.41), bertscore=(0.23, 0.41)),
     "AR&D": _printed(expert_score=(4.29, 0.81), clap_cosine=(0.84, 0.20), bertscore=(0.92, 0.11)),
 }
-"""By method; after the sign, the spread."""
+"""By method; what follows the sign is the spread."""
 
 SHIFTS = (("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male"))
 
@@ -83,10 +83,10 @@ TABLE4: Mapping[tuple[str, int | None], Mapping[int, Printed]] = {
 
 
 def counterparts(layers: tuple[int, ...], main: int) -> dict[int, int]:
-    """Say beside which layer of the paper each layer of a run stands.
+    """Return for each layer of a run the layer of the paper that it is shown beside.
 
-    The paper's own layers stand beside themselves; three others of which ``main`` is the deepest beside the paper's
-    three, by depth. In any other run only ``main`` has a counterpart, the paper's 26.
+    The paper's own layers are shown beside themselves. Three others of which ``main`` is the deepest are shown beside
+    the paper's three, by depth. In any other run only ``main`` has a counterpart, the paper's 26.
     """
     if set(layers) <= set(LAYERS):
         return {layer: layer for layer in layers}

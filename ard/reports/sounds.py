@@ -22,7 +22,7 @@ HEIGHT = 40
 
 
 class Sound(NamedTuple):
-    """One clip's audio in the report: its key there, its file in ``audio/``, and its waveform as the path of an SVG."""
+    """One clip's audio in the report: its key there, its file in ``audio/``, and its waveform as an SVG path."""
 
     key: str
     file: str
@@ -30,10 +30,10 @@ class Sound(NamedTuple):
 
 
 def copy_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> dict[str, Sound]:
-    """Copy the audio of the wanted clips from folders of shards, as it is, and draw each waveform.
+    """Copy the audio of the wanted clips from folders of shards, unchanged, and draw each waveform.
 
-    A clip that no shard holds, or whose audio cannot be read, is left out. Files are numbered: a clip's id may hold
-    anything, a file's name may not.
+    A clip that no shard holds, or whose audio cannot be read, is left out. Files are numbered, since a clip's id may
+    hold characters that a file name may not.
     """
     numbers = {clip_id: number for number, clip_id in enumerate(wanted)}
     sounds: dict[str, Sound] = {}
@@ -54,7 +54,7 @@ def copy_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> d
 
 
 def remove_sounds(folder: Path, shown: Collection[str]) -> None:
-    """Remove what :func:`copy_sounds` once wrote and the report no longer shows; what else lies there stays."""
+    """Remove files that :func:`copy_sounds` wrote and the report no longer shows; leave all others."""
     for path in folder.glob("*"):
         if FILE.fullmatch(path.name) and path.name not in shown:
             path.unlink()
@@ -63,8 +63,8 @@ def remove_sounds(folder: Path, shown: Collection[str]) -> None:
 def waveform_path(samples: Float[np.ndarray, " samples"]) -> str:
     """Draw a clip as ``NUM_BARS`` upright bars in a box of width 2 ``NUM_BARS`` and height ``HEIGHT``.
 
-    A bar is the peak of its stretch of time, under a square root so that the quiet parts show, relative to the clip's
-    own peak. Silence is a row of dots.
+    A bar shows the peak of its stretch of time relative to the clip's own peak, as a square root, so that quiet parts
+    are visible. Silence is a row of dots.
     """
     edges = np.linspace(0, len(samples), NUM_BARS + 1).astype(int)
     peaks = np.array([np.abs(samples[a:b]).max(initial=0) for a, b in itertools.pairwise(edges)])
@@ -74,13 +74,13 @@ def waveform_path(samples: Float[np.ndarray, " samples"]) -> str:
 
 
 def _samples(shard: Path, wanted: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
-    """Yield id, suffix and audio of the wanted clips of a shard; the JSON beside the audio says the id."""
+    """Yield id, suffix and audio of the wanted clips of a shard; the JSON beside the audio holds the id."""
     with tarfile.open(shard) as tar:
         members = {member.name: member for member in tar if member.isfile()}
         for name, member in members.items():
-            if not name.endswith(".json") or (known := tar.extractfile(member)) is None:
+            if not name.endswith(".json") or (metadata := tar.extractfile(member)) is None:
                 continue
-            clip_id = json.loads(known.read()).get("id")
+            clip_id = json.loads(metadata.read()).get("id")
             stem = name.removesuffix(".json")
             suffix = next((suffix for suffix in SUFFIXES if stem + suffix in members), None)
             if clip_id in wanted and suffix and (audio := tar.extractfile(members[stem + suffix])):

@@ -1,4 +1,4 @@
-"""A table as it is printed, and its forms: for the terminal, for Markdown, for LaTeX."""
+"""A table as printed, and its forms for the terminal, Markdown and LaTeX."""
 
 import math
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Cell(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of a printed table: what it is called (a text for each of ``stub_heads``), and its cells.
+    """One line of a printed table: its name (a text for each of ``stub_heads``), and its cells.
 
-    ``is_own`` says whether it is of the method that the run is about, as :attr:`ard.results.Row.is_own` does.
+    ``is_own`` says whether it belongs to the method that the run is about, as :attr:`ard.results.Row.is_own` does.
     """
 
     stub: tuple[str, ...]
@@ -34,8 +34,8 @@ class Line(NamedTuple):
 class Table:
     """One of the paper's tables, as printed (``lines``, in the paper's layout) and as data (``rows``, for JSON).
 
-    Every one of ``heads`` is two columns: this run's figure, then the paper's under the head in ``paper_heads``.
-    A table that the run measured nothing of has no lines, and a note that says why.
+    Each of ``heads`` spans two columns: this run's figure, then the paper's under the head in ``paper_heads``.
+    A table for which the run measured nothing has no lines, and a note that says why.
     """
 
     number: int
@@ -106,7 +106,7 @@ def render_table(table: Table) -> rich.table.Table:
 
 
 def markdown(table: Table) -> str:
-    """Return a table as Markdown: after every column of this run's the paper's."""
+    """Return a table as Markdown, each column of this run followed by the paper's."""
     heads = [*table.stub_heads, *(text for pair in zip(table.heads, table.paper_heads, strict=True) for text in pair)]
     rule = ["---"] * len(table.stub_heads) + ["---:"] * (2 * len(table.heads))
     lines = [heads, rule, *([*line.stub, *_pairs(line)] for line in table.lines)]
@@ -116,7 +116,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """Return a table as LaTeX, for the package booktabs: after every column of this run's the paper's in italics."""
+    """Return a table as LaTeX, for the package booktabs, each column of this run followed by the paper's in italics."""
     heads = [*map(_tex, table.stub_heads)]
     for head, theirs in zip(table.heads, table.paper_heads, strict=True):
         heads += [_tex(head), rf"\textit{{{_tex(theirs)}}}"]

@@ -17,7 +17,7 @@ from ard.types import UserError
 def build_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
     """Build tables from the result files of a run's folder.
 
-    Raises :class:`UserError` for a number other than 1 to 4, and where the folder is no run's.
+    Raises :class:`UserError` for a number other than 1 to 4, and if the folder is not a run's.
     """
     run = Run.load(folder)
     makers: Mapping[int, Callable[[Run], Table]] = {1: _table1, 2: _table2, 3: _table3, 4: _table4}
@@ -30,7 +30,7 @@ def build_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
 
 
 def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
-    """Build tables and write each as ``tables/table<N>.{json,md,tex}``; one without lines is not written."""
+    """Build tables and write each as ``tables/table<N>.{json,md,tex}``, unless it has no lines."""
     tables, run = build_tables(folder, numbers), Run(folder)
     for table in tables:
         if not table.lines:
@@ -56,18 +56,18 @@ def _table1(run: Run) -> Table:
         lines.append(Line((row.method + where,), _cells(row, paper.METRICS, printed), row.is_own))
         data.append(_json_row(row, paper.METRICS, printed, layer=at, expansion=paper.EXPANSION))
     missing = [name for name in paper.COMPARED if rows and name not in {row.method for row in rows}]
-    said = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
+    texts = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
     if rows:
         heads = list(paper.METRICS.values())
         at_own_layer = [line for line, row in zip(lines, rows, strict=True) if row.layer == run.layer]
-        said += [
+        texts += [
             *notes.reading(results, run.results("monosemanticity", [run.layer], [run.expansion])),
             paper.TABLE1_MS_NOTE,
             *notes.unbeaten(at_own_layer, heads),
             *notes.map_at_matches([row for row in rows if row.layer == run.layer]),
         ]
     else:
-        said = [notes.left_out("names can be matched only against labels, and these clips may have none", "matching")]
+        texts = [notes.left_out("names can be matched only against labels, and these clips may have none", "matching")]
     return Table(
         number=1,
         preset=run.preset,
@@ -79,7 +79,7 @@ def _table1(run: Run) -> Table:
         rows=tuple(data),
         notes=(
             *notes.provenance(run, "FSD50K", rows),
-            *said,
+            *texts,
             *notes.undefined(lines),
             *notes.of_rows(rows),
         ),
@@ -100,20 +100,20 @@ def _with_figures_of_others(run: Run, rows: Iterable[Row], metrics: Iterable[str
 
 
 def _table2(run: Run) -> Table:
-    """People first, then each language model, then the corpus's labels in the raters' place: never in one row."""
+    """People first, then each language model, then the corpus's labels in place of raters; no row mixes them."""
     studies = run.results("study", [run.layer], [run.expansion])
     corpora = run.results("name_similarity", [run.layer], [run.expansion])
     rated = _ordered(studies)
     people = [row for row in rated if row.method in paper.TABLE2]
     models = sorted((row for row in rated if row.method not in paper.TABLE2), key=lambda row: row.method.split(",")[-1])
-    stands = [_true_labels(row, result) for result in corpora for row in result.rows]
-    stands.sort(key=lambda row: (row.method.count(","), _place(paper.METHODS)(row.method.split(",")[0])))
+    stand_ins = [_true_labels(row, result) for result in corpora for row in result.rows]
+    stand_ins.sort(key=lambda row: (row.method.count(","), _place(paper.METHODS)(row.method.split(",")[0])))
     lines, data, kinds = [], [], []
-    for method, printed in () if people or not (models or stands) else paper.TABLE2.items():  # to be filled by people
+    for method, printed in () if people or not (models or stand_ins) else paper.TABLE2.items():  # for people to fill
         lines.append(
             Line((method,), tuple(Cell(None, printed[metric]) for metric in paper.JUDGED), method == OWN_METHOD)
         )
-    for raters, rows in (("people", people), ("language model", models), ("true labels", stands)):
+    for raters, rows in (("people", people), ("language model", models), ("true labels", stand_ins)):
         start = len(lines)
         for row in rows:
             printed = paper.TABLE2[row.method] if raters == "people" else {}
@@ -121,15 +121,15 @@ def _table2(run: Run) -> Table:
             content = _json_row(row, paper.JUDGED, printed, layer=paper.LAYER, expansion=paper.EXPANSION)
             data.append(content | {"raters": raters})
         kinds.append([line for line in lines[start:] if "shuffled" not in line.stub[0]])
-    rows = [*people, *models, *stands]
-    said = [notes.TRUE_LABELS] if stands else []
+    rows = [*people, *models, *stand_ins]
+    texts = [notes.TRUE_LABELS] if stand_ins else []
     if not people:
-        said.append("No person has rated in this run (`ard study make`, `ard app`, `ard study score`).")
-    if not any("bertscore" in row.figures for row in (*people, *models, *stands)):
-        said.append("BERTScore is left out: this run names no language model for it (`bertscore` of its run.yaml).")
+        texts.append("No person has rated in this run (`ard study make`, `ard app`, `ard study score`).")
+    if not any("bertscore" in row.figures for row in (*people, *models, *stand_ins)):
+        texts.append("BERTScore is left out: this run names no language model for it (`bertscore` of its run.yaml).")
     if not rows:
         why = "neither people nor true labels, see docs/study.md"
-        said = [notes.left_out(why, "study", "name_similarity")]
+        texts = [notes.left_out(why, "study", "name_similarity")]
     return Table(
         number=2,
         preset=run.preset,
@@ -141,7 +141,7 @@ def _table2(run: Run) -> Table:
         rows=tuple(data),
         notes=(
             *notes.provenance(run, "WavCaps and IEMOCAP", rows),
-            *said,
+            *texts,
             *(note for of_kind in kinds for note in notes.unbeaten(of_kind, list(paper.JUDGED.values()))),
             *notes.undefined(lines),
             *notes.agreement(studies),
@@ -151,9 +151,9 @@ def _table2(run: Run) -> Table:
 
 
 def _true_labels(row: Row, result: Result) -> Row:
-    """Name a row for what it is, and say what it leaves out."""
+    """Name a row after its reference, and note what it leaves out."""
     without, num_concepts = (result.details.get(key) for key in ("num_without_shared_label", "num_concepts"))
-    note = f"{without} of {num_concepts} concepts are left out, whose clips share no label" if without else None
+    note = f"{without} of {num_concepts} concepts are left out because their clips share no label" if without else None
     return replace(row, method=f"{row.method}, true labels as raters", note=None if "shuffled" in row.method else note)
 
 
@@ -170,14 +170,14 @@ def _table3(run: Run) -> Table:
     data = []
     for row in rows:
         figure = paper.TABLE3.get(row.method, {}).get(_shift(row))
-        found = {"sensitivity": figure} if figure else {}
-        data.append(_json_row(row, ["sensitivity"], found, layer=paper.LAYER, expansion=paper.EXPANSION))
+        theirs = {"sensitivity": figure} if figure else {}
+        data.append(_json_row(row, ["sensitivity"], theirs, layer=paper.LAYER, expansion=paper.EXPANSION))
     heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
-    asked = "steering asks for clips of known emotion or gender"
+    why = "steering needs clips with known emotion or gender"
     compared = [line for line in lines if line.stub != ("Reverse",)]
-    said = notes.unbeaten(compared, heads) if rows else [notes.left_out(asked, "steering")]
-    if rows and not said and any(line.is_own for line in compared):
-        said = ["On every shift the interval of AR&D lies above that of every control and of Poly. Feats."]
+    texts = notes.unbeaten(compared, heads) if rows else [notes.left_out(why, "steering")]
+    if rows and not texts and any(line.is_own for line in compared):
+        texts = ["On every shift the interval of AR&D lies above that of every control and of Poly. Feats."]
     return Table(
         number=3,
         preset=run.preset,
@@ -189,7 +189,7 @@ def _table3(run: Run) -> Table:
         rows=tuple(data),
         notes=(
             *notes.provenance(run, "IEMOCAP-Emotion and VoxCeleb1-Gender", rows),
-            *said,
+            *texts,
             *notes.undefined(lines),
             *notes.steering(results),
             *notes.of_rows(rows),
@@ -219,9 +219,9 @@ def _table4(run: Run) -> Table:
         figure = paper.TABLE4.get((row.method, row.expansion), {}).get(at or 0)
         data.append(_json_row(row, _MEASURES, {"ms": figure} if figure else {}, layer=at, expansion=row.expansion))
     heads = tuple(f"l = {layer}" for layer in layers)
-    asked = "run `ard run` or `ard demo` to the end"
-    said = notes.unbeaten(lines["ms"], heads) if rows else [notes.left_out(asked, "monosemanticity")]
-    said += notes.other_seeds(run)
+    why = "run `ard run` or `ard demo` to the end"
+    texts = notes.unbeaten(lines["ms"], heads) if rows else [notes.left_out(why, "monosemanticity")]
+    texts += notes.other_seeds(run)
     return Table(
         number=4,
         preset=run.preset,
@@ -233,7 +233,7 @@ def _table4(run: Run) -> Table:
         rows=tuple(data),
         notes=(
             *notes.provenance(run, "WavCaps and IEMOCAP", rows),
-            *said,
+            *texts,
             *notes.undefined(chain.from_iterable(lines.values())),
             *notes.of_rows(rows),
         ),
@@ -241,11 +241,11 @@ def _table4(run: Run) -> Table:
 
 
 _MEASURES = {"ms": "highest m", "mean_ms": "mean m of the top {}", "above_chance": "share of them above chance"}
-"""Of Table 4: the paper's, and beside it what says more than a maximum."""
+"""The measures of Table 4: the paper's, then two that say more than a maximum."""
 
 
 def _ordered(results: Iterable[Result]) -> list[Row]:
-    """Put rows into the paper's order of methods, then by expansion, layer and shift; the first of equals counts."""
+    """Put rows into the paper's order of methods, then by expansion, layer and shift; drop later duplicates."""
     rows: dict[tuple[Any, ...], Row] = {}
     for row in (row for result in results for row in result.rows):
         rows.setdefault((row.method, row.layer, row.expansion, _shift(row)), row)
@@ -268,7 +268,7 @@ def _cells(row: Row, metrics: Iterable[str], printed: Mapping[str, Printed]) -> 
 def _json_row(
     row: Row, metrics: Iterable[str], printed: Mapping[str, Printed], *, layer: int | None, expansion: int | None
 ) -> dict[str, Any]:
-    """Return a row as ``table<N>.json`` has it, with where the paper measured what it ``printed``."""
+    """Return a row as ``table<N>.json`` has it, with the layer and expansion of what the paper ``printed``."""
     content: dict[str, Any] = {"method": row.method, "layer": row.layer, "expansion": row.expansion}
     if row.source is not None:
         content |= {"source": row.source, "target": row.target}

@@ -28,27 +28,27 @@ from ard.types import UserError
 class MeasureSteering(Evaluator):
     """Write ``steering.json``: the sensitivity of each task, with its controls in the same run (Sec. 4, Table 3).
 
-    Sensitivity is the share of the clips that the unsteered model answers with the source class whose steered answer
-    is the target. Which features, how many and at what value is chosen on clips that the measurement does not use:
-    features by their names, then the first of ``num_features`` x ``multiples`` that is most sensitive. The controls
-    have as many features at the same multiple of their own maxima.
+    Of the clips that the unsteered model answers with the source class, sensitivity is the share whose steered answer
+    is the target. The features, their number and their value are chosen on clips that the measurement does not use:
+    the features by their names, then the first of the most sensitive settings in ``num_features`` x ``multiples``. The
+    controls have as many features, at the same multiple of their own maxima.
 
     Args:
         tasks: the columns of the table.
-        audio: audio shards on which it is measured, but for tasks that have their own.
-        selection: audio shards on which the choice is made; without them, it is made on a share of the measured ones.
-        selection_share: of a task's clips, by a seeded hash of their ids, where there is no ``selection``.
-        model: the model that is steered, the one whose activations trained the dictionary.
+        audio: audio shards to measure on, for tasks without their own.
+        selection: audio shards to choose on; without them, a share of the clips of ``audio`` is set aside for it.
+        selection_share: share of a task's clips to choose on, by a seeded hash of their ids, without ``selection``.
+        model: the model to steer, whose activations trained the dictionary.
         clap: the CLAP model that compares names.
-        chooser: an instruction model that picks among the names which CLAP finds closest.
-        judge: reads the answers; exact words if not given, which are counted beside any other.
-        design: what is tried and measured.
+        chooser: an instruction model that picks among the names closest by CLAP.
+        judge: reads the answers; by default exact words, which are also counted beside any other judge.
+        design: what to try and measure.
         positions: see :func:`~ard.steering.steer`.
         phase: likewise.
         keep_error: likewise.
-        max_new_tokens: longest answer.
-        clips_per_batch: clips that are answered at once.
-        seed: of the split, the draws and the bootstrap.
+        max_new_tokens: most tokens of an answer.
+        clips_per_batch: clips answered at once.
+        seed: seed of the split, the draws and the bootstrap.
     """
 
     needs = ("representatives", "selections", "names")
@@ -80,16 +80,16 @@ class MeasureSteering(Evaluator):
         self.procedure = Procedure(positions, phase, keep_error, max_new_tokens, clips_per_batch)
 
     def check(self, cell: Cell) -> None:
-        """Fail now if clips or a model are missing that are wanted at the end."""
+        """Fail now if clips or models that are needed later are missing."""
         for task in self.tasks:
             for folder in {self._audio(task), Path(self.selection or self._audio(task))}:
                 read_audio_manifest(folder)
-        for asked in (self.judge, self.chooser) if self.tasks else ():
-            if asked is not None:
-                asked.check()
+        for reader in (self.judge, self.chooser) if self.tasks else ():
+            if reader is not None:
+                reader.check()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Choose on one split, measure on the other; without tasks there is nothing to measure."""
+        """Choose on one split and measure on the other; None without tasks."""
         if not self.tasks:
             return None
         experiment = self._experiment(cell)
@@ -105,11 +105,11 @@ class MeasureSteering(Evaluator):
                 measured = experiment.measure(task, split, choice, others.values())
             tasks[task.name] = {"chosen": chosen, "num_clips": len(split.clips), **measured.details}
             rows += self._rows(task, measured, cell)
-        details = {"tasks": tasks, **_judged(experiment.verdicts)}
+        details = {"tasks": tasks, **_judge_details(experiment.verdicts)}
         return Result("steering", tuple(rows), self._choices(), details)
 
     def _experiment(self, cell: Cell) -> Experiment:
-        """Bring together the model, the dictionary and the statistics of its features."""
+        """Put together the model, the dictionary and the statistics of its features."""
         model = load_audiollm(self.model, device=self.device)
         interview = Interview(
             model, self.dictionary(cell), cell.layer, answers=cell.run.answers, procedure=self.procedure
@@ -125,11 +125,11 @@ class MeasureSteering(Evaluator):
         return Path(task.audio or self.audio or "")
 
     def _splits(self, task: SteeringTask) -> tuple[Split, Split]:
-        """Return the clips on which is chosen, and those on which is measured; no clip is in both."""
+        """Return the clips to choose on and the clips to measure on; no clip is in both."""
         audio = self._audio(task)
         if self.selection is not None:
-            return _known(self.selection), _known(audio)
-        whole = _known(audio)
+            return _read_split(self.selection), _read_split(audio)
+        whole = _read_split(audio)
         chosen = {clip.id for clip in whole.clips if is_selection(clip.id, self.selection_share, self.seed)}
         selection, measured = ([c for c in whole.clips if (c.id in chosen) is side] for side in (True, False))
         return Split(audio, selection), Split(audio, measured)
@@ -161,13 +161,13 @@ class MeasureSteering(Evaluator):
             yield row.as_control() if name in CONTROLS else row
 
 
-def _known(audio: Path) -> Split:
-    """Read what is known of clips, in little memory."""
+def _read_split(audio: Path) -> Split:
+    """Read clips without their waveforms, to save memory."""
     return Split(audio, [replace(clip, waveform=np.zeros(0, dtype=np.float32)) for clip in read_clips(audio)])
 
 
-def _judged(verdicts: Sequence[tuple[Verdict, Verdict]]) -> dict[str, Any]:
-    """Return how the judge did on what went into the table."""
+def _judge_details(verdicts: Sequence[tuple[Verdict, Verdict]]) -> dict[str, Any]:
+    """Return how the judge did on the verdicts that went into the table."""
     kappa, num_read = agreement(verdicts)
     unreadable = sum(verdict is None for verdict, _ in verdicts)
     return {

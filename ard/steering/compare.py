@@ -21,10 +21,10 @@ def compare_answers(
     keep_error: bool = False,
     max_new_tokens: int = 64,
 ) -> dict[str, str]:
-    """Return the answers by how they came about; see :func:`~ard.steering.steer`.
+    """Return the model's answers without and with the features set; see :func:`~ard.steering.steer`.
 
-    Between the two stands that of the SAE with nothing set, since what it rebuilds may change the answer, too. Where
-    the error is kept it is left out: it is the first one.
+    Between the two is the answer with the SAE and nothing set, since the reconstruction alone may change the answer.
+    With ``keep_error`` it is left out, because it equals the first one.
     """
 
     def answer() -> str:

@@ -1,4 +1,4 @@
-"""One column of Table 3: the choice on one split, then on the other the sensitivity, its controls and side effects."""
+"""One column of Table 3: a choice on one split; on the other, its sensitivity, controls and side effects."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,17 +28,17 @@ CONTROLS = (NO_SAE, NO_CLAMP, RANDOM)
 
 @dataclass(frozen=True)
 class Design:
-    """What is tried and measured.
+    """What to try and measure.
 
     Args:
         num_features: numbers of features to try on the selection split.
-        multiples: values to try there, in units of each feature's maximum on the probing set.
-        doses: values of the dose-response, likewise; none, no dose-response.
-        num_draws: draws of random features.
-        denominators: of sensitivity; the first is the table's, the others stand in ``steering.json``. ``dataset`` has
-            every clip of the split answered under every condition, the others only those that they count.
-        most_clips: clips at most, of a task, of the choice, of every draw of random features, the way back, the
-            dose-response and the selectivity; None, all that are counted.
+        multiples: values to try there, as multiples of each feature's maximum on the probing set.
+        doses: values of the dose-response, as such multiples; an empty list leaves the dose-response out.
+        num_draws: number of draws of random features.
+        denominators: denominators of sensitivity; the table shows the first, ``steering.json`` has all. With
+            ``dataset`` every clip of the split is answered under every condition, else only the clips that count.
+        most_clips: most clips of a task to use for the choice, each draw of random features, the reverse direction,
+            the dose-response and the selectivity; None takes all that count.
     """
 
     num_features: list[int] = field(default_factory=lambda: [1])
@@ -50,14 +50,14 @@ class Design:
 
 
 class Split(NamedTuple):
-    """Clips that a task is asked about: the shards' folder, and what is known of each, without its sound."""
+    """The clips of a task: the folder of their shards, and the clips without their waveforms."""
 
     audio: Path
     clips: Sequence[Clip]
 
 
 class Features(NamedTuple):
-    """What the choice and the controls need to know of the features."""
+    """What the choice and the controls need of the features."""
 
     find: Callable[[str], Found]
     maxima: Float[Tensor, " features"]
@@ -72,7 +72,7 @@ class Choice(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of the clips that one of the denominators counts: which does, and the verdicts on the answers to come."""
+    """The clips that some denominator counts: which denominators count each, and verdicts on its steered answers."""
 
     clip_ids: list[str]
     among: dict[Denominator, Bool[np.ndarray, " clips"]]
@@ -82,21 +82,21 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Measured:
-    """What one task gives: figures by row of the table, and what else is written down of it."""
+    """What one task gives: figures by row of the table, and details for the result file."""
 
     figures: dict[str, dict[str, Figure]]
     details: dict[str, Any]
 
 
 class Experiment:
-    """Steer one model with one dictionary; ``verdicts`` are those of the judge and of exact match on what it measured.
+    """Steer one model with one dictionary; ``verdicts`` are those of the judge and of exact match in the measurements.
 
     Args:
         interview: asks the model.
         judge: reads its answers.
-        features: those that are set.
-        design: what is tried and measured.
-        seed: of the draws and the bootstrap.
+        features: the features to choose from.
+        design: what to try and measure.
+        seed: seed of the draws and the bootstrap.
     """
 
     def __init__(self, interview: Interview, judge: Judge, *, features: Features, design: Design, seed: int) -> None:
@@ -105,21 +105,21 @@ class Experiment:
         self.verdicts: list[tuple[Verdict, Verdict]] = []
 
     def choose(self, task: SteeringTask, split: Split) -> tuple[Choice, dict[str, Any]]:
-        """Choose the most sensitive number of features and multiple on a split, the least of equals.
+        """Choose the most sensitive number of features and multiple on a split; ties go to the smallest.
 
-        Also returned is what was tried. Where no feature has a name, nothing is steered.
+        Also return what was tried. If no feature has a name, the choice is empty.
         """
-        found = self.features.find(task.concept)
-        counts = sorted({min(n, len(found.features)) for n in self.design.num_features})
-        trials = [Choice(found.features[:n], m) for n, m in product(counts, sorted(self.design.multiples)) if n]
-        heard = self._heard(task, split)
-        source = [clip.id for clip, is_source in zip(split.clips, heard, strict=True) if is_source == 1]
+        candidates = self.features.find(task.concept)
+        counts = sorted({min(n, len(candidates.features)) for n in self.design.num_features})
+        trials = [Choice(candidates.features[:n], m) for n, m in product(counts, sorted(self.design.multiples)) if n]
+        is_source = self._source_verdicts(task, split)
+        source = [clip.id for clip, verdict in zip(split.clips, is_source, strict=True) if verdict == 1]
         source = source[: self.design.most_clips]
         tried: list[dict[str, Any]] = []
         if source and trials:
             answers = self._answers(split, task.question, source, [self._clamp(trial) for trial in trials])
-            for trial, said in zip(trials, answers, strict=True):
-                reached = self._verdicts(task.question, said, task.target)[0]
+            for trial, of_trial in zip(trials, answers, strict=True):
+                reached = self._verdicts(task.question, of_trial, task.target)[0]
                 samples = sensitivity_samples(reached, np.ones(len(source), dtype=bool))
                 share = float(samples.mean()) if len(samples) else math.nan
                 tried.append(
@@ -134,7 +134,7 @@ class Experiment:
         best = next((i for i, entry in enumerate(tried) if entry["sensitivity"] == max(shares, default=None)), 0)
         choice = trials[best] if trials else Choice([], min(self.design.multiples))
         return choice, {
-            "by": found.by,
+            "by": candidates.by,
             "features": [
                 {**feature._asdict(), "n_active": int(self.features.n_active[feature.feature]), "value": value}
                 for feature, value in zip(choice.features, self._clamp(choice).values(), strict=True)
@@ -145,13 +145,13 @@ class Experiment:
         }
 
     def measure(self, task: SteeringTask, split: Split, choice: Choice, others: Iterable[Question]) -> Measured:
-        """Measure a choice on another split, with its controls, doses, selectivity, and the way back."""
+        """Measure a choice on another split, with its controls, doses, selectivity and reverse direction."""
         outcome = self._outcome(task, split, {NO_SAE: [None], NO_CLAMP: [{}], STEERED: [self._clamp(choice)]})
         figures = {name: self._figures(outcome, name) for name in outcome.reached}
         details: dict[str, Any] = {}
         figures[RANDOM], details["random_features"] = self._random(task, split, choice)
         if (reverse := task.reverse) is not None:
-            figures[REVERSE], details["reverse"] = self._back(reverse, split, choice)
+            figures[REVERSE], details["reverse"] = self._reverse(reverse, split, choice)
         among = outcome.among[self.design.denominators[0]]
         some = [clip_id for clip_id, counts in zip(outcome.clip_ids, among, strict=True) if counts]
         some = some[: self.design.most_clips]
@@ -160,7 +160,7 @@ class Experiment:
         return Measured(figures, details)
 
     def measure_alone(self, task: SteeringTask, split: Split, choice: Choice) -> Measured:
-        """Measure a choice without controls, which another dictionary of the same layer has in its own run."""
+        """Measure a choice without controls; those are measured with the layer's other dictionary."""
         outcome = self._outcome(task, split, {STEERED: [self._clamp(choice)]})
         return Measured({STEERED: self._figures(outcome, STEERED)}, {})
 
@@ -171,7 +171,7 @@ class Experiment:
         return {feature: multiple * float(self.features.maxima[feature]) for feature in features}
 
     def _draws(self, choice: Choice) -> list[list[int]]:
-        """Draw random features of the same number and about the same firing rates, several times."""
+        """Draw several times as many random features, with about the same firing rates."""
         generator = torch.Generator().manual_seed(self.seed)
         chosen = [feature.feature for feature in choice.features]
         every = [
@@ -187,16 +187,16 @@ class Experiment:
     def _verdicts(
         self, question: Question, answers: Sequence[str], wanted: str, *, note: bool = False
     ) -> tuple[Float[np.ndarray, " clips"], Float[np.ndarray, " clips"]]:
-        """Return verdicts as numbers, of the judge and of exact match; ``note`` those that go into the table."""
+        """Return the verdicts of the judge and of exact match as numbers; ``note`` those that go into the table."""
         judged, exact = self.judge(question, answers, wanted), ExactMatch()(question, answers, wanted)
         if note:
             self.verdicts += zip(judged, exact, strict=True)
         return _numbers(judged), _numbers(exact)
 
-    def _heard(self, task: SteeringTask, split: Split, *, note: bool = False) -> Float[np.ndarray, " clips"]:
+    def _source_verdicts(self, task: SteeringTask, split: Split, *, note: bool = False) -> Float[np.ndarray, " clips"]:
         """Return the verdicts on whether the unsteered model answers with the source class."""
-        (said,) = self._answers(split, task.question, [clip.id for clip in split.clips], [None])
-        return self._verdicts(task.question, said, task.source, note=note)[0]
+        (answers,) = self._answers(split, task.question, [clip.id for clip in split.clips], [None])
+        return self._verdicts(task.question, answers, task.source, note=note)[0]
 
     def _outcome(
         self,
@@ -205,17 +205,17 @@ class Experiment:
         clamps: Mapping[str, Sequence[Clamp | None]],
         most: int | None = None,
     ) -> Outcome:
-        """Answer under every condition what a denominator counts, or the first of it, and judge."""
-        heard = self._heard(task, split, note=most is None)
+        """Answer under every condition, and judge, the clips that count, or the first ``most`` of them."""
+        is_source = self._source_verdicts(task, split, note=most is None)
         true = np.array([task.truth(clip) == task.source for clip in split.clips], dtype=bool)
-        among = {name: counted(name, heard, true) for name in self.design.denominators}
+        among = {name: counted(name, is_source, true) for name in self.design.denominators}
         rows = np.flatnonzero(np.any(list(among.values()), axis=0))[:most]
         clip_ids = [split.clips[row].id for row in rows]
         flat = [clamp for draws in clamps.values() for clamp in draws]
-        said = iter(self._answers(split, task.question, clip_ids, flat))
+        answers = iter(self._answers(split, task.question, clip_ids, flat))
         reached, exact = {}, {}
         for name, draws in clamps.items():
-            pairs = [self._verdicts(task.question, next(said), task.target, note=True) for _ in draws]
+            pairs = [self._verdicts(task.question, next(answers), task.target, note=True) for _ in draws]
             reached[name], exact[name] = (np.stack(each) for each in zip(*pairs, strict=True))
         return Outcome(clip_ids, {name: counts[rows] for name, counts in among.items()}, reached, exact)
 
@@ -243,14 +243,14 @@ class Experiment:
         among = outcome.among[self.design.denominators[0]]
         each = [self._figure(row, among) for row in outcome.reached.get(RANDOM, ())]
         shares = np.array([figure.value for figure in each if not math.isnan(figure.value)])
-        said = [
+        details = [
             {"features": draw, "sensitivity": asdict(figure.of_control())}
             for draw, figure in zip(draws, each, strict=True)
         ]
-        return {"sensitivity": Figure.estimate(shares, np.mean, "share of clips, a draw", seed=self.seed)}, said
+        return {"sensitivity": Figure.estimate(shares, np.mean, "share of clips, a draw", seed=self.seed)}, details
 
-    def _back(self, reverse: SteeringTask, split: Split, choice: Choice) -> tuple[dict[str, Figure], dict[str, Any]]:
-        """Steer the clips that are heard as the target to the source, by as many features at the same multiple."""
+    def _reverse(self, reverse: SteeringTask, split: Split, choice: Choice) -> tuple[dict[str, Figure], dict[str, Any]]:
+        """Steer the clips answered with the target towards the source, by as many features at the same multiple."""
         back = Choice(self.features.find(reverse.concept).features[: len(choice.features)], choice.multiple)
         clamps: dict[str, list[Clamp | None]] = {NO_CLAMP: [{}], STEERED: [self._clamp(back)]}
         outcome = self._outcome(reverse, split, clamps, self.design.most_clips)
@@ -261,23 +261,23 @@ class Experiment:
     def _dose_response(
         self, task: SteeringTask, split: Split, choice: Choice, clip_ids: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Return sensitivity and soundness of the answers without SAE (dose None), without clamp (0), and by dose."""
+        """Return the sensitivity and soundness of answers without SAE (dose None), without clamp (0), and by dose."""
         doses: list[tuple[float | None, Clamp | None]] = [(None, None), (0.0, {})]
         doses += [(dose, self._clamp(choice._replace(multiple=dose))) for dose in sorted(self.design.doses)]
         every = self._answers(split, task.question, clip_ids, [clamp for _, clamp in doses])
         points = []
-        for (dose, _), said in zip(doses, every, strict=True):
-            reached, _ = self._verdicts(task.question, said, task.target)
-            surprise = self.interview.surprise(split.audio, task.prompt, dict(zip(clip_ids, said, strict=True)))
+        for (dose, _), answers in zip(doses, every, strict=True):
+            reached, _ = self._verdicts(task.question, answers, task.target)
+            surprise = self.interview.surprise(split.audio, task.prompt, dict(zip(clip_ids, answers, strict=True)))
             log_p, lengths = zip(*surprise, strict=True) if surprise else ((), ())
-            stated = np.array([found is not None for found in ClassMatch(task.question.classes)(said)], dtype=float)
+            stated = np.array([name is not None for name in ClassMatch(task.question.classes)(answers)], dtype=float)
             readable = Figure.estimate(stated, np.mean, "share of answers", seed=self.seed)
             points.append(
                 {
                     "multiple": dose,
-                    "sensitivity": asdict(self._figure(reached, np.ones(len(said), dtype=bool))),
+                    "sensitivity": asdict(self._figure(reached, np.ones(len(answers), dtype=bool))),
                     "readable": asdict(readable),
-                    "verdicts_read": float(np.mean(~np.isnan(reached))) if len(said) else math.nan,
+                    "verdicts_read": float(np.mean(~np.isnan(reached))) if len(answers) else math.nan,
                     "perplexity": perplexity(log_p, lengths),
                     "mean_num_tokens": float(np.mean(lengths)) if lengths else math.nan,
                 }
@@ -293,18 +293,18 @@ class Experiment:
         others: Iterable[Question],
     ) -> list[dict[str, Any]]:
         """Return how many answers to other questions keep their class under the same clamp, and under the SAE alone."""
-        found = []
+        entries = []
         for question in others:
             before, alone, steered = self._answers(split, question, clip_ids, [None, {}, self._clamp(choice)])
             read = ClassMatch(question.classes)
-            classes = [read(said) for said in (before, alone, steered)]
-            stated = np.array([said is not None for said in classes[0]], dtype=bool)
+            classes = [read(answers) for answers in (before, alone, steered)]
+            stated = np.array([name is not None for name in classes[0]], dtype=bool)
             same = [np.array([a == b for a, b in zip(classes[0], later, strict=True)], float) for later in classes[1:]]
             no_clamp, clamped = (
                 asdict(Figure.estimate(kept[stated], np.mean, "share of answers", seed=self.seed)) for kept in same
             )
-            found.append({"prompt": question.prompt, "unchanged": clamped, "unchanged_without_clamp": no_clamp})
-        return found
+            entries.append({"prompt": question.prompt, "unchanged": clamped, "unchanged_without_clamp": no_clamp})
+        return entries
 
 
 def _numbers(verdicts: Sequence[Verdict]) -> Float[np.ndarray, " clips"]:

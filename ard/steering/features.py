@@ -1,4 +1,4 @@
-"""Which features stand for a concept: those whose names say the same."""
+"""Which features stand for a concept: those whose names mean the same."""
 
 import re
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class NamedFeature(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Features by how well their names fit a concept, best first, and who says so."""
+    """Features by how well their names fit a concept, best first, and what ranked them."""
 
     features: list[NamedFeature]
     by: str
@@ -36,16 +36,16 @@ class Found(NamedTuple):
 def features_by_name(cell: Cell, concept: str, clap: Clap, chat: Chat | None = None, shortlist: int = 40) -> Found:
     """Rank the named features of a dictionary by how close their names are to a concept.
 
-    A feature that fires in none of the unseen clips on which names were put to the test (``detection.json``) is passed
-    over: nothing but a few probing clips speaks for its name, whatever that says.
+    A feature that fires in none of the unseen clips on which names were tested (``detection.json``) is skipped: only a
+    few probing clips support its name.
 
     Args:
-        cell: the dictionary's.
+        cell: the dictionary's cell.
         concept: words, such as ``speaking in a happy voice``.
         clap: ranks by the cosine of its text embeddings; of equal names the more monosemantic feature comes first.
-        chat: an instruction model that picks from the best by CLAP. What it does not pick is left out; where its answer
-            is no list of their numbers, CLAP's ranking stands, and ``by`` says so.
-        shortlist: how many it is shown.
+        chat: an instruction model that picks from the best by CLAP. What it does not pick is left out. If its answer
+            is not a list of their numbers, CLAP's ranking stands, and ``by`` says so.
+        shortlist: how many names it is shown.
     """
     selection, names = read_selections(cell)["ard"][0], read_names(cell)["ard"][0]
     silent = _silent(cell)
@@ -73,7 +73,7 @@ def features_by_name(cell: Cell, concept: str, clap: Clap, chat: Chat | None = N
 
 
 def _silent(cell: Cell) -> set[int]:
-    """Return the features that fire in no unseen clip, where names were put to the test."""
+    """Return the features that fire in no unseen clip; none where names were not tested."""
     if not cell.path("detection").is_file():
         return set()
     return {row["feature"] for row in cell.rows("detection") if row["n_active_unseen"] == 0}
@@ -81,10 +81,10 @@ def _silent(cell: Cell) -> set[int]:
 
 def read_numbers(answer: str, most: int) -> list[int] | None:
     """Return the numbers from 1 to ``most`` that an answer lists, without repeats; None if it is anything else."""
-    said = answer.strip()
-    if re.fullmatch(r"none\.?", said, re.IGNORECASE):
+    text = answer.strip()
+    if re.fullmatch(r"none\.?", text, re.IGNORECASE):
         return []
-    if not _NUMBERS.fullmatch(said):
+    if not _NUMBERS.fullmatch(text):
         return None
-    numbers = list(dict.fromkeys(int(number) for number in re.findall(r"\d+", said)))
+    numbers = list(dict.fromkeys(int(number) for number in re.findall(r"\d+", text)))
     return numbers if all(1 <= number <= most for number in numbers) else None

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Denominator = Literal["predicted", "truth", "dataset"]
-"""Of which clips sensitivity is a share: those that the unsteered model answers with the source class; those that truly
-are of it; all. The paper does not say."""
+"""The clips of which sensitivity is the share: those that the unsteered model answers with the source class, those that
+truly belong to it, or all. The paper does not say."""
 
 
 def counted(
@@ -27,10 +27,10 @@ def counted(
 def sensitivity_samples(
     reached: Float[np.ndarray, " clips"], among: Bool[np.ndarray, " clips"]
 ) -> Float[np.ndarray, " counted"]:
-    """Return of each counted clip whether its answer is the target (1, 0); their mean is the sensitivity.
+    """Return for each counted clip whether its answer is the target (1 or 0); the mean is the sensitivity.
 
-    A verdict that could not be read (NaN) is neither: its clip is left out. Over several draws (a mean of verdicts) a
-    clip is left out where one of them could not be read.
+    A clip whose verdict could not be read (NaN) is left out. Over several draws (a mean of verdicts), a clip is left
+    out if any of its verdicts could not be read.
 
     Example:
         >>> import numpy as np
@@ -48,11 +48,11 @@ def matched_features(
     generator: torch.Generator,
     nearest: int = 10,
 ) -> list[int]:
-    """Draw for each of the chosen features another one that fires about as often.
+    """Draw for each chosen feature another one that fires about as often.
 
-    It is drawn from the ``nearest`` by the logarithm of the number of clips that they are active in, among those that
-    are alive, not chosen, and not drawn yet; equally near ones are taken from the first feature on. Fewer come back
-    where there are no others left.
+    It is drawn from the ``nearest`` features by the logarithm of the number of clips where they are active, among those
+    that are alive, not chosen and not drawn yet; ties go to the lower feature number. The list is shorter if no others
+    are left.
 
     Example:
         >>> import torch
@@ -75,7 +75,7 @@ def matched_features(
 
 
 def perplexity(log_likelihood: Sequence[float], num_tokens: Sequence[int]) -> float:
-    """Return exp(-sum of log p / number of tokens): 1 is least surprise. NaN where nothing was said.
+    """Return exp(-sum of log p / number of tokens): 1 is no surprise. NaN without tokens.
 
     Example:
         >>> import math
@@ -87,6 +87,6 @@ def perplexity(log_likelihood: Sequence[float], num_tokens: Sequence[int]) -> fl
 
 
 def is_selection(clip_id: str, share: float, seed: int) -> bool:
-    """Tell whether a clip belongs to the share on which choices are made: by a hash of its id, and of nothing else."""
+    """Return whether a clip belongs to the share for choices, which only the seed and the hash of its id decide."""
     digest = hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64

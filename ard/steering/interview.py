@@ -1,4 +1,4 @@
-"""Questions to an AudioLLM whose features are set, each asked once: a run that is stopped goes on clip by clip."""
+"""Ask an AudioLLM questions while features are set, each only once: a stopped run resumes at the next clip."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from ard.types import Clip
 
 @dataclass(frozen=True)
 class Procedure:
-    """How features are set and answers made; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
+    """How features are set and answers generated; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
 
     positions: Where = "all"
     phase: Phase = "prefill"
@@ -37,21 +37,21 @@ class Condition(NamedTuple):
 
     prompt: str
     clamp: Mapping[int, float] | None
-    """Feature to value; empty is the SAE without clamp, None the model as it is."""
+    """Feature to value; empty is the SAE without clamp, None the model without the SAE."""
 
 
 class Interview:
     """One model and one dictionary, asked about clips under conditions.
 
-    Every answer is kept when it comes, under everything that it depends on: model, question, condition, the weights of
-    the dictionary, the audio shards and the clip. So several interviews may share a file, and nothing that changed is
-    taken for what it was.
+    Every answer is stored as soon as it is generated, under everything that it depends on: model, question, condition,
+    the weights of the dictionary, the audio shards and the clip. So several interviews may share a file, and an answer
+    is not reused once any of these has changed.
 
     Args:
         model: the AudioLLM.
-        coder: dictionary of a layer.
+        coder: dictionary of that layer.
         layer: decoder layer, 0-based.
-        answers: where answers are kept (JSON lines).
+        answers: the file where answers are kept (JSON lines).
         procedure: how features are set.
     """
 
@@ -62,49 +62,50 @@ class Interview:
 
     def __call__(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[list[str]]:
         """Return the answers under each condition, in the order of the clips, which is that of the shards."""
-        wanted = [self._key(audio, self._about(condition)) for condition in conditions]
-        known = self._answers.known
-        missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in known for key in wanted)}
+        keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
+        stored = self._answers.known
+        missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in stored for key in keys)}
         for group in self._groups(audio, clip_ids, missing, "answers"):
             prompts: dict[tuple[str, tuple[str, ...]], AudioPrompts] = {}  # prepared once for all conditions
-            for key, condition in zip(wanted, conditions, strict=True):
-                clips = [clip for clip in group if f"{key}/{clip.id}" not in known]
+            for key, condition in zip(keys, conditions, strict=True):
+                clips = [clip for clip in group if f"{key}/{clip.id}" not in stored]
                 if not clips:
                     continue
-                place = condition.prompt, tuple(clip.id for clip in clips)
-                if place not in prompts:
-                    prompts[place] = self.model.prompter(clips, [condition.prompt] * len(clips))
+                batch = condition.prompt, tuple(clip.id for clip in clips)
+                if batch not in prompts:
+                    prompts[batch] = self.model.prompter(clips, [condition.prompt] * len(clips))
                 with self._under(condition):
-                    said = self.model.generate(prompts[place], max_new_tokens=self.procedure.max_new_tokens)
-                for clip, answer in zip(clips, said, strict=True):
+                    answers = self.model.generate(prompts[batch], max_new_tokens=self.procedure.max_new_tokens)
+                for clip, answer in zip(clips, answers, strict=True):
                     self._answers.keep(f"{key}/{clip.id}", answer)
-        return [[known[f"{key}/{clip_id}"] for clip_id in clip_ids] for key in wanted]
+        return [[stored[f"{key}/{clip_id}"] for clip_id in clip_ids] for key in keys]
 
     def surprise(self, audio: Path, prompt: str, said: Mapping[str, str]) -> list[tuple[float, int]]:
-        """Return log p(answer) under the model as it is, and the answer's number of tokens, for answers by clip id."""
+        """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
         keys = {
             clip_id: self._key(audio, {"log_likelihood_of": answer, "prompt": prompt}) + f"/{clip_id}"
             for clip_id, answer in said.items()
         }
-        known = self._answers.known
-        missing = {clip_id for clip_id, key in keys.items() if key not in known}
+        stored = self._answers.known
+        missing = {clip_id for clip_id, key in keys.items() if key not in stored}
         for group in self._groups(audio, list(said), missing, "perplexity"):
-            found = self._surprise(group, prompt, [said[clip.id] for clip in group])  # whole: equal to the last bit
-            for clip, surprise in zip(group, found, strict=True):
+            # whole batches, so that a resumed run has the same numbers to the last bit
+            surprises = self._surprise(group, prompt, [said[clip.id] for clip in group])
+            for clip, surprise in zip(group, surprises, strict=True):
                 if clip.id in missing:
                     self._answers.keep(keys[clip.id], json.dumps(surprise))
-        return [(log_p, num) for log_p, num in (json.loads(known[keys[clip_id]]) for clip_id in said)]
+        return [(log_p, num) for log_p, num in (json.loads(stored[keys[clip_id]]) for clip_id in said)]
 
-    def _surprise(self, clips: Sequence[Clip], prompt: str, said: Sequence[str]) -> list[tuple[float, int]]:
+    def _surprise(self, clips: Sequence[Clip], prompt: str, answers: Sequence[str]) -> list[tuple[float, int]]:
         prompts = self.model.prompter(clips, [prompt] * len(clips))
-        of_tokens = self.model.log_likelihood(prompts, said)
+        of_tokens = self.model.log_likelihood(prompts, answers)
         log_p = pad_sequence(of_tokens, batch_first=True).sum(dim=1)
         return [(float(total), len(tokens)) for total, tokens in zip(log_p, of_tokens, strict=True)]
 
     def _groups(
         self, audio: Path, clip_ids: Sequence[str], missing: set[str], description: str
     ) -> Iterator[list[Clip]]:
-        """Read the clips of batches that lack an answer; wherever it was stopped, a clip is in the same batch."""
+        """Read the batches that lack an answer; a clip is always in the same batch, wherever a run was stopped."""
         size = self.procedure.clips_per_batch
         batches = [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
         batches = [batch for batch in batches if not missing.isdisjoint(batch)]
@@ -118,18 +119,18 @@ class Interview:
                 assert [clip.id for clip in group] == list(batch)
                 yield group
 
-    def _about(self, condition: Condition) -> dict[str, Any]:
-        """Return what an answer depends on."""
-        asked = {"prompt": condition.prompt, "max_new_tokens": self.procedure.max_new_tokens}
+    def _dependencies(self, condition: Condition) -> dict[str, Any]:
+        """Return what an answer depends on, besides model and audio."""
+        question = {"prompt": condition.prompt, "max_new_tokens": self.procedure.max_new_tokens}
         if condition.clamp is None:
-            return asked
+            return question
         clamp = sorted(condition.clamp.items())
         how = {name: value for name, value in asdict(self.procedure).items() if name != "clips_per_batch"}
-        return {**asked, **how, "clamp": clamp, "layer": self.layer, "weights": self._weights}
+        return {**question, **how, "clamp": clamp, "layer": self.layer, "weights": self._weights}
 
-    def _key(self, audio: Path, about: Mapping[str, Any]) -> str:
+    def _key(self, audio: Path, dependencies: Mapping[str, Any]) -> str:
         digest = read_audio_manifest(audio).xxh3
-        return request_key({"model": self.model.name, "audio": digest, **about})[:32]
+        return request_key({"model": self.model.name, "audio": digest, **dependencies})[:32]
 
     def _under(self, condition: Condition) -> AbstractContextManager[None]:
         if condition.clamp is None:

@@ -1,4 +1,4 @@
-"""Who tells whether an answer states a class: exact words, or a language model."""
+"""Judges of whether an answer states a class: exact words, or a language model."""
 
 import re
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from ard.steering.task import Question
 from ard.types import UserError
 
 Verdict = bool | None
-"""Whether an answer states the class; None where the judge gave no words that can be read."""
+"""Whether an answer states the class; None where the judge's reply cannot be read."""
 
 JUDGE_PROMPT = """\
 A model listened to a recording and answered a question about it. Hold its answer against the reference.
@@ -33,23 +33,23 @@ Rate whether the answer says what the reference says. 1: it commits itself to th
 words. 0: it says something else, leaves it open, names several possibilities, refuses, or cannot be understood.
 Give your reason in one sentence. Then write a last line with nothing but the rating, in this form:
 Rating: (0 or 1)"""
-"""Our words for the protocol of AudioBench's binary judge."""
+"""The protocol of AudioBench's binary judge, in our words."""
 
 _RATING = re.compile(r"[*_ ]*rating[*_ ]*:[*_ ]*\(?([01])\)?[*_ .]*", re.IGNORECASE)
 
 
 class ClassMatch:
-    """Tell the class of answers by exact words: an answer states a class if it has a word of it and of no other.
+    """Classify answers by exact words: an answer states a class if it has a word of that class and of no other.
 
     Args:
-        classes: the words that stand for themselves, or the words of each class.
+        classes: the classes, each its own word, or the words of each class.
     """
 
     def __init__(self, classes: Sequence[str] | Mapping[str, Sequence[str]]) -> None:
-        given = classes if isinstance(classes, Mapping) else {name: [name] for name in classes}
+        words_of = classes if isinstance(classes, Mapping) else {name: [name] for name in classes}
         self.classes = {
             name: re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
-            for name, words in given.items()
+            for name, words in words_of.items()
         }
 
     def __call__(self, answers: Sequence[str]) -> list[str | None]:
@@ -62,7 +62,7 @@ class ClassMatch:
 
 
 class Judge(ABC):
-    """Whatever tells whether answers to a question state a class."""
+    """Whatever decides whether answers to a question state a class."""
 
     @abstractmethod
     def __call__(self, question: Question, answers: Sequence[str], wanted: str) -> list[Verdict]:
@@ -74,7 +74,7 @@ class Judge(ABC):
         """How it judges, for the result file."""
 
     def check(self) -> None:  # noqa: B027
-        """Fail before any other work, where it can be told that verdicts will not be had."""
+        """Fail before any other work if it is already clear that there will be no verdicts."""
 
 
 class ExactMatch(Judge):
@@ -93,12 +93,12 @@ class ExactMatch(Judge):
 class ChatJudge(Judge):
     """Judge by an instruction model (the paper's Llama-3-70B-Instruct), as AudioBench does: 1 or 0 for each answer.
 
-    The reference is the class in its words. Every verdict is kept by the chat, so that none is asked for twice.
+    The reference is the class in its words. The chat keeps every verdict, so that none is asked for twice.
 
     Args:
         chat: the model.
-        template: what it is asked, with the fields ``{question}``, ``{reference}`` and ``{answer}``. It asks for
-            ``Rating: 0`` or ``Rating: 1`` as the last line; a verdict without one, or with both, is not read.
+        template: the prompt, with the fields ``{question}``, ``{reference}`` and ``{answer}``. It must ask for
+            ``Rating: 0`` or ``Rating: 1`` as the last line; a reply without one, or with both, is unreadable.
 
     Raises:
         UserError: if the template has other fields, or lacks the reference or the answer.
@@ -118,9 +118,9 @@ class ChatJudge(Judge):
 
     def __call__(self, question: Question, answers: Sequence[str], wanted: str) -> list[Verdict]:
         """Return the verdict on each answer."""
-        given = {"question": question.prompt, "reference": " or ".join(question.classes[wanted])}
-        said = self.chat([self.template.format(**given, answer=answer) for answer in answers], "verdicts")
-        return [None if reply.text is None else read_verdict(reply.text) for reply in said]
+        fields = {"question": question.prompt, "reference": " or ".join(question.classes[wanted])}
+        replies = self.chat([self.template.format(**fields, answer=answer) for answer in answers], "verdicts")
+        return [None if reply.text is None else read_verdict(reply.text) for reply in replies]
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -128,23 +128,23 @@ class ChatJudge(Judge):
         return {"judge": self.chat.model, "judge_prompt": self.template, **self.chat.parameters}
 
     def check(self) -> None:
-        """Ask the model something, if it was never asked."""
+        """Ask the model something, unless it was asked before."""
         self.chat.check()
 
 
 def read_verdict(said: str) -> Verdict:
-    """Return what a judge's last line rates; None if that line is no rating, or another line rates otherwise."""
+    """Return the rating in a judge's last line; None if that line has none, or another line rates otherwise."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    ratings = [found and found[1] for found in map(_RATING.fullmatch, lines)]
+    ratings = [match and match[1] for match in map(_RATING.fullmatch, lines)]
     if not lines or ratings[-1] is None or len({rating for rating in ratings if rating}) > 1:
         return None
     return ratings[-1] == "1"
 
 
 def agreement(verdicts: Sequence[tuple[Verdict, Verdict]]) -> tuple[float, int]:
-    """Return Cohen's kappa of two judges and the number of answers behind it: those that both could read.
+    """Return Cohen's kappa of two judges, over the answers that both could read, and the number of these.
 
-    1 is full agreement, 0 what chance gives; NaN where there are none, or both judges say one thing throughout.
+    1 is full agreement, 0 is chance; NaN without such answers, or if both judges always give the same one verdict.
     """
     read = [(one, other) for one, other in verdicts if one is not None and other is not None]
     if not read:

@@ -32,28 +32,28 @@ def steer(
 ) -> Iterator[None]:
     """Clamp features of a layer's output inside the block; no hook outlives it. Blocks may be nested.
 
-    The defaults are the procedure of the paper's reference [9]: x is encoded, the features are set before TopK selects,
-    and x is replaced by what is decoded, at every token that is not padding; the tokens of later decoding steps are
-    replaced by their plain reconstruction. An empty ``clamp`` is thus the control `SAE without clamp`.
+    The defaults are the procedure of the paper's reference [9]: at every token that is not padding, x is encoded, the
+    features are set before TopK selects, and the decoded codes replace x. Tokens of later decoding steps are replaced
+    by their plain reconstruction. An empty ``clamp`` is thus the control `SAE without clamp`.
 
-    TopK sees the value that is set: a feature whose value is not among the k largest of a token is not active there.
-    One set to 0 is active nowhere, and the feature next in order takes its place. Other dictionaries say in their
-    ``encode`` what setting a feature means.
+    TopK sees the value that is set: a feature whose value is not among the k largest of a token is not active there. A
+    feature set to 0 is active nowhere, and the next in order takes its place. For other dictionaries, ``encode``
+    documents what setting a feature means.
 
     Args:
         model: the AudioLLM.
         coder: a dictionary of that layer.
         layer: decoder layer, 0-based.
-        clamp: feature to value, in units of activation, or of the feature's maximum where ``maxima`` are given.
+        clamp: feature to value, as an activation, or as a multiple of the feature's maximum if ``maxima`` are given.
         positions: where in the prompt features are set: at every token, at audio tokens, or at the last token.
-        phase: set features while the prompt is read, or at every token that the model says, too.
-        keep_error: add the change to x, x + decode(clamped) - decode(z), and leave all else as it is; an empty
+        phase: set features only while the prompt is read, or also at every token of the answer.
+        keep_error: only add the change to x, x + decode(clamped) - decode(z), and leave all else as it is; an empty
             ``clamp`` then changes nothing, to the last bit.
-        maxima: of every feature the largest activation on the probing set, the unit of the values.
+        maxima: each feature's largest activation on the probing set, the unit of the values.
 
     Raises:
-        UserError: if the layer or a feature does not exist, the SAE is of another width than the layer, or a value
-            could not come to pass: not finite, or refused by the dictionary's ``check_clamp``.
+        UserError: if the layer or a feature does not exist, the SAE and the layer differ in width, or a value is not
+            finite or is refused by the dictionary's ``check_clamp``.
     """
     model.check_layers([layer])
     if coder.d_in != model.d_in:
@@ -64,7 +64,7 @@ def steer(
     values = clamp_values(coder, clamp, maxima)
 
     def change(x: Float[Tensor, "clips positions d_in"], at: Positions) -> Float[Tensor, "clips positions d_in"]:
-        where = _chosen(at, positions, phase) if values else torch.zeros_like(at.valid)
+        where = _set_positions(at, positions, phase) if values else torch.zeros_like(at.valid)
         if keep_error:
             return _put(x, where, partial(_shifted, coder, values))
         steered = _put(x, where, partial(_decoded, coder, values))
@@ -77,13 +77,13 @@ def steer(
 def clamp_values(
     coder: Dictionary, clamp: Mapping[int, float], maxima: Float[Tensor, " features"] | None = None
 ) -> dict[int, float]:
-    """Return the activations that features are to be set to, after a look at whether they can be.
+    """Return the activations to set features to, after checking that they can be set.
 
     Raises:
         UserError: if one cannot; see :func:`steer`.
     """
     if maxima is not None and maxima.shape != (coder.d_sae,):
-        raise UserError(f"{maxima.numel()} maxima are given for {coder.d_sae} features: give one of each feature")
+        raise UserError(f"{maxima.numel()} maxima are given for {coder.d_sae} features: give one for each feature")
     values = {}
     for feature, value in clamp.items():
         if not 0 <= feature < coder.d_sae:
@@ -100,8 +100,8 @@ def clamp_values(
     return values
 
 
-def _chosen(at: Positions, positions: Where, phase: Phase) -> Bool[Tensor, "clips positions"]:
-    """Return where features are set in a pass."""
+def _set_positions(at: Positions, positions: Where, phase: Phase) -> Bool[Tensor, "clips positions"]:
+    """Return the positions at which features are set in a forward pass."""
     prompt = at.valid & at.prompt
     if positions == "audio":
         prompt = at.audio
@@ -115,7 +115,7 @@ def _put(
     where: Bool[Tensor, "clips positions"],
     make: Callable[[Float[Tensor, "tokens d_in"]], Float[Tensor, "tokens d_in"]],
 ) -> Float[Tensor, "clips positions d_in"]:
-    """Return x with what is made of the tokens at some positions in their place; x itself where there are none."""
+    """Return x with ``make`` applied to the tokens that ``where`` selects; x itself if it selects none."""
     rows = where.flatten().nonzero()[:, 0]
     if len(rows) == 0:
         return x
@@ -139,6 +139,6 @@ def _shifted(
 
 
 def _as_weights(coder: Dictionary, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-    """Return x in the precision of a dictionary's weights, which is mostly more than the model's."""
+    """Return x in the precision of a dictionary's weights, which is mostly higher than the model's."""
     weights = (*coder.parameters(), *coder.buffers())
     return x.to(next((tensor.dtype for tensor in weights if tensor.is_floating_point()), torch.float32))

@@ -1,4 +1,4 @@
-"""The rating study (Sec. 4, Table 2): concepts drawn, labelled and rated by people, and what these say."""
+"""The rating study (Sec. 4, Table 2): draw concepts, have people label and rate them, score the answers."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which concepts a study asks about."""
+"""Draw the concepts that a study asks about."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,21 +13,21 @@ KEY_BYTES = 6
 
 
 def draw_concepts(cells: Sequence[Cell], num_concepts: int, seed: int) -> list[Concept]:
-    """Draw as many named concepts of every method, without replacement, and mix them.
+    """Draw the same number of named concepts from every method, without replacement, and mix them.
 
-    Keys say nothing of the method. A method that has fewer named concepts gives all it has; one whose cell has no
-    concepts gives none.
+    Keys do not reveal the method. A method with fewer named concepts gives all it has; one whose cell has no concepts
+    gives none.
 
     Args:
-        cells: one of each method.
-        num_concepts: of each method (the paper's 50).
-        seed: of the draw, the keys and the order.
+        cells: one cell for each method.
+        num_concepts: how many from each method (the paper's 50).
+        seed: seed of the draw, the keys and the order.
 
     Raises:
-        UserError: if there is nothing to draw, or nothing to draw from.
+        UserError: if no concepts are asked for, or there are none to draw from.
     """
     if num_concepts < 1:
-        raise UserError(f"{num_concepts} concepts make no study: give a number from 1 on")
+        raise UserError(f"a study cannot have {num_concepts} concepts: give 1 or more")
     generator = np.random.default_rng(seed)
     drawn: list[tuple[Cell, dict[str, Any]]] = []
     for cell in cells:
@@ -36,9 +36,9 @@ def draw_concepts(cells: Sequence[Cell], num_concepts: int, seed: int) -> list[C
         chosen = generator.permutation(len(named))[:num_concepts]
         drawn += [(cell, named[index]) for index in sorted(chosen.tolist())]
     if not drawn:
-        looked = ", ".join(str(cell.path("concepts")) for cell in cells)
+        paths = ", ".join(str(cell.path("concepts")) for cell in cells)
         raise UserError(
-            f"no concept of this run has a name (looked for {looked}): run `ard table 2`, "
+            f"no concept of this run has a name (looked for {paths}): run `ard table 2`, "
             "`ard demo` or `ard run` to the end first"
         )
     keys: dict[str, None] = {}

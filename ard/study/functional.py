@@ -1,4 +1,4 @@
-"""Agreement of raters."""
+"""Agreement between raters."""
 
 import krippendorff
 import numpy as np
@@ -8,8 +8,8 @@ from jaxtyping import Float
 def agreement(ratings: Float[np.ndarray, "concepts raters"], highest: int = 5) -> float:
     """Return Krippendorff's alpha of ratings on an ordinal scale from 0 to ``highest``; NaN is a missing rating.
 
-    1 is perfect agreement, 0 what chance gives. NaN where it is undefined: no concept has two ratings, or all ratings
-    that can be paired are equal.
+    1 is perfect agreement, 0 is chance. NaN where it is undefined: no concept has two ratings, or all ratings that can
+    be paired are equal.
     """
     paired = ratings[np.isfinite(ratings).sum(axis=1) > 1]
     if len(np.unique(paired[np.isfinite(paired)])) < 2:

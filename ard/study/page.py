@@ -1,6 +1,6 @@
 """The rating study's pages and requests.
 
-What a rater's browser gets names neither method nor feature, and the concept's name only in answer to its label.
+A rater's browser never gets the method or the feature, and gets a concept's name only once its label is saved.
 """
 
 import json
@@ -46,9 +46,9 @@ def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: S
 
     Args:
         store: the study.
-        sounds: the audio of every clip of it, files in ``audio``.
-        audio: their folder.
-        hosts: names under which browsers may ask for it; another one, such as a page elsewhere, is refused.
+        sounds: the audio of all its clips, files in ``audio``.
+        audio: the folder of these files.
+        hosts: host names to answer to; a request for another one, such as from a page elsewhere, is refused.
     """
     requests = Requests(store, sounds, audio)
     rater = "/api/raters/{rater}"
@@ -65,18 +65,18 @@ def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: S
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(Guarded)],
-        exception_handlers={StoreError: _cannot_now, UserError: _refused, HTTPException: _no},
+        exception_handlers={StoreError: _unavailable, UserError: _bad_request, HTTPException: _http_error},
     )
 
 
 class Guarded:
-    """Adds what keeps a browser from running or keeping anything that is not the page's own."""
+    """Adds headers that keep a browser from running what is not the page's own, and from storing anything."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and its answer back with the headers."""
+        """Pass a request on, and add the headers to its response."""
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -87,31 +87,31 @@ class Guarded:
 
 
 class Requests:
-    """What the page asks; places count from 1, in the rater's own order."""
+    """The requests of the page; places count from 1, in the rater's own order."""
 
     def __init__(self, store: Store, sounds: Mapping[str, Sound], audio: Path) -> None:
         self.store, self.sounds, self.audio = store, sounds, audio
 
     async def join(self, request: Request) -> Response:
-        """Register a rater; a name that is known is taken up again only where ``resume`` says so."""
-        asked = await _body(request)
-        name = " ".join(str(asked.get("name", "")).split())
-        return await run_in_threadpool(self._join, name, bool(asked.get("resume")))
+        """Register a rater; a name that is already in use is only resumed if ``resume`` says so."""
+        body = await _body(request)
+        name = " ".join(str(body.get("name", "")).split())
+        return await run_in_threadpool(self._join, name, bool(body.get("resume")))
 
     def progress(self, request: Request) -> Response:
-        """Return how far a rater is."""
+        """Return how far a rater has got."""
         return JSONResponse(self._progress(self._rater(request)))
 
     def concept(self, request: Request) -> Response:
-        """Return a concept's clips, and of its name and answers what the rater may know."""
-        rater, concept = self._asked(request)
+        """Return a concept's clips, and what the rater may see of its name and answers."""
+        rater, concept = self._rater_and_concept(request)
         mine = {answer.concept: answer for answer in self.store.answers(rater)}
         waves = [self.sounds[clip].path for clip in concept.clips]
-        return JSONResponse({"waves": waves, **_known(concept, mine.get(concept.key))})
+        return JSONResponse({"waves": waves, **_visible(concept, mine.get(concept.key))})
 
     def clip(self, request: Request) -> Response:
         """Return the sound of a clip."""
-        _, concept = self._asked(request)
+        _, concept = self._rater_and_concept(request)
         number = request.path_params["clip"]
         if not 1 <= number <= len(concept.clips):
             raise HTTPException(404, "there is no such clip")
@@ -119,31 +119,31 @@ class Requests:
         return FileResponse(path, media_type=AUDIO[path.suffix])
 
     async def label(self, request: Request) -> Response:
-        """Keep a label and tell the name; the first label stays."""
+        """Save a label and return the name; the first label stays."""
         return await self._keep(request, self.store.label, "label")
 
     async def rating(self, request: Request) -> Response:
-        """Keep a rating; the last one counts."""
+        """Save a rating; the last one counts."""
         return await self._keep(request, self.store.rate, "rating")
 
     async def _keep(self, request: Request, keep: Callable[[RaterEntry, Concept, Any], Answer], what: str) -> Response:
         value = (await _body(request)).get(what)
 
         def work() -> Response:
-            rater, concept = self._asked(request)
+            rater, concept = self._rater_and_concept(request)
             answer = keep(rater, concept, value)
-            return JSONResponse({**_known(concept, answer), **self._progress(rater)})
+            return JSONResponse({**_visible(concept, answer), **self._progress(rater)})
 
         return await run_in_threadpool(work)
 
     def _join(self, name: str, resume: bool) -> Response:
-        known = [r for r in self.store.raters() if r.kind == "person" and r.name.casefold() == name.casefold()]
-        if known and not resume:
-            progress = self._progress(known[0])
+        raters = [r for r in self.store.raters() if r.kind == "person" and r.name.casefold() == name.casefold()]
+        if raters and not resume:
+            progress = self._progress(raters[0])
             return JSONResponse(
                 {"error": "this name is taken", "done": progress["done"], "total": progress["total"]}, 409
             )
-        return JSONResponse(self._progress(known[0] if known else self.store.join(name)))
+        return JSONResponse(self._progress(raters[0] if raters else self.store.join(name)))
 
     def _progress(self, rater: RaterEntry) -> dict[str, Any]:
         rated = {answer.concept for answer in self.store.answers(rater) if answer.rating is not None}
@@ -152,13 +152,13 @@ class Requests:
         return {"rater": rater.id, "person": rater.name, "done": len(rated), "total": len(order), "open": places}
 
     def _rater(self, request: Request) -> RaterEntry:
-        asked = request.path_params["rater"]
-        found = next((r for r in self.store.raters() if r.id == asked and r.kind == "person"), None)
-        if found is None:
-            raise HTTPException(404, "this study does not know the rater: begin with your name")
-        return found
+        rater_id = request.path_params["rater"]
+        rater = next((r for r in self.store.raters() if r.id == rater_id and r.kind == "person"), None)
+        if rater is None:
+            raise HTTPException(404, "this study does not have this rater: start with your name")
+        return rater
 
-    def _asked(self, request: Request) -> tuple[RaterEntry, Concept]:
+    def _rater_and_concept(self, request: Request) -> tuple[RaterEntry, Concept]:
         rater, place = self._rater(request), request.path_params["place"]
         order = self.store.order(rater)
         if not 1 <= place <= len(order):
@@ -166,15 +166,15 @@ class Requests:
         return rater, order[place - 1]
 
 
-def _known(concept: Concept, answer: Answer | None) -> dict[str, Any]:
-    """Return what a rater may know: the name is told to whom has labelled."""
+def _visible(concept: Concept, answer: Answer | None) -> dict[str, Any]:
+    """Return what a rater may see: the name is revealed only to raters who have already labelled the concept."""
     if answer is None or answer.label is None:
         return {"label": None, "name": None, "rating": None}
     return {"label": answer.label, "name": concept.name, "rating": answer.rating}
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """Read a JSON object; what another site's form could send is refused."""
+    """Read a JSON object; refuse what another site's form could send."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise HTTPException(415, "send JSON")
     body = b""
@@ -183,12 +183,12 @@ async def _body(request: Request) -> dict[str, Any]:
         if len(body) > LONGEST_BODY:
             raise HTTPException(413, "this is too long")
     try:
-        asked = json.loads(body)
+        content = json.loads(body)
     except ValueError:
-        asked = None
-    if not isinstance(asked, dict):
-        raise HTTPException(400, "this is no JSON object")
-    return asked
+        content = None
+    if not isinstance(content, dict):
+        raise HTTPException(400, "this is not a JSON object")
+    return content
 
 
 async def _page(path: str, request: Request) -> Response:
@@ -196,14 +196,14 @@ async def _page(path: str, request: Request) -> Response:
     return Response(files(package).joinpath("template", name).read_bytes(), media_type=media_type)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _bad_request(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
-async def _cannot_now(request: Request, error: Exception) -> Response:
+async def _unavailable(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 503)
 
 
-async def _no(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)

@@ -1,4 +1,4 @@
-"""Language models as raters, which are kept apart from people everywhere."""
+"""Language models as raters; they are kept apart from people everywhere."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ DIGIT = re.compile(rf"""(?i)[\s*"'(]*(?:rating[\s*:=]*)?([0-{HIGHEST}])(?:\s*/\s
 
 
 class Judgement(NamedTuple):
-    """What a rater says of one concept; ``unanswered`` is ``cannot tell`` or ``unreadable`` where that is not all."""
+    """A rater's label and rating of one concept; ``unanswered`` is why there are none: cannot tell, or unreadable."""
 
     label: str | None = None
     rating: int | None = None
@@ -32,24 +32,24 @@ class Judgement(NamedTuple):
 
 @runtime_checkable
 class Rater(Protocol):
-    """Whatever labels and rates concepts and is not a person.
+    """Whatever labels and rates concepts, other than a person.
 
     Attributes:
-        name: what it is called in the tables.
+        name: its name in the tables.
     """
 
     name: str
 
     def __call__(self, concepts: Sequence[Concept]) -> list[Judgement]:
-        """Label and rate every concept; what was not understood is no rating."""
+        """Label and rate every concept; an answer that was not understood is not a rating."""
         ...
 
 
 class ChatRater:
     """A language model that does not hear: it is given the captions of the clips, as the namer was.
 
-    It labels before it is asked about the name, and in another conversation. An answer that is no digit from 0 to 5 is
-    counted as unreadable, and so is a missing one.
+    It labels a concept before it is asked about the name, in a separate conversation. An answer that is missing, or is
+    not a digit from 0 to 5, counts as unreadable.
 
     Args:
         chat: the language model.
@@ -60,15 +60,15 @@ class ChatRater:
 
     def __call__(self, concepts: Sequence[Concept]) -> list[Judgement]:
         """Ask for labels, then for ratings."""
-        captions = [
-            "\n".join(f"{n}. {' '.join(said.split())}" for n, said in enumerate(filter(None, c.captions), 1))
+        listings = [
+            "\n".join(f"{n}. {' '.join(caption.split())}" for n, caption in enumerate(filter(None, c.captions), 1))
             for c in concepts
         ]
-        labels = self.chat([LABEL_PROMPT.format(captions=said) for said in captions], "labels")
+        labels = self.chat([LABEL_PROMPT.format(captions=listing) for listing in listings], "labels")
         ratings = self.chat(
             [
-                RATING_PROMPT.format(captions=said, name=concept.name, highest=HIGHEST)
-                for said, concept in zip(captions, concepts, strict=True)
+                RATING_PROMPT.format(captions=listing, name=concept.name, highest=HIGHEST)
+                for listing, concept in zip(listings, concepts, strict=True)
             ],
             "ratings",
         )
@@ -76,23 +76,23 @@ class ChatRater:
 
 
 def rate_study(store: Store, rater: Rater) -> list[Judgement]:
-    """Have a rater judge every concept of a study, and keep what it said."""
-    judged = rater(store.concepts)
+    """Have a rater judge every concept of a study, and save its answers."""
+    judgements = rater(store.concepts)
     answers = []
-    for concept, (label, rating, unanswered) in zip(store.concepts, judged, strict=True):
-        given = rating if label is not None else None
-        answers.append(Answer(rater.name, "llm", concept.key, label, None, given, None, given, unanswered=unanswered))
+    for concept, (label, rating, unanswered) in zip(store.concepts, judgements, strict=True):
+        score = rating if label is not None else None
+        answers.append(Answer(rater.name, "llm", concept.key, label, None, score, None, score, unanswered=unanswered))
     store.put(answers)
-    return judged
+    return judgements
 
 
 def _judgement(label: str | None, rating: str | None) -> Judgement:
-    said = " ".join((label or "").split()).strip(" \"'.*")
-    said = "".join(character for character in said if character.isprintable())
-    found = (rating or "").strip()
-    if any(re.fullmatch(r"\W*cannot\W*", answer, re.IGNORECASE) for answer in (said, found)):
+    words = " ".join((label or "").split()).strip(" \"'.*")
+    words = "".join(character for character in words if character.isprintable())
+    reply = (rating or "").strip()
+    if any(re.fullmatch(r"\W*cannot\W*", answer, re.IGNORECASE) for answer in (words, reply)):
         return Judgement(unanswered="cannot tell")
-    digit = DIGIT.fullmatch(found)
-    if not digit or not said or len(said) > LONGEST:
+    digit = DIGIT.fullmatch(reply)
+    if not digit or not words or len(words) > LONGEST:
         return Judgement(unanswered="unreadable")
-    return Judgement(said, int(digit[1]))
+    return Judgement(words, int(digit[1]))

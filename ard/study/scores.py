@@ -1,4 +1,4 @@
-"""What a study's answers say of the names (Table 2)."""
+"""Score names by the answers to a study (Table 2)."""
 
 import math
 import time
@@ -22,17 +22,17 @@ from ard.types import UserError
 def score_study(
     store: Store, path: Path, *, clap: str, bertscore: str | None = None, seed: int = 0, device: str = "cpu"
 ) -> Result:
-    """Write and return ``study.json``: a row for every method as people judged it, and as each language model did.
+    """Write and return ``study.json``: a row for every method as people judged it, and one as each language model did.
 
-    ``expert_score`` is the mean rating, ``clap_cosine`` and ``bertscore`` compare the name with the raters' labels.
+    ``expert_score`` is the mean rating; ``clap_cosine`` and ``bertscore`` compare the name with the raters' labels.
 
     Args:
         store: the study.
-        path: of the result file.
+        path: path of the result file.
         clap: the CLAP model.
         bertscore: the language model of BERTScore, a hub id or a local folder; without one it is left out.
-        seed: of the bootstrap.
-        device: where the models run.
+        seed: seed of the bootstrap.
+        device: device to run the models on.
 
     Raises:
         UserError: if nobody has answered yet.
@@ -62,12 +62,11 @@ def score_study(
                 "expert_score": mean_of_concepts(ratings, [answer.concept for answer in rated], "rating", seed=seed),
                 **compare_texts(names, labels, keys, embed, scorer, seed=seed),
             }
-            about = concepts[keys[0]]
-            called = method if model is None else f"{method}, rated by LLM {model}"
+            first = concepts[keys[0]]
+            row_name = method if model is None else f"{method}, rated by LLM {model}"
             note = _note(of_row, rated, sum(c.method == method for c in concepts.values()))
-            rows.append(Row(called, about.layer, about.expansion, figures, note=note))
+            rows.append(Row(row_name, first.layer, first.expansion, figures, note=note))
     people = [answer for answer in store.answers() if answer.kind == "person"]
-    found = _agreement(people, store.concepts, seed)
     choices = {
         "scale": "0 to 5",
         "mean": "over concepts, of each concept's mean over its raters",
@@ -79,7 +78,7 @@ def score_study(
         "rescaled": scorer.rescaled if scorer else None,
     }
     details = {
-        "agreement": found,
+        "agreement": _agreement(people, store.concepts, seed),
         "num_people": len({answer.rater for answer in people}),
         "num_people_who_rated": len({answer.rater for answer in people if answer.rating is not None}),
         "num_concepts": Counter(concept.method for concept in store.concepts),
@@ -105,8 +104,8 @@ def rating_matrix(answers: Iterable[Answer], concepts: Sequence[Concept]) -> Flo
 
 
 def _agreement(people: Sequence[Answer], concepts: Sequence[Concept], seed: int) -> dict[str, Any]:
-    """Return alpha with its interval over the concepts that two people rated: of all of them and of each method."""
-    found = {}
+    """Return alpha and its interval over the concepts that two people rated, for all of them and by method."""
+    agreements = {}
     for method in ("all", *sorted({concept.method for concept in concepts})):
         of_method = [concept for concept in concepts if method in ("all", concept.method)]
         matrix = rating_matrix(people, of_method)
@@ -115,15 +114,15 @@ def _agreement(people: Sequence[Answer], concepts: Sequence[Concept], seed: int)
         figure = Figure(alpha, math.nan, math.nan, len(paired), "alpha")
         if math.isfinite(alpha):
             figure = Figure.estimate(paired, agreement, "alpha", seed=seed)
-        found[method] = {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
-    return found
+        agreements[method] = {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
+    return agreements
 
 
 def _note(answers: Sequence[Answer], rated: Sequence[Answer], num_concepts: int) -> str:
     raters = len({answer.rater for answer in answers})
     who = f"{raters} {'person' if raters == 1 else 'people'}" if answers[0].kind == "person" else "a language model"
     labelled = len({answer.concept for answer in answers})
-    said = f"{len(answers)} labels and {len(rated)} ratings by {who}, of {labelled} of {num_concepts} concepts"
+    text = f"{len(answers)} labels and {len(rated)} ratings by {who}, of {labelled} of {num_concepts} concepts"
     if answers[0].kind == "llm":
-        said += "; it judged captions, of which the names were made too, and heard nothing"
-    return said
+        text += "; it judged captions, from which the names were made too, and heard nothing"
+    return text

@@ -1,4 +1,4 @@
-"""The server's process: `ard app`."""
+"""The server process of `ard app`."""
 
 import ipaddress
 import socket
@@ -11,20 +11,20 @@ from ard.types import UserError
 
 
 def serve(store: Store, shards: Path, *, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve a study until the process is stopped, at any moment: every answer is on disk when it is confirmed.
+    """Serve a study until the process is stopped; it may be killed, for every answer is on disk before it is confirmed.
 
     Args:
         store: the study.
-        shards: folder of the audio shards of its clips, at any depth.
-        host: address to listen at.
-        port: likewise; 0 takes a free one.
-        say: is told the address.
+        shards: folder with the audio shards of its clips, each split in a folder of its own.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        say: is called with the address of the page.
 
     Raises:
-        UserError: if the server's packages are missing, a clip cannot be had, or the address cannot.
+        UserError: if the server's packages or a clip are missing, or the address is not available.
     """
     try:
-        import uvicorn  # an extra, and only this command wants it
+        import uvicorn  # an extra, which only this command needs
 
         from ard.study.page import make_app
     except ImportError as error:
@@ -36,7 +36,7 @@ def serve(store: Store, shards: Path, *, host: str, port: int, say: Callable[[st
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen at {host}:{port} ({error}): choose another --port or --host") from error
+        raise UserError(f"cannot listen on {host}:{port} ({error}): choose another --port or --host") from error
     app = make_app(store, sounds, audio, hosts=[host, "localhost"] if is_loopback(host) else ["*"])
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     say(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
@@ -44,7 +44,7 @@ def serve(store: Store, shards: Path, *, host: str, port: int, say: Callable[[st
 
 
 def study_sounds(store: Store, shards: Path, audio: Path) -> dict[str, Sound]:
-    """Copy the audio of a study's clips out of the shards, and return it by clip.
+    """Copy the audio of a study's clips from the shards, and return it by clip.
 
     Raises:
         UserError: if some of it is missing or cannot be read.
@@ -55,13 +55,13 @@ def study_sounds(store: Store, shards: Path, audio: Path) -> dict[str, Sound]:
     if missing:
         raise UserError(
             f"{len(missing)} of the study's {len(wanted)} clips, {missing[0]!r} first, cannot be read from the audio "
-            f"shards in {str(shards)!r}: put the shards back that the run was made from"
+            f"shards in {str(shards)!r}: put back the shards that the run was made from"
         )
     return sounds
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

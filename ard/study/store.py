@@ -19,7 +19,7 @@ HIGHEST = 5
 """Best rating; the worst is 0."""
 
 LONGEST = 200
-"""Characters of a label or of a rater's name."""
+"""Most characters of a label or of a rater's name."""
 
 Kind = Literal["person", "llm"]
 
@@ -45,11 +45,11 @@ CREATE TABLE answers (
 
 
 class StoreError(UserError):
-    """The file cannot be read or written now; what was confirmed before is in it."""
+    """The file cannot be read or written now; every answer that was confirmed before is in it."""
 
 
 class Concept(NamedTuple):
-    """A concept that raters are asked about; ``key`` tells nothing of it."""
+    """A concept that raters are asked about; ``key`` reveals nothing about it."""
 
     key: str
     method: str
@@ -62,7 +62,7 @@ class Concept(NamedTuple):
 
 
 class RaterEntry(NamedTuple):
-    """Who rates: a person or a language model, never both in one row of a table."""
+    """A rater: a person or a language model; no row of a table mixes the two."""
 
     id: str
     name: str
@@ -70,10 +70,10 @@ class RaterEntry(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What one rater said of one concept.
+    """One rater's answer to one concept.
 
-    The label came before the rater saw the name and is final. ``rating`` is the last one given, ``first_rating`` the
-    first, ``num_changes`` how often it was changed. ``unanswered`` says why a language model has no label or rating.
+    The label was given before the rater saw the name, and is final. ``rating`` is the last one given, ``first_rating``
+    the first, ``num_changes`` how often it changed. ``unanswered`` says why a language model has no label or rating.
     """
 
     rater: str
@@ -91,8 +91,8 @@ class Answer(NamedTuple):
 class Store:
     """A study that :meth:`create` made.
 
-    Every call opens the file anew and every write is on disk (WAL, synchronous) when the call returns, so that several
-    processes can work on it and any of them be killed.
+    Every call opens the file, and every write is on disk (WAL, synchronous) when the call returns. So several processes
+    can work on it, and any of them can be killed.
 
     Raises:
         UserError: if there is no study, or the file is damaged.
@@ -113,7 +113,7 @@ class Store:
     def create(cls, path: Path, concepts: Sequence[Concept], seed: int) -> "Store":
         """Make a study of these concepts; it appears whole or not at all.
 
-        The study that is there already is kept if it is of the same concepts, and refused if it is of others.
+        A study that is there already is kept if its concepts and seed are the same, and refused if not.
         """
         if path.exists():
             store = cls(path)
@@ -135,27 +135,27 @@ class Store:
 
     @cached_property
     def concepts(self) -> tuple[Concept, ...]:
-        """Return the concepts in the order in which they were drawn."""
+        """The concepts in the order in which they were drawn."""
         with self._open() as db:
             rows = db.execute("SELECT * FROM concepts ORDER BY rowid").fetchall()
         return tuple(Concept(*row[:-2], *(tuple(json.loads(listed)) for listed in row[-2:])) for row in rows)
 
     def join(self, name: object, kind: Kind = "person") -> RaterEntry:
-        """Return the rater of this name, new or known."""
-        said = _text(name, "rater's name")
+        """Return the rater of this name, and add it if it is new."""
+        text = _text(name, "rater's name")
         with self._open() as db:
-            row = (secrets.token_hex(8), said, kind)
-            db.execute("INSERT INTO raters VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row)
-            found = db.execute("SELECT id, name, kind FROM raters WHERE name = ? AND kind = ?", (said, kind)).fetchone()
-        return RaterEntry(*found)
+            new = (secrets.token_hex(8), text, kind)
+            db.execute("INSERT INTO raters VALUES (?, ?, ?) ON CONFLICT DO NOTHING", new)
+            row = db.execute("SELECT id, name, kind FROM raters WHERE name = ? AND kind = ?", (text, kind)).fetchone()
+        return RaterEntry(*row)
 
     def raters(self) -> list[RaterEntry]:
-        """Return all raters, first come first."""
+        """Return all raters, in the order in which they joined."""
         with self._open() as db:
             return [RaterEntry(*row) for row in db.execute("SELECT id, name, kind FROM raters ORDER BY rowid")]
 
     def order(self, rater: RaterEntry) -> list[Concept]:
-        """Return the concepts in the order of a rater: of the study's seed and the rater's name, so always the same."""
+        """Return the concepts in a rater's order, which depends only on the study's seed and the rater's name."""
         ordered = list(self.concepts)
         random.Random(f"{self.seed}/{rater.name.casefold()}").shuffle(ordered)
         return ordered
@@ -163,19 +163,19 @@ class Store:
     def answers(self, rater: RaterEntry | None = None) -> list[Answer]:
         """Return the answers of one rater or of all, by rater and concept."""
         columns = ", ".join(f"answers.{field}" for field in Answer._fields[2:])
-        asked = f"SELECT raters.name, raters.kind, {columns} FROM answers JOIN raters ON raters.id = answers.rater"
+        query = f"SELECT raters.name, raters.kind, {columns} FROM answers JOIN raters ON raters.id = answers.rater"
         with self._open() as db:
             rows = db.execute(
-                asked + (" WHERE raters.id = ?" if rater else ""), (rater.id,) if rater else ()
+                query + (" WHERE raters.id = ?" if rater else ""), (rater.id,) if rater else ()
             ).fetchall()
         place = {concept.key: place for place, concept in enumerate(self.concepts)}
         return sorted((Answer(*row) for row in rows), key=lambda a: (a.kind, a.rater.casefold(), place[a.concept]))
 
     def label(self, rater: RaterEntry, concept: Concept, label: object) -> Answer:
-        """Keep a rater's label, and return what is kept: the first label stays, since the name was shown after it."""
-        said = _text(label, "label")
+        """Save a rater's label and return what is saved: the first label stays, since the name was shown after it."""
+        text = _text(label, "label")
         with self._open() as db:
-            row = (rater.id, concept.key, said, _now())
+            row = (rater.id, concept.key, text, _now())
             db.execute(
                 "INSERT INTO answers (rater, concept, label, labelled_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 row,
@@ -183,9 +183,9 @@ class Store:
         return self._answer(rater, concept)
 
     def rate(self, rater: RaterEntry, concept: Concept, rating: object) -> Answer:
-        """Keep a rating of a concept that the rater has labelled. Another rating replaces it and is counted."""
+        """Save a rating of a concept that the rater has labelled. A later one replaces it; changes are counted."""
         if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= HIGHEST:
-            raise UserError(f"rating {rating!r} is none: give a whole number from 0 to {HIGHEST}")
+            raise UserError(f"rating {rating!r} is not valid: give a whole number from 0 to {HIGHEST}")
         with self._open() as db:
             changed = db.execute(
                 "UPDATE answers SET num_changes = num_changes + (rating IS NOT NULL AND rating != :rating), "
@@ -199,18 +199,18 @@ class Store:
         return self._answer(rater, concept)
 
     def put(self, answers: Iterable[Answer]) -> int:
-        """Add answers made elsewhere, all or none of them, and return how many are new or go further than those here.
+        """Add answers from elsewhere, all or none, and return how many are new or extend an answer that is here.
 
         Raises:
-            UserError: over an answer to a concept that is not in the study, or one that contradicts what is here.
+            UserError: if an answer is to a concept that is not in the study, or contradicts one that is here.
         """
-        known = {(a.rater.casefold(), a.kind, a.concept): a for a in self.answers()}
+        existing = {(a.rater.casefold(), a.kind, a.concept): a for a in self.answers()}
         keys = {concept.key for concept in self.concepts}
         fresh = []
         for answer in answers:
             _check(answer, keys)
-            where = (answer.rater.casefold(), answer.kind, answer.concept)
-            here = known.get(where)
+            key = (answer.rater.casefold(), answer.kind, answer.concept)
+            here = existing.get(key)
             if here is not None and not _extends(answer, here):
                 if not _extends(here, answer):
                     raise UserError(
@@ -220,7 +220,7 @@ class Store:
                 continue
             if here is None or here[3:] != answer[3:]:
                 fresh.append(answer)
-            known[where] = answer
+            existing[key] = answer
         ids = {(a.rater, a.kind): self.join(a.rater, a.kind).id for a in fresh}
         with self._open() as db:
             columns = ", ".join(Answer._fields[3:])
@@ -255,14 +255,14 @@ def _now() -> str:
 
 
 def _text(text: object, what: str) -> str:
-    said = " ".join(text.split()) if isinstance(text, str) else ""
-    if not said or len(said) > LONGEST or any(unicodedata.category(character) in ("Cc", "Cs") for character in said):
-        raise UserError(f"the {what} {str(text)[:40]!r} is empty, too long or no text: give 1 to {LONGEST} characters")
-    return said
+    words = " ".join(text.split()) if isinstance(text, str) else ""
+    if not words or len(words) > LONGEST or any(unicodedata.category(character) in ("Cc", "Cs") for character in words):
+        raise UserError(f"the {what} {str(text)[:40]!r} is empty, too long or not text: give 1 to {LONGEST} characters")
+    return words
 
 
 def _check(answer: Answer, keys: set[str]) -> None:
-    """Refuse an answer that this study cannot have got."""
+    """Refuse an answer that this study cannot have received."""
     where = f"the answer of rater {answer.rater!r} to concept {answer.concept!r}"
     if answer.concept not in keys:
         raise UserError(f"{where} is not of this study, which has no such concept: nothing was imported")
@@ -281,7 +281,7 @@ def _check(answer: Answer, keys: set[str]) -> None:
 
 
 def _extends(later: Answer, earlier: Answer) -> bool:
-    """Say whether one answer is another one, or what became of it."""
+    """Return whether an answer equals an earlier one, or continues it."""
     if later.label != earlier.label and earlier.label is not None:
         return False
     if earlier.rating is None:

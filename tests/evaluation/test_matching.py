@@ -214,7 +214,7 @@ def test_classes_is_scikit_learns_macro_average_also_of_resampled_clips(seed):
 
 
 def test_readings_that_cannot_be_are_refused():
-    with pytest.raises(UserError, match=r"gamma 7.0 is no cosine: give a number from -1 to 1"):
+    with pytest.raises(UserError, match=r"gamma 7.0 is not a cosine: give a number from -1 to 1"):
         replace(DEFAULT, gamma=7.0)
     with pytest.raises(UserError, match=r"'classes' ranks clips: it needs scope 'clip', not 'vocabulary'"):
         MatchReading(scope="vocabulary", average_precision="classes")

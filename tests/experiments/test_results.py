@@ -65,7 +65,7 @@ def test_one_run_has_no_other_seeds():
 
 
 def test_notes_that_all_tables_share_are_said_once():
-    note = "- Every figure of this run stands with its 95 % interval."
+    note = "- Every figure of this run has its 95 % interval beside it."
     assert all(note in lines for lines in KEPT["tables"].values())
     assert note in results.provenance(KEPT).splitlines()
     assert not any(note in results.table(KEPT, number) for number in (1, 2, 3, 4))

@@ -214,16 +214,16 @@ def lacking(**changes):
 @pytest.mark.parametrize(
     ("facts", "on", "said"),
     [
-        (lacking(), {"gpu": "V100"}, r"GPU 'V100' is not known: choose one of \['A100', 'H100'"),
-        (lacking(), {"utilisation": 0.0}, "utilisation 0 is no share: give one above 0 and up to 1"),
-        (lacking(), {"utilisation": 1.5}, "utilisation 1.5 is no share"),
+        (lacking(), {"gpu": "V100"}, r"GPU 'V100' is unknown: choose one of \['A100', 'H100'"),
+        (lacking(), {"utilisation": 0.0}, "utilisation 0 is not a share: give one above 0 and up to 1"),
+        (lacking(), {"utilisation": 1.5}, "utilisation 1.5 is not a share"),
         (lacking(layers=[40]), {}, "layer 40 does not exist .* layers 0 to 31"),
         (lacking(layers=[]), {}, "`layers` is empty: name at least one"),
         (lacking(d_in=128), {}, "d_in 128 is not the width of 'Qwen/.*', which is 4096: give --run.d_in 4096"),
         (
             lacking(corpora=None),
             {},
-            "nothing is known of the clips of split 'probe'.*'/nowhere/audio/probe'.*"
+            "the clips of split 'probe' are unknown: .*'/nowhere/audio/probe'.*"
             "Make them with `ard shards`, or add `corpora.probe`",
         ),
         (
@@ -245,7 +245,7 @@ def lacking(**changes):
         (
             lacking(dimensions={"Qwen/Qwen2-Audio-7B-Instruct": {"model_type": "voxtral"}}),
             {},
-            "is a voxtral: a plan can be made of a qwen2_audio only",
+            "is a voxtral: only a qwen2_audio can be planned",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

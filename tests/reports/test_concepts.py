@@ -46,7 +46,7 @@ def test_the_command_shows_them(catalogue, capsys):
 
 
 def test_a_dictionary_without_concepts_is_named(catalogue):
-    with pytest.raises(UserError, match=r"e4/concepts.parquet' does not exist: .* \['layer-3/e8'\] have concepts"):
+    with pytest.raises(UserError, match=r"e4/concepts.parquet' does not exist: .* with concepts are \['layer-3/e8'\]"):
         find_concepts(Run.load(catalogue).cell(3, 4))
 
 
@@ -55,7 +55,7 @@ def test_a_feature_is_found_by_the_words_of_its_name():
     assert find_feature(names, "man speaking") == 5
     assert find_feature(names, "SOFTLY") == 3
     assert find_feature({7: "woman speaking", 3: "a man speaking softly"}, "man speaking") == 3
-    with pytest.raises(UserError, match=r"no feature has 'men speaking' in its name .* like it are \['man speaking'"):
+    with pytest.raises(UserError, match=r"no feature has 'men speaking' in its name .* closest are \['man speaking'"):
         find_feature({7: "rain", 3: "man speaking"}, "men speaking")
 
 

@@ -49,7 +49,7 @@ def test_raw_coordinates_are_a_row_of_table_3_and_have_no_note():
     assert steered(expansion=None) == []
 
 
-@pytest.mark.parametrize(("kappa", "said"), [(0.5, "others: 0.50."), (None, "others: undefined, for one of the two")])
+@pytest.mark.parametrize(("kappa", "said"), [(0.5, "others: 0.50."), (None, "others: undefined, since all verdicts")])
 def test_a_judges_agreement_with_exact_words_is_said(kappa, said):
     judged = {"kappa_with_exact_match": kappa, "num_judged_by_both": 3, "num_verdicts": 9, "num_unreadable": 1}
     (note,) = steered(judge="a-model", **judged)

@@ -82,8 +82,8 @@ def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but
     table = build_tables(run, [1])[0]
     assert [line.stub[0] for line in table.lines] == ["Poly. Feats.", "AR&D (l = 3)", paper.SHUFFLED, paper.CEILING]
     (read,) = (note for note in table.notes if note.startswith("Read as: "))
-    assert "hungarian assignment, cosine at least 0.7, asked before it; micro-averaged" in read
-    assert "active from 0.5 of the score of the weakest clip in H^k on" in read
+    assert "hungarian assignment, cosine at least 0.7, applied before it; micro-averaged" in read
+    assert "above 0 and at least 0.5 of that of the weakest clip in H^k" in read
     assert "Rand. Rep." not in read
     drawn = {"random_from": "active", "random_lowest": True}
     Result("monosemanticity", (Row("AR&D", 3, 8, {}),), drawn).save(run / "layer-3/e8/monosemanticity.json")
@@ -120,8 +120,8 @@ def test_table3_says_which_controls_steering_does_not_beat(run):
     assert [line.stub[0] for line in table.lines] == methods
     (said,) = [note for note in table.notes if "Where the interval" in note]
     assert said.endswith(": Happy → Angry: Poly. Feats.")  # and not the way back, which is no control of that shift
-    assert table.notes[-1].startswith("Sensitivity: the share of the clips that truly are of the source class")
-    assert table.notes[-1].endswith("on clips heard as target. Judge: exact match of the answer's class.")
+    assert table.notes[-1].startswith("Sensitivity: of the clips that truly belong to the source class")
+    assert table.notes[-1].endswith("`Reverse` swaps source and target. Judge: exact match of the answer's class.")
     table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Rand. Feats.": 0.2, "Poly. Feats.": 0.3})
     assert any("On every shift the interval of AR&D lies above that of every control" in note for note in table.notes)
 

@@ -205,7 +205,7 @@ def test_words_of_a_class_may_take_others_in():
     assert TASK.reverse is not None
     assert (TASK.reverse.source, TASK.reverse.target, TASK.reverse.concept) == ("happy", "sad", "a sad voice")
     assert TASK.reverse.reverse == TASK
-    with pytest.raises(UserError, match=r"'glad' of the task 'sad to glad' is none of its classes \['neutral'"):
+    with pytest.raises(UserError, match=r"'glad' of the task 'sad to glad' is not one of its classes \['neutral'"):
         SteeringTask("sad", "glad", "Which?", EMOTIONS, "glad voice")
 
 

@@ -38,7 +38,7 @@ def test_a_method_with_fewer_names_gives_all_it_has(cells):
 
 
 def test_nothing_to_draw_is_refused(tmp_path, cells):
-    with pytest.raises(UserError, match="0 concepts make no study"):
+    with pytest.raises(UserError, match="a study cannot have 0 concepts"):
         draw_concepts(cells, 0, seed=0)
     nameless, not_there = (Run(tmp_path / name).cell(3, 8) for name in ("nameless", "not there"))
     write_concepts(nameless, "x", [None, None, " "])

@@ -146,7 +146,7 @@ def test_numbers_that_are_not_whole_and_files_that_are_too_much_are_refused(answ
         for region in a["result"]
         if region["from_name"] == "rating"
     )
-    for rating, said in ((3.7, "3.7 is no whole number"), (float("inf"), "cannot convert float infinity|is no whole")):
+    for rating, said in ((3.7, "3.7 is not a whole number"), (float("inf"), "float infinity|is not a whole")):
         rated["value"] = {"rating": rating}
         (tmp_path / "label-studio.json").write_text(json.dumps(tasks), encoding="utf-8")
         with pytest.raises(UserError, match=rf"holds no ratings that can be read \(.*({said})"):

@@ -37,16 +37,16 @@ def test_the_first_label_stays_and_ratings_that_change_are_counted(store):
 def test_what_is_no_rating_is_refused(store, rating):
     anna, concept = store.join("Anna"), store.concepts[0]
     store.label(anna, concept, "a dog")
-    with pytest.raises(UserError, match=r"rating .* is none: give a whole number from 0 to 5"):
+    with pytest.raises(UserError, match=r"rating .* is not valid: give a whole number from 0 to 5"):
         store.rate(anna, concept, rating)
     assert store.answers()[0].rating is None
 
 
 @pytest.mark.parametrize("text", ["", "  \n ", "x" * 201, None, 3, "null\0"])
 def test_what_is_no_text_is_refused(store, text):
-    with pytest.raises(UserError, match=r"the label .* is empty, too long or no text"):
+    with pytest.raises(UserError, match=r"the label .* is empty, too long or not text"):
         store.label(store.join("Anna"), store.concepts[0], text)
-    with pytest.raises(UserError, match=r"the rater's name .* is empty, too long or no text"):
+    with pytest.raises(UserError, match=r"the rater's name .* is empty, too long or not text"):
         store.join(text)
     assert not store.answers()
 

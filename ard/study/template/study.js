@@ -4,22 +4,22 @@ const SVG = "http://www.w3.org/2000/svg", KEPT = "ard-study";
 const of = (id) => document.getElementById(id);
 let rater = null, place = 0, about = null, heard = new Set(), current = null, trouble = 0;
 
-// What only this browser keeps: who is rating, and words that are not saved yet. It may refuse to.
+// Kept in this browser only, if it allows that: who is rating, and words that are not saved yet.
 function keep(key, value) {
-  try { value === null ? localStorage.removeItem(key) : localStorage.setItem(key, value); } catch { /* then not */ }
+  try { value === null ? localStorage.removeItem(key) : localStorage.setItem(key, value); } catch { /* not allowed */ }
 }
 function kept(key) {
   try { return localStorage.getItem(key); } catch { return null; }
 }
 const draft = () => `${KEPT}/${rater.rater}/${place}`;
 
-// Ask until the server answers: while it is down, what was entered waits here.
+// Ask until the server answers: while it is down, the answer to save waits here.
 async function ask(path, body) {
   for (;;) {
     let answer = null;
     try {
       answer = await fetch(path, body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-    } catch { /* not there now */ }
+    } catch { /* the server is down */ }
     if (answer && answer.status !== 503) {
       of("trouble").hidden = true;
       trouble = 0;
@@ -138,7 +138,7 @@ function answered() {
   for (const button of of("scale").children) button.setAttribute("aria-pressed", String(Number(button.value) === about.rating));
   const rated = about.rating !== null;
   of("next").classList.toggle("main", rated);
-  of("next").textContent = place < rater.total ? (rated ? "Next →" : "Skip for now →") : rater.open.length ? "To what is open →" : "Finish";
+  of("next").textContent = place < rater.total ? (rated ? "Next →" : "Skip for now →") : rater.open.length ? "To the open ones →" : "Finish";
 }
 
 function shape(tag, attributes, ...inside) {
@@ -301,12 +301,12 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     keys[event.key]();
   } else if (!labelled && event.key.length === 1 && event.key !== " " && event.target !== field) {
-    field.focus(); // and the key goes on into it
+    field.focus(); // the key is then typed into it
   }
 });
 
 (async () => {
   const known = JSON.parse(kept(KEPT) || "null");
-  if (known && location.hash.length > 1) await goOn(known.rater); // a page that is loaded again
+  if (known && location.hash.length > 1) await goOn(known.rater); // the page was reloaded
   show();
 })();

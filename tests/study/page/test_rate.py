@@ -41,7 +41,7 @@ def endpoint():
 
 def test_a_language_model_rates_and_has_rows_of_its_own(run, store, endpoint, tiny_clap, capsys):
     main(["study", "rate", "--run", str(run), "--endpoint", endpoint, "--model", "m-7b"])
-    assert "m-7b: 5 rated, 0 it could not tell, 1 unreadable answers, which are no ratings" in capsys.readouterr().err
+    assert "m-7b: 5 rated, 0 it could not tell, 1 unreadable answers, which are not ratings" in capsys.readouterr().err
     assert {(a.rater, a.kind) for a in store.answers()} == {("m-7b", "llm")}
     anna = store.join("Anna")
     for concept in store.concepts:

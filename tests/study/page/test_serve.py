@@ -89,11 +89,11 @@ def test_what_does_not_fit_is_refused_in_a_line_and_keeps_nothing(client, store)
         ("/api/raters", {"name": " "}, 400, "rater's name '' is empty"),
         ("/api/raters", {}, 400, "is empty"),
         (url + "/label", {"label": ""}, 400, "label '' is empty"),
-        (url + "/label", {"label": 7}, 400, "no text"),
+        (url + "/label", {"label": 7}, 400, "not text"),
         (url + "/label", {"label": "x" * 201}, 400, "too long"),
         (url + "/label", {"label": "x" * 9999}, 413, "too long"),
-        (url + "/label", [1], 400, "no JSON object"),
-        ("/api/raters/nobody/concepts/1/label", {"label": "a dog"}, 404, "does not know the rater"),
+        (url + "/label", [1], 400, "not a JSON object"),
+        ("/api/raters/nobody/concepts/1/label", {"label": "a dog"}, 404, "does not have this rater"),
         (f"/api/raters/{anna}/concepts/7/label", {"label": "a dog"}, 404, "no concept 7"),
         (f"/api/raters/{anna}/concepts/0/label", {"label": "a dog"}, 404, "no concept 0"),
     ):
@@ -153,8 +153,8 @@ def test_bad_input_is_refused_in_one_line(run, store, capsys, monkeypatch, tmp_p
     assert "is no endpoint: give one such as" in refused(capsys, *rate, "nonsense")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"cannot listen at 127.0.0.1:{port}" in refused(capsys, "app", "--run", run, "--port", port)
-    assert "cannot listen at 127.0.0.1:99999" in refused(capsys, "app", "--run", run, "--port", 99999)
+        assert f"cannot listen on 127.0.0.1:{port}" in refused(capsys, "app", "--run", run, "--port", port)
+    assert "cannot listen on 127.0.0.1:99999" in refused(capsys, "app", "--run", run, "--port", 99999)
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "uvicorn", None)
         assert "needs the package 'uvicorn': install it with `pip install 'ard-audio[app]'`" in refused(
