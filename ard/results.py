@@ -1,4 +1,4 @@
-"""Results of evaluations, and the one way in which files are written: whole or not at all."""
+"""Results of evaluations, and the one way to write files: whole or not at all."""
 
 import json
 import math
@@ -25,15 +25,15 @@ SEAL = "seal"  # the key of a checksum in JSON
 Better = Literal["higher", "lower", "neither"]
 
 OWN_METHOD = "AR&D"
-"""The method that a run is about; all others are what it is held against."""
+"""The method that a run is about; all other methods are compared with it."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a result with its 95 % interval, the count behind it, its unit and which way is better.
+    """One number of a result, with its 95 % interval, sample count, unit, and which way is better.
 
-    Of what a control gives neither is better: it is there to be compared with. ``spread`` is the standard deviation of
-    what a mean is of, for tables where the paper prints it after its figure.
+    For a control, neither way is better: it is only there for comparison. ``spread`` is the standard deviation of the
+    samples behind a mean, for tables where the paper prints it after the figure.
     """
 
     value: float
@@ -57,7 +57,7 @@ class Figure:
     ) -> "Figure":
         """Return a statistic with its 95 % percentile bootstrap interval over the samples (clips, features, answers).
 
-        Without samples every number is NaN; one sample, or samples that are all equal, give an interval of width 0.
+        Without samples, every number is NaN. A single sample, or equal samples, give an interval of width 0.
         """
         if len(samples) == 0:
             return cls(math.nan, math.nan, math.nan, 0, unit, better)
@@ -77,15 +77,15 @@ class Figure:
 
     @classmethod
     def resampled(cls, values: Float[np.ndarray, " resamples"], n: int, unit: str) -> "Figure":
-        """Return the first of the values, with the 95 % percentile interval of the others, its bootstrap resamples.
+        """Return the first value, with the 95 % percentile interval of the others, which are its bootstrap resamples.
 
-        Of one sample there is nothing to resample: the interval is NaN.
+        With a single sample there is nothing to resample, and the interval is NaN.
         """
         low, high = np.quantile(values[1:], [0.025, 0.975]).tolist() if n > 1 else (math.nan, math.nan)
         return cls(float(values[0]), low, high, n, unit)
 
     def of_control(self) -> "Figure":
-        """Return the figure of a control: neither way is better."""
+        """Return the figure as that of a control, for which neither way is better."""
         return replace(self, better="neither")
 
 
@@ -103,18 +103,18 @@ class Row:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is of the method that a run is about, whoever rated it; shuffled names are not."""
-        method, *about = self.method.split(", ")
-        return method == OWN_METHOD and "names shuffled" not in about
+        """Whether it belongs to the run's own method, whoever rated it; shuffled names do not."""
+        method, *qualifiers = self.method.split(", ")
+        return method == OWN_METHOD and "names shuffled" not in qualifiers
 
     def as_control(self) -> "Row":
-        """Return the row of a control: neither way is better."""
+        """Return the row as that of a control, for which neither way is better."""
         return replace(self, figures={name: figure.of_control() for name, figure in self.figures.items()})
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one evaluation found, the ambiguous choices it took, and where it comes from (``<evaluation>.json``)."""
+    """The outcome of one evaluation, its choices where the paper is ambiguous, its origin (``<evaluation>.json``)."""
 
     evaluation: str
     rows: tuple[Row, ...]
@@ -129,7 +129,7 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> "Result":
-        """Read back what :meth:`save` wrote."""
+        """Load a result that :meth:`save` wrote."""
         saved = json.loads(path.read_text(encoding="utf-8"))
         rows = tuple(
             Row(**{**row, "figures": {name: Figure(**_numbers(f)) for name, f in row["figures"].items()}})
@@ -145,20 +145,20 @@ def _numbers(figure: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of the source tree that this package runs from; None where it was installed from a wheel."""
+    """Return the commit of the source tree that this package runs from; None if it was installed from a wheel."""
     here = Path(__file__).parent
-    asked = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or None
+    process = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return process.stdout.strip() or None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; what is written there becomes ``path`` when the block ends without error.
+    """Yield a temporary path beside ``path``; the file written there becomes ``path`` if the block ends without error.
 
-    A reader sees the old file or the whole new one, also after a kill or a power cut: the data reach the disk before
-    the name does. The temporary name is unique, so that two writers never share one. It is removed if the block
-    raises; only a kill leaves one behind, until somebody claims the folder (:func:`ard.files.claim`). The parent folder
-    is made if it is missing. Several files become theirs together in one ``with``, the last named first.
+    A reader sees either the old file or the whole new one, even after a kill or a power cut: the data reach the disk
+    before the name does. The temporary name is unique, so that two writers never share one. The file is removed if the
+    block raises; only a kill leaves one behind, until the folder is next claimed (:func:`ard.files.claim`). The parent
+    folder is created if it is missing. Several files in one ``with`` are all replaced at its end, the last one first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path, uuid4().hex[:12])
@@ -183,22 +183,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a checksum of the content, by which :func:`unsealed` tells whether a byte of the JSON has changed."""
+    """Add a checksum of the content, by which :func:`unsealed` detects changes in the JSON."""
     return {**content, SEAL: _seal(content)}
 
 
 def unsealed(text: bytes | str) -> dict[str, Any]:
-    """Return the content of sealed JSON; of JSON without a seal all that it says.
+    """Return the content of sealed JSON, once its checksum is verified; JSON without a seal is returned as it is.
 
     Raises:
-        ValueError: if it is no JSON of a mapping, or not what was sealed.
+        ValueError: if it is not a JSON object, or its checksum does not match.
     """
     saved = json.loads(text)
     if not isinstance(saved, dict):
-        raise ValueError("it is no JSON of a mapping")
+        raise ValueError("it is not a JSON object")
     seal = saved.pop(SEAL, None)
     if seal is not None and seal != _seal(saved):
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum does not match")
     return saved
 
 

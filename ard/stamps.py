@@ -1,4 +1,4 @@
-"""Stamps: with which settings a step was done, so that done means done with these settings."""
+"""Stamps record the settings with which a step was done, so that done means done with these settings."""
 
 import hashlib
 import json
@@ -28,28 +28,28 @@ NO_EFFECT = {
     "enable_checkpointing",
     "default_root_dir",
 }
-"""Settings that cannot change a result, whatever they belong to."""
+"""Settings that cannot change a result, wherever they occur."""
 
 KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter")
-"""Callbacks that keep what others make."""
+"""Callbacks that only store what others compute."""
 
 
 class Stamp(NamedTuple):
-    """The settings of a step, by dotted name, and the digests of the stamps of what it needs, by name."""
+    """The settings of a step, by dotted name, and the stamp digests of the steps that it needs, by name."""
 
     settings: Mapping[str, Any]
     needs: Mapping[str, str | None]
 
     @property
     def digest(self) -> str:
-        """A hash of all of it."""
+        """A hash of the whole stamp."""
         written = json.dumps([dict(self.settings), dict(self.needs)], sort_keys=True)
         return hashlib.sha256(written.encode()).hexdigest()[:16]
 
     def differences(self, now: "Stamp") -> list[str]:
-        """Say what differs now, setting by setting; what it needs is named where no setting of its own differs.
+        """List the settings that differ now; only if none does, list the needed steps that differ.
 
-        A need whose digest is not known yet (None) differs from nothing.
+        A needed step whose digest is not known yet (None) never counts as different.
         """
         settings = [
             f"{name} changed from {_shown(self.settings, name)} to {_shown(now.settings, name)}"
@@ -57,7 +57,7 @@ class Stamp(NamedTuple):
             if self.settings.get(name, ...) != now.settings.get(name, ...)
         ]
         needs = [
-            f"{name} is another"
+            f"{name} has changed"
             for name in sorted(self.needs.keys() | now.needs.keys())
             if now.needs.get(name, "") is not None and self.needs.get(name) != now.needs.get(name)
         ]
@@ -65,12 +65,12 @@ class Stamp(NamedTuple):
 
 
 def write_stamp(path: Path, stamp: Stamp) -> None:
-    """Write a stamp; it is the last thing that a step leaves."""
+    """Write a stamp, the last file that a step writes."""
     write_json(path, stamp._asdict())
 
 
 def read_stamp(path: Path) -> Stamp | None:
-    """Read a stamp; None where there is none that can be read."""
+    """Read a stamp; None if there is none or it cannot be read."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         return Stamp(saved["settings"], saved["needs"])
@@ -79,9 +79,9 @@ def read_stamp(path: Path) -> Stamp | None:
 
 
 def settings_of(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Return the settings of a resolved YAML file, or of a part of it, that can change a result, by dotted name.
+    """Return those settings of a resolved YAML file, or a part of it, that can change a result, by dotted name.
 
-    Callbacks are listed by their class. The run's own folder is left out of paths, so that it can be moved.
+    Callbacks are listed by class. The run's own folder is replaced in paths, so that it can be moved.
     """
     return dict(_flat(config, (), str(out)))
 
@@ -106,7 +106,7 @@ def _flat(value: Any, name: tuple[str, ...], out: str) -> Iterator[tuple[str, An
 
 
 def _moved(value: Any, out: str) -> Any:
-    """Return a setting with the run's own folder left out of paths."""
+    """Return a setting with the run's own folder replaced in paths."""
     if isinstance(value, str):
         return "<run>" + value[len(out) :] if value == out or value.startswith(out + "/") else value
     if isinstance(value, Mapping):

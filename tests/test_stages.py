@@ -395,7 +395,7 @@ def test_the_readings_of_random_representatives_are_options(run, tiny_clap, fold
         scored(run, tiny_clap, folders(), {}, {"random_from": "active"})
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        "random_from 'active' wants 10 draws of retrieval, and there are 0: give RetrieveRepresentatives num_" in said
+        "random_from 'active' needs 10 draws from retrieval, and there are 0: give RetrieveRepresentatives num_" in said
     )
 
 

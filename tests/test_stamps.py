@@ -65,15 +65,15 @@ def test_what_changed_is_said_setting_by_setting():
 
 def test_another_need_is_named_where_no_setting_differs():
     before = Stamp({"k": 4}, {"fit": "a", "extract-probe": "b"})
-    assert before.differences(Stamp({"k": 4}, {"fit": "c", "extract-probe": "b"})) == ["fit is another"]
-    assert before.differences(Stamp({"k": 4}, {"fit": "a"})) == ["extract-probe is another"]
-    assert Stamp({"k": 4}, {"fit": "a"}).differences(before) == ["extract-probe is another"]
+    assert before.differences(Stamp({"k": 4}, {"fit": "c", "extract-probe": "b"})) == ["fit has changed"]
+    assert before.differences(Stamp({"k": 4}, {"fit": "a"})) == ["extract-probe has changed"]
+    assert Stamp({"k": 4}, {"fit": "a"}).differences(before) == ["extract-probe has changed"]
 
 
 def test_a_need_that_is_not_known_yet_differs_from_nothing():
     before = Stamp({}, {"fit": "a"})
     assert before.differences(Stamp({}, {"fit": None})) == []
-    assert Stamp({}, {"fit": None}).differences(before) == ["fit is another"]
+    assert Stamp({}, {"fit": None}).differences(before) == ["fit has changed"]
     assert Stamp({}, {}).differences(Stamp({}, {"fit": None})) == []
 
 

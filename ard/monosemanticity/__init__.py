@@ -1,4 +1,4 @@
-"""Stage 7: how monosemantic a feature is (Sec. 2.3, Eq. 3 and 4), and the top-C."""
+"""Stage 7: how monosemantic each feature is (Sec. 2.3, Eq. 3 and 4), and the top-C."""
 
 import lazy_loader
 

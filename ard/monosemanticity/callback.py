@@ -38,7 +38,7 @@ class Selection(NamedTuple):
 
 
 def read_selections(cell: Cell) -> dict[str, list[Selection]]:
-    """Read the selections of a dictionary by scorer; ``random`` has several draws, the others one each."""
+    """Read the selections of a dictionary by scorer: several draws for ``random``, one for every other."""
     stored = cell.tensors("selections")
     names = sorted({name.rpartition("/")[0] for name in stored if name.count("/") == 2})
     selections: dict[str, list[Selection]] = {}
@@ -51,12 +51,12 @@ def read_selections(cell: Cell) -> dict[str, list[Selection]]:
 class ScoreMonosemanticity(Evaluator):
     """Write m of every feature, the top-C of every method, and the result ``monosemanticity.json``.
 
-    The methods are the paper's: for an SAE the three scorers and `Rand. Rep.`, where the clips of H^k of the features
-    in AR&D's top-C are drawn at random and L^k is kept (Sec. 3 b); for raw coordinates Eq. 2 alone. Dead features have
-    m = NaN and are counted. ``monosemanticity.safetensors`` has of every method the selections and, of every feature:
+    The methods are the paper's: for an SAE, the three scorers and `Rand. Rep.`, which takes AR&D's top-C but draws the
+    clips of H^k at random and keeps L^k (Sec. 3 b); for raw coordinates, Eq. 2 alone. Dead features have m = NaN and
+    are counted. ``monosemanticity.safetensors`` holds the selections of every method and, for every feature:
 
-    - ``<scorer>/m``; ``<scorer>/p_value``, how often the same formula gives as much on shuffled clips, and
-      ``<scorer>/q_value``, the least false-discovery rate at which the feature passes (Benjamini and Hochberg).
+    - ``<scorer>/m``; ``<scorer>/p_value``, how often the same formula gives at least as much on shuffled clips; and
+      ``<scorer>/q_value``, the lowest false-discovery rate at which the feature passes (Benjamini and Hochberg).
     - ``weighted/m``: the score of reference [18] over all clips, weighted by the mean activation of a clip's tokens.
 
     Args:
@@ -64,13 +64,13 @@ class ScoreMonosemanticity(Evaluator):
         num_selected: C (the paper's 5000), bounded by the number of live features.
         baselines: score `Mean Act.`, `Coverage` and `Rand. Rep.` too.
         num_draws: draws of random representatives (the paper's 10).
-        random_from: draw them from ``all`` clips, or from those where the feature is ``active``, which retrieval has to
-            draw (its ``num_random``).
+        random_from: draw them from ``all`` clips, or from those where the feature is ``active``; the latter are drawn
+            during retrieval (``num_random`` there).
         random_lowest: draw the clips of L^k at random too, rather than keep them.
-        reading: of Eq. 3 and 4.
-        num_null_draws: shuffles that an m is held against; no p-value is below one over their number.
-        false_discovery_rate: at which the features that are above chance are counted.
-        seed: of the draws, the shuffles and the bootstrap.
+        reading: how to read Eq. 3 and 4.
+        num_null_draws: shuffles that m is compared with; no p-value is below 1 / (1 + this number).
+        false_discovery_rate: rate at which features count as above chance.
+        seed: seed for the draws, the shuffles and the bootstrap.
     """
 
     needs = ("representatives",)
@@ -115,7 +115,7 @@ class ScoreMonosemanticity(Evaluator):
         self._weighted.reset()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Score, select, write."""
+        """Score the features, select the top-C and write both."""
         stored = cell.tensors("representatives")
         dead = stored["n_active"] == 0
         tensors: dict[str, Tensor] = {"weighted/m": self._of_all_clips.masked_fill(dead, math.nan)}
@@ -151,14 +151,14 @@ class ScoreMonosemanticity(Evaluator):
             tensors |= {f"{scorer}/p_value": p, f"{scorer}/q_value": q_values(p)}
 
     def _draw(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
-        """Draw the random representatives of AR&D's top-C and score them, as it says against the same L^k."""
+        """Draw random representatives for AR&D's top-C and score them, by default against the same L^k."""
         features = tensors["ard/0/features"]
         generator = torch.Generator().manual_seed(self.seed)
         lowest = stored["ard/bottom_ids"][features]
         num_clips, p = len(self._embedded), lowest.shape[1]
         if self.random_from == "active" and len(stored.get(RANDOM_ACTIVE, ())) < self.num_draws:
             raise UserError(
-                f"random_from 'active' wants {self.num_draws} draws of retrieval, and there are "
+                f"random_from 'active' needs {self.num_draws} draws from retrieval, and there are "
                 f"{len(stored.get(RANDOM_ACTIVE, ()))}: give RetrieveRepresentatives num_random: {self.num_draws}"
             )
         for draw in range(self.num_draws):

@@ -1,4 +1,4 @@
-"""The monosemanticity score (Sec. 2.3, Eq. 3 and 4) by any of its readings, and how far it is from chance."""
+"""The monosemanticity score (Sec. 2.3, Eq. 3 and 4) under any reading, and its comparison with chance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +11,21 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 CHUNK = 256
-"""Features that are scored at once: few enough for the cache of a CPU, enough for its threads to share."""
+"""Features scored at once: few enough for a CPU's cache, enough to share among its threads."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What Eq. 3 and 4 leave open. The defaults are those under which the paper's values are natural.
+    """What Eq. 3 and 4 leave open. With the defaults, the paper's values come out naturally.
 
     Attributes:
-        pairs: B counts ``unordered`` pairs, so that E is a mean; ``ordered`` pairs over the same B double E.
+        pairs: sum over ``unordered`` pairs, so that E is a mean; or over ``ordered`` ones with the same B, which
+            doubles E.
         skip_identical: read e_i != e_j as unequal embeddings, so that pairs of identical clips do not count.
-        sigma: the standard deviation of the ``cosines`` of the pairs; of the embeddings' ``dimensions``, averaged; or
-            the root of the ``trace`` of the embeddings' covariance.
-        ddof: 0 is the population's standard deviation, 1 the sample's.
-        eps: keeps identical clips from dividing by zero.
+        sigma: the standard deviation of the pairs' ``cosines``; the mean of that of the embeddings' ``dimensions``; or
+            the square root of the ``trace`` of the embeddings' covariance.
+        ddof: 0 for the population's standard deviation, 1 for the sample's.
+        eps: avoids division by zero when all clips are identical.
     """
 
     pairs: Literal["unordered", "ordered"] = "unordered"
@@ -42,16 +43,16 @@ def monosemanticity(
 ) -> Float[Tensor, " features"]:
     """Score features: m = (E_H - E_L) / (sigma_pooled + eps), with E the mean pairwise cosine (Eq. 3 and 4).
 
-    sigma_pooled = sqrt((sigma_H^2 + sigma_L^2) / 2). Not bounded; higher is more monosemantic; NaN where an embedding
-    is NaN, or where no pair of a set counts.
+    sigma_pooled = sqrt((sigma_H^2 + sigma_L^2) / 2). The score is unbounded; higher is more monosemantic. It is NaN if
+    an embedding is NaN, or if no pair of a set counts.
 
     Args:
         top: unit embeddings of H^k.
         bottom: unit embeddings of L^k.
-        reading: of the equations.
+        reading: how to read the equations.
 
     Raises:
-        ValueError: if there are fewer than two clips in a set, so that there is no pair.
+        ValueError: if a set has fewer than two clips, hence no pair.
 
     Example:
         >>> import torch
@@ -70,7 +71,7 @@ def monosemanticity(
 def _spread(
     embeddings: Float[Tensor, "features p d"], reading: Reading
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
-    """Return E (Eq. 3) and sigma^2 of a set of each feature."""
+    """Return E (Eq. 3) and sigma^2 of each feature's set."""
     i, j = torch.triu_indices(embeddings.shape[1], embeddings.shape[1], offset=1)
     cosines = (embeddings @ embeddings.mT)[:, i, j]
     if reading.skip_identical:
@@ -87,7 +88,7 @@ def _spread(
 def _moments(
     cosines: Float[Tensor, "features pairs"], counts: Bool[Tensor, "features pairs"], ddof: int
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
-    """Return mean and variance of the pairs that count; NaN where there are too few."""
+    """Return mean and variance over the pairs that count; NaN if there are too few."""
     number = counts.sum(dim=1)
     mean = (cosines * counts).sum(dim=1) / number
     squares = ((cosines - mean[:, None]).square() * counts).sum(dim=1)
@@ -100,7 +101,7 @@ def score_lists(
     bottom_ids: Int[Tensor, "features p"],
     reading: Reading = DEFAULT,
 ) -> Float[Tensor, " features"]:
-    """Score features from their lists, a few at a time, so that memory does not grow with their number."""
+    """Score features from their lists, in chunks, so that memory does not grow with their number."""
     m = embeddings.new_empty(len(top_ids), dtype=torch.float64)
     for part, top, bottom in zip(m.split(CHUNK), top_ids.split(CHUNK), bottom_ids.split(CHUNK), strict=True):
         part.copy_(monosemanticity(embeddings[top], embeddings[bottom], reading))
@@ -108,7 +109,7 @@ def score_lists(
 
 
 def num_shared(top_ids: Int[Tensor, "features p"], bottom_ids: Int[Tensor, "features p"]) -> Int[Tensor, " features"]:
-    """Count the clips that are in both lists of a feature: some are where it is active on fewer than p clips."""
+    """Count the clips in both lists of a feature; there can be some if it is active on fewer than p clips."""
     return (top_ids[:, :, None] == bottom_ids[:, None, :]).any(dim=2).sum(dim=1)
 
 
@@ -121,11 +122,10 @@ def chance_scores(
     num_draws: int,
     generator: torch.Generator,
 ) -> Float[Tensor, " draws"]:
-    """Return m by the same formula on shuffled clips, in ascending order: what chance gives.
+    """Return m by the same formula on shuffled clips, in ascending order: the distribution under chance.
 
-    When the clips change places at random, H^k and L^k become clips drawn without replacement, as many of them in both
-    lists as there were. That law is the same for all features whose lists share equally many, so that draws made once
-    serve all of these.
+    Shuffling turns H^k and L^k into clips drawn without replacement, with as many shared by both lists as before. The
+    distribution depends only on the number shared, so one set of draws serves all features with that number.
     """
     rows = draw_clips(len(embeddings), 2 * p - shared, num_draws, generator)
     m = score_lists(embeddings, rows[:, :p], rows[:, -p:], reading)
@@ -135,9 +135,9 @@ def chance_scores(
 def p_values(
     m: Float[Tensor, " features"], shared: Int[Tensor, " features"], chance: Mapping[int, Float[Tensor, " draws"]]
 ) -> Float[Tensor, " features"]:
-    """Return p = (1 + draws that reach m) / (1 + draws), never 0, from the ``chance`` scores by ``shared`` clips.
+    """Return p = (1 + draws that reach m) / (1 + draws), never 0; ``chance`` has the draws by number of shared clips.
 
-    NaN where m is.
+    NaN where m is NaN.
 
     Example:
         >>> import torch
@@ -145,12 +145,12 @@ def p_values(
         >>> p_values(torch.tensor([2.0]), torch.tensor([0]), {0: torch.tensor([0.0, 1.0, 3.0])})
         tensor([0.5000])
     """
-    found = torch.full_like(m, torch.nan)
+    p = torch.full_like(m, torch.nan)
     for number, draws in chance.items():
         chosen = (shared == number) & ~m.isnan()
         reach = len(draws) - torch.searchsorted(draws, m[chosen])
-        found[chosen] = (1 + reach).double() / (1 + len(draws))
-    return found
+        p[chosen] = (1 + reach).double() / (1 + len(draws))
+    return p
 
 
 def draw_clips(num_clips: int, size: int, num_draws: int, generator: torch.Generator) -> Int[Tensor, "draws size"]:
@@ -163,7 +163,7 @@ def draw_clips(num_clips: int, size: int, num_draws: int, generator: torch.Gener
 
 
 def q_values(p: Float[Tensor, " features"]) -> Float[Tensor, " features"]:
-    """Return the least false-discovery rate at which a feature passes (Benjamini and Hochberg); NaN where p is.
+    """Return the lowest false-discovery rate at which each feature passes (Benjamini and Hochberg); NaN where p is NaN.
 
     Example:
         >>> import torch
@@ -171,8 +171,8 @@ def q_values(p: Float[Tensor, " features"]) -> Float[Tensor, " features"]:
         >>> q_values(torch.tensor([0.01, 0.04, 0.03]))
         tensor([0.0300, 0.0400, 0.0400])
     """
-    known = ~p.isnan()
+    valid = ~p.isnan()
     q = torch.full_like(p, torch.nan)
-    if known.any():
-        q[known] = torch.from_numpy(np.asarray(false_discovery_control(p[known].numpy())))
+    if valid.any():
+        q[valid] = torch.from_numpy(np.asarray(false_discovery_control(p[valid].numpy())))
     return q

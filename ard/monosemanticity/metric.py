@@ -1,4 +1,4 @@
-"""The monosemanticity score of reference [18], weighted by activations over all clips, while the data streams by."""
+"""The monosemanticity score of reference [18], weighted by activations over all clips as the data streams by."""
 
 import torch
 from jaxtyping import Float
@@ -6,20 +6,23 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchmetrics import Metric
 
-MANY_TIMES_LESS = 1e-12  # of the squared sum of weights: rounding, and no second clip
+MANY_TIMES_LESS = 1e-12  # below this share of the squared sum of weights, pairs are mere rounding: no second clip
 
 
 class WeightedMonosemanticity(Metric):
-    """Mean cosine of all pairs of clips, each pair weighted by the product of its activations (reference [18]).
+    """Mean cosine over all pairs of clips, weighted by the product of their activations (reference [18]).
 
-    For a feature with activations a_i on clips of unit embeddings e_i: sum_{i<j} a_i a_j e_i.e_j / sum_{i<j} a_i a_j,
-    where a is first brought to [0, 1] by its least and largest value over all clips; of these the scale cancels, and
-    the least is 0 as soon as an SAE's feature is silent on one clip. Since sum_{i<j} a_i a_j e_i.e_j =
-    (|sum a_i e_i|^2 - sum a_i^2) / 2, and likewise without e, sums over clips are all that is kept: the score is exact,
-    and its cost grows with the active (clip, feature) pairs. Memory is ``num_features * d`` numbers of 8 bytes, however
-    many clips are seen.
+    For a feature with activations a_i on clips with unit embeddings e_i:
+    sum_{i<j} a_i a_j e_i.e_j / sum_{i<j} a_i a_j. The activations a are first mapped to [0, 1] by their smallest and
+    largest value over all clips. The scale cancels, and the smallest value is 0 once an SAE's feature is silent on any
+    clip.
 
-    Between -1 and 1; higher is more monosemantic. NaN for a feature that is above its least on fewer than two clips.
+    Since sum_{i<j} a_i a_j e_i.e_j = (|sum a_i e_i|^2 - sum a_i^2) / 2, and likewise without e, only sums over clips
+    are kept. The score is exact, and its cost grows with the number of active (clip, feature) pairs. Memory is
+    ``num_features * d`` numbers of 8 bytes, however many clips are seen.
+
+    Between -1 and 1; higher is more monosemantic. NaN for a feature that exceeds its smallest activation on fewer than
+    two clips.
 
     Args:
         num_features: width of the dictionary.
@@ -44,7 +47,7 @@ class WeightedMonosemanticity(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), "sum", persistent=True)
 
     def update(self, activations: Float[Tensor, "clips features"], embeddings: Float[Tensor, "clips d"]) -> None:
-        """Add a batch of clips: what each feature's activation on each of them is (its mean over tokens, say)."""
+        """Add a batch of clips, with each feature's activation on each clip (such as its mean over tokens)."""
         weights, unit = activations.double(), normalize(embeddings.double(), dim=-1)
         active = weights.any(dim=0).nonzero()[:, 0]
         self.least = torch.minimum(self.least, weights.amin(dim=0))

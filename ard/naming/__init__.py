@@ -1,4 +1,4 @@
-"""Stage 8: captions of a feature's most representative clips, and the concept's name from them (Sec. 2.3)."""
+"""Stage 8: captions for a feature's most representative clips, and a concept name made from them (Sec. 2.3)."""
 
 import lazy_loader
 

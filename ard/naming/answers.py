@@ -1,4 +1,4 @@
-"""Answers of a language model on disk, and its refusals, found again by what was asked."""
+"""A language model's answers and refusals on disk, looked up by request."""
 
 import hashlib
 import json
@@ -10,18 +10,18 @@ from typing import Any
 
 
 def request_key(request: Mapping[str, Any]) -> str:
-    """Return the same key for the same model, messages and parameters, whatever their order or the process."""
+    """Return a key that depends on model, messages and parameters only, not on their order or the process."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 class Answers:
-    """An append-only file of one JSON line an answer, each written at once when it has come.
+    """An append-only file with one JSON line per answer, written as soon as it arrives.
 
-    What a killed process wrote by half is skipped and asked again. Several threads may keep answers at a time, and on
-    a local disk several processes.
+    A line cut short by a kill is skipped, and its prompt asked again. Several threads may write at the same time; on a
+    local disk, so may several processes.
 
     Args:
-        path: the file; it comes to be with the first answer.
+        path: the file, created with the first answer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,21 +31,21 @@ class Answers:
 
     @property
     def known(self) -> dict[str, str]:
-        """What was answered, by key."""
+        """The answers, by key."""
         return self._read()[0]
 
     @property
     def refused(self) -> dict[str, str]:
-        """The reasons of what will never be answered, by key."""
+        """The reasons why requests will never be answered, by key."""
         return self._read()[1]
 
     def keep(self, key: str, answer: str) -> None:
-        """Write an answer before anything else happens to it."""
+        """Write an answer to disk, and keep it."""
         self._write({"key": key, "answer": answer})
         self.known[key] = answer
 
     def refuse(self, key: str, reason: str) -> None:
-        """Write why a question will never be answered."""
+        """Write why a request will never be answered."""
         self._write({"key": key, "refused": reason})
         self.refused[key] = reason
 
@@ -56,21 +56,21 @@ class Answers:
             with self.path.open("ab+", buffering=0) as file:
                 if file.seek(0, os.SEEK_END):
                     file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else b"\n" + line  # after half a line
+                    line = line if file.read(1) == b"\n" else b"\n" + line  # after a line cut short
                 file.write(line)
 
     def _read(self) -> tuple[dict[str, str], dict[str, str]]:
         if self._kept is None:
-            known: dict[str, str] = {}
+            answers: dict[str, str] = {}
             refused: dict[str, str] = {}
             for line in self._lines():
                 try:
                     kept = json.loads(line)
-                    side, what = (refused, "refused") if "refused" in kept else (known, "answer")
-                    side[kept["key"]] = kept[what]
+                    side, field = (refused, "refused") if "refused" in kept else (answers, "answer")
+                    side[kept["key"]] = kept[field]
                 except (ValueError, KeyError, TypeError):
                     continue
-            self._kept = known, refused
+            self._kept = answers, refused
         return self._kept
 
     def _lines(self) -> Iterator[bytes]:

@@ -25,25 +25,25 @@ from ard.probing import Evaluator
 from ard.results import Figure, Result
 from ard.run import Cell
 
-NUM_RANDOM_CLIPS = 1024  # that names are held against
+NUM_RANDOM_CLIPS = 1024  # that names are compared with
 
 
 class NameConcepts(Evaluator):
     """Write ``names.parquet`` (selected features of every method), ``concepts.parquet`` and ``naming.json``.
 
-    Every clip is captioned once in a run, with the paper's prompt; captions are kept, so that a run that was stopped
-    pays for none of them twice. Of every name it is found which better concept's name it repeats, and how close it is
-    to the clips of H^k and to random clips.
+    Every clip is captioned once per run, with the paper's prompt. Captions are kept, so that a stopped run pays for
+    none of them twice. For every name, it records which higher-ranked concept's name it repeats, if any, and how close
+    it is to the clips of H^k and to random clips.
 
     Args:
         audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B).
-        captioner: a chat that hears and writes captions in place of the model, at an endpoint.
-        namer: makes the names of captions; by default their consensus.
-        clap: the CLAP model: of the consensus namer, of duplicates, and of the names' evidence.
-        duplicate_cosine: least cosine of two names that say the same.
-        clips_per_batch: clips that are captioned at once.
-        max_new_tokens: longest caption.
-        seed: of the random clips and the bootstrap.
+        captioner: a chat model that takes audio and writes the captions instead, at an endpoint.
+        namer: makes names from captions; by default, from their consensus.
+        clap: the CLAP model for the consensus namer, for duplicates and for the names' evidence.
+        duplicate_cosine: cosine from which on two names count as the same.
+        clips_per_batch: clips captioned at once.
+        max_new_tokens: length limit of a caption, in tokens.
+        seed: seed for the random clips and the bootstrap.
     """
 
     needs = ("representatives", "selections")
@@ -69,13 +69,13 @@ class NameConcepts(Evaluator):
         self.clips_per_batch, self.max_new_tokens = clips_per_batch, max_new_tokens
 
     def check(self, cell: Cell) -> None:
-        """Fail now if names cannot be had at the end."""
+        """Fail now if captions or names cannot be made later."""
         self.namer.check()
         if self.captioner is not None:
             self.captioner.check()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Caption, name, weigh, write."""
+        """Caption the clips, name the features, compare the names with clips, and write."""
         clip_ids = read_manifest(cell.probe).clip_ids
         selections = read_selections(cell)
         rows = {row for draws in selections.values() for draw in draws for row in draw.top_ids.flatten().tolist()}
@@ -97,7 +97,7 @@ class NameConcepts(Evaluator):
         return self._result(cell, named["ard"][0], num_without_caption)
 
     def _caption(self, cell: Cell, clip_ids: list[str]) -> dict[str, str]:
-        """Return the captions of clips; those that the model says nothing of have none."""
+        """Return the captions of clips; a clip without a caption is left out."""
         if self.captioner is not None:
             model, load = self.captioner.model, partial(chat_captioner, self.captioner)
         else:
@@ -142,7 +142,7 @@ class NameConcepts(Evaluator):
 
 
 def _reasons(names: Sequence[Name]) -> dict[str, dict[str, Any]]:
-    """Count why concepts have no name, by kind of reason, with the details of the first of each kind."""
+    """Count the reasons why concepts have no name, by kind, each with the details of its first case."""
     reasons = [name.reason or "no reason is given" for name in names if name.name is None]
     counts = Counter(map(kind_of, reasons))
     first = {kind_of(reason): reason for reason in reversed(reasons)}
@@ -153,5 +153,5 @@ def _summary(names: Sequence[Name], num_without_caption: int) -> list[str]:
     """Say how many concepts have a name, and why the others have none."""
     num_named = sum(name.name is not None for name in names)
     lines = [f"{num_named} of {len(names)} concepts have a name"]
-    lines += [f"{about['num_concepts']} have none: {about['such_as']}" for about in _reasons(names).values()]
+    lines += [f"{entry['num_concepts']} have none: {entry['such_as']}" for entry in _reasons(names).values()]
     return lines + ([f"{num_without_caption} clips have no caption"] if num_without_caption else [])

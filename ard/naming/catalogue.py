@@ -1,4 +1,4 @@
-"""The catalogue of a dictionary's names, with what speaks for each."""
+"""The catalogue of a dictionary's names, with the evidence for each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def read_names(cell: Cell) -> dict[str, list[list[str | None]]]:
 
 
 class Named(NamedTuple):
-    """A selection's features, their names, and what speaks for these; one entry a concept in every field."""
+    """A selection's features, their names, and the evidence for these; every field has one entry per concept."""
 
     selection: Selection
     names: list[Name]
@@ -34,8 +34,8 @@ class Named(NamedTuple):
     evidence: Evidence  # NaN without a name
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return what both files say of every selected feature."""
-        known = zip(
+        """Return one row per selected feature, with the columns that both files share."""
+        columns = zip(
             self.selection.features.tolist(),
             self.selection.m.tolist(),
             self.names,
@@ -51,7 +51,7 @@ class Named(NamedTuple):
                 "duplicate_of": repeated,
                 **dict(zip(Evidence._fields, evidence, strict=True)),
             }
-            for feature, m, name, repeated, *evidence in known
+            for feature, m, name, repeated, *evidence in columns
         ]
 
 
@@ -63,23 +63,23 @@ def weigh(
     embed: Embed,
     threshold: float,
 ) -> Named:
-    """Find near-duplicates among a selection's names, and compare each name with its clips and with other ones."""
+    """Find near-duplicates among a selection's names, and compare each name with its own and with other clips."""
     rows = [row for row, name in enumerate(names) if name.name is not None]
-    said = [name.name for name in names if name.name is not None]
+    texts = [name.name for name in names if name.name is not None]
     evidence = Evidence(*torch.full((3, len(names)), math.nan))
     if rows:
-        found = name_evidence(embed(said), embeddings[selection.top_ids[rows]], embeddings[others])
-        for values, of_named in zip(evidence, found, strict=True):
+        of_names = name_evidence(embed(texts), embeddings[selection.top_ids[rows]], embeddings[others])
+        for values, of_named in zip(evidence, of_names, strict=True):
             values[rows] = of_named
     first: dict[str, int] = {}
-    for row, name in zip(rows, said, strict=True):
+    for row, name in zip(rows, texts, strict=True):
         first.setdefault(name, row)
     distinct = list(first)
     repeats = near_duplicates(embed(distinct), threshold).tolist() if distinct else []
     origin = {name: first[distinct[of] if of >= 0 else name] for name, of in zip(distinct, repeats, strict=True)}
     features = selection.features.tolist()
     duplicate_of: list[int | None] = [None] * len(names)
-    for row, name in zip(rows, said, strict=True):
+    for row, name in zip(rows, texts, strict=True):
         duplicate_of[row] = features[origin[name]] if origin[name] != row else None
     return Named(selection, names, duplicate_of, evidence)
 
@@ -96,14 +96,14 @@ def write_names(cell: Cell, named: Mapping[str, Sequence[Named]]) -> None:
 
 
 def write_concepts(cell: Cell, clip_ids: Sequence[str], captions: Mapping[str, str], named: Named) -> None:
-    """Write one row a feature of the dictionary, with a name where it is selected."""
+    """Write one row per feature of the dictionary, with a name if it is selected."""
     stored, scored = cell.tensors("representatives"), cell.tensors("selections")
-    known = {row["feature"]: (row, name) for row, name in zip(named.rows(), named.names, strict=True)}
-    unknown = {"name": None, "duplicate_of": None, **dict.fromkeys(Evidence._fields, math.nan)}
+    selected = {row["feature"]: (row, name) for row, name in zip(named.rows(), named.names, strict=True)}
+    no_evidence = {"name": None, "duplicate_of": None, **dict.fromkeys(Evidence._fields, math.nan)}
     lists = zip(stored["ard/top_ids"].tolist(), stored["ard/bottom_ids"].tolist(), strict=True)
     rows = []
     for feature, (top, bottom) in enumerate(lists):
-        row, name = known.get(feature, (unknown, Name(None, [], math.nan)))
+        row, name = selected.get(feature, (no_evidence, Name(None, [], math.nan)))
         rows.append(
             {
                 "feature": feature,
@@ -112,10 +112,10 @@ def write_concepts(cell: Cell, clip_ids: Sequence[str], captions: Mapping[str, s
                 "m": float(scored["ard/m"][feature]),
                 "q_value": float(scored["ard/q_value"][feature]),
                 "n_active": int(stored["n_active"][feature]),
-                "selected": feature in known,
+                "selected": feature in selected,
                 "top_ids": [clip_ids[clip] for clip in top],
                 "bottom_ids": [clip_ids[clip] for clip in bottom],
-                "captions": [captions.get(clip_ids[clip], "") for clip in top] if feature in known else [],
+                "captions": [captions.get(clip_ids[clip], "") for clip in top] if feature in selected else [],
                 "candidates": name.candidates,
                 "agreement": name.agreement,
                 "no_name_because": name.reason,

@@ -1,4 +1,4 @@
-"""Language models that answer prompts, and keep every answer."""
+"""Language models that answer prompts, with every answer kept on disk."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ from ard.naming.answers import Answers, request_key
 from ard.naming.final import final_words
 from ard.types import UserError
 
-Content = str | list[dict[str, Any]]  # text, or content parts as OpenAI's API has them, such as text and input_audio
-MOST_IN_A_ROW = 20  # prompts without an answer; what comes after them would be no better
+Content = str | list[dict[str, Any]]  # text, or content parts of OpenAI's API, such as text and input_audio
+MOST_IN_A_ROW = 20  # prompts without an answer, after which the others would fare no better
 EMPTY, CUT, FILTERED = "the answer is empty", "the answer is cut short", "the answer was withheld"
 REFUSED, ONLY_THOUGHTS = "the prompt is refused", "the answer holds nothing but thoughts"
 
@@ -23,7 +23,7 @@ class Reply(NamedTuple):
 
     text: str | None
     reason: str | None = None
-    lasts: bool = False  # the same prompt would never be answered
+    lasts: bool = False  # asking the same prompt again would not help
 
 
 def kind_of(reason: str) -> str:
@@ -35,15 +35,15 @@ Keep = Callable[[str, Reply], None]
 
 
 class Chat(ABC):
-    """A language model that is given one user message and answers it, by its most likely words.
+    """A language model that answers single user messages greedily.
 
-    Every whole answer is kept on disk when it comes, under what was asked (model, messages, parameters), so that a run
-    that is killed pays for none of them twice. That a prompt is refused for good is kept, too, once the model has
-    answered another one. An empty answer, or one that was cut short, is asked for again by the next run.
+    Every whole answer is kept on disk as soon as it arrives, under its request (model, messages, parameters), so that a
+    killed run pays for none of them twice. A lasting refusal is kept too, once the model has answered another prompt.
+    An empty or truncated answer is not kept, and the next run asks again.
 
     Attributes:
         model: the model's name.
-        parameters: what is asked of its answers.
+        parameters: the sampling parameters of a request.
     """
 
     def __init__(self, model: str, cache: Path, max_tokens: int) -> None:
@@ -52,17 +52,17 @@ class Chat(ABC):
         self._answers = Answers(Path(cache))
 
     def __call__(self, prompts: Sequence[Content], description: str = "answers") -> list[Reply]:
-        """Answer every prompt with the model's final words, or say why there are none.
+        """Return the model's final words for every prompt, or the reason why there are none.
 
-        Prompts that were answered before, and doubles, are not asked again.
+        Duplicates, and prompts that were answered before, are not asked again.
 
         Raises:
-            UserError: if the model cannot be asked, or gives no answer many times in a row; what came before is kept.
+            UserError: if the model cannot be asked, or fails to answer many times in a row. Earlier answers are kept.
         """
         keys = [request_key(self._request(prompt)) for prompt in prompts]
-        known, refused = self._answers.known, self._answers.refused
+        answers, refused = self._answers.known, self._answers.refused
         replies = {key: Reply(None, refused[key], lasts=True) for key in keys if key in refused}
-        replies |= {key: Reply(known[key]) for key in keys if known.get(key, "").strip()}
+        replies |= {key: Reply(answers[key]) for key in keys if answers.get(key, "").strip()}
         missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in replies}
         if missing:
             with Progress(transient=True) as progress:
@@ -73,7 +73,7 @@ class Chat(ABC):
         return [_final(replies[key]) for key in keys]
 
     def check(self) -> None:
-        """Fail now and not after hours of other work, by a first question, which is asked once.
+        """Fail now rather than after hours of other work, by asking a first question, whose answer is kept.
 
         Raises:
             UserError: if it cannot be answered.
@@ -83,9 +83,9 @@ class Chat(ABC):
             raise self.unanswered(f"gives no answer to a first question ({reply.reason})")
 
     def unanswered(self, problem: str) -> UserError:
-        """Return the error of a model that gives no answers; ``problem`` goes on from its name."""
+        """Return the error of a model that gives no answers; ``problem`` continues the sentence after its name."""
         return UserError(
-            f"{self._name} {problem}: see to it, or raise max_tokens ({self.parameters['max_tokens']}) for a model "
+            f"{self._name} {problem}: check it, or raise max_tokens ({self.parameters['max_tokens']}) for a model "
             f"that thinks first, then run the same command again: {len(self._answers.known)} answers are kept"
         )
 
@@ -99,20 +99,20 @@ class Chat(ABC):
 
     @abstractmethod
     def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
-        """Ask what is given by key, and keep each reply when it comes."""
+        """Ask the prompts, given by key, and pass each reply to ``keep`` as it arrives."""
 
 
 class _Session:
-    """What comes back while prompts are asked: whole answers and lasting refusals are written down."""
+    """Collect replies while prompts are asked; whole answers and lasting refusals are kept on disk."""
 
     def __init__(self, chat: Chat, replies: dict[str, Reply], advance: Callable[[], None]) -> None:
         self.chat, self.replies, self.advance = chat, replies, advance
-        self.refusals: dict[str, str] = {}  # which may be the fault of the settings, as long as nothing is answered
+        self.refusals: dict[str, str] = {}  # may be the settings' fault until something is answered
         self.has_answers, self.num_in_a_row = False, 0
         self.lock = Lock()
 
     def take(self, key: str, reply: Reply) -> None:
-        """Take a reply from any thread; raise UserError after too many in a row that are none."""
+        """Take a reply, from any thread; raise UserError after too many without an answer in a row."""
         with self.lock:
             self.replies[key] = reply
             if reply.text is not None:
@@ -129,7 +129,7 @@ class _Session:
         self.advance()
 
     def end(self) -> None:
-        """Write down the refusals, if they are not all that came."""
+        """Keep the refusals on disk, if there were answers too."""
         if self.has_answers:
             for key, reason in self.refusals.items():
                 self.chat._answers.refuse(key, reason)
@@ -137,7 +137,7 @@ class _Session:
 
 
 def _final(reply: Reply) -> Reply:
-    """Return a reply with nothing but the final words of its answer."""
+    """Return a reply with only the final words of its answer."""
     if reply.text is None:
         return reply
     words = final_words(reply.text)

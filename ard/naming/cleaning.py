@@ -1,4 +1,4 @@
-"""From what a language model says to one short phrase."""
+"""Reduce a language model's answer to one short phrase."""
 
 import ast
 import json
@@ -10,8 +10,8 @@ from ard.naming.refusals import names_nothing
 
 LONGEST_NAME = 12  # words
 LONGEST_LINE = 100  # characters
-READ = 2000  # characters of a line that are looked at: a name stands at its beginning
-MARKUP = r"*`<>{}[]|\^~"  # characters that no name has
+READ = 2000  # characters of a line that are examined; a name stands at the start
+MARKUP = r"*`<>{}[]|\^~"  # characters that never occur in a name
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|emph)\s*\{([^{}]*)\}")
@@ -53,18 +53,18 @@ _EDGES = " \t\"'“”‘’«»„‚‹›「」『』《》.,;:!?()[]{}。、
 
 
 def clean_name(answer: str) -> str | None:
-    """Return the name that an answer holds in the end; None where it holds none.
+    """Return the name that an answer finally gives; None if it gives none.
 
     A name is one phrase in lower case: at most 12 words with one space between them, at most 100 characters, at least
     one letter, nothing to be trimmed, no control or zero-width character, no markup (none of ``MARKUP``), no token of a
-    chat template. A name that is cleaned again stays as it is.
+    chat template. Cleaning a name again does not change it.
 
-    A model that is asked for a concept may think aloud before, quote its answer, mark it up, number it, put it into
-    JSON or a box, announce it on a line of its own, say a whole sentence about it and explain it on further lines, or
-    say that there is none, or refuse.
+    A model that is asked for a concept may think aloud first, quote its answer, mark it up, number it, put it into JSON
+    or a box, announce it on a separate line, wrap it in a sentence, explain it on further lines, say that there is
+    none, or refuse.
     """
     name = answer
-    for _ in range(8):  # what a layer hid may be markup again; real answers have one or two
+    for _ in range(8):  # removing one layer may reveal another; real answers have one or two
         cleaned = _cleaned(name)
         if cleaned is None or cleaned == name:
             return cleaned
@@ -73,13 +73,13 @@ def clean_name(answer: str) -> str | None:
 
 
 def _cleaned(answer: str) -> str | None:
-    said = _field(_unboxed(final_words(answer).translate(_QUOTES)))
-    if said is None:
+    text = _field(_unboxed(final_words(answer).translate(_QUOTES)))
+    if text is None:
         return None
-    said = _TAG.sub("", _PAIR.sub(r"\2", _BREAK.sub("\n", _LINK.sub(r"\1", said))))
-    concluded = [said[found.end() :] for found in _FINAL_ANSWER.finditer(said)]
-    said = next((rest for rest in reversed(concluded) if any(map(str.isalnum, rest))), said)
-    lines = (_MARKS.sub("", _BULLET.sub("", line.strip())).strip()[:READ] for line in said.splitlines())
+    text = _TAG.sub("", _PAIR.sub(r"\2", _BREAK.sub("\n", _LINK.sub(r"\1", text))))
+    conclusions = [text[match.end() :] for match in _FINAL_ANSWER.finditer(text)]
+    text = next((rest for rest in reversed(conclusions) if any(map(str.isalnum, rest))), text)
+    lines = (_MARKS.sub("", _BULLET.sub("", line.strip())).strip()[:READ] for line in text.splitlines())
     phrase = next((line for line in lines if line.strip(_EDGES) and not line.endswith((":", "\uff1a"))), "")
     if names_nothing(phrase):
         return None
@@ -90,7 +90,7 @@ def _cleaned(answer: str) -> str | None:
 
 
 def _phrase(line: str) -> str:
-    """Return a line without what leads to its name, and without what explains it."""
+    """Return a line without the words that lead up to its name, and without those that explain it."""
     name = _LABEL.sub("", _GREETING.sub("", line))
     if names_nothing(name):
         return name
@@ -103,15 +103,15 @@ def _phrase(line: str) -> str:
     return _ARTICLE.sub("", " ".join(plain.split()).strip(_EDGES)).strip(_EDGES)
 
 
-def _unboxed(said: str) -> str:
-    """Return what stands in the last box of an answer in TeX, or the answer without boxes and signs of TeX."""
-    boxes = [box for box in _BOXED.findall(said) if box.strip()]
-    return _TEX_MARKS.sub("", _TEX.sub(r"\1", boxes[-1] if boxes else said))
+def _unboxed(text: str) -> str:
+    """Return the content of the last TeX box of an answer, or else the answer, without TeX markup."""
+    boxes = [box for box in _BOXED.findall(text) if box.strip()]
+    return _TEX_MARKS.sub("", _TEX.sub(r"\1", boxes[-1] if boxes else text))
 
 
-def _field(said: str) -> str | None:
-    """Return the value of an answer in JSON, fenced or bare, or the answer itself; None if there is no one value."""
-    plain = _INLINE_FENCE.sub("", _FENCE.sub("", said)).strip()
+def _field(text: str) -> str | None:
+    """Return the value in a JSON answer, fenced or bare, or else the answer; None if there is no single value."""
+    plain = _INLINE_FENCE.sub("", _FENCE.sub("", text)).strip()
     start = min((place for place in (plain.find("{"), plain.find("[")) if place >= 0), default=-1)
     if start < 0 or (start and not re.search(r"[:\uff1a\n]\s*\Z", plain[:start])):
         return plain
@@ -126,10 +126,10 @@ def _field(said: str) -> str | None:
 
 
 def _one_value(value: Any) -> str | None:
-    """Return the one text in a JSON value, of several fields the one that is called a name."""
+    """Return the only text in a JSON value; among several fields, take the first that is called a name or the like."""
     for _ in range(4):
         if isinstance(value, dict):
-            if "arguments" in value or "parameters" in value:  # of a tool that it calls
+            if "arguments" in value or "parameters" in value:  # a tool call
                 return None
             named = [key for key in value if _FIELD.search(str(key))]
             chosen = named if len(value) > 1 else list(value)
@@ -144,8 +144,8 @@ def _one_value(value: Any) -> str | None:
 
 
 def _shortened(name: str, end: re.Pattern[str]) -> str:
-    """Return a name up to the first end that leaves something of it."""
-    return next((name[: found.start()] for found in end.finditer(name) if name[: found.start()].strip(_EDGES)), name)
+    """Return a name up to the first end that leaves something before it."""
+    return next((name[: match.start()] for match in end.finditer(name) if name[: match.start()].strip(_EDGES)), name)
 
 
 _QUOTES = str.maketrans(dict.fromkeys("’‘ʼ\uff07´", "'"))

@@ -1,4 +1,4 @@
-"""Names without a large language model: the phrase on which the captions agree and which CLAP finds in the clips."""
+"""Names without a large language model: the phrase that captions agree on and that CLAP finds closest to the clips."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from ard.naming.namer import Embed, Name, Namer
 
-# Words that carry no sound: a phrase neither starts nor ends with one.
+# Words that describe no sound: a phrase neither starts nor ends with one.
 EMPTY_WORDS = frozenset("a an and are at be by for from in is it its of on or the to with".split())  # noqa: SIM905
 LONGEST_PHRASE = 6
 
@@ -19,9 +19,9 @@ LONGEST_PHRASE = 6
 class ConsensusNamer(Namer):
     """Name a feature by the phrase that most of its captions share and that CLAP finds closest to its clips.
 
-    Of two phrases that as many captions share, one of which contains the other, the longer says more and is kept.
-    It stands in for the paper's Llama-3-70B-Instruct. A phrase that fewer than half of the captions share, or only
-    one of them, is no consensus.
+    If equally many captions share two phrases, and one contains the other, the longer is kept because it says more. A
+    phrase shared by fewer than half of the captions, or by only one of them, is not a consensus. This namer stands in
+    for the paper's Llama-3-70B-Instruct.
     """
 
     def __call__(
@@ -32,11 +32,11 @@ class ConsensusNamer(Namer):
 
     @property
     def choices(self) -> Mapping[str, Any]:
-        """How it names."""
+        """How it names features."""
         return {"namer": "consensus of the captions"}
 
     def _name(self, captions: Sequence[str], clips: Float[Tensor, "p d"], embed: Embed) -> Name:
-        """Choose among the phrases of highest agreement the one closest to the clips."""
+        """Choose, among the phrases with the highest agreement, the one closest to the clips."""
         counts = Counter(phrase for caption in captions for phrase in phrases(caption))
         agreed = max(counts.values(), default=0)
         if agreed < max(2, len(captions) / 2):
@@ -48,13 +48,13 @@ class ConsensusNamer(Namer):
 
 
 def longest(shared: Iterable[str]) -> list[str]:
-    """Return the phrases that are not part of another one, in alphabetical order."""
-    known = sorted(shared)
-    return [phrase for phrase in known if not any(f" {phrase} " in f" {other} " for other in known if other != phrase)]
+    """Return the phrases that are not part of another, in alphabetical order."""
+    every = sorted(shared)
+    return [phrase for phrase in every if not any(f" {phrase} " in f" {other} " for other in every if other != phrase)]
 
 
 def phrases(caption: str) -> set[str]:
-    """Return the runs of one to six words of a caption that neither start nor end with an empty word."""
+    """Return the runs of one to six words in a caption that neither start nor end with an empty word."""
     words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", caption.lower())
     runs = (words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + LONGEST_PHRASE, len(words)) + 1))
     return {" ".join(run) for run in runs if not EMPTY_WORDS & {run[0], run[-1]}}

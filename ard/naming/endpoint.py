@@ -17,8 +17,8 @@ from ard.types import UserError
 if TYPE_CHECKING:
     from openai import OpenAI
 
-TOO_LARGE = 413  # a status that concerns one prompt
-STATUSES = {  # by a word of an error's type or code, where it has no status
+TOO_LARGE = 413  # a status that concerns a single prompt
+STATUSES = {  # by a word in an error's type or code, if it has no status
     "rate": 429,
     "quota": 429,
     "overload": 503,
@@ -33,23 +33,24 @@ STATUSES = {  # by a word of an error's type or code, where it has no status
     "content_filter": 400,
 }
 _WAIT = re.compile(r"(?:try again|retry)\w*\s+(?:in|after)\s+(\d+(?:\.\d+)?)\s*s", re.IGNORECASE)
-SHORTEST_KEY = 8  # what is shorter is a word, such as EMPTY, that stands in for a key at a server that wants none
+SHORTEST_KEY = 8  # anything shorter is a placeholder such as EMPTY, for servers without keys
 
 
 class EndpointChat(Chat):
-    """A model behind an OpenAI-compatible endpoint, by OpenAI's own client: their service, vLLM, `transformers serve`.
+    """A model behind an OpenAI-compatible endpoint (OpenAI, vLLM, `transformers serve`), through OpenAI's own client.
 
     Args:
-        base_url: the endpoint, such as ``http://localhost:8000/v1``. It holds no password: it is written into logs.
+        base_url: the endpoint, such as ``http://localhost:8000/v1``. It must not hold a password, because it is written
+            into logs.
         model: the model's name there.
         cache: where answers are kept (JSON lines); several chats may share it.
-        max_tokens: longest answer.
-        key_variable: the environment variable that holds the key, and the only place where it is looked for; an
-            endpoint of one's own mostly wants none.
-        concurrency: requests that are under way at a time.
-        max_retries: how often the client asks again after 429, 5xx, or no answer, waiting longer each time, or as long
-            as the server says.
-        timeout_s: how long it waits for one answer.
+        max_tokens: length limit of an answer, in tokens.
+        key_variable: the environment variable that holds the key, which is looked for nowhere else; one's own endpoint
+            usually needs none.
+        concurrency: requests under way at a time.
+        max_retries: how often the client asks again after 429, 5xx, or no answer. It waits longer each time, or as long
+            as the server asks.
+        timeout_s: how long to wait for one answer.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class EndpointChat(Chat):
         self.concurrency, self.max_retries, self.timeout_s = concurrency, max_retries, timeout_s
 
     def check(self) -> None:
-        """Fail now and not after hours of other work: over a bad URL or key, or a server that was never there.
+        """Fail now rather than after hours of other work, if the URL or key is bad, or the server is not there.
 
         Raises:
-            UserError: if the URL is none, or holds what must not be written down; if no first answer can be had.
+            UserError: if the URL is invalid or holds a secret, or if a first question gets no answer.
         """
         self._check_url()
         super().check()
@@ -81,7 +82,7 @@ class EndpointChat(Chat):
         try:
             parts = urlsplit(self.base_url)
             _ = parts.port
-        except ValueError:  # what cannot be taken apart may hold a password, and is not shown
+        except ValueError:  # a URL that cannot be parsed may hold a password, and is not shown
             raise UserError(
                 "the host or port of base_url cannot be read: give an endpoint such as 'http://localhost:8000/v1'"
             ) from None
@@ -91,10 +92,12 @@ class EndpointChat(Chat):
                 f"it out, and put the key into the environment variable {self.key_variable}"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"base_url {self.base_url!r} is no endpoint: give one such as 'http://localhost:8000/v1'")
+            raise UserError(
+                f"base_url {self.base_url!r} is not an endpoint: give one such as 'http://localhost:8000/v1'"
+            )
 
     def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
-        """Ask a few at a time; after a failure no more are sent, and those under way are still kept."""
+        """Ask a few at a time. After a failure no more are sent, but answers to those under way are still kept."""
         failed = Event()
         with self._client() as client, ThreadPoolExecutor(self.concurrency) as pool:
 
@@ -124,7 +127,7 @@ class EndpointChat(Chat):
         return key or None
 
     def _client(self) -> "OpenAI":
-        from openai import DefaultHttpxClient, OpenAI  # a second to import, and only some runs want it
+        from openai import DefaultHttpxClient, OpenAI  # takes a second to import, and only some runs need it
 
         self._check_url()
         return OpenAI(
@@ -136,7 +139,7 @@ class EndpointChat(Chat):
         )
 
     def _answer(self, client: "OpenAI", prompt: Content) -> Reply:
-        """Ask once, with the client's own retries; what comes back is shown without the key, should it hold it."""
+        """Ask once, with the client's own retries. The key is hidden from whatever is shown of the reply."""
         import openai
 
         where = f"endpoint {self.base_url!r}"
@@ -147,49 +150,52 @@ class EndpointChat(Chat):
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             return self._refused(error.status_code, error)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
-            given = "refuses the key in" if self._key else "wants a key, and there is none in"
+            given = "refuses the key in" if self._key else "needs a key, and there is none in"
             problem = f"{where} {given} the environment variable {self.key_variable}: set it, {again}"
         except openai.NotFoundError as error:
-            problem = f"{where} has no model {self.model!r} or is no such endpoint ({self._reason(error)}): mend either"
+            problem = (
+                f"{where} has no model {self.model!r} or is not such an endpoint ({self._reason(error)}): "
+                "correct either"
+            )
         except openai.APITimeoutError:
             problem = (
-                f"{where} gave no answer within {self.timeout_s:g} s, asked {self.max_retries + 1} times: see to the "
+                f"{where} gave no answer within {self.timeout_s:g} s, asked {self.max_retries + 1} times: check the "
                 f"server, or raise timeout_s, {again}"
             )
         except (openai.RateLimitError, openai.InternalServerError) as error:
             problem = (
                 f"{where} keeps failing (status {error.status_code}, {self._reason(error)}; max_retries is "
-                f"{self.max_retries}): see to the server, or raise max_retries, {again}"
+                f"{self.max_retries}): check the server, or raise max_retries, {again}"
             )
         except openai.APIStatusError as error:
             if error.status_code == TOO_LARGE:
                 return self._refused(TOO_LARGE, error)
             problem = (
-                f"{where} refuses a request (status {error.status_code}, {self._reason(error)}): see what it says of "
-                f"model {self.model!r}, {again}"
+                f"{where} refuses a request (status {error.status_code}, {self._reason(error)}): see what it says "
+                f"about model {self.model!r}, {again}"
             )
         except openai.APIConnectionError as error:
             problem = (
                 f"{where} cannot be reached ({self._reason(error.__cause__ or error)}): start the server, such as "
-                f"`vllm serve {self.model}`, or mend base_url, {again}"
+                f"`vllm serve {self.model}`, or correct base_url, {again}"
             )
         except (openai.APIError, ValueError, AttributeError, IndexError, TypeError) as error:
             problem = (
-                f"{where} answers what is no chat completion ({self._reason(error)}): is it OpenAI-compatible? Mend "
-                f"base_url, {again}"
+                f"{where} does not answer with a chat completion ({self._reason(error)}): is it OpenAI-compatible? "
+                f"Correct base_url, {again}"
             )
         raise UserError(problem)
 
     def _read(self, choice: Any) -> Reply:
-        """Return the answer if it is whole; otherwise, why it is not."""
+        """Return the answer if it is whole, otherwise the reason why it is not."""
         message, finish = choice.message, choice.finish_reason
-        said = self._hidden(_text(message.content))
+        text = self._hidden(_text(message.content))
         if finish == "content_filter":
             return Reply(None, f"{FILTERED}: finish_reason content_filter")
-        if finish == "length" and said.strip():
+        if finish == "length" and text.strip():
             return Reply(None, f"{CUT}: finish_reason length, max_tokens {self.parameters['max_tokens']}")
-        if said.strip():
-            return Reply(said)
+        if text.strip():
+            return Reply(text)
         refusal = getattr(message, "refusal", None)
         if refusal:
             return Reply(None, f"{REFUSED}: {self._line(str(refusal))}")
@@ -203,12 +209,12 @@ class EndpointChat(Chat):
         return f"endpoint {self.base_url!r} with model {self.model!r}"
 
     def _reason(self, error: BaseException) -> str:
-        response = getattr(error, "response", None)  # which says more than the client makes of it
-        said = response.text if response is not None else str(error)
-        return self._line(said) or type(error).__name__
+        response = getattr(error, "response", None)  # it says more than the client's own message
+        text = response.text if response is not None else str(error)
+        return self._line(text) or type(error).__name__
 
-    def _line(self, said: str) -> str:
-        return self._hidden(" ".join(said.split()))[:200]
+    def _line(self, text: str) -> str:
+        return self._hidden(" ".join(text.split()))[:200]
 
     def _hidden(self, text: str) -> str:
         secret = self._key if len(self._key or "") >= SHORTEST_KEY else None
@@ -216,7 +222,7 @@ class EndpointChat(Chat):
 
 
 def _text(content: Any) -> str:
-    """Return the text of a message: all of its content, or of the parts that are text; the others are thoughts."""
+    """Return the text of a message: its content, or the text parts of its content; other parts are thoughts."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
@@ -226,7 +232,7 @@ def _text(content: Any) -> str:
 
 
 def _give_errors_their_status(response: Any) -> None:
-    """Turn an error that comes with HTTP 200 into what it is, so that the client treats it as any other error."""
+    """Give an error that comes with HTTP 200 its proper status, so that the client treats it like any other error."""
     if response.status_code != HTTPStatus.OK:
         return
     response.read()
@@ -235,12 +241,12 @@ def _give_errors_their_status(response: Any) -> None:
         choices = body.get("choices") or [{}]
         error = body.get("error") or choices[0].get("error")
     except (ValueError, AttributeError, TypeError, IndexError, KeyError):
-        return  # no chat completion, which is found later
+        return  # not a chat completion, which is noticed later
     if not error:
         return
-    about = error if isinstance(error, dict) else {"message": str(error)}
-    response.status_code = _status(about)
-    wait = about.get("retry_after") or _WAIT.search(str(about.get("message")))
+    details = error if isinstance(error, dict) else {"message": str(error)}
+    response.status_code = _status(details)
+    wait = details.get("retry_after") or _WAIT.search(str(details.get("message")))
     if wait and "retry-after" not in response.headers:
         response.headers["retry-after"] = str(wait) if not isinstance(wait, re.Match) else wait[1]
 

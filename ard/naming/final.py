@@ -1,10 +1,10 @@
-"""From the raw text of a language model to what it says in the end."""
+"""Reduce the raw text of a language model to its final words."""
 
 import html
 import re
 import unicodedata
 
-# What Unicode calls default-ignorable, the blank letters, and the blank braille pattern: nobody sees any of them.
+# Unicode's default-ignorable characters, the blank letters and the blank braille pattern: all invisible.
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
@@ -12,7 +12,7 @@ _UNSEEN = re.compile(
 _COLOUR = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 _ENTITY = re.compile(r"&#?\w{1,31};")
 
-# gpt-oss marks its channels; where a tokenizer drops the marks, the words of the marks stay behind.
+# gpt-oss marks its channels. If a tokenizer drops the marks, their words stay behind.
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<]*<\|message\|>|assistantfinal(?=\W|[A-Z])")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(?:analysis|commentary)\b|\A\s*analysis(?=[A-Z])")
 
@@ -46,34 +46,34 @@ _LAST_ROLE_LINE = re.compile(r"(?:\A|\n)[ \t]*assistant[ \t]*:?[ \t]*\n", re.IGN
 
 
 def final_words(answer: str) -> str:
-    """Return what an answer says after its thoughts, without tokens of a chat template and what cannot be seen.
+    """Return what an answer says after its thoughts, without chat-template tokens and invisible characters.
 
-    Thoughts end at the last mark that closes them, whether or not one opened them. What follows a mark that opens them
-    and is never closed is a thought, too. Of several turns the first that says something counts. The result is empty
-    where nothing but thoughts was said.
+    Thoughts end at the last closing mark, whether or not there was an opening one. Everything after an opening mark
+    that is never closed is a thought too. Of several turns, the first that is not empty counts. The result is empty if
+    the answer holds nothing but thoughts.
     """
-    said = visible(answer)
-    channels = list(_FINAL_CHANNEL.finditer(said))
+    text = visible(answer)
+    channels = list(_FINAL_CHANNEL.finditer(text))
     if channels:
-        said = said[channels[-1].end() :]
-    elif _CHANNEL.search(said):
+        text = text[channels[-1].end() :]
+    elif _CHANNEL.search(text):
         return ""
-    said = _after_last(_CLOSED, said)
-    opened = _OPENED.search(said)
-    if opened:
-        said = said[: opened.start()]
-    answers = [inner for _, inner in _ANSWER.findall(said) if inner.strip()]
+    text = _after_last(_CLOSED, text)
+    opening = _OPENED.search(text)
+    if opening:
+        text = text[: opening.start()]
+    answers = [inner for _, inner in _ANSWER.findall(text) if inner.strip()]
     if answers:
-        said = answers[-1]
-    if _OTHER_TURN.match(said.lstrip()):  # the prompt is repeated
-        said = "".join(_OWN_TURN.split(said, maxsplit=1)[1:])
-    said = _OWN_TURN.sub("", _OTHER_TURN.split(said)[0])
-    turns = (_without_template(turn) for turn in _TURN_ENDS.split(said))
+        text = answers[-1]
+    if _OTHER_TURN.match(text.lstrip()):  # the answer repeats the prompt
+        text = "".join(_OWN_TURN.split(text, maxsplit=1)[1:])
+    text = _OWN_TURN.sub("", _OTHER_TURN.split(text)[0])
+    turns = (_without_template(turn) for turn in _TURN_ENDS.split(text))
     return next((turn for turn in turns if turn), "")
 
 
 def visible(text: str) -> str:
-    """Return a text in composed form (NFC), with entities resolved and without control and zero-width characters."""
+    """Return a text in composed form (NFC), with entities resolved, without control or zero-width characters."""
     text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), _COLOUR.sub("", text))
     text = _UNSEEN.sub("", "\n".join(text.splitlines()))
     shown = (c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "" for c in text)
@@ -81,10 +81,10 @@ def visible(text: str) -> str:
 
 
 def _without_template(turn: str) -> str:
-    said = _after_last(_LAST_ROLE_LINE, _SPECIAL.sub("", turn).strip() + "\n")
-    return _ROLE_LINE.sub("", said).strip()
+    text = _after_last(_LAST_ROLE_LINE, _SPECIAL.sub("", turn).strip() + "\n")
+    return _ROLE_LINE.sub("", text).strip()
 
 
 def _after_last(mark: re.Pattern[str], text: str) -> str:
-    ends = [found.end() for found in mark.finditer(text)]
+    ends = [match.end() for match in mark.finditer(text)]
     return text[ends[-1] :] if ends else text

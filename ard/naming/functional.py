@@ -1,4 +1,4 @@
-"""Formulas over names in CLAP's space: which of them say the same, and how well they fit their clips."""
+"""Formulas on names in CLAP's space: which ones say the same, and how well they fit their clips."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 256  # names that are compared at once
+BLOCK = 256  # names compared at once
 
 
 class Evidence(NamedTuple):
     """How close names are to the clips of their H^k, and to clips drawn at random."""
 
     clap: Float[Tensor, " concepts"]  # mean cosine to the clips of H^k
-    clap_random: Float[Tensor, " concepts"]  # mean cosine to the random clips: what any name has
-    clap_percentile: Float[Tensor, " concepts"]  # share of the random clips that a clip of H^k surpasses; 0.5 is chance
+    clap_random: Float[Tensor, " concepts"]  # mean cosine to random clips: the level of any name
+    clap_percentile: Float[Tensor, " concepts"]  # share of random clips that a clip of H^k beats; 0.5 is chance
 
 
 def name_evidence(
     names: Float[Tensor, "concepts d"], clips: Float[Tensor, "concepts p d"], others: Float[Tensor, "clips d"]
 ) -> Evidence:
-    """Compare unit vectors of names with the clips of their H^k and with random clips; equal cosines count half."""
-    own = torch.stack([(name[None] @ heard.T)[0] for name, heard in zip(names, clips, strict=True)])
+    """Compare the unit vectors of names with the clips of their H^k and with random clips; ties count half."""
+    own = torch.stack([(name[None] @ top.T)[0] for name, top in zip(names, clips, strict=True)])
     chance, percentile = torch.empty(len(names)), torch.empty(len(names))
     for start in range(0, len(names), BLOCK):
         part = slice(start, start + BLOCK)
@@ -33,10 +33,10 @@ def name_evidence(
 
 
 def near_duplicates(names: Float[Tensor, "names d"], threshold: float) -> Int[Tensor, " names"]:
-    """Return of every name the row of the name that it repeats; -1 for those that repeat none.
+    """Return, for every name, the row of the name that it repeats; -1 if it repeats none.
 
-    Names come best first. One repeats the closest of the earlier names that repeat none themselves, if their cosine
-    reaches the threshold. At most all names that repeat none are held against 256 names at a time.
+    Names are ordered best first. A name repeats the closest of the earlier names that repeat none themselves, if their
+    cosine reaches the threshold. Names are processed 256 at a time, so that the full matrix of cosines is never built.
     """
     repeated = torch.full((len(names),), -1)
     firsts = torch.empty(0, dtype=torch.int64)

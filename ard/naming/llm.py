@@ -1,4 +1,4 @@
-"""Names by an instruction model, with the paper's prompt."""
+"""Names made by an instruction model, with the paper's prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,8 +18,8 @@ class LLMNamer(Namer):
 
     Args:
         chat: the language model.
-        instruction: what follows the paper's prompt and the captions. The paper's prompt alone is answered in whole
-            sentences, which are cut down to a phrase as well as can be; an empty one asks in the paper's words only.
+        instruction: text after the paper's prompt and the captions. If empty, only the paper's words are used;
+            models answer these in whole sentences, which are then cut down to a phrase as far as possible.
     """
 
     def __init__(self, chat: Chat, instruction: str = "Answer with one short phrase.") -> None:
@@ -31,7 +31,7 @@ class LLMNamer(Namer):
         """Name every feature.
 
         Raises:
-            UserError: if the model answers nothing at all.
+            UserError: if the model answers no prompt at all.
         """
         replies = self.chat([self._prompt(of_feature) for of_feature in captions], "names")
         if replies and all(reply.text is None for reply in replies):
@@ -40,12 +40,12 @@ class LLMNamer(Namer):
 
     @property
     def choices(self) -> Mapping[str, Any]:
-        """How it names."""
-        asked = {"prompt": NAME_PROMPT, "instruction": self.instruction}
-        return {"namer": self.chat.model, **asked, **self.chat.parameters}
+        """How it names features."""
+        prompt = {"prompt": NAME_PROMPT, "instruction": self.instruction}
+        return {"namer": self.chat.model, **prompt, **self.chat.parameters}
 
     def check(self) -> None:
-        """Ask the model something, if it was never asked."""
+        """Check that the model can be used."""
         self.chat.check()
 
     def _prompt(self, captions: Sequence[str]) -> str:

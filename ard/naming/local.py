@@ -13,18 +13,18 @@ from ard.types import UserError
 
 
 class TransformersChat(Chat):
-    """An instruction model in this process, by transformers: its own chat template, batches, greedy.
+    """An instruction model in this process, through transformers: its own chat template, batched, greedy.
 
-    The model is loaded when something is to be asked, and let go afterwards. One that does not fit the device wants an
-    endpoint (:class:`EndpointChat`).
+    The model is loaded when there are prompts to answer, and released afterwards. A model that does not fit the device
+    needs an endpoint (:class:`EndpointChat`).
 
     Args:
-        model: a local folder or hub id.
+        model: a local folder or a hub id.
         cache: where answers are kept (JSON lines); several chats may share it.
-        max_tokens: longest answer.
-        prompts_per_batch: prompts that are answered at once.
+        max_tokens: length limit of an answer, in tokens.
+        prompts_per_batch: prompts answered at once.
         device: where it runs; ``auto`` is a GPU if there is one.
-        dtype: of the weights; ``auto`` is what the checkpoint says, and on a CPU float32 if it fits into memory.
+        dtype: dtype of the weights; ``auto`` is that of the checkpoint, or on a CPU float32 if it fits into memory.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class TransformersChat(Chat):
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
     def check(self) -> None:
-        """Fail now and not after hours of other work, where there is no such model; its weights are not loaded yet."""
+        """Fail now rather than after hours of other work, if there is no such model; its weights are not loaded yet."""
         self._tokenizer()
 
     @torch.inference_mode()
     def _ask(self, prompts: Mapping[str, Content], keep: Keep) -> None:
-        """Answer prompts of like length together."""
+        """Answer prompts of similar length together."""
         tokenizer, network = self._tokenizer(), self._network()
         keys = sorted(prompts, key=lambda key: len(prompts[key]))
         for start in range(0, len(keys), self.prompts_per_batch):
@@ -69,16 +69,16 @@ class TransformersChat(Chat):
                 keep(key, self._reply(tokenizer, network, new))
 
     def _reply(self, tokenizer: Any, network: Any, new: list[int]) -> Reply:
-        """Return what was generated up to the token that ends it, with the tokens that mark thoughts."""
+        """Return the generated text up to its end token, including the tokens that mark thoughts."""
         ends = network.generation_config.eos_token_id
         ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         length = next((place for place, token in enumerate(new) if token in ends), len(new))
-        said = tokenizer.decode(new[:length], skip_special_tokens=False).strip()
-        if not said:
+        text = tokenizer.decode(new[:length], skip_special_tokens=False).strip()
+        if not text:
             return Reply(None, EMPTY)
         if length == self.parameters["max_tokens"]:
             return Reply(None, f"{CUT}: max_tokens {length}")
-        return Reply(said)
+        return Reply(text)
 
     def _tokenizer(self) -> Any:
         try:
@@ -99,7 +99,7 @@ class TransformersChat(Chat):
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise self._unloadable(error) from error
         network, info = loaded
-        if info["missing_keys"]:  # which transformers fills up with random numbers
+        if info["missing_keys"]:  # transformers would fill them with random numbers
             raise UserError(
                 f"model {self.model!r} has no weights for {len(info['missing_keys'])} of its tensors, such as "
                 f"{min(info['missing_keys'])!r}: download it again"

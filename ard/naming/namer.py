@@ -1,4 +1,4 @@
-"""What makes names, and what a name is."""
+"""The interface of namers, and the names that they return."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -7,20 +7,20 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-Embed = Callable[[Sequence[str]], Tensor]  # phrases to unit vectors among the clips, as `ard.embedding.Clap.text`
+Embed = Callable[[Sequence[str]], Tensor]  # phrases to unit vectors in the clips' space, see `ard.embedding.Clap.text`
 
 
 class Name(NamedTuple):
-    """A concept's name; None where none could be made."""
+    """A concept's name; None if none could be made."""
 
     name: str | None
-    candidates: list[str]  # what it was chosen or made from, best first
-    agreement: float  # share of the captions that contain it; NaN where the namer does not count it
-    reason: str | None = None  # why there is none: a kind that can be counted, and details after a colon
+    candidates: list[str]  # the texts it was chosen or made from, best first
+    agreement: float  # share of the captions that contain it; NaN if the namer does not count
+    reason: str | None = None  # why there is no name: a kind that can be counted, and details after a colon
 
 
 class Namer(ABC):
-    """Whatever makes names from the captions of the features' most representative clips."""
+    """Makes names from the captions of the features' most representative clips."""
 
     @abstractmethod
     def __call__(
@@ -31,7 +31,7 @@ class Namer(ABC):
     @property
     @abstractmethod
     def choices(self) -> Mapping[str, Any]:
-        """How it names, for the result file."""
+        """How it names features, for the result file."""
 
     def check(self) -> None:  # noqa: B027
-        """Fail before any other work, where it can be told that names will not be had."""
+        """Fail before any other work if it is clear that no names can be made."""

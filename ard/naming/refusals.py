@@ -1,4 +1,4 @@
-"""Answers that name nothing: they say so, refuse, or think aloud."""
+"""Recognise answers that name nothing: they say so, refuse, or think aloud."""
 
 import re
 
@@ -47,5 +47,5 @@ _THINKING = re.compile(
 
 
 def names_nothing(phrase: str) -> bool:
-    """Tell whether a phrase says that there is no name, refuses to give one, or thinks about one aloud."""
+    """Return whether a phrase says that there is no name, refuses to give one, or thinks aloud about one."""
     return any(pattern.search(phrase) for pattern in (_NOTHING, _REFUSAL, _THINKING))

@@ -1,4 +1,4 @@
-"""The one pass over clips: codes and clip scores once, handed to all evaluators; and what every evaluator is."""
+"""The single pass over the clips, which computes codes and clip scores once for all evaluators; their base class."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What the pass itself leaves: the scores of the clips, and the norms of their activations."""
+"""Outputs of the pass itself: the scores of the clips, and the norms of their activations."""
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from ard.sae.metric import NormByPosition
 class KeepScores(Evaluator):
     """Write ``scores.safetensors``: which features are active in which clips, and how much (Eq. 2).
 
-    It has those of the evaluation set, and of the probing set those of clips with labels, or of all clips where there
-    is no evaluation set. For each split: ``<split>/rows`` and ``<split>/features`` (one entry for every clip and
-    feature whose mean activation is not 0), ``<split>/values`` [entries, scorers] (by Eq. 2, mean and coverage) and
-    ``<split>/num_clips``; ``num_features`` is the width of the dictionary.
+    It holds all clips of the evaluation set, and the labelled clips of the probing set. Without an evaluation set, it
+    holds all clips of the probing set. For each split: ``<split>/rows`` and ``<split>/features`` (one entry for every
+    clip and feature whose mean activation is not 0), ``<split>/values`` [entries, scorers] (Eq. 2, mean and coverage)
+    and ``<split>/num_clips``. ``num_features`` is the width of the dictionary.
     """
 
     makes = ("scores",)
@@ -32,7 +32,7 @@ class KeepScores(Evaluator):
         """Start empty."""
         self._num_features, self._all = dictionary.d_sae, {"eval"} if cell.evaluation else {"probe"}
         self._scores = {split: CollectScores().to(self.device) for split in cell.splits}
-        for metric in self._scores.values():  # so that a rank without clips has entries to gather: none
+        for metric in self._scores.values():  # so that a rank without clips has an empty tensor to gather
             nothing = torch.zeros(0, dictionary.d_sae, dtype=torch.float64, device=self.device)
             no_rows = torch.zeros(0, dtype=torch.int64, device=self.device)
             metric.update(ClipScores(nothing, nothing, nothing), no_rows, no_rows.bool())
@@ -50,7 +50,7 @@ class KeepScores(Evaluator):
             metric.reset()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Write the entries; there is no figure in them."""
+        """Write the entries; they contain no figure to report."""
         tensors: dict[str, Tensor] = {"num_features": torch.tensor(self._num_features)}
         for split, entries in self._gathered.items():
             tensors |= {f"{split}/{name}": entry for name, entry in entries.items()}
@@ -61,10 +61,10 @@ class KeepScores(Evaluator):
 
 
 class InputNorms(Evaluator):
-    """Write ``input_norms.json``: mean and largest norm of x by its position in the clip, so that outliers are seen.
+    """Write ``input_norms.json``: mean and largest norm of x by position in the clip, to reveal outliers.
 
     Args:
-        num_positions: positions that are kept apart; all later ones are one.
+        num_positions: first positions that are counted separately; all later ones are counted together.
     """
 
     results = ("input_norms",)
@@ -83,9 +83,9 @@ class InputNorms(Evaluator):
             self._norms.update(scored.batch.x, scored.batch.clip_of_token)
 
     def gather(self) -> None:
-        """Gather what all ranks saw."""
+        """Gather the norms of all ranks."""
         self._gathered = {name: values.tolist() for name, values in self._norms.compute().items()}
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Return the norms; the last entry is all later positions."""
+        """Return the norms; the last entry is for all later positions."""
         return Result("input_norms", (), {"unit": "norm of x", "num_positions": self.num_positions}, self._gathered)

@@ -1,4 +1,4 @@
-"""What every evaluation is: settings, and a function of a cell that returns a result. The plumbing is here, once."""
+"""The base class of evaluations: settings, and a function from a cell to a result. All plumbing is here."""
 
 import time
 from abc import abstractmethod
@@ -24,9 +24,9 @@ from ard.stamps import Stamp, write_stamp
 from ard.types import UserError
 
 STAMPS: ContextVar[Sequence[tuple[Path, Stamp]]] = ContextVar("STAMPS", default=())
-"""The stamps that the evaluators of a test leave when each is done, in their order; set by whoever runs the test."""
+"""The stamps that the evaluators of a `test` write, each when it is done, in their order; set by the caller."""
 
-CLIPS_PER_BATCH = 32  # where there is no DataModule that says
+CLIPS_PER_BATCH = 32  # without a DataModule to define it
 
 
 class Ranks(NamedTuple):
@@ -40,22 +40,22 @@ class Ranks(NamedTuple):
 class Evaluator(Callback):
     """The base of all evaluations of a dictionary.
 
-    As a callback of `test` it takes part in the one pass over the clips that all evaluators share, on every rank, and
-    writes its result when the pass has ended. It can also be called without a Trainer, on a cell whose files are
-    there: ``MatchLabels(...)(cell)`` writes and returns the result.
+    As a callback of `test`, it takes part in the pass over the clips that all evaluators share, on every rank, and
+    writes its result when the pass has ended. It can also be called without a Trainer, on a cell whose files exist:
+    ``MatchLabels(...)(cell)`` writes and returns the result.
 
     An evaluation implements :meth:`evaluate`. One that needs the activations themselves implements :meth:`start`,
     :meth:`update` and :meth:`gather` too.
 
     Attributes:
         needs: names of ``ard.run.FILES`` that :meth:`evaluate` reads.
-        makes: names of those that it writes.
-        results: names of the results that it writes where the cell has what they are about.
-        embeds: splits whose clips it needs in CLAP's space: ``probe``, or ``unseen``, on which names are tested.
+        makes: names of ``ard.run.FILES`` that it writes.
+        results: names of the results that it writes, if the cell has the data for them.
+        embeds: splits whose CLAP embeddings it needs: ``probe``, or ``unseen``, the split on which names are tested.
 
     Args:
         clap: the CLAP model.
-        seed: of draws and of the bootstrap.
+        seed: seed for draws and the bootstrap.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -69,7 +69,7 @@ class Evaluator(Callback):
         self._dictionary: Dictionary | None = None
 
     def check(self, cell: Cell) -> None:
-        """Fail before any work, where it can be told that something is missing."""
+        """Fail before any work if something is known to be missing."""
 
     def start(self, cell: Cell, dictionary: Dictionary) -> None:
         """Prepare for the pass."""
@@ -78,13 +78,13 @@ class Evaluator(Callback):
         """Take in a batch of clips."""
 
     def gather(self) -> None:
-        """Bring together what all ranks took in."""
+        """Combine what all ranks took in."""
 
     @abstractmethod
     def evaluate(self, cell: Cell) -> Result | None:
-        """Return the result, without time and seed, which are added; None where the cell has nothing to evaluate.
+        """Return the result, or None if the cell has nothing to evaluate. Time and seed are added by the caller.
 
-        Other files are written here too. It runs on one rank only.
+        It also writes any other files. It runs on one rank only.
         """
 
     @classmethod
@@ -100,11 +100,11 @@ class Evaluator(Callback):
         return self._dictionary
 
     def clap(self) -> Clap:
-        """Return the CLAP model, which one process loads once."""
+        """Return the CLAP model, loaded once per process."""
         return load_clap(self.clap_name, device=self.device)
 
     def embeddings(self, cell: Cell, split: str, ranks: Ranks = Ranks()) -> Tensor:  # noqa: B008
-        """Return the embeddings [clips, d] of the clips of a split, each computed once in a run."""
+        """Return the embeddings [clips, d] of a split's clips, each computed once per run."""
         clip_ids = read_manifest(cell.splits[split]).clip_ids
         path = cell.run.embeddings(self.clap_name, split)
         audio = cell.run.audio(split)
@@ -113,14 +113,14 @@ class Evaluator(Callback):
         )
 
     def __call__(self, cell: Cell, dictionary: Dictionary | None = None) -> Result | None:
-        """Evaluate a cell without a Trainer: pass over the clips if that is needed, then write and return the result.
+        """Evaluate a cell without a Trainer: pass over the clips if needed, then write and return the result.
 
         Args:
-            cell: what is evaluated.
-            dictionary: in the place of the cell's SAE.
+            cell: the cell to evaluate.
+            dictionary: a dictionary to use instead of the cell's SAE.
 
         Raises:
-            UserError: if a file that is needed is not there.
+            UserError: if a file that it needs is missing.
         """
         for file in self.needs:
             if not cell.path(file).is_file():
@@ -172,7 +172,7 @@ class Evaluator(Callback):
             self.check(cell)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Embed the clips, each rank its share, and prepare for the pass."""
+        """Embed this rank's share of the clips, and prepare for the pass."""
         assert isinstance(pl_module, Encoding)
         cell, self.device = _cell(trainer, pl_module), str(pl_module.device)
         self._dictionary = pl_module.dictionary
@@ -201,7 +201,7 @@ class Evaluator(Callback):
             self._seconds += time.monotonic() - started
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the ranks together; the first evaluates, writes and logs every figure."""
+        """Combine the ranks; the first one evaluates, writes and logs every figure."""
         started = time.monotonic() - self._seconds
         if self.streams():
             self.gather()
@@ -230,7 +230,7 @@ def _evaluators(trainer: Trainer) -> list[Evaluator]:
 
 
 def _cell(trainer: Trainer, module: LightningModule) -> Cell:
-    """Return the cell, with the activations of this very run."""
+    """Return the cell, with the activations that this `test` reads."""
     assert isinstance(module, Encoding)
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ActivationDataModule)
@@ -243,7 +243,7 @@ def _cell(trainer: Trainer, module: LightningModule) -> Cell:
 
 
 def _of(cell: Cell, dictionary: Dictionary) -> Cell:
-    """Return the cell with what its dictionary says of itself."""
+    """Return the cell with the expansion, method and role that its dictionary declares."""
     expansion, method, is_baseline = dictionary.expansion, dictionary.method, dictionary.is_baseline
     return replace(cell, expansion=expansion, method=method, is_baseline=is_baseline)
 

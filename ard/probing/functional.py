@@ -1,4 +1,4 @@
-"""How much a clip shows a feature, from sparse codes (Sec. 2.2, Eq. 2)."""
+"""How strongly a clip represents a feature, from sparse codes (Sec. 2.2, Eq. 2)."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ SCORERS = ("ard", "mean", "coverage")  # r = mu * c (Eq. 2), mu alone (`Mean Act
 
 
 class ClipScores(NamedTuple):
-    """Every clip of a batch scored for every feature."""
+    """The scores of every clip of a batch for every feature."""
 
     ard: Float[Tensor, "clips features"]
     mean: Float[Tensor, "clips features"]
@@ -22,11 +22,12 @@ class ClipScores(NamedTuple):
 def clip_scores(codes: Codes, clip_of_token: Int[Tensor, " tokens"], num_clips: int, num_features: int) -> ClipScores:
     """Score the clips of one batch: mean activation mu, coverage c, and representativeness r = mu * c (Eq. 2).
 
-    Dense over the few clips of a batch, never over tokens or the data set. Codes of SAEs are not negative, and so are
-    their scores; raw coordinates (`Poly. Feats.`) may be. 0 where a feature is silent; higher is more representative.
+    Scores are dense over the clips of a batch, never over tokens or the data set. They are 0 where a feature is silent;
+    higher is more representative. SAE codes and their scores are never negative; those of raw coordinates
+    (`Poly. Feats.`) may be.
 
     Raises:
-        ValueError: if a clip of the batch has no token.
+        ValueError: if a clip of the batch has no tokens.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Whole clips to codes and scores, once for all evaluators, as a LightningModule."""
+"""Turn whole clips into codes and scores, once for all evaluators, as a LightningModule."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ard.run import Cell
 from ard.sae import POLY, Dictionary, load_dictionary
 from ard.types import Codes, UserError
 
-SPLITS = ("probe", "eval")  # of the loaders of `test`
+SPLITS = ("probe", "eval")  # in the order of `test`'s data loaders
 
 
 class Scored(NamedTuple):
@@ -31,15 +31,15 @@ def score(dictionary: Dictionary, batch: ProbeBatch) -> Scored:
 
 
 class Encoding(LightningModule):
-    """Turn whole clips into codes and scores (`test`); evaluators, which are callbacks, make of them what they need.
+    """Turn whole clips into codes and scores (`test`) for the evaluators, which are callbacks.
 
     Args:
-        cell: the cell's folder, ``OUT/layer-<l>/e<e>``, or ``OUT/layer-<l>/poly`` for the raw coordinates.
+        cell: folder of the cell, ``OUT/layer-<l>/e<e>``, or ``OUT/layer-<l>/poly`` for the raw coordinates.
         d_in: width of the residual stream.
-        dictionary: a dictionary of one's own, in the place of the cell's SAE.
+        dictionary: a custom dictionary to use instead of the cell's SAE.
 
     Raises:
-        UserError: if the cell has no SAE, or the dictionary is of another width.
+        UserError: if the cell has no SAE, or the dictionary has another width.
     """
 
     def __init__(self, cell: Path, d_in: int, dictionary: Dictionary | None = None) -> None:
@@ -54,7 +54,7 @@ class Encoding(LightningModule):
             )
 
     def setup(self, stage: str) -> None:
-        """Refuse activations of another width, before anything is encoded."""
+        """Refuse activations of the wrong width before anything is encoded."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ActivationDataModule):
             data.check_width(self.dictionary.d_in)

@@ -11,13 +11,13 @@ from ard.run import Cell
 
 
 class SparseScores:
-    """Scores that are not zero, one entry a clip and feature, clip by clip.
+    """The scores that are not zero, one entry per clip and feature, sorted by clip.
 
     Args:
-        clips: of each entry its clip.
-        features: its feature.
-        values: its score by each of the scorers.
-        num_clips: how many clips were scored.
+        clips: the clip of each entry.
+        features: the feature of each entry.
+        values: the score of each entry by each scorer.
+        num_clips: number of clips scored.
         num_features: width of the dictionary.
     """
 
@@ -33,7 +33,7 @@ class SparseScores:
         self.num_clips, self.num_features = num_clips, num_features
 
     def among(self, clips: Int[Tensor, " chosen"]) -> "SparseScores":
-        """Return the scores of some of the clips, in ascending order, which are numbered anew from 0."""
+        """Return the scores of some clips, given in ascending order, and renumber these from 0."""
         number = torch.full((self.num_clips,), -1, dtype=torch.int32)
         number[clips] = torch.arange(len(clips), dtype=torch.int32)
         of_entries = number[self.clips]
@@ -41,15 +41,15 @@ class SparseScores:
         return SparseScores(of_entries[kept], self.features[kept], self.values[kept], len(clips), self.num_features)
 
     def of(self, scorer: str, features: Int[Tensor, " chosen"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scores of a few features that are not zero: their clips, which of the features, the scores."""
+        """Return a few features' scores that are not zero: their clips, their positions in ``features``, the scores."""
         columns = torch.full((self.num_features,), -1, dtype=torch.int32)
         columns[features] = torch.arange(len(features), dtype=torch.int32)
         column = columns[self.features]
-        wanted = column >= 0
-        return self.clips[wanted].long(), column[wanted].long(), self.values[wanted, SCORERS.index(scorer)]
+        chosen = column >= 0
+        return self.clips[chosen].long(), column[chosen].long(), self.values[chosen, SCORERS.index(scorer)]
 
     def dense(self, scorer: str, features: Int[Tensor, " chosen"]) -> Float[Tensor, "clips chosen"]:
-        """Return the scores of a few features, dense."""
+        """Return the scores of a few features as a dense matrix."""
         clips, columns, values = self.of(scorer, features)
         dense = torch.zeros(self.num_clips, len(features))
         dense[clips, columns] = values
@@ -57,9 +57,9 @@ class SparseScores:
 
 
 class CollectScores(Metric):
-    """Keep the scores of clips while they stream by; ``compute`` gives them in the order of the rows, over all ranks.
+    """Collect the scores of clips as they stream by; ``compute`` returns them over all ranks, sorted by row.
 
-    Memory is 20 bytes for every clip and feature that is active in it.
+    It takes 20 bytes of memory for every clip and feature active in it.
     """
 
     full_state_update = False
@@ -73,7 +73,7 @@ class CollectScores(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, scores: ClipScores, rows: Int[Tensor, " clips"], kept: Bool[Tensor, " clips"]) -> None:
-        """Add those of a batch of clips that are to be kept."""
+        """Add the scores of those clips of a batch that are to be kept."""
         clips, features = scores.mean[kept].nonzero(as_tuple=True)
         self.rows.append(rows[kept][clips].int())
         self.features.append(features.int())
@@ -81,7 +81,7 @@ class CollectScores(Metric):
         self.values.append(values.float())
 
     def compute(self) -> dict[str, Tensor]:
-        """Return rows, features and values, one entry each."""
+        """Return rows, features and values, aligned entry by entry."""
         if not len(self.rows):
             none = torch.empty(0, dtype=torch.int32)
             return {"rows": none, "features": none, "values": torch.empty(0, len(SCORERS))}
@@ -92,7 +92,7 @@ class CollectScores(Metric):
 
 
 def read_scores(cell: Cell, split: str) -> SparseScores | None:
-    """Read the scores of the clips of a split, by their rows; None where none were kept.
+    """Read the scores of the clips of a split, sorted by row; None if none were kept.
 
     Raises:
         UserError: if the clips of this dictionary were never scored.

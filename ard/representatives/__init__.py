@@ -1,4 +1,4 @@
-"""Stage 5: which clips stand for a feature most and least (Sec. 2.2, Eq. 2)."""
+"""Stage 5: the clips that represent a feature most and least (Sec. 2.2, Eq. 2)."""
 
 import lazy_loader
 

@@ -20,47 +20,48 @@ QUANTILE_LEVELS = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float6
 
 
 def read_ties(cell: Cell) -> dict[str, str]:
-    """Read by which rule the representatives of a dictionary were chosen among clips of equal score."""
+    """Read the rule by which ties between equal scores were broken when a dictionary's representatives were chosen."""
     with safe_open(cell.path("representatives"), framework="pt") as stored:
         return stored.metadata() or {}
 
 
 def read_maxima(cell: Cell | Path) -> Float[Tensor, " features"]:
-    """Read the largest activation of every feature on a token of the probing set, the unit of steering values.
+    """Read every feature's largest activation on a token of the probing set, which is the unit of steering values.
 
     Args:
         cell: the dictionary's, or its folder, ``OUT/layer-<l>/e<e>``.
 
     Raises:
-        UserError: if nothing was retrieved there.
+        UserError: if no representatives were retrieved there.
     """
     cell = cell if isinstance(cell, Cell) else Cell.at(cell)
     return cell.tensors("representatives")["max_activation"]
 
 
 class RetrieveRepresentatives(Evaluator):
-    """Write ``representatives.safetensors``: for every scorer the p most and least representative clips (Eq. 2).
+    """Write ``representatives.safetensors``: the p most and least representative clips by every scorer (Eq. 2).
 
-    Its tensors, of every feature, clips as rows of clips.parquet:
+    Its tensors for every feature, with clips given as rows of clips.parquet:
 
     - ``<scorer>/top_ids``, ``bottom_ids`` [features, p]: H^k, best first, and L^k, worst first; ``top_scores``,
       ``bottom_scores``.
-    - ``<scorer>/top_strongest``, ``top_first``, ``top_last`` [features, p]: the audio token of a clip of H^k where the
-      feature is strongest, and the first and last where it is active, -1 where it is silent. Token t stands for the
-      time from t to t + 1 times ``seconds_per_token`` of clips.parquet.
-    - ``n_active`` [features]: clips where it is active; ``max_activation`` [features]: its largest on a token.
-    - ``activation_histogram`` [features, bins]: the tokens where it is active, by activation; bin i lies between
-      ``activation_edges`` i and i + 1, and the outermost take what lies beyond.
-    - ``activation_quantiles`` [features, levels] at ``quantile_levels``: from the histogram, hence to within 9 %.
-    - ``num_clips``, ``num_tokens``: what was seen.
-    - ``random_active/top_ids`` [draws, features, p], where asked for: random clips in which the feature is active.
+    - ``<scorer>/top_strongest``, ``top_first``, ``top_last`` [features, p]: in each clip of H^k, the audio token where
+      the feature is strongest, and the first and last where it is active; -1 if it is silent. Token t covers the time
+      from t to t + 1 times ``seconds_per_token`` of clips.parquet.
+    - ``n_active`` [features]: number of clips where it is active; ``max_activation`` [features]: its largest activation
+      on a token.
+    - ``activation_histogram`` [features, bins]: number of tokens where it is active, by activation. Bin i lies between
+      ``activation_edges`` i and i + 1; the outermost bins take everything beyond.
+    - ``activation_quantiles`` [features, levels] at ``quantile_levels``: from the histogram, hence accurate to 9 %.
+    - ``num_clips``, ``num_tokens``: number of clips and tokens seen.
+    - ``random_active/top_ids`` [draws, features, p], with ``num_random``: random clips where the feature is active.
 
     Args:
         p: clips in each list (the paper's 4).
         ties: see :class:`~ard.representatives.RepresentativeClips`.
-        tie_seed: likewise.
+        tie_seed: see :class:`~ard.representatives.RepresentativeClips`.
         num_random: draws of random clips in which a feature is active, for a reading of `Rand. Rep.`
-        random_seed: of these draws.
+        random_seed: seed for these draws.
     """
 
     makes = ("representatives",)
@@ -106,15 +107,15 @@ class RetrieveRepresentatives(Evaluator):
         self._random.reset()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Write the lists; there is no figure in them."""
-        about = {"ties": self.ties} | ({"tie_seed": str(self.tie_seed)} if "random" in self.ties else {})
-        cell.save_tensors("representatives", self._gathered, about)
+        """Write the lists; they contain no figure to report."""
+        metadata = {"ties": self.ties} | ({"tie_seed": str(self.tie_seed)} if "random" in self.ties else {})
+        cell.save_tensors("representatives", self._gathered, metadata)
         del self._gathered
         return None
 
 
 def _mean_x(batch: ProbeBatch) -> Float[Tensor, "clips d_in"]:
-    """Return the mean over each clip's tokens; what is affine in x has its mean over the clip there."""
+    """Return the mean of x over each clip; an affine map of it is that map's mean over the clip."""
     total = batch.x.new_zeros(len(batch.rows), batch.x.shape[1]).index_add_(0, batch.clip_of_token, batch.x)
     num_tokens = torch.bincount(batch.clip_of_token, minlength=len(batch.rows))
     return total / num_tokens[:, None]

@@ -1,4 +1,4 @@
-"""The p most and the p least representative clips of every feature, kept while the data streams by."""
+"""The p most and p least representative clips of every feature, kept as the data streams by."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,17 +20,17 @@ from ard.representatives.functional import (
 )
 from ard.types import Codes
 
-NO_CLIP = -1  # row in a slot that no clip has filled yet
+NO_CLIP = -1  # the row of an empty slot
 
 
 class Representatives(NamedTuple):
-    """H^k and L^k of every feature, best first and worst first, as rows of the probing set; where H^k is active."""
+    """H^k (best first) and L^k (worst first) of every feature, as rows of the probing set; its places in H^k."""
 
     top_scores: Float[Tensor, "features p"]
     top_ids: Int[Tensor, "features p"]
     bottom_scores: Float[Tensor, "features p"]
     bottom_ids: Int[Tensor, "features p"]
-    top_strongest: Int[Tensor, "features p"]  # the token, counted from the clip's first; -1 where it is silent
+    top_strongest: Int[Tensor, "features p"]  # token from the start of the clip; -1 if silent
     top_first: Int[Tensor, "features p"]
     top_last: Int[Tensor, "features p"]
 
@@ -38,9 +38,9 @@ class Representatives(NamedTuple):
 class Statistics(NamedTuple):
     """How often and how strongly every feature is active."""
 
-    n_active: Int[Tensor, " features"]  # clips
-    max_activation: Float[Tensor, " features"]  # on a token: the unit of steering values
-    activation_histogram: Int[Tensor, "features bins"]  # tokens by activation, between ``ACTIVATION_EDGES``
+    n_active: Int[Tensor, " features"]  # number of clips
+    max_activation: Float[Tensor, " features"]  # on a single token: the unit of steering values
+    activation_histogram: Int[Tensor, "features bins"]  # number of tokens by activation, see ``ACTIVATION_EDGES``
     num_clips: Int[Tensor, ""]
     num_tokens: Int[Tensor, ""]
 
@@ -53,7 +53,7 @@ class Retrieved(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Which of two slots goes first: the one of larger or of smaller score, and of equals by the tie rule."""
+    """Which of two slots goes first: that with the larger or the smaller score; the tie rule decides between equals."""
 
     largest: bool
     ties: Ties
@@ -63,9 +63,9 @@ class Rule(NamedTuple):
 def keep_best(
     slots: Float[Tensor, "features slots entries"], features: Int[Tensor, " features"], p: int, rule: Rule
 ) -> Float[Tensor, "features p entries"]:
-    """Keep the p best slots (score, row, pre-activation, ...) of each of the features; equal scores go by the tie rule.
+    """Keep the p best slots (score, row, pre-activation, ...) of each feature; the tie rule orders equal scores.
 
-    Associative and commutative, so that one rule folds in a batch, a rank or an earlier run, in any order.
+    Associative and commutative: batches, ranks and earlier runs can be merged in any order.
     """
     scores, rows = slots[..., 0], slots[..., 1].long()
     keys = tie_keys(rows, features[:, None], rule.ties, rule.seed).masked_fill(rows < 0, torch.iinfo(torch.int64).max)
@@ -76,31 +76,31 @@ def keep_best(
 
 
 def _merge(ranks: Float[Tensor, "ranks features p entries"], p: int, rule: Rule) -> Tensor:
-    """Fold one list per rank into one; torchmetrics calls this when it synchronises."""
+    """Merge the lists of all ranks into one; torchmetrics calls this when it synchronises."""
     slots = torch.cat(tuple(ranks), dim=1)
     return keep_best(slots, torch.arange(len(slots), device=slots.device), p, rule)
 
 
 class RepresentativeClips(Metric):
-    """Find the clips that stand for each feature most (H^k) and least (L^k), for all scorers in one pass (Sec. 2.2).
+    """Find the clips that represent each feature most (H^k) and least (L^k), by all scorers in one pass (Sec. 2.2).
 
-    Beside the lists it keeps where in each clip of H^k the feature is active, on how many clips, a histogram of its
-    activations on tokens, and the largest. Memory is a small multiple of ``num_features * p`` however many clips are
-    seen, and the answer does not depend on batch size, order or world size. ``state_dict`` carries the state, so that
-    an earlier run can be loaded and merged (``merge_state``).
+    It also keeps where in each clip of H^k the feature is active, the number of clips where it is active, a histogram
+    of its activations on tokens, and the largest. Memory is a small multiple of ``num_features * p``, however many
+    clips are seen. The result does not depend on batch size, order or world size. ``state_dict`` includes the state, so
+    that an earlier run can be loaded and merged (``merge_state``).
 
     Args:
         num_features: width of the dictionary.
         p: clips in each list.
-        ties: order among equal scores, see :func:`~ard.representatives.functional.tie_keys`. Most features are silent
-            on most clips, so that L^k is a choice among ties; the paper's figures look like ``stable``.
-        tie_seed: of the random orders.
+        ties: order of equal scores, see :func:`~ard.representatives.functional.tie_keys`. Most features are silent on
+            most clips, so L^k is a choice among ties; the paper's figures look like ``stable``.
+        tie_seed: seed for the random orders.
         kwargs: passed to :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: on construction if ``p`` is not positive; in ``update`` if a score is not finite, or if ties go by
-            pre-activations that are not given; in ``compute`` if fewer than ``p`` clips were seen or one fills two
-            slots of a list.
+        ValueError: on construction, if ``p`` is not positive; in ``update``, if a score is not finite, or if ties need
+            pre-activations that are not given; in ``compute``, if fewer than ``p`` clips were seen, or one clip fills
+            two slots of a list.
     """
 
     full_state_update = False
@@ -136,22 +136,22 @@ class RepresentativeClips(Metric):
         pre_activations: Float[Tensor, "clips features"] | None = None,
         scores: ClipScores | None = None,
     ) -> None:
-        """Fold a batch of whole clips in, one after another.
+        """Add a batch of whole clips, their tokens clip by clip.
 
         Args:
-            codes: of their tokens.
-            clip_of_token: index into the clips of the batch.
-            rows: of the clips in the probing set.
-            pre_activations: their means over each clip, where ties go by them.
-            scores: of the clips, where they are at hand; else they are computed.
+            codes: codes of the clips' tokens.
+            clip_of_token: index of each token's clip in the batch.
+            rows: row of each clip in the probing set.
+            pre_activations: mean pre-activations over each clip; needed if ties are broken by them.
+            scores: scores of the clips; computed if not given.
         """
         scores = scores or clip_scores(codes, clip_of_token, len(rows), self.num_features)
         if not scores.mean.isfinite().all():
             bad = rows[~scores.mean.isfinite().all(dim=1)].tolist()
-            raise ValueError(f"clips in rows {bad} have a NaN or infinite score: look at their activation shards")
+            raise ValueError(f"clips in rows {bad} have a NaN or infinite score: check their activation shards")
         if pre_activations is None:
             if self.rules["top"].ties == "preact":
-                raise ValueError("ties 'preact' go by the clips' mean pre-activations: give them")
+                raise ValueError("ties 'preact' need the clips' mean pre-activations: give them")
             pre_activations = scores.mean.new_zeros(1, 1).expand_as(scores.mean)
         self.num_tokens += len(clip_of_token)
         active = active_codes(codes, clip_of_token)
@@ -178,7 +178,7 @@ class RepresentativeClips(Metric):
         pre_activations: Float[Tensor, "clips features"],
         *places: Int[Tensor, "clips features"],
     ) -> None:
-        """Fold a batch into a list: only of features of which a clip may beat the last that is kept, soon very few."""
+        """Merge a batch into a list, only for features with a clip that may beat the last one kept: soon very few."""
         slots: Tensor = getattr(self, state)
         last, every = slots[:, -1], torch.arange(self.num_features, device=rows.device)
         best = scores.amax(dim=0) if rule.largest else scores.amin(dim=0)
@@ -195,7 +195,7 @@ class RepresentativeClips(Metric):
         slots[features] = keep_best(torch.cat([slots[features], batch], dim=1), features, self.p, rule)
 
     def compute(self) -> Retrieved:
-        """Return what was found, over all ranks."""
+        """Return the lists and the statistics over all ranks."""
         if self.num_clips < self.p:
             raise ValueError(f"{self.p} representatives asked for, but only {int(self.num_clips)} clips were seen")
         lists = {}
@@ -214,16 +214,17 @@ class RepresentativeClips(Metric):
 
 
 class RandomActiveClips(Metric):
-    """Draw p clips for each feature at random among those where it is active, several times, in one pass.
+    """For each feature, draw p random clips where it is active, several times, in one pass.
 
-    A feature that is active in fewer than p clips gets others beside them. Memory is a small multiple of ``num_draws *
-    num_features * p`` however many clips are seen; the draws depend on neither batch size, order nor world size.
+    For a feature that is active in fewer than p clips, inactive ones fill up the draw. Memory is a small multiple of
+    ``num_draws * num_features * p``, however many clips are seen. The draws do not depend on batch size, order or world
+    size.
 
     Args:
         num_features: width of the dictionary.
         p: clips in each draw.
-        num_draws: draws.
-        seed: of the draws.
+        num_draws: number of draws.
+        seed: seed for the draws.
         kwargs: passed to :class:`torchmetrics.Metric`.
     """
 
@@ -238,7 +239,7 @@ class RandomActiveClips(Metric):
             self.add_state(f"draw_{draw}", empty.clone(), partial(_merge, p=p, rule=rule))
 
     def update(self, scores: ClipScores, rows: Int[Tensor, " clips"]) -> None:
-        """Fold a batch of clips in."""
+        """Add a batch of clips."""
         active = scores.coverage > 0
         for draw, rule in enumerate(self.rules):
             slots: Tensor = getattr(self, f"draw_{draw}")

@@ -1,4 +1,4 @@
-"""Stage 4: the TopK sparse autoencoder (Sec. 2.1, Eq. 1), its training and its folder; other dictionaries."""
+"""Stage 4: the TopK sparse autoencoder (Sec. 2.1, Eq. 1), how it is trained and stored; other dictionaries."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What sparse autoencoders of every kind share: their four tensors, and the folder that they are kept in."""
+"""What all sparse autoencoders share: their four tensors, and the folder they are stored in."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ Kind = TypeVar("Kind", bound="SAE")
 class SAE(Dictionary):
     """A sparse autoencoder: z = sigma(W_enc x + b_enc), x_hat = W_dec z + b_dec; a kind says what sigma keeps.
 
-    The weights lie as SAELens has them (W_enc [d_in, d_sae], W_dec [d_sae, d_in]), and the folder that
-    :meth:`save_pretrained` writes is SAELens' own layout. In memory W_enc is the transpose of rows, one a feature, as
-    its gradient is. The decoder starts as the encoder's transpose, with rows of unit norm.
+    The weights have SAELens' shapes (W_enc [d_in, d_sae], W_dec [d_sae, d_in]), and :meth:`save_pretrained` writes
+    SAELens' own folder layout. W_enc is stored in memory feature by feature, as a transposed view of contiguous rows,
+    and so is its gradient. The decoder is initialised as the encoder's transpose, with rows of unit norm.
 
     Args:
         d_in: width of the residual stream.
         d_sae: number of features, e * d_in.
         pre_bias: subtract b_dec from the input and add it to the output (reference [17]); Eq. 1 has none.
-        generator: for the initial weights.
+        generator: random generator for the initial weights.
         metadata: facts to keep with the weights (model, layer, ...).
     """
 
     architecture: str
-    """Of which kind of :class:`~ard.sae.formats.StoredSAE` it is made."""
+    """The kind of :class:`~ard.sae.formats.StoredSAE` it is made from."""
 
     def __init__(
         self,
@@ -73,30 +73,30 @@ class SAE(Dictionary):
 
     @abstractmethod
     def stored(self) -> StoredSAE:
-        """Return what a file of any format keeps of it."""
+        """Return what is stored of it, whatever the file format."""
 
     @classmethod
     @abstractmethod
     def like(cls: type[Kind], stored: StoredSAE) -> Kind:
-        """Return one of the same settings, whose weights are still to be read."""
+        """Return an SAE with the same settings, before its weights are loaded."""
 
     @classmethod
     def from_stored(cls: type[Kind], stored: StoredSAE) -> Kind:
-        """Return the SAE that was read. Half precision becomes float32, in which it is computed with less rounding."""
+        """Return the SAE that was read. Half precision becomes float32, which rounds less in computation."""
         sae = cls.like(stored).to(torch.promote_types(stored.tensors["W_dec"].dtype, torch.float32))
         sae.load_state_dict({**sae.state_dict(), **stored.tensors})
         return sae
 
     @classmethod
     def from_pretrained(cls: type[Kind], source: str | Path, revision: str | None = None) -> Kind:
-        """Load an SAE of this kind that this package, SAELens, sparsify or dictionary_learning saved.
+        """Load an SAE of this kind, saved by this package, SAELens, sparsify or dictionary_learning.
 
         Args:
-            source: a folder, or as a string also ``user/repository`` or ``user/repository/folder`` of the hub.
-            revision: of the hub's repository.
+            source: a folder; as a string also ``user/repository`` or ``user/repository/folder`` on the hub.
+            revision: branch, tag or commit of the hub repository.
 
         Raises:
-            UserError: if no such SAE is there, or a file of it is broken or would run code.
+            UserError: if there is no such SAE, or one of its files is broken or would run code.
         """
         stored = read(source, revision)
         if stored.architecture != cls.architecture:
@@ -107,7 +107,7 @@ class SAE(Dictionary):
         return cls.from_stored(stored)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the folder that ``sae_lens`` opens; the configuration comes last."""
+        """Write a folder that ``sae_lens`` can open; the configuration is written last."""
         write(self.stored(), folder, "saelens")
 
     def push_to_hub(
@@ -119,7 +119,7 @@ class SAE(Dictionary):
         dataset: str | None = None,
         private: bool = False,
     ) -> str:
-        """Upload the SAE with a model card that carries the metrics; see :func:`ard.sae.hub.push`."""
+        """Upload the SAE with a model card that lists the metrics; see :func:`ard.sae.hub.push`."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder))
             return push(Path(folder), repo_id, inner=inner, metrics=metrics, dataset=dataset, private=private)

@@ -1,4 +1,4 @@
-"""What is done around the training of SAEs: keep them, measure them, change k or the learning rate on the way."""
+"""Callbacks for SAE training: save the SAEs, measure them, and schedule k and the learning rate."""
 
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ PLACEHOLDER = "{expansion}"
 
 
 class SaveSAE(Callback):
-    """Write the SAE in SAELens' layout when training ends, with what it was trained on and how good it came out.
+    """Write the SAE in SAELens' layout when training ends, with its training data and its metrics.
 
     Args:
-        out: the folder; ``{expansion}`` in it stands for each SAE's own, where several are trained side by side.
+        out: the folder; ``{expansion}`` in it stands for each SAE's expansion when several are trained side by side.
     """
 
     def __init__(self, out: Path) -> None:
         self.out, self.ended = Path(out), False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse one folder for several SAEs, before anything is trained."""
+        """Refuse to save several SAEs into one folder, before anything is trained."""
         assert isinstance(pl_module, SAETraining)
         if len(pl_module.expansions) > 1 and PLACEHOLDER not in str(self.out):
             raise UserError(
@@ -34,19 +34,19 @@ class SaveSAE(Callback):
             )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the other callbacks had their say."""
+        """Remember that Lightning has called ``on_train_end``."""
         self.ended = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write it, once."""
+        """Write the SAEs, from one rank only."""
         assert isinstance(pl_module, SAETraining)
-        if not self.ended:  # Lightning leaves it out where a checkpoint is that of the last step
+        if not self.ended:  # Lightning skips it when resuming from a checkpoint of the last step
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_train_end(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        about = data.about() if isinstance(data, ActivationDataModule) else {}
+        metadata = data.about() if isinstance(data, ActivationDataModule) else {}
         for expansion, sae in pl_module.trained().items():
             prefix = prefix_of(expansion, pl_module)
             measured = {
@@ -54,24 +54,24 @@ class SaveSAE(Callback):
                 for name, value in trainer.callback_metrics.items()
                 if name.startswith(prefix) and value.isfinite()
             }
-            sae.metadata |= {**about, "metrics": measured}
+            sae.metadata |= {**metadata, "metrics": measured}
             sae.save_pretrained(self.folder(expansion))
 
     def folder(self, expansion: int) -> Path:
-        """Return the folder of an SAE; a placeholder that is not the last belongs to the user's name of a folder."""
+        """Return the folder of an SAE. Only the last placeholder is filled in; others are part of the user's path."""
         before, placeholder, after = str(self.out).rpartition(PLACEHOLDER)
         return Path(f"{before}{expansion}{after}") if placeholder else self.out
 
     def refuse(self, folder: Path) -> None:
-        """Refuse a folder with files that training did not write."""
+        """Refuse a folder that contains files not written by training."""
         refuse_foreign(folder)
 
 
 class LogQuality(Callback):
-    """Log how well held-out tokens are reconstructed, over all of them: ``val/fvu``, ``val/l0`` and so on.
+    """Log the reconstruction quality over all held-out tokens: ``val/fvu``, ``val/l0`` and so on.
 
     Args:
-        rare_below: a feature that is active on a smaller share of tokens is rare.
+        rare_below: a feature is rare if it is active on a smaller share of tokens than this.
     """
 
     def __init__(self, rare_below: float = 1e-4) -> None:
@@ -79,7 +79,7 @@ class LogQuality(Callback):
         self.metrics: dict[str, Quality] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start anew."""
+        """Start with fresh metrics."""
         assert isinstance(pl_module, SAETraining)
         d_in = pl_module.sae.d_in
         self.metrics = {
@@ -101,7 +101,7 @@ class LogQuality(Callback):
             self.metrics[expansion].update(batch, x_hat, codes)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what all batches of all ranks give."""
+        """Log the metrics over all batches and ranks."""
         for expansion, metric in self.metrics.items():
             prefix = prefix_of(int(expansion), pl_module)
             for name, value in metric.compute().items():
@@ -109,24 +109,24 @@ class LogQuality(Callback):
 
 
 def prefix_of(expansion: int, training: LightningModule) -> str:
-    """Return what the names begin with under which an SAE's metrics are logged."""
+    """Return the prefix of the names under which an SAE's metrics are logged."""
     assert isinstance(training, SAETraining)
     return "val/" if len(training.expansions) == 1 else f"val/e{expansion}/"
 
 
 class AnnealK(Callback):
-    """Start with more features a token, and go down to k in even steps: fewer features die.
+    """Start with more features per token and reduce them to k in even steps, so that fewer features die.
 
     Args:
         start: the k of the first step.
-        steps: steps until the SAE's own k is reached.
+        steps: training steps until the SAE's own k is reached.
     """
 
     def __init__(self, start: int, steps: int) -> None:
         self.start, self.steps, self.end = start, steps, start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember where to go."""
+        """Remember the SAE's own k."""
         assert isinstance(pl_module, SAETraining)
         self.end = pl_module.sae.k
 
@@ -138,18 +138,18 @@ class AnnealK(Callback):
             sae.k = round(self.start + (self.end - self.start) * done)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the SAE with its own k, however short the training was."""
+        """Restore the SAE's own k, however short the training was."""
         assert isinstance(pl_module, SAETraining)
         for sae in pl_module.by_expansion.values():
             sae.k = self.end
 
 
 class WarmUpAndDecay(Callback):
-    """Let the learning rate rise from 0 to its value, and fall to 0 before training ends, both evenly.
+    """Raise the learning rate linearly from 0 to its value, and lower it linearly to 0 at the end of training.
 
     Args:
-        warm_up_steps: steps until it is reached.
-        decay_steps: of ``max_steps`` the last ones, in which it falls.
+        warm_up_steps: steps until the learning rate reaches its value.
+        decay_steps: the last steps of ``max_steps``, during which it falls.
     """
 
     def __init__(self, warm_up_steps: int = 0, decay_steps: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, and one when training is stopped, so that it goes on as if nothing had happened."""
+"""Checkpoints that are never half-written, and one when training is stopped, so that nothing is lost on resuming."""
 
 import os
 import signal
@@ -16,24 +16,24 @@ from ard.types import UserError
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a checkpoint is neither cut short nor damaged: every part of its zip has its CRC, and it loads."""
+    """Return whether a checkpoint is complete and undamaged: every part of its zip matches its CRC, and it loads."""
     try:
         with ZipFile(path) as file:
-            if file.testzip() or any(part.external_attr for part in file.infolist()):  # torch passes over directories
+            if file.testzip() or any(part.external_attr for part in file.infolist()):  # torch skips directories
                 return False
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise
-    except Exception:  # a flipped byte makes them raise nearly anything
+    except Exception:  # a flipped byte can raise nearly anything
         return False
     return True
 
 
 def check_checkpoint(path: Path) -> None:
-    """Refuse a checkpoint that training cannot go on from.
+    """Refuse a checkpoint that training cannot resume from.
 
     Raises:
-        UserError: if it is missing, cut short or damaged.
+        UserError: if it is missing, truncated or damaged.
     """
     try:
         whole = is_whole(path)
@@ -46,39 +46,39 @@ def check_checkpoint(path: Path) -> None:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write checkpoints whole or not at all, also when killed, and load none that is cut short or damaged.
+    """Write checkpoints whole or not at all, even if killed, and refuse to load truncated or damaged ones.
 
-    Lightning's own writes to the system's temporary folder and moves the file; from another disk, that is a copy.
+    Lightning itself writes to the system's temporary folder and moves the file. Between disks, that move is a copy.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside the file, and take its place when every byte is on the disk."""
+        """Write to a temporary file, which replaces the checkpoint once every byte is on disk."""
         assert storage_options is None
         with replacing(Path(path)) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)  # not by its name, which torch would write into it
+            torch.save(checkpoint, file)  # not the path: torch would write its name into the file
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load what :func:`check_checkpoint` lets pass."""
+        """Load a checkpoint that passes :func:`check_checkpoint`."""
         check_checkpoint(Path(path))
         return super().load_checkpoint(path, map_location, weights_only)
 
 
 class SaveWhenStopped(Callback):
-    """Write a checkpoint when training is stopped by SIGTERM or Ctrl-C, which both wait for the end of the step.
+    """Write a checkpoint when training is stopped by SIGTERM or Ctrl-C; both wait for the step to end.
 
-    Lightning waits for it at SIGTERM, but not at Ctrl-C, so Ctrl-C becomes a SIGTERM; a second one stops at once.
+    Lightning waits on SIGTERM but not on Ctrl-C, so Ctrl-C is turned into SIGTERM. A second Ctrl-C stops at once.
 
     Args:
-        out: the checkpoint; it goes when training has ended.
+        out: path of the checkpoint, which is deleted when training has ended.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = Path(out)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch for Ctrl-C; Lightning takes the watch off when training ends."""
+        """Install the Ctrl-C handler; Lightning removes it when training ends."""
 
         def stop(*_: Any) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -87,12 +87,12 @@ class SaveWhenStopped(Callback):
         signal.signal(signal.SIGINT, stop)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write it between two steps: not in a validation, which may swap weights, nor while gradients add up."""
+        """Write it only between steps: not in validation, which may swap weights, nor while gradients accumulate."""
         stepped = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
         if isinstance(exception, SIGTERMException) and trainer.training and stepped:
             trainer.save_checkpoint(self.out)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take it away: the SAE is there."""
+        """Delete it: the SAE has been written."""
         if trainer.is_global_zero:
             self.out.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the stages need of a dictionary; every variant is a subclass in a file of its own."""
+"""What the stages need from a dictionary; every variant is a subclass in its own file."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from ard.types import Codes, UserError
 
 
 class Dictionary(nn.Module, ABC):
-    """What retrieval, naming and steering need of a dictionary: :meth:`encode` to codes and :meth:`decode` back.
+    """The interface that retrieval, naming and steering use: :meth:`encode` to codes and :meth:`decode` back.
 
-    A variant says these two and :meth:`pre_activations`; the rest has defaults that hold for an SAE. Its tensors are
-    parameters or buffers, and its settings attributes that are numbers or words, so that answers under one dictionary
-    are never taken for those under another.
+    A variant implements these two and :meth:`pre_activations`; the other methods have defaults that fit an SAE. Keep
+    its tensors as parameters or buffers, and its settings as attributes that are numbers or strings. These identify the
+    dictionary, so that answers under one are never mistaken for answers under another.
 
     Args:
         d_in: width of the residual stream.
@@ -24,10 +24,10 @@ class Dictionary(nn.Module, ABC):
     """
 
     method: str = OWN_METHOD
-    """What the rows of its results are called."""
+    """The name of its rows in the results."""
 
     is_baseline: bool = False
-    """Whether it is what others are held against, and is itself measured without baselines and controls."""
+    """Whether it is a baseline for others; a baseline is measured without baselines and controls of its own."""
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()
@@ -35,23 +35,23 @@ class Dictionary(nn.Module, ABC):
 
     @property
     def expansion(self) -> int | None:
-        """The expansion factor e; None where there is none to speak of, as of raw coordinates."""
+        """The expansion factor e; None where it has no meaning, as for raw coordinates."""
         return self.d_sae // self.d_in
 
     @abstractmethod
     def pre_activations(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens features"]:
-        """Return what the features are selected by, which must be affine in x: ties may go by its mean over a clip."""
+        """Return what features are selected by. It must be affine in x: its mean over a clip may break ties."""
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float] | None = None) -> Codes:
-        """Return the codes of x, no feature twice in a token; ``clamp`` sets features to values, at every token."""
+        """Return the codes of x, no feature twice in a token; ``clamp`` sets features to values at every token."""
 
     @abstractmethod
     def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
         """Return x_hat, which is affine in the codes."""
 
     def encode_both(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]) -> tuple[Codes, Codes]:
-        """Return the codes of x as they are, and with features set."""
+        """Return the codes of x without and with features set."""
         return self.encode(x), self.encode(x, clamp)
 
     def forward(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
@@ -59,10 +59,10 @@ class Dictionary(nn.Module, ABC):
         return self.decode(self.encode(x))
 
     def check_clamp(self, clamp: Mapping[int, float]) -> None:
-        """Refuse values that its features cannot have; the features exist, and the values are finite.
+        """Refuse values that its features cannot have. The features are known to exist, and the values to be finite.
 
         Raises:
-            UserError: if there is one. By default no activation is negative.
+            UserError: if there is such a value. By default, that is any negative one.
         """
         for feature, value in clamp.items():
             if value < 0:

@@ -1,10 +1,10 @@
-"""The folders in which SAELens, sparsify and dictionary_learning keep an SAE: read, written, converted.
+"""Read, write and convert the SAE folders of SAELens, sparsify and dictionary_learning.
 
-With their options at the plain values all three compute z = relu(TopK((x - b_dec) W_enc + b_enc)) and
-x_hat = z W_dec + b_dec; they differ in names and transposes. A BatchTopK-SAE, which keeps what is above one threshold,
-is SAELens' ``jumprelu`` and dictionary_learning's ``BatchTopKSAE``; sparsify has none. A JumpReLU-SAE has a threshold
-a feature and no k; of it SAELens' format alone is read and written. Where these equations can say what an option says,
-it is folded into the weights; where they cannot, it is refused by name. Nothing that is read here can run code.
+With their options at plain values, all three compute z = relu(TopK((x - b_dec) W_enc + b_enc)) and
+x_hat = z W_dec + b_dec; they differ in names and transposes. A BatchTopK-SAE, which keeps what is above a single
+threshold, is SAELens' ``jumprelu`` and dictionary_learning's ``BatchTopKSAE``; sparsify has no such SAE. A JumpReLU-SAE
+has one threshold per feature and no k; it is read and written in SAELens' format only. An option that these equations
+can express is folded into the weights; any other is refused by name. Nothing that is read here can run code.
 """
 
 import json
@@ -24,17 +24,17 @@ from ard.sae.hub import fetch
 from ard.types import UserError
 
 Format = Literal["saelens", "sparsify", "dictionary_learning"]
-SAELENS_VERSION = "6.54.12"  # whose layout is written; without it SAELens takes the configuration for one of before 6.0
+SAELENS_VERSION = "6.54.12"  # whose layout is written; without a version SAELens assumes one before 6.0
 
 
 class StoredSAE(NamedTuple):
-    """An SAE as it lies in a file, whatever the format.
+    """An SAE as stored in a file, whatever the format.
 
     ``tensors`` has SAELens' names and layout: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in].
-    ``pre_bias`` says whether the encoder reads x - b_dec; else it reads x, and Eq. 1 has a b_dec of 0. ``metadata`` is
-    what else is known, in SAELens' words (model_name, hook_name); the configuration that the SAE came with lies under
-    its format's name, for the way back. ``threshold`` is BatchTopK's, whose k is that of an average token. A
-    JumpReLU-SAE has no k, and its thresholds [d_sae] are the tensor of that name.
+    ``pre_bias`` says whether the encoder reads x - b_dec; otherwise it reads x, and Eq. 1 has a b_dec of 0.
+    ``metadata`` holds everything else, under SAELens' keys (model_name, hook_name). The configuration that the SAE came
+    with is kept there under its format's name, so that it can be written back. ``threshold`` is BatchTopK's, whose k is
+    the average per token. A JumpReLU-SAE has no k; its thresholds [d_sae] are the tensor ``threshold``.
     """
 
     k: int | None
@@ -60,7 +60,7 @@ class StoredSAE(NamedTuple):
 
 
 def convert(src: str | Path, dst: Path, to: Format) -> None:
-    """Write the SAE in a folder, or on the hub, into the new folder ``dst`` in another library's format.
+    """Convert the SAE ``src``, in a folder or on the hub, to another library's format in the new folder ``dst``.
 
     Raises:
         UserError: if ``dst`` is in use, or ``src`` cannot be read (:func:`read`).
@@ -71,20 +71,20 @@ def convert(src: str | Path, dst: Path, to: Format) -> None:
 
 
 def _refuse_used(dst: Path) -> None:
-    """Refuse a folder in which anything lies."""
+    """Refuse a folder that is not empty."""
     if in_use(dst) or (dst.exists() and not dst.is_dir()):
         raise UserError(f"{str(dst)!r} is in use: name a new folder to write the SAE into")
 
 
 def read(source: str | Path, revision: str | None = None) -> StoredSAE:
-    """Read an SAE in any of the formats, which its files tell.
+    """Read an SAE in any of the formats, recognised by its files.
 
     Args:
-        source: a folder, or as a string also ``user/repository`` or ``user/repository/folder`` of the hub.
-        revision: of the hub's repository.
+        source: a folder; as a string also ``user/repository`` or ``user/repository/folder`` on the hub.
+        revision: branch, tag or commit of the hub repository.
 
     Raises:
-        UserError: if no SAE is there, or it computes something else, or a file is broken or would run code.
+        UserError: if there is no SAE, it computes something else, or a file is broken or would run code.
     """
     folder = fetch(source, [name for layout in LAYOUTS.values() for name in (layout.config, layout.weights)], revision)
     for layout in LAYOUTS.values():
@@ -92,14 +92,14 @@ def read(source: str | Path, revision: str | None = None) -> StoredSAE:
             stored = layout.read(folder)
             _refuse_not_finite(folder, stored)
             return stored
-    wanted = "; ".join(f"{layout.config} and {layout.weights} for {name}" for name, layout in LAYOUTS.items())
+    expected = "; ".join(f"{layout.config} and {layout.weights} for {name}" for name, layout in LAYOUTS.items())
     inner = {path.parent.name for layout in LAYOUTS.values() for path in folder.glob(f"*/{layout.config}")}
-    hint = f"look into its folders: {', '.join(sorted(inner))}" if inner else "train one with `lightning fit`"
-    raise UserError(f"{str(source)!r} holds no SAE ({wanted}): {hint}")
+    hint = f"try its folders: {', '.join(sorted(inner))}" if inner else "train one with `lightning fit`"
+    raise UserError(f"{str(source)!r} holds no SAE ({expected}): {hint}")
 
 
 def write(sae: StoredSAE, folder: Path, to: Format) -> None:
-    """Write an SAE in one of the formats; the configuration comes last.
+    """Write an SAE in one of the formats; the configuration is written last.
 
     Raises:
         UserError: if the format cannot hold it.
@@ -111,7 +111,7 @@ def write(sae: StoredSAE, folder: Path, to: Format) -> None:
 
 
 def read_saelens(folder: Path) -> StoredSAE:
-    """Read ``cfg.json`` and ``sae_weights.safetensors``, as SAELens 6 or an older one wrote them."""
+    """Read ``cfg.json`` and ``sae_weights.safetensors``, as written by SAELens 6 or older."""
     config = _modern(folder, _read_json(folder / "cfg.json"))
     unfolded = "fold it into the weights with sae_lens and save again"
     _refuse_unless(
@@ -132,8 +132,8 @@ def read_saelens(folder: Path) -> StoredSAE:
         threshold = _one_number(folder, "threshold", tensors.pop("threshold", torch.empty(0)))
     k = _check(folder, tensors, config.get("k"), config.get("d_in"), config.get("d_sae"))
     if _flag(folder, config, "rescale_acts_by_decoder_norm", default=False):
-        # TopK ranks activations times the norm of their decoder row: so it does with rows of norm 1, and encoder and
-        # bias times that norm
+        # TopK ranks activations times the norm of their decoder row. Rows of norm 1, with encoder and bias times that
+        # norm, give the same ranking.
         norms = tensors["W_dec"].double().norm(dim=1).clamp_min(1e-8)
         _fold(tensors, "W_enc", tensors["W_enc"].double() * norms)
         _fold(tensors, "b_enc", tensors["b_enc"].double() * norms)
@@ -143,7 +143,7 @@ def read_saelens(folder: Path) -> StoredSAE:
 
 
 def write_saelens(sae: StoredSAE, folder: Path) -> None:
-    """Write what ``sae_lens.SAE.load_from_disk`` opens."""
+    """Write a folder that ``sae_lens.SAE.load_from_disk`` can open."""
     tensors = dict(sae.tensors)
     metadata = {**sae.metadata, "sae_lens_version": SAELENS_VERSION, "ard_version": version("ard-audio")}
     config = {
@@ -177,8 +177,7 @@ def read_sparsify(folder: Path) -> StoredSAE:
         skip_connection=(False, "an SAE here has no linear skip connection"),
         transcode=(False, "a transcoder reconstructs the output of another module"),
     )
-    found = _load_safetensors(folder / "sae.safetensors")
-    tensors = _renamed(found, SPARSIFY_NAMES)
+    tensors = _renamed(_load_safetensors(folder / "sae.safetensors"), SPARSIFY_NAMES)
     d_in, d_sae = _count(folder, "d_in", config.get("d_in")), config.get("num_latents")
     if d_sae in (None, 0):
         d_sae = d_in * _count(folder, "expansion_factor", config.get("expansion_factor", 32))
@@ -189,9 +188,9 @@ def read_sparsify(folder: Path) -> StoredSAE:
 
 
 def write_sparsify(sae: StoredSAE, folder: Path) -> None:
-    """Write what ``sparsify.Dictionary.load_from_disk`` opens; of ``metadata`` it takes no notice."""
+    """Write a folder that ``sparsify.Dictionary.load_from_disk`` can open; sparsify ignores ``metadata``."""
     if sae.threshold is not None:
-        raise UserError(f"threshold is {sae.threshold:g}, and sparsify knows no BatchTopK: choose another format")
+        raise UserError(f"threshold is {sae.threshold:g}, and sparsify has no BatchTopK: choose another format")
     config = {
         "multi_topk": False,
         **sae.metadata.get("sparsify", {}),
@@ -211,41 +210,41 @@ def write_sparsify(sae: StoredSAE, folder: Path) -> None:
 
 
 def read_dictionary_learning(folder: Path) -> StoredSAE:
-    """Read ``config.json`` and ``ae.pt`` of an AutoEncoderTopK, the latter as tensors and nothing else."""
+    """Read ``config.json`` and ``ae.pt`` of an AutoEncoderTopK or BatchTopKSAE; of ``ae.pt`` only the tensors."""
     config = _read_json(folder / "config.json")
     trainer = {"dict_class": None, **_mapping(folder, "trainer", config.get("trainer"))}
     _refuse_unless(
         folder, trainer, dict_class=("AutoEncoderTopK", "BatchTopKSAE", "other dictionaries compute something else")
     )
-    found = _load_state_dict(folder / "ae.pt")
-    threshold = _one_number(folder, "threshold", found.pop("threshold", torch.tensor(-1.0)))
-    k = int(_one_number(folder, "k", found.pop("k"))) if "k" in found else trainer.get("k")
+    state = _load_state_dict(folder / "ae.pt")
+    threshold = _one_number(folder, "threshold", state.pop("threshold", torch.tensor(-1.0)))
+    k = int(_one_number(folder, "k", state.pop("k"))) if "k" in state else trainer.get("k")
     if trainer.get("k", k) != k:
-        said = f"{_shown(trainer['k'])} in config.json and {k} in ae.pt"
-        raise UserError(f"{str(folder)!r}: k is {said}: mend config.json")
-    tensors = _renamed(found, DICTIONARY_LEARNING_NAMES)
+        both = f"{_shown(trainer['k'])} in config.json and {k} in ae.pt"
+        raise UserError(f"{str(folder)!r}: k is {both}: correct config.json")
+    tensors = _renamed(state, DICTIONARY_LEARNING_NAMES)
     k = _check(folder, tensors, k, trainer.get("activation_dim"), trainer.get("dict_size"))
     facts = {ours: trainer.get(theirs) for theirs, ours in DICTIONARY_LEARNING_FACTS.items()}
     metadata = {name: fact for name, fact in facts.items() if fact is not None} | _metadata(folder, config)
     config.pop("metadata", None)
-    if trainer["dict_class"] == "BatchTopKSAE":  # a threshold that was never set, -1, lets pass whatever is positive
+    if trainer["dict_class"] == "BatchTopKSAE":  # -1: never set, everything positive passes
         return StoredSAE(k, True, _alike(tensors), {**metadata, "dictionary_learning": config}, max(threshold, 0.0))
     metadata["dictionary_learning"] = {**config, "threshold": threshold}
     return StoredSAE(k, True, _alike(tensors), metadata)
 
 
 def write_dictionary_learning(sae: StoredSAE, folder: Path) -> None:
-    """Write what dictionary_learning's ``load_dictionary`` opens; whatever the dtype, it computes in float32."""
-    known = sae.metadata.get("dictionary_learning", {})
+    """Write a folder that dictionary_learning's ``load_dictionary`` can open; it always computes in float32."""
+    original = sae.metadata.get("dictionary_learning", {})
     name, trainer = ("AutoEncoderTopK", "TopK") if sae.threshold is None else ("BatchTopKSAE", "BatchTopK")
-    threshold = known.get("threshold", -1.0) if sae.threshold is None else sae.threshold
+    threshold = original.get("threshold", -1.0) if sae.threshold is None else sae.threshold
     config = {
-        "buffer": known.get("buffer", {}),
+        "buffer": original.get("buffer", {}),
         "trainer": {
             "trainer_class": f"{trainer}Trainer",
             "wandb_name": name,
             **{theirs: sae.metadata.get(ours) for theirs, ours in DICTIONARY_LEARNING_FACTS.items()},
-            **known.get("trainer", {}),
+            **original.get("trainer", {}),
             "dict_class": name,
             "activation_dim": sae.d_in,
             "dict_size": sae.d_sae,
@@ -273,15 +272,15 @@ LAYOUTS: dict[Format, Layout] = {
     "sparsify": Layout("cfg.json", "sae.safetensors", read_sparsify, write_sparsify),
     "dictionary_learning": Layout("config.json", "ae.pt", read_dictionary_learning, write_dictionary_learning),
 }
-PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights that are read
-# What these name lies transposed there, in a torch.nn.Linear.
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # in which weights may be stored
+# The weights named here are stored transposed, as torch.nn.Linear does.
 SPARSIFY_NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
 DICTIONARY_LEARNING_NAMES = {**SPARSIFY_NAMES, "decoder.weight": "W_dec"}
 DICTIONARY_LEARNING_FACTS = {"lm_name": "model_name", "submodule_name": "hook_name", "layer": "layer"}
 
 
 def _modern(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Say a configuration of before SAELens 6.0 in the words of 6.0, as SAELens itself does."""
+    """Translate a configuration from before SAELens 6.0 to that of 6.0, as SAELens itself does."""
     metadata = _metadata(folder, config)
     major = str(config.get("sae_lens_version") or metadata.get("sae_lens_version") or 0).partition(".")[0]
     if major.isdigit() and int(major) >= 6:
@@ -299,36 +298,36 @@ def _modern(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_unless(folder: Path, config: Mapping[str, Any], **plain: tuple[Any, ...]) -> None:
-    """Refuse every option that is there and not at a plain value, by its name and with the reason, which comes last."""
+    """Refuse any option that is set to a value not accepted here; the last item of each tuple is the reason to show."""
     for option, (*accepted, reason) in plain.items():
         value = config.get(option, accepted[0])
         if value not in accepted:
-            wanted = " or ".join(map(repr, accepted))
-            raise UserError(f"{str(folder)!r}: {option} is {_shown(value)}, only {wanted} can be read: {reason}")
+            choices = " or ".join(map(repr, accepted))
+            raise UserError(f"{str(folder)!r}: {option} is {_shown(value)}, only {choices} can be read: {reason}")
 
 
 def _shown(value: Any) -> str:
-    """Return a value out of a file for a message, in one short line."""
+    """Return a value from a file as one short line for a message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _mapping(folder: Path, name: str, value: Any) -> dict[str, Any]:
-    """Return a part of a configuration that has names itself; empty where it is left out."""
+    """Return a nested part of a configuration; empty if it is left out."""
     if value is not None and not isinstance(value, dict):
-        raise UserError(f"{str(folder)!r}: {name} is {_shown(value)}, not names with values: mend its configuration")
+        raise UserError(f"{str(folder)!r}: {name} is {_shown(value)}, not a mapping: correct its configuration")
     return dict(value or {})
 
 
 def _metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a configuration, in which those of other formats may lie under their names."""
+    """Return the metadata of a configuration, which may hold that of other formats under their names."""
     metadata = _mapping(folder, "metadata", config.get("metadata"))
     for name in LAYOUTS.keys() & metadata.keys():
         metadata[name] = _mapping(folder, name, metadata[name])
         if "trainer" in metadata[name]:
             metadata[name]["trainer"] = _mapping(folder, "trainer", metadata[name]["trainer"])
         if not isinstance(threshold := metadata[name].get("threshold", 0.0), float):
-            raise UserError(f"{str(folder)!r}: threshold is {_shown(threshold)}, no number: mend its configuration")
+            raise UserError(f"{str(folder)!r}: threshold is {_shown(threshold)}, not a float: correct it")
     return metadata
 
 
@@ -341,7 +340,7 @@ def _flag(folder: Path, config: Mapping[str, Any], name: str, *, default: bool) 
 
 
 def _count(folder: Path, name: str, value: Any) -> int:
-    """Return a number of something, of which there is at least one, and no more than a tensor could hold."""
+    """Return a count of at least 1, and no larger than a tensor could hold."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**40:
         raise UserError(
             f"{str(folder)!r}: its configuration gives {_shown(value)} for {name}: write the number into it"
@@ -350,7 +349,7 @@ def _count(folder: Path, name: str, value: Any) -> int:
 
 
 def _one_number(folder: Path, name: str, tensor: Tensor) -> float:
-    """Return what all entries of a tensor are."""
+    """Return the one value that all entries of a tensor have."""
     numbers = torch.empty(0) if tensor.is_complex() else tensor.flatten().double()
     if numbers.numel() == 0 or not numbers.isfinite().all() or not (numbers == numbers[0]).all():
         raise UserError(f"{str(folder)!r}: {name} is not one number, as BatchTopK's is: other SAEs are not read")
@@ -359,12 +358,12 @@ def _one_number(folder: Path, name: str, tensor: Tensor) -> float:
 
 def _refuse_not_finite(folder: Path, sae: StoredSAE) -> None:
     for name, tensor in sae.tensors.items():
-        if not all(map(math.isfinite, tensor.aminmax())):  # which NaN goes through
+        if not all(map(math.isfinite, tensor.aminmax())):  # aminmax passes NaN on
             raise UserError(f"{str(folder)!r}: {name} holds NaN or infinity: train the SAE again, or get it again")
 
 
 def _is_batch_top_k(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether what SAELens calls ``jumprelu`` is a BatchTopK-SAE: it has a k, and one threshold for all features."""
+    """Return whether a ``jumprelu`` of SAELens is a BatchTopK-SAE: it has a k, and one threshold for all features."""
     k = config.get("k", (config.get("metadata") or {}).get("k"))
     return k is not None and "threshold" in tensors and len(tensors["threshold"].unique()) == 1
 
@@ -372,42 +371,42 @@ def _is_batch_top_k(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 def _check(
     folder: Path, tensors: Mapping[str, Tensor], k: Any, d_in: Any, d_sae: Any, *, threshold: bool = False
 ) -> int:
-    """Return k, or refuse tensors that are not those the configuration speaks of."""
+    """Return k, or refuse tensors that do not match the configuration."""
     for name, size in {"d_in": d_in, "d_sae": d_sae, "k": k}.items():
         _count(folder, name, size)
     if k > d_sae:
-        raise UserError(f"{str(folder)!r}: k is {_shown(k)}, and there are {d_sae} features: mend its configuration")
+        raise UserError(f"{str(folder)!r}: k is {_shown(k)}, and there are {d_sae} features: correct its configuration")
     shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     if threshold:
         shapes["threshold"] = (d_sae,)
     for name in sorted(shapes.keys() ^ tensors.keys()):
-        about = f"{name} is missing" if name in shapes else f"{_shown(name)} is a tensor that no TopK-SAE has"
-        raise UserError(f"{str(folder)!r}: {about}: save the SAE again with the library that trained it")
+        problem = f"{name} is missing" if name in shapes else f"{_shown(name)} is a tensor that no TopK-SAE has"
+        raise UserError(f"{str(folder)!r}: {problem}: save the SAE again with the library that trained it")
     for name, tensor in tensors.items():
         if tensor.dtype not in PRECISIONS:
             raise UserError(
-                f"{str(folder)!r}: {name} is of {str(tensor.dtype).removeprefix('torch.')}: save the SAE again in "
+                f"{str(folder)!r}: {name} is {str(tensor.dtype).removeprefix('torch.')}: save the SAE again in "
                 "float32, float16 or bfloat16"
             )
     for name, shape in shapes.items():
-        found = tuple(tensors[name].shape)
-        if found != shape:
-            turned = ", and seems to lie transposed" if found == shape[::-1] else ""
+        actual = tuple(tensors[name].shape)
+        if actual != shape:
+            turned = ", and seems to be transposed" if actual == shape[::-1] else ""
             raise UserError(
-                f"{str(folder)!r}: {name} is {list(found)}{turned}, its configuration says {_shown(list(shape))}: "
-                "mend it"
+                f"{str(folder)!r}: {name} is {list(actual)}{turned}, its configuration says {_shown(list(shape))}: "
+                "correct it"
             )
     return k
 
 
 def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Rename the tensors that have another name in the other library, and transpose those that are weights."""
+    """Rename tensors between libraries, and transpose the weights among them."""
     turned = {name: tensor.T if name in names and tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
     return {names.get(name, name): tensor for name, tensor in turned.items()}
 
 
 def _reading_centred(sae: StoredSAE) -> dict[str, Tensor]:
-    """Return the tensors of the same SAE with an encoder that reads x - b_dec, as in the other two it always does."""
+    """Return the tensors of an equal SAE whose encoder reads x - b_dec, as the other two libraries always do."""
     tensors = dict(sae.tensors)
     if not sae.pre_bias and tensors["b_dec"].any():
         # x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc)
@@ -416,12 +415,12 @@ def _reading_centred(sae: StoredSAE) -> dict[str, Tensor]:
 
 
 def _fold(tensors: dict[str, Tensor], name: str, folded: Tensor) -> None:
-    """Put a tensor that an option was folded into, in its own dtype or float32, in the place of the old one."""
+    """Replace a tensor by the one with an option folded in, in its own dtype or at least float32."""
     tensors[name] = folded.to(torch.promote_types(tensors[name].dtype, torch.float32))
 
 
 def _alike(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give all tensors the widest dtype among them, and an order of their own in memory."""
+    """Give all tensors the widest dtype among them, and make them contiguous."""
     dtype = tensors["b_dec"].dtype
     for tensor in tensors.values():
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -432,7 +431,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}): see to the file") from None
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}): check the file") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not JSON ({error}): get the folder again") from None
     if not isinstance(config, dict):
@@ -447,17 +446,17 @@ def _write_json(config: Mapping[str, Any], path: Path) -> None:
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
-    except Exception as error:  # a damaged header makes it raise what cannot be listed
+    except Exception as error:  # a damaged header can raise nearly anything
         raise UserError(
-            f"{str(path)!r} is no safetensors file ({_reason(error)}): nothing else is read in its place"
+            f"{str(path)!r} is not a safetensors file ({_reason(error)}): only safetensors files are read here"
         ) from None
 
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read tensors out of a pickle; whatever else it holds is neither made nor called."""
+    """Read tensors from a pickle; nothing else in it is created or called."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle that was made to harm fails in ways that cannot be listed
+    except Exception as error:  # a malicious pickle can raise nearly anything
         raise UserError(
             f"{str(path)!r} is broken or would run code when read ({_reason(error)}): "
             "ask who trained it for a state_dict"
@@ -468,24 +467,24 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Return whether this is a tensor with every entry in memory; of a single one a file can claim any size."""
+    """Return whether this is a tensor whose entries are all in memory; a file can expand one entry to any size."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of what an error says, which is shorter than the whole."""
+    """Return the last line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[-1][:200]
 
 
 def _pickle(state: dict[str, Tensor], path: Path) -> None:
     with path.open("wb") as file:
-        torch.save(state, file)  # not by its name, which torch would write into it
+        torch.save(state, file)  # not the path: torch would write its name into the file
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, save: Callable[[dict[str, Tensor], Path], object]) -> None:
-    # cloned, so that no two share their memory, and nothing is saved that a tensor is only a view of
+    # cloned, so that no two share memory, and a view is saved without the rest of its storage
     clones = {n: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for n, tensor in tensors.items()}
     with replacing(path) as partial:
         save(clones, partial)

@@ -1,8 +1,8 @@
 """The formulas of the TopK-SAE (Eq. 1) and of its training.
 
-Codes stay sparse in both directions: :func:`encode_top_k` and :func:`decode_sparse` know their gradients, so that no
-dense z, no dense gradient of it and no [tokens * k, d_in] array is ever made. Of a training step, the encoder's product
-alone is dense.
+Codes stay sparse in both directions: :func:`encode_top_k` and :func:`decode_sparse` define their own gradients, so that
+neither a dense z, nor its dense gradient, nor a [tokens * k, d_in] array is ever built. In a training step, only the
+encoder's product is dense.
 """
 
 import math
@@ -19,14 +19,14 @@ from torch.nn.functional import embedding_bag, linear
 from ard.types import Codes
 
 BLOCK_SIZE = 2**22
-"""Pre-activations that are made at once on the CPU: they are still in its cache when TopK reads them."""
+"""Pre-activations computed at once on the CPU: few enough to be still in its cache when TopK reads them."""
 
 DENSE_SHARE = 0.25
-"""Of the features that a token keeps, the share from which on dense products are the faster ones (docs/bench.md)."""
+"""If a token keeps at least this share of the features, dense products are faster than sparse ones (docs/bench.md)."""
 
 
 def top_k(pre_activations: Float[Tensor, "tokens features"], k: int) -> Codes:
-    """Keep the k largest pre-activations of every token, and of these what is positive: TopK, then ReLU.
+    """Keep the k largest pre-activations of every token, with negative ones set to 0: TopK, then ReLU.
 
     The ReLU is reference [17]'s; it changes nothing while the k-th largest pre-activation is positive.
 
@@ -41,7 +41,7 @@ def top_k(pre_activations: Float[Tensor, "tokens features"], k: int) -> Codes:
 
 
 def keep_positive(activations: Float[Tensor, "tokens features"]) -> Codes:
-    """Keep all that is positive, in codes as wide as the token with the most of it needs, and 0 in the places left."""
+    """Keep everything positive. Codes are as wide as the busiest token needs; other tokens are padded with 0."""
     widest = int((activations > 0).sum(dim=-1).amax()) if len(activations) else 0
     return top_k(activations, max(widest, 1))
 
@@ -49,7 +49,7 @@ def keep_positive(activations: Float[Tensor, "tokens features"]) -> Codes:
 def affine(
     x: Float[Tensor, "tokens d_in"], w_enc: Float[Tensor, "d_in features"], b_enc: Float[Tensor, " features"]
 ) -> Float[Tensor, "tokens features"]:
-    """Compute W_enc x + b_enc. Under autocast this product, and no other of the SAE, is in the lower precision."""
+    """Compute W_enc x + b_enc. Under autocast, this is the SAE's only product in lower precision."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -57,7 +57,7 @@ def affine(
     differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, w_enc, b_enc))
     eager = not (differentiable or torch.compiler.is_compiling())
     if device == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available() and eager:
-        # What torch.compile makes of `linear` on a CPU: the same product by oneDNN, up to twice as fast as by MKL.
+        # What torch.compile turns `linear` into on a CPU: the product by oneDNN, up to twice as fast as by MKL.
         return torch.ops.mkldnn._linear_pointwise(x, w_enc.T, b_enc, "none", [], "")
     return linear(x, w_enc.T, b_enc)
 
@@ -70,14 +70,14 @@ def encode_top_k(
 ) -> Codes:
     """Compute z = TopK(W_enc x + b_enc) as :func:`top_k` does, without keeping the pre-activations.
 
-    It is differentiable once; what was not selected, or is not positive, gets no gradient. It is fastest where features
-    lie in rows in memory, that is, where ``w_enc.T`` is contiguous.
+    It is differentiable once. A pre-activation that is not selected, or not positive, gets no gradient. It is fastest
+    when ``w_enc.T`` is contiguous, so that each feature is a row in memory.
     """
     return Codes(*_Encode.apply(x, w_enc, b_enc, k))
 
 
 def decode_sparse(codes: Codes, w_dec: Float[Tensor, "features d_in"]) -> Float[Tensor, "tokens d_in"]:
-    """Compute z W_dec from the k rows that each token selects, without a dense z. It is differentiable once.
+    """Compute z W_dec from the k rows that each token selects, without building a dense z. It is differentiable once.
 
     Example:
         >>> import torch
@@ -95,9 +95,9 @@ def encode_above(
     k: int,
     threshold: Tensor | None = None,
 ) -> Codes:
-    """Keep what is above one threshold for all tokens: BatchTopK, whose codes are as wide as the busiest token needs.
+    """BatchTopK: keep what is above one threshold for all tokens. Codes are as wide as the busiest token needs.
 
-    Without a threshold, that of BatchTopK is taken: the k largest a token on average, over all tokens of the batch.
+    Without a threshold, keep the k * tokens largest of the batch: k per token on average.
     """
     width = min(2 * k, w_enc.shape[1])
     while True:
@@ -110,21 +110,21 @@ def encode_above(
 
 
 def top_k_clamped(codes: Codes, clamp: Mapping[int, float], k: int) -> Codes:
-    """Select the k largest after features were set to values, as TopK of the changed pre-activations does.
+    """Select the k largest after setting features to values, as TopK of the changed pre-activations would.
 
-    Of the features that are not set, those that come in are among the ``k + len(clamp)`` largest: codes of as many (or
-    of all features) suffice, and no feature comes twice.
+    The features that are not set but selected are among the ``k + len(clamp)`` largest, so codes of that width (or of
+    all features) are enough. No feature is selected twice.
     """
-    known = codes.indices
-    features = torch.tensor(list(clamp), dtype=known.dtype, device=known.device).expand(len(known), len(clamp))
+    indices = codes.indices
+    features = torch.tensor(list(clamp), dtype=indices.dtype, device=indices.device).expand(len(indices), len(clamp))
     values = torch.tensor(list(clamp.values())).to(codes.values).expand(features.shape)
-    others = codes.values.masked_fill(torch.isin(known, features[:1]), -1.0)  # below all that ReLU lets through
+    others = codes.values.masked_fill(torch.isin(indices, features[:1]), -1.0)  # removed by ReLU
     selected = torch.cat([others, values], dim=1).topk(k, dim=-1, sorted=False)
-    return Codes(selected.values.relu(), torch.cat([known, features], dim=1).gather(1, selected.indices))
+    return Codes(selected.values.relu(), torch.cat([indices, features], dim=1).gather(1, selected.indices))
 
 
 class _Encode(torch.autograd.Function):
-    """TopK(W_enc x + b_enc), with the gradient of Eq. 1: of W_enc it is the sum over tokens of dz_k x."""
+    """TopK(W_enc x + b_enc), with the gradient of Eq. 1: for W_enc, the sum over tokens of dz_k x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ class _Encode(torch.autograd.Function):
 
 
 class _Decode(torch.autograd.Function):
-    """Z W_dec, with its gradients: of z_k it is W_dec[k] dx_hat, of W_dec the sum over tokens of z_k dx_hat."""
+    """Z W_dec, with its gradients: for z_k it is W_dec[k] dx_hat, for W_dec the sum over tokens of z_k dx_hat."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, indices: Tensor, w_dec: Tensor) -> Tensor:
@@ -166,14 +166,14 @@ class _Decode(torch.autograd.Function):
 
 
 def _rows_of(codes: Codes, rows: Float[Tensor, "features d_in"]) -> Float[Tensor, "tokens d_in"]:
-    """Compute Z rows: of every token, the weighted sum of the rows that it selects."""
+    """Compute Z rows: for every token, the weighted sum of the rows that it selects."""
     if _dense_is_faster(codes.indices, len(rows)):
         return _product(_dense(codes, len(rows)), rows)
     return embedding_bag(codes.indices, rows, per_sample_weights=codes.values, mode="sum")
 
 
 def _sum_by_feature(codes: Codes, x: Float[Tensor, "tokens d_in"], d_sae: int) -> Float[Tensor, "features d_in"]:
-    """Compute Z^T x: of every feature, the weighted sum of the tokens that select it."""
+    """Compute Z^T x: for every feature, the weighted sum of the tokens that select it."""
     if _dense_is_faster(codes.indices, d_sae):
         return _product(_dense(codes, d_sae).T, x)
     features, order = codes.indices.flatten().to(torch.int32).sort(stable=True)  # by feature, then by token
@@ -185,7 +185,7 @@ def _sum_by_feature(codes: Codes, x: Float[Tensor, "tokens d_in"], d_sae: int) -
 def _dot_with_rows(
     x: Float[Tensor, "tokens d_in"], indices: Int[Tensor, "tokens k"], rows: Float[Tensor, "features d_in"]
 ) -> Float[Tensor, "tokens k"]:
-    """Compute of x rows^T the entries that are selected."""
+    """Compute only the selected entries of x rows^T."""
     num_tokens, k = indices.shape
     if _dense_is_faster(indices, len(rows)):
         return _product(x, rows.T).gather(1, indices)
@@ -200,7 +200,7 @@ def _dense_is_faster(indices: Int[Tensor, "tokens k"], d_sae: int) -> bool:
 
 
 def _product(a: Float[Tensor, "m n"], b: Float[Tensor, "n l"]) -> Float[Tensor, "m l"]:
-    return torch.mm(a, b, out=a.new_empty(a.shape[0], b.shape[1]))  # which autocast leaves in its own precision
+    return torch.mm(a, b, out=a.new_empty(a.shape[0], b.shape[1]))  # with `out`, autocast keeps its precision
 
 
 def _dense(codes: Codes, d_sae: int) -> Float[Tensor, "tokens features"]:
@@ -225,7 +225,7 @@ def variance(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
 
 
 def joint_variance(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
-    """Return the :func:`variance` of the tokens of all ranks together: within the ranks, and between their means."""
+    """Return the :func:`variance` over the tokens of all ranks: within the ranks, plus between their means."""
     if not (dist.is_available() and dist.is_initialized()):
         return variance(x)
     mine = torch.cat([x.new_tensor([len(x)]), variance(x)[None], x.mean(dim=0)])
@@ -240,7 +240,7 @@ def joint_variance(x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
 def fraction_of_variance_unexplained(
     x: Float[Tensor, "tokens d_in"], x_hat: Float[Tensor, "tokens d_in"]
 ) -> Float[Tensor, ""]:
-    """Return FVU, the squared error over the variance about the batch's mean: 0 is perfect, 1 is the mean's guess.
+    """Return FVU, the squared error over the variance about the batch's mean: 0 is perfect, 1 is guessing the mean.
 
     Example:
         >>> import torch
@@ -252,10 +252,10 @@ def fraction_of_variance_unexplained(
 
 
 def loss_recovered(original: float, replaced: float, zeroed: float) -> float:
-    """Return how much of a language model's loss its layer's reconstruction recovers, as SAEBench and others have it.
+    """Return how much of a language model's loss a layer's reconstruction recovers, as defined by SAEBench and others.
 
-    1 where the loss with the reconstruction in place of the output is the ``original`` one, 0 where it is no better
-    than with zeros. NaN where zeros change nothing.
+    1 if replacing the layer's output by the reconstruction keeps the ``original`` loss, 0 if it is no better than
+    replacing it by zeros. NaN if zeros change nothing.
 
     Example:
         >>> from ard.sae.functional import loss_recovered
@@ -272,9 +272,9 @@ def nested_errors(
     b_dec: Float[Tensor, " d_in"],
     shares: Sequence[float],
 ) -> tuple[Float[Tensor, " groups"], Float[Tensor, "tokens d_in"]]:
-    """Matryoshka: the squared error of what the first group of features gives, the first two, and so on; and x_hat.
+    """Matryoshka: the squared errors with the first group of features, the first two, and so on; and x_hat.
 
-    ``shares`` are those of the groups among the features; what rounding leaves over is in the last group.
+    ``shares`` are the groups' shares of the features; the last group also takes what rounding leaves over.
     """
     starts = [int(sum(shares[:group]) * len(w_dec)) for group in range(len(shares))]
     errors, x_hat = [], b_dec.expand_as(x)
@@ -294,11 +294,11 @@ def auxiliary_loss(
     dead: Bool[Tensor, " features"],
     k_aux: int,
 ) -> Float[Tensor, ""]:
-    """AuxK (reference [17], A.2): how badly the ``k_aux`` strongest dead features explain what the live ones left over.
+    """AuxK (reference [17], A.2): how badly the ``k_aux`` strongest dead features explain the live ones' residual.
 
-    Normalised by the variance of the residual on all ranks, as in openai/sparse_autoencoder and dictionary_learning, so
-    that 1 means that they explain nothing (sparsify divides by the variance of x, SAELens by nothing). The encoder of
-    dead features gets gradient, the residual none. 0 where no feature is dead.
+    Normalised by the variance of the residual over all ranks, as in openai/sparse_autoencoder and dictionary_learning,
+    so that 1 means that they explain nothing. (sparsify divides by the variance of x, SAELens by nothing.) Gradients
+    reach the encoder of the dead features, but not the residual. 0 if no feature is dead.
     """
     features = dead.nonzero().flatten()
     if len(features) == 0:
@@ -310,7 +310,7 @@ def auxiliary_loss(
 
 
 def geometric_median(x: Float[Tensor, "tokens d_in"], num_steps: int = 20) -> Float[Tensor, " d_in"]:
-    """Return the point with the least sum of distances to the tokens, by Weiszfeld's iteration from their mean."""
+    """Return the point with the smallest sum of distances to the tokens, by Weiszfeld's iteration from their mean."""
     median = x.mean(dim=0)
     for _ in range(num_steps):
         weights = 1 / (x - median).norm(dim=-1).clamp_min(1e-6)

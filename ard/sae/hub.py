@@ -1,4 +1,4 @@
-"""SAEs on the Hugging Face hub: fetched, and pushed with a model card."""
+"""SAEs on the Hugging Face hub: fetch them, and push them with a model card."""
 
 import json
 import math
@@ -17,7 +17,7 @@ HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
 
 
 def fetch(source: str | Path, files: Sequence[str], revision: str | None = None) -> Path:
-    """Return the folder ``source``, or, where a string names no folder here, that of the same name on the hub.
+    """Return the folder ``source``; a string that names no local folder is fetched from the hub.
 
     Args:
         source: a folder; as a string also ``user/repository`` or ``user/repository/folder``.
@@ -25,7 +25,7 @@ def fetch(source: str | Path, files: Sequence[str], revision: str | None = None)
         revision: branch, tag or commit.
 
     Raises:
-        UserError: if the hub does not give it.
+        UserError: if the hub does not provide it.
     """
     if isinstance(source, Path) or Path(source).exists() or not HUB.fullmatch(source):
         return Path(source)
@@ -34,9 +34,9 @@ def fetch(source: str | Path, files: Sequence[str], revision: str | None = None)
     patterns = [f"{prefix}{name}" for name in files] + [f"{prefix}*/{name}" for name in files if name.endswith(".json")]
     try:
         snapshot = snapshot_download(f"{user}/{repository}", revision=revision, allow_patterns=patterns)
-    except Exception as error:  # of whichever HTTP library the client uses
+    except Exception as error:  # depends on the client's HTTP library
         raise UserError(
-            f"{source!r} is no folder here, and not to be had from the hub ({_first_line(error)}): "
+            f"{source!r} is not a folder here, and cannot be fetched from the hub ({_first_line(error)}): "
             "check the name; for a private repository, log in with `hf auth login`"
         ) from None
     return Path(snapshot, *inner)
@@ -54,12 +54,12 @@ def push(
     """Upload an SAE in SAELens' layout with a model card, in one commit, and return the commit's address.
 
     Args:
-        folder: where the SAE lies.
-        repo_id: ``user/repository``, made if there is none; without ``user`` one's own.
-        inner: the folder in the repository, where it keeps several SAEs; each has its card beside it.
-        metrics: for the card; those of its training, if not given.
-        dataset: what they were measured on.
-        private: of a repository that is made.
+        folder: where the SAE is stored.
+        repo_id: ``user/repository``, created if it does not exist; ``user`` defaults to one's own account.
+        inner: folder in the repository, if it holds several SAEs; each has its card beside it.
+        metrics: metrics for the card; by default those logged in training.
+        dataset: the data that they were measured on.
+        private: whether a repository that is created is private.
 
     Raises:
         UserError: if the hub refuses.
@@ -75,7 +75,7 @@ def push(
             CommitOperationAdd(f"{prefix}README.md", card.encode()),
         ]
         return str(api.create_commit(repo_id, operations, commit_message="Add an SAE").commit_url)
-    except Exception as error:  # of whichever HTTP library the client uses
+    except Exception as error:  # depends on the client's HTTP library
         raise UserError(
             f"the hub did not take {repo_id!r} ({_first_line(error)}): "
             "check the name, and log in with a token that may write (`hf auth login`)"
@@ -88,20 +88,20 @@ def model_card(
     metrics: Mapping[str, float | Figure] | None = None,
     dataset: str | None = None,
 ) -> str:
-    """Return the model card of an SAE, the metrics in a table and, for the hub to show, in its header.
+    """Return the model card of an SAE, with the metrics in a table and in the header, where the hub reads them.
 
     Args:
         config: SAELens' ``cfg.json``.
-        source: what to call the SAE by: ``user/repository`` or ``user/repository/folder``.
-        metrics: by name; those of its training, if not given.
-        dataset: what they were measured on.
+        source: the SAE's name on the hub: ``user/repository`` or ``user/repository/folder``.
+        metrics: metrics by name; by default those logged in training.
+        dataset: the data that they were measured on.
     """
     metadata = dict(config.get("metadata", {}))
     trained_on, measured_on = metadata.pop("metrics", {}), metadata.pop("metrics_on", "")
     metrics, dataset = (trained_on, measured_on) if metrics is None else (metrics, dataset or "held-out clips")
-    known = {name: value for name, value in metadata.items() if isinstance(value, str | int)}
+    plain = {name: value for name, value in metadata.items() if isinstance(value, str | int)}
     user, repository, *inner = source.split("/")
-    model = str(known.get("model_name", ""))
+    model = str(plain.get("model_name", ""))
     values = {name: figure.value if isinstance(figure, Figure) else figure for name, figure in metrics.items()}
     header = ModelCardData(
         library_name="ard",
@@ -114,7 +114,7 @@ def model_card(
             if math.isfinite(value)
         ],
     )
-    facts = {name: config[name] for name in ("architecture", "d_in", "d_sae", "k") if name in config} | known
+    facts = {name: config[name] for name in ("architecture", "d_in", "d_sae", "k") if name in config} | plain
     lines = [f"| {name} | {value} |" for name, value in facts.items()]
     measured = [f"| {name} | {_figure(name, figure)} |" for name, figure in metrics.items()]
     table = "\n".join([f"| on {dataset} | |", "| --- | --- |", *measured]) if measured else "None were given."

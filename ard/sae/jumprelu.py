@@ -1,4 +1,4 @@
-"""The JumpReLU sparse autoencoder, trained elsewhere and used here."""
+"""The JumpReLU sparse autoencoder, which is trained elsewhere and only used here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from ard.types import Codes
 
 
 class JumpReLUSAE(SAE):
-    """JumpReLU sparse autoencoder: a feature is active where its pre-activation is above its own threshold, and 0.
+    """JumpReLU sparse autoencoder: a feature is active where its pre-activation is above both its threshold and 0.
 
     z_j = ReLU(a_j) where a_j > theta_j, else 0; a = W_enc x + b_enc, x_hat = W_dec z + b_dec. The thresholds start
     at 0.
@@ -23,7 +23,7 @@ class JumpReLUSAE(SAE):
         d_in: width of the residual stream.
         d_sae: number of features, e * d_in.
         pre_bias: subtract b_dec from the input.
-        generator: for the initial weights.
+        generator: random generator for the initial weights.
         metadata: facts to keep with the weights (model, layer, ...).
     """
 
@@ -44,12 +44,12 @@ class JumpReLUSAE(SAE):
     def encode(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float] | None = None) -> Codes:
         """Return the codes of x, as wide as the busiest token needs.
 
-        ``clamp`` sets activations after the threshold: a feature has the value at every token, however small it is.
+        ``clamp`` sets activations after the threshold: a feature takes the value at every token, however small.
         """
         return self.encode_both(x, clamp)[1] if clamp else keep_positive(self._activations(x))
 
     def encode_both(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]) -> tuple[Codes, Codes]:
-        """Return the codes of x as they are and with features set, from one product of the encoder."""
+        """Return the codes of x without and with features set, from one encoder product."""
         activations = self._activations(x)
         codes = keep_positive(activations)
         for feature, value in clamp.items():
@@ -61,10 +61,10 @@ class JumpReLUSAE(SAE):
         return pre_activations * (pre_activations > self.threshold.clamp_min(0))
 
     def stored(self) -> StoredSAE:
-        """Return what SAELens' format keeps of it; the others have none."""
+        """Return what is stored of it in SAELens' format, the only one that has this kind."""
         return StoredSAE(None, self.pre_bias, dict(self.named_parameters()), self.metadata)
 
     @classmethod
     def like(cls, stored: StoredSAE) -> "JumpReLUSAE":
-        """Return one of the same size."""
+        """Return an SAE of the same size."""
         return cls(stored.d_in, stored.d_sae, pre_bias=stored.pre_bias, metadata=stored.metadata)

@@ -1,4 +1,4 @@
-"""Which class a stored dictionary is of: a new kind of SAE is one more name in ``KINDS``."""
+"""Load a dictionary as the class of its kind: a new kind of SAE is one more name in ``KINDS``."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ KINDS: tuple[type[SAE], ...] = (TopKSAE, JumpReLUSAE)
 
 
 def load_dictionary(source: str | Path, d_in: int | None = None) -> Dictionary:
-    """Load an SAE of whichever kind its files say, or the raw coordinates for ``poly``.
+    """Load an SAE, of the kind that its files declare, or the raw coordinates for ``poly``.
 
     Args:
-        source: a folder, as a string also one on the hub (:meth:`~ard.sae.autoencoder.SAE.from_pretrained`), or
+        source: a folder; as a string also one on the hub (:meth:`~ard.sae.autoencoder.SAE.from_pretrained`), or
             ``poly``.
-        d_in: width of the residual stream, for raw coordinates, which have none of their own.
+        d_in: width of the residual stream; needed for raw coordinates only, which have no files to read it from.
 
     Raises:
-        UserError: if no SAE is there that can be read, or raw coordinates are given no width.
+        UserError: if there is no SAE that can be read, or raw coordinates are given no width.
     """
     if source != POLY:
         stored = read(source)

@@ -21,22 +21,27 @@ BETTER: Mapping[str, Better] = {
     "dead_share": "lower",
     "rare_share": "lower",
 }
-"""Of every figure of :class:`Quality`."""
+"""Which way each figure of :class:`Quality` is better."""
 
 
 class Quality(Metric):
-    """Reconstruction, sparsity and use of features over all tokens seen, in float64.
+    """Reconstruction, sparsity and feature use over all tokens seen, in float64.
 
-    ``fvu`` is the squared error over the variance about the mean of *all* tokens (0 is perfect, 1 is the mean's guess),
-    ``explained_variance`` 1 - fvu, ``normalised_mse`` the squared error over the squared norm, not centred, ``cosine``
-    that of x and x_hat, averaged, ``l0`` the active features a token, ``not_positive_share`` of what was selected what
-    is not positive, ``dead_share`` and ``rare_share`` of the features those that are active on no token, and on fewer
-    than ``rare_below`` of them. NaN without tokens. Which way each is better says ``BETTER``.
+    - ``fvu``: squared error over the variance about the mean of *all* tokens; 0 is perfect, 1 is guessing the mean.
+    - ``explained_variance``: 1 - fvu.
+    - ``normalised_mse``: squared error over the squared norm, not centred.
+    - ``cosine``: mean cosine of x and x_hat.
+    - ``l0``: active features per token.
+    - ``not_positive_share``: share of the selected activations that are not positive.
+    - ``dead_share``: share of the features that are active on no token.
+    - ``rare_share``: share of the features that are active on a smaller share of tokens than ``rare_below``.
+
+    NaN without tokens. ``BETTER`` says which way each is better.
 
     Args:
         d_in: width of x.
         d_sae: number of features.
-        rare_below: a share of the tokens.
+        rare_below: share of the tokens below which a feature is rare.
     """
 
     def __init__(self, d_in: int, d_sae: int, *, rare_below: float = 1e-4) -> None:
@@ -88,10 +93,10 @@ class Quality(Metric):
 class NormByPosition(Metric):
     """Mean and largest norm of x at the first positions of clips, and at all later ones together.
 
-    Massive activations, as Qwen's at its first tokens, stand out: they would take up features of their own.
+    It reveals massive activations, such as Qwen's at its first tokens, which would take up features of their own.
 
     Args:
-        num_positions: positions that are kept apart.
+        num_positions: first positions that are counted separately.
     """
 
     def __init__(self, num_positions: int = 16) -> None:
@@ -104,7 +109,7 @@ class NormByPosition(Metric):
         self.add_state("largest", torch.zeros(num_positions + 1, dtype=torch.float64), dist_reduce_fx="max")
 
     def update(self, x: Float[Tensor, "tokens d_in"], clip_of_token: Int[Tensor, " tokens"]) -> None:
-        """Add whole clips, one after another."""
+        """Add whole clips, their tokens in order."""
         first = torch.searchsorted(clip_of_token.contiguous(), clip_of_token.contiguous())
         place = (torch.arange(len(x), device=x.device) - first).clamp_max(len(self.count) - 1)
         norm = x.double().norm(dim=-1)

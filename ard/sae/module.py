@@ -17,14 +17,14 @@ from ard.types import Codes, UserError
 class SAETraining(LightningModule):
     """Train TopK-SAEs on batches of tokens (Sec. 2.1): one, or several expansions side by side on the same batches.
 
-    The defaults are the paper's: Eq. 1 as it stands, plain L2, Adam at 1e-5. ``robust`` turns on what reference [17]
-    adds: x is divided by one number, so that its variance is 1 in the first batch, a pre-bias that starts at the
-    geometric median of that batch, decoder rows of unit norm, AuxK for dead features.
+    The defaults are the paper's: Eq. 1 as written, plain L2, Adam at 1e-5. ``robust`` adds what reference [17] does: x
+    is divided by one number, so that its variance is 1 in the first batch; a pre-bias starts at the geometric median of
+    that batch; decoder rows have unit norm; AuxK revives dead features.
 
-    On several ranks, each with its part of every batch, they become what one rank makes of the whole batches.
+    On several ranks, each with its part of every batch, training gives the same SAEs as one rank on whole batches.
 
-    SAEs side by side share nothing but the batches and the optimizer, which works weight by weight: each becomes what
-    it would have become alone.
+    SAEs side by side share only the batches and the optimizer, which works weight by weight: each is trained exactly as
+    it would be alone.
 
     Args:
         d_in: width of the residual stream.
@@ -32,14 +32,14 @@ class SAETraining(LightningModule):
         k: features that each token keeps.
         lr: learning rate of Adam.
         robust: train as reference [17] does.
-        k_aux: dead features that AuxK uses for a token (``robust``).
+        k_aux: dead features that AuxK uses per token (``robust``).
         auxk_coefficient: weight of AuxK, normalised by the variance of the residual (``robust``).
-        dead_after_tokens: a feature is dead when it was silent for that many tokens.
-        batch_top_k: keep k features a token on average, not each time; the SAE then has a threshold.
-        matryoshka: shares of groups of features, which add up to 1: the loss is the mean over what the first group
-            gives, the first two, and so on.
-        max_norm_multiple: leave out tokens whose norm is greater than that many times the batch's median.
-        seed: of the initial weights.
+        dead_after_tokens: a feature is dead when it has been silent for more tokens than this.
+        batch_top_k: keep k features per token on average, rather than for each token; the SAE then has a threshold.
+        matryoshka: shares of the features in each group, which add up to 1. The loss is the mean of the losses with
+            the first group, the first two, and so on.
+        max_norm_multiple: leave out tokens whose norm exceeds this multiple of the batch's median norm.
+        seed: seed for the initial weights.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SAETraining(LightningModule):
         self.register_buffer("scale", torch.ones(()))
 
     def setup(self, stage: str) -> None:
-        """Refuse what would train something else than what was asked for, before anything is trained."""
+        """Refuse settings that would train something other than what was asked for, before anything is trained."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ActivationDataModule):
             data.check_width(self.sae.d_in)
@@ -89,22 +89,22 @@ class SAETraining(LightningModule):
             check_precision(self.trainer.precision, clips=bool(self.trainer.gradient_clip_val))
             if self.trainer.world_size > 1 and (self.max_norm_multiple is not None or self.sae.threshold is not None):
                 raise UserError(
-                    "max_norm_multiple and batch_top_k look at a whole batch, of which each of "
-                    f"{self.trainer.world_size} ranks has a part: set trainer.devices to 1"
+                    "max_norm_multiple and batch_top_k need the whole batch, but each of "
+                    f"{self.trainer.world_size} ranks has only a part: set trainer.devices to 1"
                 )
 
     @property
     def sae(self) -> TopKSAE:
-        """The SAE, or the first of several, as it is trained: it reads x / ``scale``."""
+        """The SAE in training, or the first of several; it reads x / ``scale``."""
         return self.by_expansion[self.expansions[0]]
 
     @property
     def by_expansion(self) -> dict[int, TopKSAE]:
-        """The SAEs as they are trained."""
+        """The SAEs in training, by expansion; they read x / ``scale``."""
         return dict(zip(self.expansions, cast("Iterable[TopKSAE]", self.saes), strict=True))
 
     def trained(self) -> dict[int, TopKSAE]:
-        """Return the SAE of every expansion, for x as it comes."""
+        """Return the SAE of every expansion, rescaled to read x itself."""
         return {e: sae.scaled(float(self.scale)) for e, sae in self.by_expansion.items()}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class SAETraining(LightningModule):
         return total * self._weight(x)
 
     def _weight(self, x: Tensor) -> float:
-        """Return the share of the ranks' tokens that is here, times the ranks: gradients are averaged over ranks."""
+        """Return this rank's share of all tokens, times the number of ranks: gradients are averaged over ranks."""
         if not (dist.is_available() and dist.is_initialized()):
             return 1.0
         num_tokens = torch.tensor(float(len(x)), device=x.device)
@@ -158,16 +158,16 @@ class SAETraining(LightningModule):
         return len(x) * dist.get_world_size() / float(num_tokens)
 
     def validation_step(self, x: Tensor, batch_idx: int) -> dict[str, Reconstruction]:
-        """Return what each SAE makes of held-out tokens, by expansion."""
-        found = {}
+        """Return each SAE's reconstruction and codes of held-out tokens, by expansion."""
+        reconstructions = {}
         for e, sae in self.by_expansion.items():
             codes = sae.encode(x / self.scale)
             values, x_hat = codes.values * self.scale, sae.decode(codes) * self.scale
-            found[str(e)] = Reconstruction(x_hat, Codes(values, codes.indices))
-        return found
+            reconstructions[str(e)] = Reconstruction(x_hat, Codes(values, codes.indices))
+        return reconstructions
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take out the part of the decoders' gradients that would only change the norm of their rows (``robust``)."""
+        """Remove the part of the decoder gradients that would only change the norm of rows (``robust``)."""
         for sae in self.by_expansion.values() if self.robust else ():
             weight, grad = sae.W_dec.data, sae.W_dec.grad
             if grad is not None:
@@ -179,7 +179,7 @@ class SAETraining(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients of each SAE by their own norm, as alone."""
+        """Clip each SAE's gradients by their own norm, as if it were trained alone."""
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
@@ -187,7 +187,7 @@ class SAETraining(LightningModule):
                 nn.utils.clip_grad_norm_(sae.parameters(), gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Make a step, and bring the decoders' rows back to unit norm (``robust``), before a checkpoint is written."""
+        """Take a step, then restore the unit norm of decoder rows (``robust``) before a checkpoint can be written."""
         super().optimizer_step(*args, **kwargs)
         for sae in self.by_expansion.values() if self.robust else ():
             sae.W_dec.data /= sae.W_dec.data.norm(dim=-1, keepdim=True)
@@ -198,9 +198,9 @@ class SAETraining(LightningModule):
 
     @torch.no_grad()
     def _start_from(self, x: Tensor) -> None:
-        """Set the scale and the pre-biases from a batch, that of all ranks together."""
+        """Set the scale and the pre-biases from a batch gathered over all ranks."""
         if dist.is_available() and dist.is_initialized():
-            parts: list[Any] = [None] * dist.get_world_size()  # which may differ in length
+            parts: list[Any] = [None] * dist.get_world_size()  # whose lengths may differ
             dist.all_gather_object(parts, x.cpu())
             x = torch.cat(parts).to(x.device)
         self.scale.copy_(variance(x).sqrt())
@@ -210,7 +210,7 @@ class SAETraining(LightningModule):
 
     @torch.no_grad()
     def _count_silence(self, codes: Codes, silent: Tensor) -> Tensor:
-        """Count on for how many tokens, of all ranks, each feature has been silent, and return which are dead."""
+        """Count for how many tokens, over all ranks, each feature has been silent, and return which are dead."""
         active = torch.zeros_like(silent).index_add_(0, codes.indices.flatten(), (codes.values > 0).long().flatten())
         num_tokens = torch.tensor(len(codes.values), device=silent.device)
         if dist.is_available() and dist.is_initialized():
@@ -219,17 +219,17 @@ class SAETraining(LightningModule):
         silent.add_(num_tokens).mul_(active == 0)
         return silent > self.dead_after_tokens
 
-    def _log_step(self, expansion: int, found: dict[str, Tensor]) -> None:
+    def _log_step(self, expansion: int, figures: dict[str, Tensor]) -> None:
         one = len(self.expansions) == 1
-        self.log_dict({f"train/{name}" if one else f"train/e{expansion}/{name}": x for name, x in found.items()})
-        self.log("fvu" if one else f"fvu-e{expansion}", found["fvu"], prog_bar=True, logger=False)
+        self.log_dict({f"train/{name}" if one else f"train/e{expansion}/{name}": x for name, x in figures.items()})
+        self.log("fvu" if one else f"fvu-e{expansion}", figures["fvu"], prog_bar=True, logger=False)
 
 
 def check_precision(precision: str, *, clips: bool) -> None:
-    """Refuse a precision in which training fails, or clips something else than the gradients.
+    """Refuse a precision in which training fails or clips something other than the gradients.
 
     Raises:
-        UserError: if it is such a one.
+        UserError: if it is such a precision.
     """
     if precision not in ("32-true", "16-mixed", "bf16-mixed"):
         raise UserError(
@@ -237,6 +237,6 @@ def check_precision(precision: str, *, clips: bool) -> None:
         )
     if precision == "16-mixed" and clips:
         raise UserError(
-            "trainer.precision is '16-mixed', whose gradients are scaled when trainer.gradient_clip_val would clip "
-            "them: choose bf16-mixed, or leave out the clipping"
+            "trainer.precision is '16-mixed', whose gradients are still scaled when trainer.gradient_clip_val would "
+            "clip them: choose bf16-mixed, or leave out the clipping"
         )

@@ -1,4 +1,4 @@
-"""What stands in an SAE's place for the paper's baseline `Poly. Feats.`."""
+"""The raw coordinates of x as a dictionary, for the paper's baseline `Poly. Feats.`."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from ard.types import Codes
 
 
 class PolyFeatures(Dictionary):
-    """The paper's baseline `Poly. Feats.`: the raw coordinates of x in the place of z, through the same pipeline."""
+    """The paper's baseline `Poly. Feats.`: the raw coordinates of x in place of z, through the same pipeline."""
 
     method = "Poly. Feats."
     is_baseline = True
@@ -36,7 +36,7 @@ class PolyFeatures(Dictionary):
         return Codes(values, torch.arange(self.d_in, device=x.device).expand(x.shape))
 
     def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
-        """Return x, of whose coordinates those that are not among the codes are 0."""
+        """Return x, with 0 for coordinates that are not among the codes."""
         x = codes.values.new_zeros(len(codes.values), self.d_in)
         return x.scatter(-1, codes.indices, codes.values)
 

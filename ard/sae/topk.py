@@ -14,11 +14,11 @@ from ard.sae.functional import encode_above, encode_top_k, keep_positive, top_k_
 from ard.types import Codes, UserError
 
 THRESHOLD_DECAY = 0.99
-"""Of the running mean of BatchTopK's threshold: it forgets in some hundred batches what the first ones were like."""
+"""Decay of the running mean of BatchTopK's threshold: the first batches are forgotten within some hundred."""
 
 
 class Reconstruction(NamedTuple):
-    """What an SAE makes of tokens."""
+    """The reconstruction of tokens, and their codes."""
 
     x_hat: Float[Tensor, "tokens d_in"]
     codes: Codes
@@ -32,9 +32,9 @@ class TopKSAE(SAE):
         d_sae: number of features, e * d_in.
         k: features that each token keeps.
         pre_bias: subtract b_dec from the input and add it to the output (reference [17]); Eq. 1 has none.
-        threshold: what an activation must be above, in the place of being among the k largest (BatchTopK); training
-            goes on with its estimate where it is 0.
-        generator: for the initial weights.
+        threshold: keep activations above this rather than the k largest (BatchTopK). Training updates it; 0 means that
+            there is no estimate yet.
+        generator: random generator for the initial weights.
         metadata: facts to keep with the weights (model, layer, ...).
     """
 
@@ -67,7 +67,7 @@ class TopKSAE(SAE):
         return encode_above(self.centred(x), self.W_enc, self.b_enc, self.k, self.threshold)
 
     def encode_both(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]) -> tuple[Codes, Codes]:
-        """Return the codes of x as they are and with features set before TopK, from one product of the encoder."""
+        """Return the codes of x without and with features set before TopK, from one encoder product."""
         if self.threshold is None:
             width = min(self.k + len(clamp), self.d_sae)
             codes = encode_top_k(self.centred(x), self.W_enc, self.b_enc, width)
@@ -83,7 +83,7 @@ class TopKSAE(SAE):
         return keep_positive(pre_activations * (pre_activations > self.threshold))
 
     def encode_to_train(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        """Return the codes of a training batch; of BatchTopK by the batch's own threshold, which is kept on average."""
+        """Return the codes of a training batch. BatchTopK uses the batch's own threshold and keeps a running mean."""
         if self.threshold is None:
             return self.encode(x)
         codes = encode_above(self.centred(x), self.W_enc, self.b_enc, self.k)
@@ -96,18 +96,18 @@ class TopKSAE(SAE):
     def check_clamp(self, clamp: Mapping[int, float]) -> None:
         """Refuse negative values, and more features than TopK keeps."""
         super().check_clamp(clamp)
-        wanted = sum(value > 0 for value in clamp.values())
-        if self.threshold is None and wanted > self.k:
-            raise UserError(f"{wanted} features cannot be set at once: this SAE keeps {self.k} a token")
+        num_set = sum(value > 0 for value in clamp.values())
+        if self.threshold is None and num_set > self.k:
+            raise UserError(f"{num_set} features cannot be set at once: this SAE keeps {self.k} per token")
 
     def stored(self) -> StoredSAE:
-        """Return what a file of any format keeps of it."""
+        """Return what is stored of it, whatever the file format."""
         threshold = None if self.threshold is None else float(self.threshold)
         return StoredSAE(self.k, self.pre_bias, dict(self.named_parameters()), self.metadata, threshold)
 
     @classmethod
     def like(cls, stored: StoredSAE) -> "TopKSAE":
-        """Return one of the same size, k and threshold."""
+        """Return an SAE of the same size, k and threshold."""
         assert stored.k is not None
         return cls(
             stored.d_in,
@@ -120,7 +120,7 @@ class TopKSAE(SAE):
 
     @torch.no_grad()
     def scaled(self, scale: float) -> "TopKSAE":
-        """Return the SAE that makes ``scale`` times as much of ``scale`` times the tokens: its biases are as large."""
+        """Return a copy g of this SAE f with biases and threshold times ``scale``: g(scale * x) = scale * f(x)."""
         sae = copy.deepcopy(self)
         for bias in (sae.b_enc, sae.b_dec, sae.threshold):
             if bias is not None:

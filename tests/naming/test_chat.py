@@ -93,11 +93,11 @@ PROBLEMS = {
     "half": "cannot be reached",
     "drop": "cannot be reached",
     "hang": "gave no answer within 0.5 s, asked 2 times",
-    "cut": "answers what is no chat completion",
-    "empty": "answers what is no chat completion",
-    "html": "answers what is no chat completion",
-    "other": "answers what is no chat completion",
-    "list": "answers what is no chat completion",
+    "cut": "does not answer with a chat completion",
+    "empty": "does not answer with a chat completion",
+    "html": "does not answer with a chat completion",
+    "other": "does not answer with a chat completion",
+    "list": "does not answer with a chat completion",
     '200:{"code": 429, "message": "slow down"}': 'keeps failing (status 429, {"error": {"code": 429',
     '200:{"type": "overloaded_error"}': "keeps failing (status 503",
     '200:{"code": "invalid_api_key"}': "refuses the key in the environment variable OPENAI_API_KEY",
@@ -131,7 +131,7 @@ def test_a_server_that_is_not_there_says_how_to_start_one(chat):
 
 def test_an_endpoint_that_wants_a_key_says_where_to_put_it(misbehave, chat, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(UserError, match="wants a key, and there is none in the environment variable OPENAI_API_KEY"):
+    with pytest.raises(UserError, match="needs a key, and there is none in the environment variable OPENAI_API_KEY"):
         chat(misbehave("401").base_url)(["hello"])
     monkeypatch.setenv("OTHER_KEY", SECRET)
     with pytest.raises(UserError, match="refuses the key in the environment variable OTHER_KEY"):
@@ -267,7 +267,7 @@ def test_a_url_that_cannot_be_taken_apart_is_refused_without_showing_it(chat, ba
 
 @pytest.mark.parametrize("base_url", ["localhost:8000/v1", "", "ftp://host/v1"])
 def test_a_url_that_is_none_is_refused(chat, base_url):
-    with pytest.raises(UserError, match=f"base_url {base_url!r} is no endpoint"):
+    with pytest.raises(UserError, match=f"base_url {base_url!r} is not an endpoint"):
         chat(base_url).check()
 
 

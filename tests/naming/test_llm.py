@@ -176,7 +176,7 @@ BEHAVIOURS = {  # how the server treats the prompts, and what the screen ends wi
         "0 of 12 concepts have a name",
         "12 have none: the answer names nothing",
     ],
-    "null": "names none of 12 concepts (the answer is empty: finish_reason stop): see to it, or raise max_tokens (128)",
+    "null": "names none of 12 concepts (the answer is empty: finish_reason stop): check it, or raise max_tokens (128)",
     '200:{"code": 402, "message": "Insufficient credits"}': 'refuses a request (status 402, {"error": {"code": 402, '
     '"message": "Insufficient credits"}})',
     "400": "names none of 12 concepts (the prompt is refused: status 400, ",

@@ -179,7 +179,7 @@ def test_bad_input_is_named():
     broken.values[clip_of_token == 4] = math.nan
     with pytest.raises(ValueError, match=r"clips in rows \[4\] have a NaN or infinite score"):
         metric.update(broken, clip_of_token, torch.arange(CLIPS))
-    with pytest.raises(ValueError, match="ties 'preact' go by the clips' mean pre-activations: give them"):
+    with pytest.raises(ValueError, match="ties 'preact' need the clips' mean pre-activations: give them"):
         RepresentativeClips(FEATURES, P, ties="preact").update(codes, clip_of_token, torch.arange(CLIPS))
     twice = run(torch.tensor([0, 1, 2, 3, 0]), 2)
     with pytest.raises(ValueError, match=r"clips in rows \[0.*\] fill two slots"):

@@ -204,7 +204,7 @@ def test_an_older_dictionary_learning_file_without_k_and_threshold_is_read(peers
 @pytest.mark.parametrize("threshold", [None, 1.25])
 def test_there_and_back_nothing_is_lost(tmp_path, first, second, threshold, dtype):
     if threshold and "sparsify" in (first, second):
-        with pytest.raises(UserError, match=r"threshold is 1.25, and sparsify knows no BatchTopK"):
+        with pytest.raises(UserError, match=r"threshold is 1.25, and sparsify has no BatchTopK"):
             write(stored(dtype, threshold=threshold), tmp_path, "sparsify")
         return
     sae = stored(dtype, threshold=threshold)
@@ -252,10 +252,10 @@ REFUSED = [
     ("saelens", {"k": True}, "its configuration gives True for k: write the number into it"),
     ("saelens", {"k": 10**40}, r"gives 1000+ for k"),
     ("saelens", {"d_in": "6"}, "its configuration gives '6' for d_in: write the number into it"),
-    ("saelens", {"metadata": ["m"]}, r"metadata is \['m'\], not names with values: mend its configuration"),
+    ("saelens", {"metadata": ["m"]}, r"metadata is \['m'\], not a mapping: correct its configuration"),
     ("saelens", {"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input is 'false': write true or false"),
     ("sparsify", {"d_in": "6", "num_latents": 0, "expansion_factor": 10**12}, "gives '6' for d_in"),
-    ("sparsify", {"metadata": "m"}, "metadata is 'm', not names with values"),
+    ("sparsify", {"metadata": "m"}, "metadata is 'm', not a mapping"),
     ("sparsify", {"activation": "groupmax"}, "activation is 'groupmax', only 'topk' can be read"),
     ("sparsify", {"signed": True}, "signed is True"),
     ("sparsify", {"skip_connection": True}, "skip_connection is True, only False can be read"),
@@ -303,7 +303,7 @@ def test_the_options_of_sae_lens_before_6_are_refused_too(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: {**t, "W_dec": t["W_dec"].T}, r"W_dec is \[6, 24\], and seems to lie transposed, its .* \[24, 6\]"),
+        (lambda t: {**t, "W_dec": t["W_dec"].T}, r"W_dec is \[6, 24\], and seems to be transposed, its .* \[24, 6\]"),
         (lambda t: {**t, "W_skip": torch.zeros(D_IN, D_IN)}, "'W_skip' is a tensor that no TopK-SAE has"),
         (lambda t: {name: t[name] for name in t if name != "b_dec"}, "b_dec is missing"),
     ],
@@ -326,7 +326,7 @@ def test_weights_that_are_no_numbers_to_compute_with_are_refused(tmp_path, layou
     tensors = torch.load(path, weights_only=True) if layout == "dictionary_learning" else load_file(path)
     tensors["b_dec"] = tensors["b_dec"].to(dtype)
     (torch.save if layout == "dictionary_learning" else save_file)(tensors, path)
-    with pytest.raises(UserError, match=f"b_dec is of {str(dtype)[6:]}: save the SAE again in float32, float16 or"):
+    with pytest.raises(UserError, match=f"b_dec is {str(dtype)[6:]}: save the SAE again in float32, float16 or"):
         read(tmp_path)
 
 
@@ -383,7 +383,7 @@ def test_a_pickle_does_not_pass_for_safetensors(tmp_path):
     for layout, weights in {"saelens": "sae_weights.safetensors", "sparsify": "sae.safetensors"}.items():
         write(stored(), tmp_path / layout, layout)
         torch.save({"W_enc": Harm(tmp_path / "harm")}, tmp_path / layout / weights)
-        with pytest.raises(UserError, match=r"is no safetensors file .*: nothing else is read"):
+        with pytest.raises(UserError, match=r"is not a safetensors file .*: only safetensors files are read"):
             read(tmp_path / layout)
     assert not (tmp_path / "harm").exists()
 
@@ -409,7 +409,7 @@ def test_where_there_is_no_sae_one_is_told_where_to_look(tmp_path):
         read(tmp_path)
     write(stored(), tmp_path / "layers.3", "sparsify")
     write(stored(), tmp_path / "trainer_0", "dictionary_learning")
-    with pytest.raises(UserError, match=r"holds no SAE .*: look into its folders: layers.3, trainer_0"):
+    with pytest.raises(UserError, match=r"holds no SAE .*: try its folders: layers.3, trainer_0"):
         read(tmp_path)
 
 

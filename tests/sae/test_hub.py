@@ -123,7 +123,7 @@ def test_a_repository_keeps_several_saes_in_folders(hub, tmp_path):
         push(tmp_path / str(layer), "me/saes", inner=f"layer-{layer}/e8/", metrics=METRICS)
     assert "layer-26/e8/README.md" in hub["me/saes"]
     assert torch.equal(read("me/saes/layer-26/e8").tensors["W_enc"], stored(26).tensors["W_enc"])
-    with pytest.raises(UserError, match=r"'me/saes/layer-26' holds no SAE .*: look into its folders: e8"):
+    with pytest.raises(UserError, match=r"'me/saes/layer-26' holds no SAE .*: try its folders: e8"):
         read("me/saes/layer-26")
 
 
@@ -143,7 +143,7 @@ def test_sae_lens_pulls_what_is_pushed(hub, peers, tmp_path):
 
 
 def test_what_the_hub_does_not_have_is_said_so(hub, tmp_path):
-    with pytest.raises(UserError, match=r"'me/nothing' is no folder here, and not to be had from the hub \(.*404"):
+    with pytest.raises(UserError, match=r"not a folder here, and cannot be fetched from the hub \(.*404"):
         read("me/nothing")
 
 

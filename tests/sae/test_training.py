@@ -273,8 +273,8 @@ def test_two_ranks_make_of_the_same_batches_what_one_makes(tmp_path, skip):
             ["--data.init_args.batch_tokens=31"],
             "batch_tokens is 31, which 2 ranks cannot share evenly: give a multiple",
         ),
-        (["--model.init_args.batch_top_k=true"], "max_norm_multiple and batch_top_k look at a whole batch"),
-        (["--model.init_args.max_norm_multiple=3"], "of which each of 2 ranks has a part: set trainer.devices to 1"),
+        (["--model.init_args.batch_top_k=true"], "max_norm_multiple and batch_top_k need the whole batch"),
+        (["--model.init_args.max_norm_multiple=3"], "but each of 2 ranks has only a part: set trainer.devices to 1"),
     ],
 )
 def test_what_ranks_cannot_share_is_refused(store, tmp_path, monkeypatch, capsys, options, message):
@@ -294,7 +294,7 @@ def test_a_precision_in_which_training_fails_is_refused(store, tmp_path, capsys,
 
 def test_clipping_of_scaled_gradients_is_refused():
     with pytest.raises(
-        UserError, match=r"precision is '16-mixed', whose gradients are scaled when .* choose bf16-mixed"
+        UserError, match=r"precision is '16-mixed', whose gradients are still scaled when .* choose bf16-mixed"
     ):
         check_precision("16-mixed", clips=True)
     check_precision("16-mixed", clips=False)

@@ -267,7 +267,7 @@ def test_several_layers_are_steered_at_once_and_one_layer_twice(model, clips, sa
         (1, {5: float("nan")}, "feature 5 cannot be set to nan: give a finite value"),
         (1, {5: float("inf")}, "feature 5 cannot be set to inf"),
         (1, {5: -1.0}, "feature 5 cannot be set to -1.0: an SAE's activations are 0 or more. 0 turns it off"),
-        (1, dict.fromkeys(range(9), 1.0), "9 features cannot be set at once: this SAE keeps 8 a token"),
+        (1, dict.fromkeys(range(9), 1.0), "9 features cannot be set at once: this SAE keeps 8 per token"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(model, sae, layer, clamp, said):

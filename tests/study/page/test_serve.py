@@ -150,7 +150,7 @@ def test_bad_input_is_refused_in_one_line(run, store, capsys, monkeypatch, tmp_p
     assert "No such file" in refused(capsys, "study", "import", nowhere / "x.csv", "--run", run)
     assert "cannot be written" in refused(capsys, "study", "export", "--run", run, "--out", run / "run.json" / "x")
     rate = ("study", "rate", "--run", run, "--model", "m", "--endpoint")
-    assert "is no endpoint: give one such as" in refused(capsys, *rate, "nonsense")
+    assert "is not an endpoint: give one such as" in refused(capsys, *rate, "nonsense")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen on 127.0.0.1:{port}" in refused(capsys, "app", "--run", run, "--port", port)
