@@ -118,7 +118,7 @@ FIT = CONFIGS / "demo" / "fit.yaml"
     ("changes", "said"),
     [
         ({"--audio": "{tmp_path}/nowhere"}, "does not exist: give a folder"),
-        ({"--model": "{tiny_clap}"}, "is no AudioLLM"),
+        ({"--model": "{tiny_clap}"}, "is not an AudioLLM"),
         ({"--model": "{tmp_path}"}, "cannot be loaded"),
         ({"--layer": "9"}, "layer 9 does not exist"),
         ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
