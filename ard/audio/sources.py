@@ -1,4 +1,4 @@
-"""The corpora by name, and the clips of a preset's split from several of them."""
+"""The corpora by name, and splits that a preset takes from several of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
@@ -26,17 +26,17 @@ class Corpora:
     """Iterate over the clips of several corpora, one corpus after another.
 
     Args:
-        parts: each the name of a corpus, under ``source``, and the arguments of its class.
+        parts: for each corpus, its name under ``source`` and the arguments of its class.
 
     Raises:
-        UserError: if there is no such corpus, or it refuses its arguments.
+        UserError: if a corpus does not exist or refuses its arguments.
     """
 
     def __init__(self, parts: Sequence[Mapping[str, Any]]) -> None:
         self._parts = [_opened(**part) for part in parts]
 
     def __len__(self) -> int:
-        """Count their clips, as far as they are known; a folder's are not."""
+        """Count the clips of the corpora that know their number; a folder does not."""
         return sum(len(part) for part in self._parts if isinstance(part, Sized))
 
     def __iter__(self) -> Iterator[Clip | Failure]:
@@ -53,4 +53,6 @@ def _opened(source: str, root: str | None = None, **arguments: Any) -> Iterable[
     try:
         return SOURCES[source](**arguments)
     except TypeError as error:
-        raise UserError(f"source {source!r} cannot be opened so ({error}): see `ard shards {source} --help`") from error
+        raise UserError(
+            f"source {source!r} cannot be opened with these arguments ({error}): see `ard shards {source} --help`"
+        ) from error
