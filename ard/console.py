@@ -1,4 +1,4 @@
-"""What a person at the terminal sees while something runs: messages, progress, what was left out."""
+"""What the terminal shows while a command runs: messages, progress, and what was left out."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
@@ -14,7 +14,7 @@ console = Console(stderr=True)
 
 
 def say(step: str) -> None:
-    """Show which step begins."""
+    """Announce the step that begins."""
     console.print(f"[bold]·[/bold] {escape(step)}", highlight=False, soft_wrap=True)
 
 
@@ -25,23 +25,23 @@ def tracked(source: Iterable[Any], description: str) -> Iterable[Any]:
 
 
 def say_failures(failures: Sequence[Failure]) -> None:
-    """Show what was left out, and why."""
+    """Show which clips were left out, and why."""
     _list("left out", failures)
 
 
 def say_notes(notes: Sequence[Note]) -> None:
-    """Show what was used though something was amiss."""
-    _list("used, but", notes)
+    """Show which clips were used despite a problem."""
+    _list("used despite a problem", notes)
 
 
 def _list(what: str, listed: Sequence[Failure | Note], most: int = 20) -> None:
-    """Show how many there are for each reason, and the first of them by name."""
+    """Show how many there are and the first few by name; if there are more, also the counts by reason."""
     if not listed:
         return
     console.print(f"{len(listed)} {what}:", style="yellow", highlight=False)
     for clip_id, _, reason in listed[:most]:
         console.print(f"  {clip_id}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if len(listed) > most:
-        console.print("  and more; in all:", highlight=False)
+        console.print("  and more; all of them by reason:", highlight=False)
         for reason, count in Counter(reason for _, _, reason in listed).most_common(most):
             console.print(f"  {count} x {reason}", markup=False, highlight=False, soft_wrap=True)

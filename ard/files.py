@@ -1,4 +1,4 @@
-"""Folders in which files are made: one process at a time, and nothing that somebody else made is touched."""
+"""Claims on output folders: one process at a time writes to a folder, and touches nothing that others made."""
 
 import os
 import re
@@ -14,64 +14,64 @@ from filelock import FileLock, Timeout
 from ard.types import UserError
 
 LOCK = ".ard.lock"
-"""In every folder that was claimed and written to: who claimed it last. The kernel holds it: a file alone does not."""
+"""The lock file of a claimed folder. It names the last owner; the kernel holds the lock, not the file's presence."""
 
-PATIENCE_S = 0.5  # whoever looks whether a folder is in use holds its lock for a moment
+PATIENCE_S = 0.5  # a process that only checks whether a folder is in use holds its lock for a moment
 PARTIAL = re.compile(r".+\.[0-9a-f]{12}\.partial")
 
 
 def partial_path(path: Path, unique: str) -> Path:
-    """Return where a file is written before it takes its name; ``unique`` has 12 hexadecimal digits."""
+    """Return where a file is written before it gets its name; ``unique`` is 12 hexadecimal digits."""
     partial = path.with_name(f"{path.name}.{unique}.partial")
     assert PARTIAL.fullmatch(partial.name)
     return partial
 
 
 def in_use(folder: Path) -> list[str]:
-    """Return the names of what lies in a folder, but for a lock and what a killed process left half written."""
+    """Return the names in a folder, except its lock and the files that a killed process left half written."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.name != LOCK and not PARTIAL.fullmatch(path.name))
 
 
 def refuse_inside(read: Path, out: Path) -> None:
-    """Refuse to write where one reads from: into a folder that holds the one that is read, or is it.
+    """Refuse an output folder that contains the folder being read, or is the same.
 
     Raises:
-        UserError: if it is so.
+        UserError: if it does or is.
     """
     if Path(os.path.realpath(read)).is_relative_to(os.path.realpath(out)):
         raise UserError(f"folder {str(out)!r} holds what is read from {str(read)!r}: choose another --out")
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder in which something lies, and which nobody has claimed before.
+    """Refuse a folder that is not empty and was never claimed.
 
     Raises:
-        UserError: if it is so.
+        UserError: if it is such a folder.
     """
     if in_use(folder) and not (folder / LOCK).is_file():
         raise UserError(f"folder {str(folder)!r} is in use, and not by this command: choose a new or empty one")
 
 
 def accept(folder: Path) -> None:
-    """Refuse no folder."""
+    """Accept any folder."""
 
 
 @contextmanager
 def claim(*folders: Path, refuse: Callable[[Path], None] = accept) -> Iterator[None]:
-    """Keep folders, and all below them, to this process until the block ends; make those that are missing.
+    """Reserve folders, and everything below them, for this process until the block ends; create missing ones.
 
     This process may claim what it holds again. A killed process holds nothing. The half-written files that it left
     behind are removed. Of the ranks of one job the first claims for all.
 
     Args:
         folders: where files will be written.
-        refuse: raises if a folder is not to be written to; called before anything is made in it, and again once it is
-            held.
+        refuse: raises if a folder must not be written to; called before anything is created in it, and again once it
+            is held.
 
     Raises:
-        UserError: if another process holds a folder or one above it, or it cannot be written.
+        UserError: if another process holds a folder or one above it, or a folder cannot be written.
     """
     with ExitStack() as held:
         for folder in sorted({Path(os.path.realpath(folder)) for folder in folders if _rank() == 0}):
@@ -95,7 +95,7 @@ def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
             raise _unwritable(folder, error) from error
         for above in folder.parents:
             if os.access(above / LOCK, os.W_OK) and not _lock(above).is_locked:
-                with _locked(above):  # for a moment: nobody else holds it
+                with _locked(above):  # for a moment, to see that nobody else holds it
                     pass
     with _locked(folder) as is_first:
         if is_first:
@@ -111,7 +111,7 @@ def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder; tell whether it was not held by this process before."""
+    """Hold the lock of a folder; yield whether this process acquired it just now."""
     lock = _lock(folder)
     is_first = not lock.is_locked
     try:
@@ -119,7 +119,7 @@ def _locked(folder: Path) -> Iterator[bool]:
     except Timeout:
         holder = " ".join((folder / LOCK).read_text(errors="replace").split()) or "another process"
         raise UserError(
-            f"folder {str(folder)!r} is in use by {holder}: wait until that has ended, or choose another folder"
+            f"folder {str(folder)!r} is in use by {holder}: wait until it ends, or choose another folder"
         ) from None
     except OSError as error:
         raise _unwritable(folder, error) from error
@@ -148,7 +148,7 @@ def _leave(folder: Path, is_new: bool) -> None:
 
 
 def _remove_partials(folder: Path) -> None:
-    """Remove what killed processes left half written, but not below a folder that another process holds."""
+    """Remove files that killed processes left half written, except below folders that another process holds."""
     for inside, folders, files in os.walk(folder):
         if LOCK in files and _is_held_elsewhere(Path(inside)):
             folders.clear()

@@ -13,18 +13,18 @@ from torch import Tensor
 
 
 class UserError(Exception):
-    """Bad input that the user can mend: what was wrong, the value received, what to do. The CLI exits with 2."""
+    """Bad input that the user can correct: what was wrong, the value received, what to do. The CLI exits with 2."""
 
     def __str__(self) -> str:
-        """Return the line. An error of a DataLoader's worker arrives as a traceback's text, of which it is the end."""
+        """Return the message, without the traceback that a DataLoader worker puts in front of it."""
         return super().__str__().rpartition("UserError: ")[2].strip()
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One audio clip and what is known about it. ``waveform`` is mono float32 in [-1, 1].
+    """One audio clip and its metadata. ``waveform`` is mono float32 in [-1, 1].
 
-    ``note`` says what was amiss with its sound or its row, where something was: cut short, say, or divided.
+    ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for example.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Clip:
 
 
 class Failure(NamedTuple):
-    """A clip that was left out: its id or path, the stage that left it out, the reason."""
+    """A clip that was left out: its id or path, the stage that left it out, and the reason."""
 
     id: str
     stage: str
@@ -53,7 +53,7 @@ class Failure(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A clip that was used though something was amiss: its id, the stage that saw it, what it was."""
+    """A clip that was used despite a problem: its id, the stage that noticed the problem, and what it was."""
 
     id: str
     stage: str
@@ -61,7 +61,7 @@ class Note(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """Sparse codes: of every token the k selected features and their activations, in no particular order."""
+    """Sparse codes: the k selected features of every token and their activations, in no particular order."""
 
     values: Float[Tensor, "tokens k"]
     indices: Int[Tensor, "tokens k"]

@@ -120,7 +120,7 @@ FIT = CONFIGS / "demo" / "fit.yaml"
     ("changes", "said"),
     [
         ({"--audio": "{tmp_path}/nowhere"}, "does not exist: give a folder"),
-        ({"--model": "{tiny_clap}"}, "is no AudioLLM"),
+        ({"--model": "{tiny_clap}"}, "is not an AudioLLM"),
         ({"--model": "{tmp_path}"}, "cannot be loaded"),
         ({"--layer": "9"}, "layer 9 does not exist"),
         ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
@@ -190,7 +190,7 @@ def test_the_papers_extraction_can_be_looked_at_before_it_is_run(tiny_audiollm, 
     said = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"model '.*': 60,032 parameters, width 32, layers \[1, 3\] of 4", said[0])
     assert said[1].endswith("audio/probe': 6 clips in 1 shards")
-    assert said[2].endswith("activations': 0 shards are there, 1 to do")
+    assert said[2].endswith("activations': 0 shards done, 1 to do")
     assert said[3] == "first batch: 6 clips of 20 to 25 audio tokens"
     assert not (tmp_path / "activations").exists()
     asked = [*config, f"--run.model={tiny_audiollm}"]

@@ -229,6 +229,6 @@ def test_an_unknown_source_is_named():
     with pytest.raises(UserError, match="source 'wavecaps' does not exist: choose one of folder, wavcaps, iemocap"):
         Corpora([{"source": "wavecaps"}])
     with pytest.raises(
-        UserError, match=r"source 'synthetic' cannot be opened so \(missing a required argument: 'split'"
+        UserError, match=r"source 'synthetic' cannot be opened with these arguments \(missing a required argument: 'spl"
     ):
         Corpora([{"source": "synthetic", "num_clips": 3}])

@@ -1,4 +1,4 @@
-"""Stage 3: activations of many clips, several layers in one pass, into shards with a manifest, and back as a stream."""
+"""Stage 3: activations of several layers from one pass over many clips, stored as shards and read back as streams."""
 
 import lazy_loader
 

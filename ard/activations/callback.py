@@ -1,4 +1,4 @@
-"""Write what `Trainer.predict` extracts as activation shards."""
+"""Write what `Trainer.predict` extracts to activation shards."""
 
 import math
 from collections import defaultdict
@@ -18,9 +18,9 @@ from ard.types import Failure
 
 
 class ActivationWriter(BasePredictionWriter):
-    """Write activation shards while the next batches are computed; the manifest comes last, from rank 0.
+    """Write activation shards while the next batches are computed; rank 0 writes the manifest last.
 
-    In memory are the clips of the shards that are being filled (one a data worker) and of one that is being written.
+    Memory holds the clips of the shards being filled (one for each data worker) and of one shard being written.
 
     Args:
         out: the folder of the shards and their manifest.
@@ -34,11 +34,11 @@ class ActivationWriter(BasePredictionWriter):
         self._writing: Future[None] | None = None
 
     def refuse(self, out: Path) -> None:
-        """Refuse a folder that holds anything else."""
+        """Refuse a folder that holds anything but activation shards."""
         refuse_foreign(out)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the thread that writes."""
+        """Start the writer thread."""
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     def write_on_batch_end(
@@ -51,17 +51,17 @@ class ActivationWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Collect the clips of one batch, with how many seconds each of their tokens stands for; write a full shard."""
+        """Collect the clips of a batch and the seconds that each of their tokens covers; write a complete shard."""
         assert isinstance(pl_module, Extraction)
         self._failures[batch.shard] += batch.failures
-        for place, known, activations, reason in zip(batch.places, batch.metadata, *prediction, strict=True):
+        for place, metadata, activations, reason in zip(batch.places, batch.metadata, *prediction, strict=True):
             if reason:
-                self._failures[batch.shard].append(Failure(known["id"], "activations", reason))
+                self._failures[batch.shard].append(Failure(metadata["id"], "activations", reason))
                 continue
-            heard_s, tokens_s = pl_module.audiollm.prompter.heard_s(known["duration_s"])
+            heard_s, tokens_s = pl_module.audiollm.prompter.heard_s(metadata["duration_s"])
             seconds_per_token = tokens_s / len(next(iter(activations.values())))
-            num_tokens = math.ceil(heard_s / seconds_per_token - 1e-6)  # those behind the clip's end are of silence
-            timed = {**known, "num_tokens": num_tokens, "seconds_per_token": seconds_per_token}
+            num_tokens = math.ceil(heard_s / seconds_per_token - 1e-6)  # tokens after the clip's end are silence
+            timed = {**metadata, "num_tokens": num_tokens, "seconds_per_token": seconds_per_token}
             sound = {layer: x[:num_tokens] for layer, x in activations.items()}
             self._clips[batch.shard].append((place, timed, sound))
         if batch.last:
@@ -85,12 +85,12 @@ class ActivationWriter(BasePredictionWriter):
         trainer.strategy.barrier("the manifest is written")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the thread finish what it writes."""
+        """Let the thread finish writing."""
         if stage == "predict" and hasattr(self, "_thread"):
             self._thread.shutdown()
 
     def _wait(self) -> None:
-        """Wait for the shard that is being written, and raise what went wrong with it."""
+        """Wait for the shard being written, and raise any error in writing it."""
         if self._writing:
             self._writing.result()
 

@@ -24,9 +24,9 @@ from ard.types import Clip, Failure, UserError
 
 
 class _Clips(IterableDataset[ClipBatch]):
-    """Batches of clips of like length, prepared in the worker that reads their shard.
+    """Batches of clips of similar length, prepared in the worker that reads their shard.
 
-    The batches of a shard depend on that shard alone: a run that was stopped computes the rest as it would have.
+    The batches of a shard depend on that shard alone, so a resumed run computes the rest as the first would have.
     """
 
     def __init__(self, shards: Mapping[int, Path], prompter: AudioPrompter, batch_tokens: int) -> None:
@@ -38,9 +38,9 @@ class _Clips(IterableDataset[ClipBatch]):
         """Return the batches of this worker's share of the shards."""
         worker = get_worker_info()
         for index in list(self.shards)[worker.id if worker else 0 :: worker.num_workers if worker else 1]:
-            read = list(enumerate(read_shard(self.shards[index])))
-            failures = [clip for _, clip in read if isinstance(clip, Failure)]
-            batches = list(self._batches([(place, clip) for place, clip in read if isinstance(clip, Clip)]))
+            items = list(enumerate(read_shard(self.shards[index])))
+            failures = [clip for _, clip in items if isinstance(clip, Failure)]
+            batches = list(self._batches([(place, clip) for place, clip in items if isinstance(clip, Clip)]))
             for number, batch in enumerate(batches or [[]]):
                 places, clips = [place for place, _ in batch], [clip for _, clip in batch]
                 yield ClipBatch(
@@ -53,7 +53,7 @@ class _Clips(IterableDataset[ClipBatch]):
                 )
 
     def _batches(self, clips: list[tuple[int, Clip]]) -> Iterator[list[tuple[int, Clip]]]:
-        """Cut clips, the longest first, into batches of at most ``batch_tokens`` tokens with their padding."""
+        """Cut clips, longest first, into batches of at most ``batch_tokens`` tokens, padding included."""
         batch: list[tuple[int, Clip]] = []
         for place, clip in sorted(clips, key=lambda item: -item[1].duration_s):
             if batch and (len(batch) + 1) * self._num_tokens(batch[0][1].duration_s) > self.batch_tokens:
@@ -64,13 +64,13 @@ class _Clips(IterableDataset[ClipBatch]):
             yield batch
 
     def _num_tokens(self, duration_s: float) -> float:
-        """Return the length of the prompt of a clip, which grows evenly with the clip up to the model's window."""
-        span_s, (half, whole) = self._measured
+        """Return the length of a clip's prompt, which grows linearly with the clip up to the model's window."""
+        span_s, (half, whole) = self._reference_lengths
         return half + (whole - half) * (min(duration_s, self.prompter.window_s) / span_s - 0.5) * 2
 
     @cached_property
-    def _measured(self) -> tuple[float, list[int]]:
-        """A span of time, and the length of the prompts of half of it and of all of it."""
+    def _reference_lengths(self) -> tuple[float, list[int]]:
+        """A duration, and the lengths of the prompts for half of it and for all of it."""
         span_s, rate_hz = min(self.prompter.window_s, 10.0), self.prompter.sample_rate_hz
         silence = np.zeros(int(span_s * rate_hz), dtype=np.float32)
         halves = [Clip("silence", part, rate_hz, "measure") for part in (silence[: len(silence) // 2], silence)]
@@ -78,12 +78,12 @@ class _Clips(IterableDataset[ClipBatch]):
 
 
 class ClipDataModule(LightningDataModule):
-    """Audio shards for extraction (`predict`), each rank its own; those whose activations are stored are passed over.
+    """Audio shards for extraction (`predict`), divided among the ranks; those with stored activations are skipped.
 
     Args:
         audio: folder of audio shards.
-        activations: where the activations go.
-        batch_tokens: tokens in a forward pass at most, prompts and padding included, unless a lone clip has more.
+        activations: folder for the activations.
+        batch_tokens: most tokens in a forward pass, prompts and padding included; a single clip may have more.
         num_workers: processes that decode audio and compute features.
     """
 
@@ -100,11 +100,11 @@ class ClipDataModule(LightningDataModule):
         return len(self._paths())
 
     def about(self, module: Extraction) -> dict[str, Any]:
-        """Return what decides the activations of every shard: the extraction's model and so on, and the clips."""
+        """Return everything that determines the activations of a shard: the extraction's settings and the clips."""
         return {**module.about, "audio": read_audio_manifest(self.audio).xxh3}
 
     def predict_dataloader(self) -> DataLoader[ClipBatch]:
-        """Return the clips of this rank whose shards have no activations yet."""
+        """Return this rank's clips whose shards have no activations yet."""
         assert self.trainer is not None
         module = self.trainer.lightning_module
         assert isinstance(module, Extraction)
@@ -126,19 +126,19 @@ class ClipDataModule(LightningDataModule):
 
 
 def dry_run(module: Extraction, data: ClipDataModule) -> Iterator[str]:
-    """Look at all that an extraction needs, without weights and without writing, and say what is there, line by line.
+    """Check all that an extraction needs, without loading weights or writing, and report it line by line.
 
     Raises:
-        UserError: at the first thing that would stop it.
+        UserError: at the first thing that would stop the extraction.
     """
     module.load(device="meta")
     audiollm = module.audiollm
     size = sum(parameter.numel() for parameter in audiollm.model.parameters())
-    said = f"model {module.model!r}: {size:,} parameters, width {audiollm.d_in}"
-    yield f"{said}, layers {module.layers} of {len(audiollm.layers)}"
+    summary = f"model {module.model!r}: {size:,} parameters, width {audiollm.d_in}"
+    yield f"{summary}, layers {module.layers} of {len(audiollm.layers)}"
     missing, num_shards = data.missing(module), data.num_shards
     yield f"audio {str(data.audio)!r}: {read_audio_manifest(data.audio).num_clips} clips in {num_shards} shards"
-    yield f"activations {str(data.activations)!r}: {num_shards - len(missing)} shards are there, {len(missing)} to do"
+    yield f"activations {str(data.activations)!r}: {num_shards - len(missing)} shards done, {len(missing)} to do"
     for batch in islice(data.batches(module, missing), 1):
         tokens = batch.prompts.audio.sum(dim=1).tolist() if batch.prompts else []
         yield f"first batch: {len(tokens)} clips of {min(tokens, default=0)} to {max(tokens, default=0)} audio tokens"
@@ -150,16 +150,16 @@ class ActivationDataModule(LightningDataModule):
     `test` gets one loader for the probing set (``activations``) and, if there is one, a second for the evaluation set.
 
     Args:
-        activations: folder of activation shards, the probing set; it also trains the SAE (Sec. 3).
+        activations: folder of activation shards: the probing set, on which the SAE is also trained (Sec. 3).
         layer: the layer to read.
-        evaluation: folder of activation shards of clips that nothing was trained on; None where there are none.
-        batch_tokens: tokens in a training batch, of all ranks together.
-        buffer_tokens: tokens that are mixed before batches are cut; a worker, of every rank, holds these and one shard.
+        evaluation: folder of activation shards of clips that nothing was trained on; None if there are none.
+        batch_tokens: tokens in a training batch, over all ranks.
+        buffer_tokens: tokens mixed before batches are cut; every worker of every rank holds these and one shard.
         clips_per_batch: clips in a probing batch.
-        num_workers: processes that read and mix; another number gives the batches in another order.
+        num_workers: processes that read and mix; another number changes the order of the batches.
         skip_not_finite: leave tokens that hold NaN or infinity out of training batches, name their clips once and log
-            how many there were (``train/skipped_tokens``), where training else stops.
-        seed: of the order of shards and of the buffer.
+            how many there were (``train/skipped_tokens``); if false, such a token stops training.
+        seed: seed for the order of shards and for the mixing of buffers.
     """
 
     def __init__(
@@ -190,15 +190,15 @@ class ActivationDataModule(LightningDataModule):
         self.tokens: Shuffled | None = None
 
     def about(self) -> dict[str, Any]:
-        """Return what is trained on and measured on: facts to keep with an SAE."""
+        """Return what the SAE is trained and measured on, to keep with it."""
         measured = "held-out clips" if self.evaluation else "the clips that it was trained on"
         return {"model_name": read_manifest(self.activations).model, "layer": self.layer, "metrics_on": measured}
 
     def check_width(self, d_in: int) -> None:
-        """Refuse a dictionary of another width than the activations.
+        """Refuse a dictionary whose width is not that of the activations.
 
         Raises:
-            UserError: if it is of another width.
+            UserError: if the widths differ.
         """
         width = read_manifest(self.activations).d_in
         if width != d_in:
@@ -208,10 +208,10 @@ class ActivationDataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Return endless shuffled batches [batch_tokens, d_in], from the first that the Trainer has not seen.
+        """Return endless shuffled batches [batch_tokens, d_in], starting with the first that the Trainer has not seen.
 
         Raises:
-            UserError: if the ranks cannot have equal parts of a batch.
+            UserError: if the ranks cannot share a batch evenly.
         """
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
         rank, world_size = self._rank()
@@ -232,7 +232,7 @@ class ActivationDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Return the tokens of the evaluation set in order, or of the probing set if there is no other."""
+        """Return the tokens of the evaluation set in order, or of the probing set if there is none."""
         source = self._layer(self.evaluation or self.activations)
         return DataLoader(InOrder(source, self.batch_tokens), batch_size=None)
 
@@ -242,7 +242,7 @@ class ActivationDataModule(LightningDataModule):
         return [DataLoader(Probe(self._layer(folder), self.clips_per_batch), batch_size=None) for folder in folders]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Go on in float32, on the device: half as many bytes travel. A batch that came short is accounted for."""
+        """Cast to float32 after the transfer, which halves the bytes copied; count the tokens that a batch lacks."""
         if isinstance(batch, Tensor) and self.skip_not_finite and self.trainer and self.trainer.training:
             num_tokens = int(
                 self.trainer.strategy.reduce(torch.tensor(len(batch), device=batch.device), reduce_op="sum")
@@ -252,11 +252,11 @@ class ActivationDataModule(LightningDataModule):
         return batch.float() if isinstance(batch, Tensor) else batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: how many tokens were skipped."""
+        """Return what a checkpoint keeps: the number of skipped tokens."""
         return {"num_skipped": self.num_skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Resume the count of skipped tokens."""
         self.num_skipped = state_dict["num_skipped"]
 
     def _log_skipped(self, num_tokens: int, trainer: Trainer) -> None:
@@ -272,10 +272,10 @@ class ActivationDataModule(LightningDataModule):
         return read_layer(folder, self.layer, *self._rank())
 
     def _rank(self) -> tuple[int, int]:
-        """Return the number of this rank, and how many there are."""
+        """Return this rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 def _leave_ctrl_c_to_the_trainer(_: int) -> None:
-    """Let a worker go on at Ctrl-C, which the terminal sends to it as well: the step that waits for it is finished."""
+    """Ignore Ctrl-C in a worker, which the terminal also sends it: the training step waiting for it can then finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Extraction as a LightningModule: `Trainer.predict` runs it, `ActivationWriter` keeps what it gives."""
+"""Extraction as a LightningModule: `Trainer.predict` runs it, `ActivationWriter` stores the results."""
 
 from typing import Any, NamedTuple
 
@@ -11,32 +11,32 @@ from ard.types import Failure
 
 
 class ClipBatch(NamedTuple):
-    """Clips of one audio shard as the AudioLLM takes them, and what is known about each."""
+    """Clips of one audio shard as input for the AudioLLM, with their metadata."""
 
-    prompts: AudioPrompts | None  # None where no clip of the batch could be read
+    prompts: AudioPrompts | None  # None if no clip of the batch could be read
     metadata: list[dict[str, Any]]
-    places: list[int]  # of each clip in its shard
+    places: list[int]  # place of each clip in its shard
     failures: list[Failure]  # clips that could not be read
     shard: int
-    last: bool  # whether the shard ends with this batch
+    last: bool  # whether this is the last batch of the shard
 
 
 class Extracted(NamedTuple):
-    """What one batch gave: the activations of its clips, and why a clip has none."""
+    """The results for one batch: the activations of its clips, and why clips must be left out."""
 
     activations: list[dict[int, Tensor]]  # for each clip, layer to [tokens, d_in] on the CPU
-    reasons: list[str | None]  # for each clip, why it must be left out
+    reasons: list[str | None]  # for each clip, why it must be left out; None if it need not be
 
 
 class Extraction(LightningModule):
     """Capture the residual stream of an AudioLLM at the audio tokens (Sec. 2.1: x, the output of layer l).
 
     Args:
-        layers: decoder layers, 0-based; all come from one pass, which stops after the deepest.
+        layers: decoder layers, 0-based; all are captured in one pass, which stops after the deepest.
         model: ``embedded``, a local folder, or a hub id.
-        dtype: the model's weights; ``auto`` is what its checkpoint says, and on a CPU float32 if it fits into memory.
-        store_dtype: what the shards hold, ``bfloat16`` or ``float32``.
-        layers_path: module path of the layers where they are not those of the decoder; see
+        dtype: precision of the weights; ``auto`` is the checkpoint's, or on a CPU float32 if that fits into memory.
+        store_dtype: precision in the shards, ``bfloat16`` or ``float32``.
+        layers_path: module path of the layers, if they are not the decoder's; see
             :func:`~ard.audiollm.load_audiollm`.
         attention: ``sdpa``, or ``flash_attention_2`` where that package is installed.
     """
@@ -58,7 +58,7 @@ class Extraction(LightningModule):
         self.store_dtype = store_dtype
         self.layers_path = layers_path
         self.attention = attention
-        # In a list, where Lightning does not find it: as a submodule its weights would be moved, counted and saved.
+        # A list hides it from Lightning: as a submodule, its weights would be moved, counted and saved.
         self._audiollm: list[AudioLLM] = []
 
     def setup(self, stage: str) -> None:
@@ -66,10 +66,10 @@ class Extraction(LightningModule):
         self.load(str(self.device))
 
     def load(self, device: str) -> None:
-        """Load the model to a device; ``meta`` gives it shapes and no weights.
+        """Load the model to a device; ``meta`` loads shapes without weights.
 
         Raises:
-            UserError: if it cannot be loaded, or has no such layers.
+            UserError: if it cannot be loaded or lacks one of the layers.
         """
         loaded = load_audiollm(
             self.model,
@@ -88,9 +88,9 @@ class Extraction(LightningModule):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What decides the activations of a clip: shards that were made otherwise are not mixed with these."""
+        """What determines the activations of a clip: shards made with other values are not mixed with these."""
         network = self.audiollm.model
-        has_weights = network.device.type != "meta"  # without, their precision is not known
+        has_weights = network.device.type != "meta"  # without weights, the precision is unknown
         return {
             "model": self.model,
             "revision": getattr(network.config, "_commit_hash", None),
@@ -103,12 +103,12 @@ class Extraction(LightningModule):
         }
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Extracted:
-        """Return the activations of a batch of clips, on the CPU, and why a clip has to be left out."""
-        found = self._capture(batch.prompts) if batch.prompts else []
-        return Extracted(found, [_unusable(activations) for activations in found])
+        """Return the activations of a batch of clips, on the CPU, and why clips must be left out."""
+        captured = self._capture(batch.prompts) if batch.prompts else []
+        return Extracted(captured, [_unusable(activations) for activations in captured])
 
     def _capture(self, prompts: AudioPrompts) -> list[dict[int, Tensor]]:
-        """Capture a batch; one that does not fit into memory is halved, again and again; a lone clip gives nothing."""
+        """Capture a batch, halved until its parts fit into memory; a lone clip that does not fit gives nothing."""
         num_clips = len(prompts.audio)
         captured = self._capture_whole(prompts)
         if captured is not None:
@@ -121,7 +121,7 @@ class Extraction(LightningModule):
     def _capture_whole(self, prompts: AudioPrompts) -> list[dict[int, Tensor]] | None:
         """Capture a batch in one pass; None if it does not fit into memory.
 
-        The error holds the pass's tensors, so that nothing may be tried again before it is gone.
+        The error holds the tensors of the pass, so it must be gone before the next try.
         """
         try:
             captured = self.audiollm.capture(prompts, self.layers)

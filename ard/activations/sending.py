@@ -1,8 +1,8 @@
-"""How the batches of a DataLoader's workers reach the trainer: through memory that no mount limits.
+"""Send the batches of DataLoader workers to the trainer through memory that no mount limits.
 
-torch sends tensors through /dev/shm, which in a Docker container holds 64 MB. Where a batch does not fit, the thread
-that sends it fails without a word to anyone, and the trainer waits for the batch without end. A memfd lies in the same
-kind of memory, is as fast, and is limited by the machine's memory alone.
+torch sends tensors through /dev/shm, which holds 64 MB in a Docker container. If a batch does not fit, the thread that
+sends it fails silently, and the trainer waits for the batch forever. A memfd uses the same kind of memory and is as
+fast, but only the machine's memory limits it.
 """
 
 import io
@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-ALIGNMENT = 64  # of tensors in memory, in bytes
+ALIGNMENT = 64  # bytes, of tensors in memory
 
 
 def sent(batch: Any) -> Any:
-    """Make a batch ready to be sent if this is a worker (``collate_fn`` of a DataLoader); it arrives as it was."""
-    if get_worker_info() is None or not hasattr(os, "memfd_create"):  # which is Linux'
+    """Prepare a batch for sending if this is a worker (a DataLoader's ``collate_fn``); it arrives unchanged."""
+    if get_worker_info() is None or not hasattr(os, "memfd_create"):  # Linux only
         return batch
     return _Sent(batch)
 
 
 class _Sent:
-    """A batch on its way: all of it is in memory already, so that nothing is left that could fail while it is sent."""
+    """A batch ready to be sent: all of it is already in memory, so that sending cannot fail."""
 
     def __init__(self, batch: Any) -> None:
         content, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
@@ -53,7 +53,7 @@ class _Sent:
 
 
 def _received(content: bytes, spans: Sequence[tuple[int, int]], file: Any) -> Any:
-    """Return the batch, whose tensors are the memory that it was sent in."""
+    """Return the batch; its tensors share the memory in which it was sent."""
     descriptor = file.detach()
     try:
         memory = memoryview(mmap.mmap(descriptor, 0))
@@ -63,7 +63,7 @@ def _received(content: bytes, spans: Sequence[tuple[int, int]], file: Any) -> An
 
 
 class _Pickler(pickle.Pickler):
-    """Put the bytes of tensors beside the pickle."""
+    """Keep the bytes of tensors outside the pickle."""
 
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -1,8 +1,8 @@
 """Activation shards on disk: ``layer-<l>/<nnnnnn>.tar`` of safetensors, and ``manifest.json``, written last.
 
-Shard ``n`` holds the clips of audio shard ``n``: what a shard contains depends on nothing else, so that ranks write
-disjoint shards, and a run that was killed goes on with the shards that are missing. A shard is there once
-``shards/<nnnnnn>.json`` says so, which is written after its tars.
+Shard ``n`` holds the clips of audio shard ``n`` and depends on nothing else. Ranks therefore write disjoint shards, and
+a killed run resumes with the missing ones. A shard is complete once ``shards/<nnnnnn>.json`` exists, which is written
+after its tars.
 """
 
 import errno
@@ -27,15 +27,15 @@ from ard.types import Failure, UserError
 
 
 class Shard(NamedTuple):
-    """What is known of one shard: its clips, those left out of it, and the size and checksum of each layer's tar."""
+    """The description of one shard: its clips, those left out, and the size and checksum of each layer's tar."""
 
     number: int
     clip_ids: tuple[str, ...]  # in the order of the tars
     num_tokens: tuple[int, ...]  # of each clip
-    offsets: tuple[int, ...]  # where the activations of each clip begin in a tar; in every layer's the same
+    offsets: tuple[int, ...]  # byte at which the activations of each clip begin in a tar, the same in every layer
     failures: tuple[Failure, ...]
     num_bytes: Mapping[int, int]  # by layer
-    xxh3: Mapping[int, str]  # by layer: XXH3-64 of the tar, which is checked whenever it is read
+    xxh3: Mapping[int, str]  # by layer: XXH3-64 of the tar, checked at every read
 
 
 class Manifest(NamedTuple):
@@ -75,7 +75,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     try:
         with _open(folder, MANIFEST) as file:
             content = file.read()
-        saved = unsealed(content) if content else None  # of a command that failed
+        saved = unsealed(content) if content else None  # empty if a command failed
     except OSError:
         saved = None
     except ValueError as error:
@@ -90,7 +90,7 @@ def read_manifest(folder: Path | str) -> Manifest:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that is in use, and not by activation shards.
+    """Refuse a folder that is in use for anything but activation shards.
 
     Raises:
         UserError: if it is.
@@ -105,12 +105,12 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def shard_path(folder: Path, layer: int, shard: int) -> Path:
-    """Return where a shard of a layer lies."""
+    """Return the path of a layer's shard."""
     return folder / f"layer-{layer}" / f"{shard:06d}.tar"
 
 
 def remove_shards(folder: Path) -> None:
-    """Remove activation shards and what says that they are there, and nothing that somebody else put beside them."""
+    """Remove activation shards and the files that list them; leave everything else in the folder."""
     numbered = "[0-9]" * 6
     with claim(folder, refuse=refuse_foreign):
         markers = folder / MANIFEST, *(folder / "shards").glob(f"{numbered}.json")
@@ -119,11 +119,11 @@ def remove_shards(folder: Path) -> None:
 
 
 def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
-    """Return the shards that are there in all layers, whole in length: where an interrupted extraction goes on.
+    """Return the shards whose tars are there in full length in every layer; an interrupted extraction skips them.
 
     Args:
-        folder: of the shards.
-        about: what the extraction is of: model, layers and whatever else decides what the shards hold.
+        folder: folder of the shards.
+        about: everything that determines what the shards hold: the model, the layers and so on.
 
     Raises:
         UserError: if the folder holds shards of another extraction.
@@ -135,15 +135,15 @@ def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
             shard = _shard(saved["shard"])
             older = dict(saved["about"])
         except (KeyError, TypeError, ValueError, AttributeError):
-            continue  # damaged: the shard is made anew
+            continue  # damaged: the shard is rebuilt
         differing = [f"{key} {older.get(key)!r}, now {now!r}" for key, now in about.items() if older.get(key) != now]
         if differing:
             raise UserError(
                 f"{str(folder)!r} holds shards of another extraction ({'; '.join(differing)}): "
                 "choose another folder, or delete it"
             )
-        lengths = {layer: shard_path(folder, layer, shard.number) for layer in shard.num_bytes}
-        if all(p.is_file() and p.stat().st_size == shard.num_bytes[layer] for layer, p in lengths.items()):
+        tars = {layer: shard_path(folder, layer, shard.number) for layer in shard.num_bytes}
+        if all(p.is_file() and p.stat().st_size == shard.num_bytes[layer] for layer, p in tars.items()):
             finished[shard.number] = shard
     return finished
 
@@ -155,17 +155,17 @@ def write_shard(
     failures: Sequence[Failure],
     about: Mapping[str, Any],
 ) -> None:
-    """Write one shard: each layer's tar whole or not at all, and last the file that says the shard is there.
+    """Write one shard: each layer's tar whole or not at all, then the file that marks the shard as complete.
 
     Args:
-        folder: of the shards.
+        folder: folder of the shards.
         index: number of the shard.
-        clips: metadata and [tokens, d_in] of every layer, on the CPU.
+        clips: for each clip its metadata, and [tokens, d_in] for every layer on the CPU.
         failures: the clips that were left out.
         about: see :func:`finished_shards`.
 
     Raises:
-        UserError: if the disk is full or the folder cannot be written; what is there already stays.
+        UserError: if the disk is full or the folder cannot be written; shards already written stay.
     """
     num_bytes: dict[int, int] = {}
     checksums: dict[int, str] = {}
@@ -174,22 +174,22 @@ def write_shard(
         for layer in about["layers"] if clips else []:
             samples = ((metadata, activations[layer]) for metadata, activations in clips)
             num_bytes[layer], checksums[layer], offsets = _write_tar(shard_path(folder, layer, index), samples)
-        known = [metadata for metadata, _ in clips]
-        ids, num_tokens = tuple(clip["id"] for clip in known), tuple(clip["num_tokens"] for clip in known)
+        rows = [metadata for metadata, _ in clips]
+        ids, num_tokens = tuple(clip["id"] for clip in rows), tuple(clip["num_tokens"] for clip in rows)
         shard = Shard(index, ids, num_tokens, offsets, tuple(failures), num_bytes, checksums)
-        content = {"about": about, "shard": _plain(shard), "clips": known}
+        content = {"about": about, "shard": _plain(shard), "clips": rows}
         write_json(folder / "shards" / f"{index:06d}.json", sealed(content))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        said = "the disk is full" if full else f"cannot be written ({error.strerror})"
+        reason = "the disk is full" if full else f"cannot be written ({error.strerror})"
         raise UserError(
-            f"activations folder {str(folder)!r}: {said}: make room or choose another, and run the same command again; "
-            "the shards that are whole are kept"
+            f"activations folder {str(folder)!r}: {reason}: make room or choose another, and run the same command "
+            "again (whole shards are kept)"
         ) from error
 
 
 def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> tuple[int, str, tuple[int, ...]]:
-    """Write one tar and return its size, checksum and offsets; a half is never left behind under its name."""
+    """Write one tar, whole or not at all, and return its size, checksum and offsets."""
     with replacing(path) as partial:
         with partial.open("wb") as file, wds.TarWriter(file, mtime=0) as tar:
             for metadata, x in samples:
@@ -197,13 +197,13 @@ def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> 
         data = partial.read_bytes()
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         starts = [member.offset_data for member in tar if member.name.endswith(".safetensors")]
-    headers = [int.from_bytes(data[start : start + 8], "little") for start in starts]  # safetensors' own
+    headers = [int.from_bytes(data[start : start + 8], "little") for start in starts]  # of safetensors
     offsets = tuple(start + 8 + header for start, header in zip(starts, headers, strict=True))
     return len(data), xxhash.xxh3_64_hexdigest(data), offsets
 
 
 def write_manifest(folder: Path, num_shards: int, d_in: int, about: Mapping[str, Any]) -> None:
-    """Write the manifest of an extraction whose shards are all there."""
+    """Write the manifest of an extraction whose shards are all complete."""
     finished = finished_shards(folder, about)
     shards = [finished[index] for index in range(num_shards)]
     content = {
@@ -233,13 +233,13 @@ class Layer(NamedTuple):
         return sum(sum(shard.num_tokens) for shard in self.shards)
 
     def read(self, order: Iterable[int] | None = None) -> Iterator[tuple[Shard, list[Tensor]]]:
-        """Read shard after shard: x [tokens, d_in] of every clip, in the dtype of the store.
+        """Read shard after shard: x [tokens, d_in] of every clip, in the stored dtype.
 
-        A shard is read whole and checked before any of it is used, into memory that the next one uses again: the
-        tensors hold until then.
+        A shard is read whole and checked before any of it is used. The next shard reuses its memory: the tensors are
+        valid only until then.
 
         Args:
-            order: of the shards, by their place; as they are where it is left out.
+            order: places of the shards to read, in this order; all of them by default.
 
         Raises:
             UserError: if a shard is missing or damaged.
@@ -270,24 +270,24 @@ class Layer(NamedTuple):
         return f"layer-{self.layer}/{shard.number:06d}.tar"
 
     def _load(self, shard: Shard, memory: bytearray) -> None:
-        said, expected = self.said(shard), shard.num_bytes[self.layer]
-        again = "delete it and run `ard extract` again, which makes it anew"
+        name, expected = self.said(shard), shard.num_bytes[self.layer]
+        again = "delete it and run `ard extract` again, which rebuilds it"
         try:
             with _open(self.folder, self._name(shard)) as file:
                 size = _fill(file, memory)
         except FileNotFoundError as error:
-            raise UserError(f"{said} is missing: run `ard extract` again, which makes it anew") from error
+            raise UserError(f"{name} is missing: run `ard extract` again, which rebuilds it") from error
         if size != expected:
-            raise UserError(f"{said} is cut short or has grown ({size} of {expected} bytes): {again}")
+            raise UserError(f"{name} is cut short or has grown ({size} of {expected} bytes): {again}")
         if xxhash.xxh3_64_hexdigest(memoryview(memory)[:size]) != shard.xxh3[self.layer]:
-            raise UserError(f"{said} is damaged (its checksum is another): {again}")
+            raise UserError(f"{name} is damaged (its checksum does not match): {again}")
 
 
 def read_layer(folder: Path | str, layer: int, rank: int = 0, world_size: int = 1) -> Layer:
     """Return a layer of a finished extraction, or one rank's share of its shards.
 
     Raises:
-        UserError: if the extraction has not finished, or does not have the layer, or no tokens.
+        UserError: if the extraction has not finished, lacks the layer or has no tokens.
     """
     manifest = read_manifest(folder)
     if layer not in manifest.layers:
@@ -298,15 +298,15 @@ def read_layer(folder: Path | str, layer: int, rank: int = 0, world_size: int = 
 
 
 def read_clips_metadata(folder: Path | str) -> list[dict[str, Any]]:
-    """Return what is known of every clip of a finished extraction, in the order of its rows."""
+    """Return the metadata of every clip of a finished extraction, in row order."""
     return [clip for shard in read_manifest(folder).shards for clip in read_clip_metadata(folder, shard)]
 
 
 def read_clip_metadata(folder: Path | str, shard: Shard) -> list[dict[str, Any]]:
-    """Return what is known of the clips of a shard, in order.
+    """Return the metadata of the clips of a shard, in order.
 
     Raises:
-        UserError: if it is missing or damaged.
+        UserError: if its file is missing or damaged.
     """
     name = f"shards/{shard.number:06d}.json"
     try:
@@ -321,29 +321,29 @@ def _damaged(folder: Path | str, name: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:100]
     return UserError(
         f"{f'{folder}/{name}'!r} is missing or damaged ({reason}): delete it and run `ard extract` again, "
-        "which makes it anew"
+        "which rebuilds it"
     )
 
 
 def _open(folder: Path | str, name: str) -> Any:
     """Open a file below a folder: a path, a URL, or a command."""
-    if isinstance(folder, Path) or Path(folder).is_dir():  # whose name may be anything, such as a::b
+    if isinstance(folder, Path) or Path(folder).is_dir():  # even one whose name looks like a URL, such as a::b
         return Path(folder, name).open("rb")
     url = f"{folder}/{name}"
     return wds.gopen(url) if url.startswith("pipe:") else fsspec.open(url, "rb").open()
 
 
 def _fill(file: Any, memory: bytearray) -> int:
-    """Read a file into memory, as much as fits, and return how much that is."""
+    """Read a file into memory, as much as fits, and return the number of bytes."""
     view, size = memoryview(memory), 0
-    stream = getattr(file, "stream", file)  # of a command
+    stream = getattr(file, "stream", file)  # of a command's output
     while got := stream.readinto(view[size:]):
         size += got
     return size
 
 
 def write_clips_table(folder: Path, path: Path, split: str) -> None:
-    """Write what is known of every clip of an extraction, one row a clip: the row that representatives refer to."""
+    """Write the metadata of every clip of an extraction, one row a clip; representatives refer to these rows."""
     columns = ("id", "dataset", "split", "duration_s", "sample_rate_hz", "num_tokens", "seconds_per_token")
     optional = ("labels", "caption", "emotion", "gender", "transcript")
     clips = ({"split": split, **clip} for clip in read_clips_metadata(folder))
@@ -355,7 +355,7 @@ def _plain(shard: Shard) -> dict[str, Any]:
 
 
 def _shard(saved: Mapping[str, Any]) -> Shard:
-    """Return a shard from its JSON, where keys are words."""
+    """Return a shard from its JSON, whose keys are strings."""
     return Shard(
         saved["number"],
         tuple(saved["clip_ids"]),

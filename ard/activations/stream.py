@@ -1,4 +1,4 @@
-"""Activation shards as streams of tokens: shuffled without end, in order, or as whole clips."""
+"""Activation shards as streams of tokens: shuffled and endless, in order, or as whole clips."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from ard.types import UserError
 
 
 class ProbeBatch(NamedTuple):
-    """The activations of a few whole clips, tokens one after another."""
+    """The activations of a few whole clips, with their tokens concatenated."""
 
     x: Float[Tensor, "tokens d_in"]
     clip_of_token: Int[Tensor, " tokens"]  # index into the clips of this batch
@@ -27,17 +27,17 @@ class ProbeBatch(NamedTuple):
 
 
 class Shuffled(IterableDataset[Tensor]):
-    """Batches of tokens without end, mixed over many clips.
+    """Endless batches of tokens, mixed over many clips.
 
-    The tokens of all epochs, each with its shards in another order, are one stream. It is cut into buffers, each buffer
-    is mixed and cut into batches. What a buffer holds depends on the seed and its number alone, so the stream can go on
-    from any batch, and workers take turns, a buffer each. A layer that fits into the buffer is read once and mixed as
-    a whole, every epoch anew.
+    The tokens of all epochs form one stream; each epoch has its shards in another order. The stream is cut into
+    buffers, and each buffer is mixed and cut into batches. A buffer depends only on the seed and its number, so the
+    stream can resume at any batch, and workers take turns, one buffer each. A layer that fits into the buffer is read
+    once and mixed as a whole, again in every epoch.
 
-    Several ranks read the same stream and take turns at the tokens of each batch: together they have what one would.
+    Several ranks read the same stream and take turns at the tokens of each batch: together they get what one would.
 
-    Tokens that are not finite keep their place in the stream, and are left out of the batches that they fall into.
-    ``not_finite`` counts them, clip by clip, as they are found; it is shared with the workers.
+    Tokens that are not finite keep their place in the stream, but are left out of its batches. ``not_finite`` counts
+    them, clip by clip, as they are read; it is shared with the workers.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Shuffled(IterableDataset[Tensor]):
 
     @property
     def not_finite(self) -> Int[Tensor, " clips"]:
-        """Of every clip the tokens that are not finite, as far as they have been found."""
+        """How many tokens of every clip are not finite, as far as clips have been read."""
         return torch.frombuffer(self._not_finite, dtype=torch.int32)
 
     def __iter__(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
-        """Return the batches of this worker, from the first that is not yet consumed."""
+        """Return this worker's batches, from the first that is not yet consumed."""
         worker = get_worker_info()
         num_workers = worker.num_workers if worker else 1
-        turn = (self.start + (worker.id if worker else 0)) % num_workers  # the first worker is asked first
+        turn = (self.start + (worker.id if worker else 0)) % num_workers  # worker 0 is asked first
         mine = count(-(-(self.start - turn) // num_workers))  # this worker's own batches
         if self.fits:
             x = torch.cat([x.clone() for x in self._read()])
@@ -90,10 +90,10 @@ class Shuffled(IterableDataset[Tensor]):
             yield self._cut(buffer, order[place * self.batch_tokens :][: self.batch_tokens])
 
     def _read(self, order: Iterable[int] | None = None) -> Iterator[Float[Tensor, "tokens d_in"]]:
-        """Read clip after clip of some shards, and look for what is not finite."""
+        """Read shards clip by clip, and check for values that are not finite."""
         for shard, xs in self.source.read(order):
             for row, x in enumerate(xs, start=self.first_clip[shard.number]):
-                if not all(map(math.isfinite, x.aminmax())):  # which NaN goes through; it is as fast as copying
+                if not all(map(math.isfinite, x.aminmax())):  # aminmax passes NaN on and is as fast as copying
                     self.not_finite[row] = int((~x.isfinite().all(dim=1)).sum())
                     if not self.skip_not_finite:
                         raise UserError(
@@ -103,33 +103,33 @@ class Shuffled(IterableDataset[Tensor]):
                 yield x
 
     def name(self, row: int) -> str:
-        """Return how a message names a clip with tokens that are not finite."""
+        """Return a clip's name and its count of tokens that are not finite, for messages."""
         shard, place = self.clips[row]
         num_bad, num_tokens = int(self.not_finite[row]), shard.num_tokens[place]
-        said = f"clip {shard.clip_ids[place]!r} of {self.source.said(shard)}"
-        return f"{said} holds NaN or infinity in {num_bad} of {num_tokens} tokens"
+        clip = f"clip {shard.clip_ids[place]!r} of {self.source.said(shard)}"
+        return f"{clip} holds NaN or infinity in {num_bad} of {num_tokens} tokens"
 
     def _cut(
         self, x: Float[Tensor, "tokens d_in"], rows: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch_or_fewer d_in"]:
-        """Return this rank's tokens of a batch, as many as are finite."""
+        """Return this rank's share of the finite tokens of a batch."""
         finite = rows[x.index_select(0, rows).isfinite().all(dim=1)] if self.not_finite.any() else rows
         if len(finite) < self.world_size:
             raise UserError(
                 f"{str(self.source.folder)!r}: a batch of {len(rows)} tokens holds only NaN or infinity: "
-                "run `ard extract` anew"
+                "run `ard extract` again"
             )
         return x.index_select(0, finite[self.rank :: self.world_size])
 
     def _rows(self, batch: int) -> Int[Tensor, " tokens"]:
-        """Return the tokens of a batch where the whole layer is mixed: it may end one epoch and begin the next."""
+        """Return the tokens of a batch when the whole layer is mixed; the batch may span epochs."""
         num_tokens, first = self.source.num_tokens, batch * self.batch_tokens
         epochs = range(first // num_tokens, (first + self.batch_tokens - 1) // num_tokens + 1)
         mixed = torch.cat([torch.randperm(num_tokens, generator=self._generator(0, epoch)) for epoch in epochs])
         return mixed[first - epochs[0] * num_tokens :][: self.batch_tokens]
 
     def _fill(self, buffer: Float[Tensor, "tokens d_in"], number: int) -> None:
-        """Fill the buffer with its part of the stream, which begins somewhere in an epoch and may run into the next."""
+        """Fill the buffer with its part of the stream, which may begin within an epoch and run into the next."""
         epoch, skip = divmod(number * len(buffer), self.source.num_tokens)
         filled = 0
         while filled < len(buffer):
@@ -176,9 +176,9 @@ class Probe(IterableDataset[ProbeBatch]):
         self.row = {clip_id: row for row, clip_id in enumerate(read_manifest(source.folder).clip_ids)}
 
     def __iter__(self) -> Iterator[ProbeBatch]:
-        """Return the clips, a few at a time, none of them across two shards."""
+        """Return the clips, a few at a time; no batch spans two shards."""
         for shard, xs in self.source.read():
-            known = read_clip_metadata(self.source.folder, shard)
+            metadata = read_clip_metadata(self.source.folder, shard)
             for first in range(0, len(xs), self.clips_per_batch):
                 clips = slice(first, first + self.clips_per_batch)
                 lengths = torch.tensor(shard.num_tokens[clips])
@@ -186,5 +186,5 @@ class Probe(IterableDataset[ProbeBatch]):
                     torch.cat(xs[clips]).float(),
                     torch.arange(len(lengths)).repeat_interleave(lengths),
                     torch.tensor([self.row[clip_id] for clip_id in shard.clip_ids[clips]]),
-                    known[clips],
+                    metadata[clips],
                 )

@@ -1,4 +1,4 @@
-"""Stage 1: audio clips, from a corpus, a folder of files or made from a seed, into WebDataset audio shards and back."""
+"""Stage 1: audio clips from a corpus, a folder or a seed, written to WebDataset audio shards and read back."""
 
 import lazy_loader
 

@@ -15,7 +15,7 @@ Task = Literal["iemocap-emotion", "voxceleb1-gender"]
 
 
 class _Facts(NamedTuple):
-    """Where a task lies on the hub, its name in the paper, and its classes with what names them in an answer."""
+    """A task's place on the hub, its name in the paper, and its classes with what names each in an answer."""
 
     hub_id: str
     dataset: str
@@ -47,20 +47,20 @@ _TASKS: Mapping[Task, _Facts] = {
 class AudioBench:
     """Iterate over the clips of a task, in the order of its rows.
 
-    The answers are sentences (``From the speaker's speech, it seems they are in a happiness state.``): the class is the
-    one that a sentence names, in the words of :data:`ard.audio.iemocap.EMOTIONS`; a sentence that names none or several
-    is a failure. Questions are left out: AudioBench draws from ten of its own. A clip's id is the task and the row's
-    number.
+    The answers are sentences (``From the speaker's speech, it seems they are in a happiness state.``). The class is
+    the one that the sentence names, in the words of :data:`ard.audio.iemocap.EMOTIONS`; a sentence that names none or
+    several is a failure. AudioBench's questions, drawn from ten of its own, are left out. A clip's id is the task and
+    the row's number.
 
     Args:
         task: ``iemocap-emotion`` (1004 clips of seven emotions) or ``voxceleb1-gender`` (4874 clips).
-        root: a local copy, of either form that the hub's data sets have had (``context`` and ``answer``, or
+        root: a local copy, in either form that the hub's data sets have had (``context`` and ``answer``, or
             ``context.audio`` and ``answer.text``): a folder written by ``save_to_disk``, or a download with
-            ``data/test-*.parquet``. None streams it from the hub.
+            ``data/test-*.parquet``. None streams from the hub.
 
     Raises:
-        UserError: if Hugging Face ``datasets`` is not installed, the hub or the copy cannot be read, or it has no split
-            ``test`` or other columns.
+        UserError: if Hugging Face ``datasets`` is not installed, the hub or the copy cannot be read, or it lacks the
+            split ``test`` or the columns.
     """
 
     def __init__(self, task: Task, root: Path | None = None) -> None:
@@ -73,8 +73,8 @@ class AudioBench:
         for index, row in enumerate(self._stream):
             clip_id = f"{self.task}-{index:04d}"
             context, answer = _inner(row, "context", "audio"), _inner(row, "answer", "text")
-            said = answer if isinstance(answer, str) else ""
-            named = [name for name, word in self._facts.classes.items() if re.search(word, said, re.IGNORECASE)]
+            text = answer if isinstance(answer, str) else ""
+            named = [name for name, word in self._facts.classes.items() if re.search(word, text, re.IGNORECASE)]
             if len(named) != 1:
                 yield Failure(clip_id, "audio", f"its answer names {len(named)} classes, not one: {answer!r}")
                 continue
@@ -89,7 +89,7 @@ class AudioBench:
 
 
 def _open(hub_id: str, root: Path | None) -> "IterableDataset":
-    """Open the rows as a stream whose audio stays the bytes of its file: datasets' own decoder wants torchcodec."""
+    """Open the rows as a stream, with audio as the bytes of its file: datasets' own decoder needs torchcodec."""
     try:
         import datasets
     except ImportError as error:
@@ -117,12 +117,12 @@ def _open(hub_id: str, root: Path | None) -> "IterableDataset":
 
 
 def _inner(row: Mapping[str, Any], column: str, key: str) -> Any:
-    """Look into a column of the nested form; the flat form holds the value itself."""
+    """Return a column's value: inside the column in the nested form, the column itself in the flat form."""
     value = row[column]
     return value[key] if isinstance(value, Mapping) and key in value else value
 
 
 def _bytes(context: Any) -> bytes | None:
-    """Return the content of a row's file; None where the row has none."""
+    """Return the bytes of a row's audio file; None if the row has none."""
     content = context.get("bytes") if isinstance(context, Mapping) else None
     return content if isinstance(content, bytes) else None

@@ -1,4 +1,4 @@
-"""Is a set of audio shards whole? Counts against the published ones, clips that cannot be read, and duplicates."""
+"""Check a set of audio shards: counts against the published ones, clips that cannot be read, and duplicates."""
 
 import hashlib
 import tarfile
@@ -24,17 +24,17 @@ PUBLISHED: Mapping[str, int] = {
     "IEMOCAP-Emotion": 1004,
     "VoxCeleb1-Gender": 4874,
 }
-"""Clips of every data set, by the name that its clips carry."""
+"""Number of clips of every data set, by the name that its clips carry."""
 
 
 @dataclass
 class AudioCheck:
-    """What a set of audio shards holds, and what is wrong with it.
+    """The contents of a set of audio shards, and what is wrong with it.
 
-    ``num_clips`` counts what was found, by data set. ``unreadable`` are clips that cannot be decoded or heard, half
-    clips (sound or description alone) and shards that break off. ``duplicate_ids`` were given to an earlier clip too;
-    ``duplicate_sounds`` are pairs of a clip and the first one that has the same samples at the same rate;
-    ``is_as_written`` says whether the content has the checksum of the manifest.
+    ``num_clips`` counts the clips of each data set. ``unreadable`` lists clips that cannot be decoded or heard, half
+    clips (sound or description alone) and shards that break off. ``duplicate_ids`` lists ids that an earlier clip has
+    too, and ``duplicate_sounds`` pairs of a clip and the first one with the same samples at the same rate.
+    ``is_as_written`` says whether the content has the manifest's checksum.
     """
 
     manifest: AudioManifest
@@ -46,22 +46,22 @@ class AudioCheck:
 
     @property
     def problems(self) -> list[str]:
-        """Say everything that is wrong, in one line each; a whole set has no problems."""
-        found, written = self.num_clips.total(), self.manifest.num_clips
-        lines = [f"{found} clips found, {written} written"] if found != written else []
+        """Everything that is wrong, one line each; an intact set has no problems."""
+        num_found, num_written = self.num_clips.total(), self.manifest.num_clips
+        lines = [f"{num_found} clips found, {num_written} written"] if num_found != num_written else []
         for dataset, count in sorted(self.num_clips.items()):
             published = PUBLISHED.get(dataset, count)
             if count != published:
                 left_out = len(self.manifest.failures)
                 lines.append(f"{dataset}: {count} clips of {published}; {left_out} were left out when it was written")
         lines += [f"{name}: {reason}" for name, _, reason in self.unreadable]
-        lines += [f"{clip_id}: the id of an earlier clip too" for clip_id in self.duplicate_ids]
+        lines += [f"{clip_id}: an earlier clip has the same id" for clip_id in self.duplicate_ids]
         lines += [f"{clip_id}: sounds the same as {first}" for clip_id, first in self.duplicate_sounds]
-        return lines if lines or self.is_as_written else ["the checksum is not that of what was written"]
+        return lines if lines or self.is_as_written else ["the content does not match the manifest's checksum"]
 
 
 def check_audio_shards(folder: Path) -> AudioCheck:
-    """Read a set of audio shards once and say what it holds. Of every clip only its id and a hash are kept.
+    """Read a set of audio shards once and report what it holds. Memory holds only an id and a hash for each clip.
 
     Args:
         folder: what :func:`~ard.audio.write_audio_shards` wrote.
@@ -77,11 +77,11 @@ def check_audio_shards(folder: Path) -> AudioCheck:
     for clip_id, suffix, content in _read_members(sorted(folder.glob("*.tar")), check.unreadable):
         digest.update(content)
         if suffix == "json":
-            known = parse_description(content)
-            if known is None:
+            description = parse_description(content)
+            if description is None:
                 check.unreadable.append(Failure(clip_id, "audio", "its description is damaged"))
             else:
-                check.num_clips[known["dataset"]] += 1
+                check.num_clips[description["dataset"]] += 1
             if clip_id in described:
                 check.duplicate_ids.append(clip_id)
             described.add(clip_id)
@@ -101,7 +101,7 @@ def check_audio_shards(folder: Path) -> AudioCheck:
 
 
 def _read_members(shards: list[Path], broken: list[Failure]) -> Iterator[tuple[str, str, bytes]]:
-    """Read the files of all shards as clip id, suffix and content; a shard that breaks off is noted and left there."""
+    """Read the files of all shards as clip id, suffix and content; stop a shard where it breaks off, and note it."""
     for shard in shards:
         try:
             yield from read_members(shard)

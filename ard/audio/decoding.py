@@ -1,4 +1,4 @@
-"""From a file of sound to a waveform, or to the reason why it gives none: what every corpus shares."""
+"""From a sound file to a waveform, or to the reason why there is none; shared by every corpus."""
 
 import io
 import stat
@@ -17,15 +17,15 @@ from ard.types import Failure
 
 SILENCE_PEAK = 2**-13  # -78 dBFS: below the noise floor of any recording, and the same in 16 bits
 SHORTEST_S = 0.2  # five audio tokens of Qwen2-Audio
-RATES_HZ = (1_000, 1_000_000)  # from the slowest that speech can be told at, to the fastest of ultrasound
-MOST_SAMPLES = 2**30  # of a clip: six hours at 48 kHz, 4 GiB
-FULL_SCALES = (1.0, 2.0**15, 2.0**23, 2.0**31)  # of float samples: as they should be, and as integers were left
-HEADROOM = 16.0  # 24 dB: how far samples may go beyond a full scale before the next is taken for theirs
-OVERSHOOT = 2**0.5  # 3 dB: how far a lossy codec goes beyond a full scale that its input kept to
+RATES_HZ = (1_000, 1_000_000)  # from the lowest for intelligible speech to the highest for ultrasound
+MOST_SAMPLES = 2**30  # in a clip: six hours at 48 kHz, 4 GiB
+FULL_SCALES = (1.0, 2.0**15, 2.0**23, 2.0**31)  # of float samples: the proper one, and those of unscaled integers
+HEADROOM = 16.0  # 24 dB: how far samples may exceed a full scale before the next one is assumed
+OVERSHOOT = 2**0.5  # 3 dB: how far a lossy codec may exceed a full scale that its input kept to
 
 
 class Recording(NamedTuple):
-    """A decoded sound: its channels mixed down to one, in [-1, 1], its sample rate, and what was amiss if anything."""
+    """A decoded sound: its samples, mono in [-1, 1], its sample rate, and what was wrong, if anything."""
 
     waveform: Float[np.ndarray, " samples"]
     sample_rate_hz: int
@@ -33,24 +33,24 @@ class Recording(NamedTuple):
 
 
 def decode(audio: Path | bytes | None, name: str) -> Recording | Failure:
-    """Decode a file, or the content of one, in any format of libsndfile (wav, flac, ogg, mp3), to its true end.
+    """Decode a file, or its content, in any format of libsndfile (wav, flac, ogg, mp3), to its true end.
 
     A file that is cut short or damaged gives what could be read of it, with a note. Samples beyond full scale are
-    divided (see :func:`divisor`), with a note. What is missing, cannot be decoded or holds nothing to hear gives a
-    failure of that name; so does whatever else decoding raises.
+    divided (see :func:`divisor`), with a note. A file that is missing, cannot be decoded or holds nothing to hear gives
+    a failure of that name; so does any other error in decoding.
     """
-    ((_, decoded),) = decode_pieces(audio, name)
-    return decoded
+    ((_, recording),) = decode_pieces(audio, name)
+    return recording
 
 
 def decode_pieces(
     audio: Path | bytes | None, name: str, longest_s: float | None = None
 ) -> Iterator[tuple[str, Recording | Failure]]:
-    """Decode as :func:`decode` does, in equal pieces of at most so many seconds, so that no sliver is left at the end.
+    """Decode as :func:`decode` does, in equal pieces of at most ``longest_s``, so that no sliver is left at the end.
 
-    Each comes with what tells it from the others (``#0003``; nothing where it is the only one). Only one is in memory
-    at a time: the file is read once to learn how long and how loud it is, and once more. A piece that holds nothing to
-    hear gives a failure, and the others are kept.
+    Each piece comes with its suffix (``#0003``; empty if there is only one). Only one piece is in memory at a time: the
+    file is read once to learn its length and its peak, and then again. A piece that holds nothing to hear gives a
+    failure, and the others are kept.
     """
     try:
         if audio is None:
@@ -63,7 +63,7 @@ def decode_pieces(
         yield "", Failure(name, "audio", f"cannot be read ({error.strerror or error})")
     except soundfile.SoundFileError:  # libsndfile's own words mislead: "File does not exist"
         yield "", Failure(name, "audio", "unreadable: its content cannot be decoded")
-    except Exception as error:  # whatever it is, the other sounds of a run are not lost for it
+    except Exception as error:  # whatever it is, the run goes on with its other sounds
         reason = " ".join(str(error).split())[:200]
         yield "", Failure(name, "audio", f"cannot be decoded ({type(error).__name__}: {reason})")
 
@@ -75,12 +75,12 @@ def unusable(waveform: Float[np.ndarray, " samples"], sample_rate_hz: int) -> st
 
 
 def divisor(peak: float, is_lossy: bool) -> float | None:
-    """Return what samples with such a peak are to be divided by, so that they are in [-1, 1].
+    """Return the number by which to divide samples with this peak, so that they are in [-1, 1].
 
-    Float samples may go beyond full scale: they were left as integers (of 16, 24 or 32 bits), or are louder than a file
-    should be. Full scale is taken to be the least of 1, 2^15, 2^23 and 2^31 of which the peak is at most 16 times, and
-    the peak itself where that is more. None means that there is no such scale. What a lossy codec adds to samples that
-    were within full scale is not divided but clipped, as players do: 3 dB at most.
+    Float samples exceed full scale if they were left as integers (of 16, 24 or 32 bits), or are louder than a file
+    should be. Full scale is taken to be the least of 1, 2^15, 2^23 and 2^31 that is at least a sixteenth of the peak,
+    or the peak itself if that is larger. None means that there is no such scale. A lossy codec may lift samples beyond
+    full scale by up to 3 dB; these are not divided but clipped, as players do.
     """
     if is_lossy and peak <= OVERSHOOT:
         return 1.0
@@ -106,7 +106,7 @@ def _opened(audio: Path | bytes) -> Iterator[io.BufferedIOBase]:
     if isinstance(audio, bytes):
         yield io.BytesIO(audio)
         return
-    if not stat.S_ISREG(audio.stat().st_mode):  # a pipe would be waited for
+    if not stat.S_ISREG(audio.stat().st_mode):  # reading a pipe would block
         raise OSError("it is not a regular file")
     with audio.open("rb") as file:
         yield file
@@ -129,37 +129,36 @@ def _decoded(file: io.BufferedIOBase, name: str, longest_s: float | None) -> Ite
         yield "", Failure(name, "audio", and_also(reason, note))
         return
     for index, piece in enumerate(_regrouped(sound.blocks(), sizes)):
-        sound.peak = peak  # of the whole: all pieces are divided alike
+        sound.peak = peak  # that of the whole, so that all pieces are divided alike
         is_last = index == len(sizes) - 1
-        which = f"#{index:04d}" if len(sizes) > 1 else ""
-        yield which, _finished(piece, sound, note if is_last else None, name + which)
+        suffix = f"#{index:04d}" if len(sizes) > 1 else ""
+        yield suffix, _finished(piece, sound, note if is_last else None, name + suffix)
 
 
 def _finished(
     waveform: Float[np.ndarray, " samples"], sound: Sound, note: str | None, name: str
 ) -> Recording | Failure:
-    """Bring samples into [-1, 1], where they lie, and refuse what holds nothing to hear."""
+    """Scale samples into [-1, 1] in place, and refuse those that hold nothing to hear."""
     by = divisor(sound.peak, sound.is_lossy)
     if by is None:
-        scale = f"its samples go up to {sound.peak:.1e}, which is no scale of sound"
-        return Failure(name, "audio", and_also(scale, note))
-    said = note
+        reason = f"its samples go up to {sound.peak:.1e}, beyond any scale of sound"
+        return Failure(name, "audio", and_also(reason, note))
     if by != 1:
         waveform /= np.float32(by)
-        said = and_also(f"divided by {by:g}: its samples went up to {sound.peak:g}, beyond full scale", note)
+        note = and_also(f"divided by {by:g}: its samples went up to {sound.peak:g}, beyond full scale", note)
     if sound.peak > by:
         np.clip(waveform, -1, 1, out=waveform)
-    reason = unusable(waveform, sound.sample_rate_hz)
-    return Failure(name, "audio", and_also(reason, said)) if reason else Recording(waveform, sound.sample_rate_hz, said)
+    fault = unusable(waveform, sound.sample_rate_hz)
+    return Failure(name, "audio", and_also(fault, note)) if fault else Recording(waveform, sound.sample_rate_hz, note)
 
 
 def and_also(reason: str, note: str | None) -> str:
-    """Say what else was amiss."""
+    """Append a note to a reason, if there is one."""
     return f"{reason}; {note}" if note else reason
 
 
 def _joined(blocks: Iterator[Float[np.ndarray, " samples"]]) -> Float[np.ndarray, " samples"]:
-    """Join blocks into one array that grows where it lies: there is no second copy."""
+    """Join blocks into one array that grows in place, without a second copy."""
     joined = bytearray()
     for block in blocks:
         joined += block.data
@@ -169,7 +168,7 @@ def _joined(blocks: Iterator[Float[np.ndarray, " samples"]]) -> Float[np.ndarray
 
 
 def _sizes(num_samples: int, most: int) -> list[int]:
-    """Return the sizes of equal pieces of at most so many samples."""
+    """Return the sizes of equal pieces of at most ``most`` samples."""
     shortest, longer = divmod(num_samples, num_pieces := max(1, -(-num_samples // most)))
     return [shortest + 1] * longer + [shortest] * (num_pieces - longer)
 

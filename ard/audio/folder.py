@@ -20,17 +20,17 @@ class FolderClips:
     """Iterate over the sounds under a folder, at any depth, in the order of their names.
 
     A clip's id is its path below the folder, as :func:`~ard.audio.paths.id_of` writes it: dots are replaced, and bytes
-    that are no text are escaped. Linked folders are followed, each real folder once. What cannot be used comes out as a
-    :class:`~ard.types.Failure`, and so does a folder that cannot be looked into: nothing but hidden files is left out
-    silently. A folder that a command of this package wrote to is not read.
+    that are not text are escaped. Linked folders are followed, each real folder once. Files that cannot be used and
+    folders that cannot be read come out as a :class:`~ard.types.Failure`: only hidden files are left out silently. A
+    folder that a command of this package wrote to is not read.
 
     Args:
         root: the folder, or a single file.
-        segment_s: cut files into pieces of at most this many seconds, the window of the model that will hear them, so
-            that nothing of a long recording is lost, and only one piece is in memory; None leaves files whole.
+        segment_s: cut files into pieces of at most this many seconds, the window of the model that will hear them.
+            Nothing of a long recording is lost, and only one piece is in memory. None leaves files whole.
 
     Raises:
-        UserError: if there is no such folder.
+        UserError: if the folder cannot be read, or ``segment_s`` is not above 0.
     """
 
     def __init__(self, root: Path, segment_s: float | None = None) -> None:
@@ -57,12 +57,12 @@ class FolderClips:
             folder = Path(os.fsdecode(error.filename))
             if not self._is_hidden(folder):
                 name = printable(folder.relative_to(self.root).as_posix())
-                yield Failure(name, "audio", f"this folder cannot be looked into ({error.strerror})")
+                yield Failure(name, "audio", f"this folder cannot be read ({error.strerror})")
         for path in files:
             yield from self._read(path, taken)
 
     def files(self) -> tuple[list[Path], list[OSError]]:
-        """Return the files that are read, and what could not be looked into."""
+        """Return the files to read, and the errors of folders that could not be read."""
         if self._only:
             return [self._only], []
         files, errors = files_under(self.root)
@@ -70,14 +70,14 @@ class FolderClips:
         return [path for path in files if not self._is_hidden(path) and written.isdisjoint(path.parents)], errors
 
     def written(self) -> list[Path]:
-        """Return the outermost folders below that a command of this package has written to."""
+        """Return the outermost folders below the root that a command of this package wrote to."""
         if self._only:
             return []
         locked = {path.parent for path in files_under(self.root)[0] if path.name == LOCK} - {self.root}
         return sorted(folder for folder in locked if locked.isdisjoint(folder.parents) and not self._is_hidden(folder))
 
     def fingerprint(self) -> str:
-        """Return a hash of the names and contents of the files: the same for a copy of the folder, wherever it lies."""
+        """Return a hash of the names and contents of the files; a copy of the folder elsewhere has the same."""
         digest = xxhash.xxh3_64()
         for path in self.files()[0]:
             name = path.relative_to(self.root).as_posix()
@@ -94,19 +94,19 @@ class FolderClips:
         if path.suffix.lower() not in SUFFIXES:
             yield Failure(name, "audio", f"not a {', '.join(s[1:] for s in SUFFIXES)} file")
             return
-        for which, recording in decode_pieces(path, name, self.segment_s):
+        for suffix, recording in decode_pieces(path, name, self.segment_s):
             if isinstance(recording, Failure):
-                yield recording._replace(reason=f"piece of a longer file: {recording.reason}") if which else recording
+                yield recording._replace(reason=f"piece of a longer file: {recording.reason}") if suffix else recording
             else:
                 waveform, sample_rate_hz, note = recording
-                yield Clip(clip_id + which, waveform, sample_rate_hz, dataset, note=note)
+                yield Clip(clip_id + suffix, waveform, sample_rate_hz, dataset, note=note)
 
 
 def read_clip(path: Path) -> Clip:
-    """Read one file of sound as a clip, whole.
+    """Read a whole sound file as one clip.
 
     Raises:
-        UserError: if it cannot be used, with the reason.
+        UserError: if it cannot be used; the message gives the reason.
     """
     recording = decode(path, path.name)
     if isinstance(recording, Failure):
@@ -116,7 +116,7 @@ def read_clip(path: Path) -> Clip:
 
 
 def _content(path: Path) -> str:
-    """Return a hash of a file's content; of what cannot be read there is none."""
+    """Return a hash of a file's content; an empty string if it cannot be read."""
     try:
         if not path.is_file():
             return ""
@@ -127,7 +127,7 @@ def _content(path: Path) -> str:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """Return the name, numbered if it was taken before, and take it."""
+    """Return the name, with a number if it is taken, and add it to those taken."""
     unique, number = name, 2
     while unique in taken:
         unique, number = f"{name}-{number}", number + 1

@@ -16,10 +16,10 @@ Labels = Literal["smeared", "leaf"]
 class FSD50K:
     """Iterate over one split of FSD50K, in the order of its table of labels.
 
-    Smeared labels are the ground truth: 200 classes, each label with all that stand above it in AudioSet's ontology
-    (3.77 a clip on eval). Leaf labels are the ``collection``: what the raters said, before smearing and before rare
-    classes were merged into their parents, so that a clip may be an ``Owl`` here and a ``Bird`` there. Each has a
-    vocabulary of its own. A clip's id is its number at Freesound; labels keep FSD50K's spelling (``Tick-tock``,
+    Smeared labels are the ground truth: 200 classes, each label with all its ancestors in AudioSet's ontology (3.77
+    a clip on eval). Leaf labels are the ``collection``: those that the raters gave, before smearing and before rare
+    classes were merged into their parents. An ``Owl`` among the leaves may thus be only a ``Bird`` when smeared. Each
+    kind has its own vocabulary. A clip's id is its number at Freesound. Labels keep FSD50K's spelling (``Tick-tock``,
     ``Coin_(dropping)``).
 
     Args:
@@ -60,23 +60,25 @@ class FSD50K:
 
 
 def _read_labels(table: Path, vocabulary: Path) -> dict[str, tuple[str, ...]]:
-    """Read the labels of every clip, held against the vocabulary (rows of index, label and mid, without a header)."""
-    known = {row[1] for row in _read_rows(vocabulary, 2)}
+    """Read the labels of every clip; check them against the vocabulary (rows of index, label, mid; no header)."""
+    classes = {row[1] for row in _read_rows(vocabulary, 2)}
     (header, *rows) = _read_rows(table, 2)
     if not {"fname", "labels"} <= set(header) or not rows:
-        raise UserError(f"{str(table)!r} has no clips with columns 'fname' and 'labels' but {header}: unpack it anew")
+        raise UserError(
+            f"{str(table)!r} has no clips, or not the columns 'fname' and 'labels' but {header}: unpack it again"
+        )
     name, labels = header.index("fname"), header.index("labels")
-    read: dict[str, tuple[str, ...]] = {}
+    labels_of: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows, 2):
-        if len(row) != len(header) or row[name] in read:
-            raise UserError(f"row {number} of {str(table)!r} is broken or comes twice ({row}): unpack it anew")
-        read[row[name]] = tuple(filter(None, row[labels].split(",")))
-        if unknown := set(read[row[name]]) - known:
+        if len(row) != len(header) or row[name] in labels_of:
+            raise UserError(f"row {number} of {str(table)!r} is malformed or repeats a clip ({row}): unpack it again")
+        labels_of[row[name]] = tuple(filter(None, row[labels].split(",")))
+        if unknown := set(labels_of[row[name]]) - classes:
             raise UserError(
                 f"clip {row[name]} of {str(table)!r} has the label {min(unknown)!r}, which is not in "
                 f"{str(vocabulary)!r}: take both from one release"
             )
-    return read
+    return labels_of
 
 
 def _read_rows(path: Path, num_columns: int) -> list[list[str]]:
@@ -85,7 +87,7 @@ def _read_rows(path: Path, num_columns: int) -> list[list[str]]:
         with path.open(encoding="utf-8", newline="") as lines:
             rows = [row for row in csv.reader(lines) if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{str(path)!r} is no table of FSD50K ({error}): unpack it anew") from error
+        raise UserError(f"{str(path)!r} is not a table of FSD50K ({error}): unpack it again") from error
     if not rows or min(map(len, rows)) < num_columns:
-        raise UserError(f"{str(path)!r} is empty, or has rows of fewer than {num_columns} columns: unpack it anew")
+        raise UserError(f"{str(path)!r} is empty, or has rows of fewer than {num_columns} columns: unpack it again")
     return rows

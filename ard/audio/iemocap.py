@@ -22,7 +22,7 @@ EMOTIONS: Mapping[str, str | None] = {
     "oth": "other",
     "xxx": None,
 }
-"""Words for the codes. ``xxx`` is no emotion: the raters did not agree (2507 of the 10039 utterances)."""
+"""Words for the codes. ``xxx`` stands for no emotion: the raters did not agree (2507 of the 10039 utterances)."""
 
 _GENDERS = {"F": "female", "M": "male"}
 _RATED = re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[")
@@ -39,17 +39,17 @@ class _Utterance(NamedTuple):
 class IEMOCAP:
     """Iterate over the utterances of IEMOCAP, session by session and dialogue by dialogue.
 
-    The utterances are those that ``dialog/EmoEvaluation/Ses*.txt`` rates, one line each among the lines of the single
-    raters; the sub-folders there, which repeat the names, and the ``._`` files of macOS are passed over. A clip's id is
-    the utterance's; its gender is the speaker's, whom the last part of the id names (``Ses01F_impro01_M000`` is a man:
-    the first ``F`` says who wore the markers). It has no emotion where the raters did not agree, and no transcript
-    where ``dialog/transcriptions`` has none.
+    The utterances are those rated in ``dialog/EmoEvaluation/Ses*.txt``, one line each among the lines of the single
+    raters. The subfolders there, which repeat the names, and the ``._`` files of macOS are skipped. A clip's id is the
+    utterance's. Its gender is the speaker's, given by the last part of the id (``Ses01F_impro01_M000`` is a man: the
+    first ``F`` says who wore the markers). It has no emotion if the raters did not agree, and no transcript if
+    ``dialog/transcriptions`` has none.
 
     Args:
         root: ``IEMOCAP_full_release`` or the folder around it.
 
     Raises:
-        UserError: if there are no ratings under the folder, or one of an unknown emotion.
+        UserError: if there are no ratings under the folder, or one has an unknown emotion.
     """
 
     def __init__(self, root: Path) -> None:
@@ -97,13 +97,13 @@ def _read(ratings: Path) -> Iterator[_Utterance]:
     words = dict(_matches(_SPOKEN, spoken)) if spoken.is_file() else {}
     for name, code in _matches(_RATED, ratings):
         if code not in EMOTIONS:
-            raise UserError(f"{name} in {str(ratings)!r} has emotion {code!r}, not one of {[*EMOTIONS]}: mend the file")
+            raise UserError(f"{name} in {str(ratings)!r} has emotion {code!r}, not one of {[*EMOTIONS]}: correct it")
         file = session / "sentences" / "wav" / dialogue / f"{name}.wav"
         yield _Utterance(name, file, EMOTIONS[code], words.get(name, "").strip() or None)
 
 
 def _matches(pattern: re.Pattern[str], file: Path) -> Iterator[tuple[str, str]]:
-    """Return the two groups of every line that matches; the others are of another kind."""
+    """Return the two groups of every line that matches; the others hold something else."""
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if match := pattern.match(line):
             yield match[1], match[2]

@@ -1,4 +1,4 @@
-"""The files under a folder, and names of files as text."""
+"""The files under a folder, and file names as text."""
 
 import os
 import unicodedata
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def files_under(root: Path) -> tuple[list[Path], list[OSError]]:
-    """Return all files under a folder in the order of their names, and what could not be looked into.
+    """Return all files under a folder in the order of their names, and the errors of folders that could not be read.
 
-    Linked folders are followed, each real folder once: links that lead back do not loop. A folder that lies under the
-    root itself is listed where it lies, not by a link to it.
+    Linked folders are followed, each real folder once, so that links cannot loop. A folder under the root is listed at
+    its own place, not at a link to it.
     """
     files: list[Path] = []
     errors: list[OSError] = []
@@ -17,7 +17,7 @@ def files_under(root: Path) -> tuple[list[Path], list[OSError]]:
     starts = [os.fspath(root)]
     while starts:
         links: list[str] = []
-        for folder, subfolders, names in (found for start in starts for found in os.walk(start, onerror=errors.append)):
+        for folder, subfolders, names in (entry for start in starts for entry in os.walk(start, onerror=errors.append)):
             real = os.stat(folder)
             if (real.st_dev, real.st_ino) in visited:
                 subfolders.clear()
@@ -30,10 +30,10 @@ def files_under(root: Path) -> tuple[list[Path], list[OSError]]:
 
 
 def printable(name: str) -> str:
-    r"""Return a name as text that any file and terminal can hold: on one line, and valid Unicode.
+    r"""Return a name as text that any file and terminal can hold: one line of valid Unicode.
 
-    Control characters, backslashes and the bytes of a name that is not UTF-8 become Python's escapes, so that the text
-    tells the name: ``caf\351.wav`` becomes ``caf\udce9.wav``, in which ``dce9`` stands for the byte ``e9``.
+    Control characters, backslashes and bytes that are not UTF-8 become Python's escapes, so that the text still
+    identifies the name: ``caf\351.wav`` becomes ``caf\udce9.wav``, where ``dce9`` stands for the byte ``e9``.
     """
     return "".join(
         char.encode("unicode_escape").decode() if char == "\\" or _is_control(char) else char for char in name
@@ -41,12 +41,12 @@ def printable(name: str) -> str:
 
 
 def is_key(name: str) -> bool:
-    """Say whether WebDataset keeps a key: a dot ends one, and what begins with two underscores may be passed over."""
+    """Say whether WebDataset keeps a name as key: a dot would end it, and two leading underscores may hide it."""
     return bool(name) and "." not in name and not name.startswith("__") and not any(map(_is_control, name))
 
 
 def id_of(name: str) -> str:
-    """Return the id of a clip of that name: printable, and a key that WebDataset keeps. Dots become underscores."""
+    """Return a clip's id made of a name: printable, and a key that WebDataset keeps. Dots become underscores."""
     key = printable(name).replace(".", "_")
     return rf"\x5f{key[1:]}" if key.startswith("__") else key
 

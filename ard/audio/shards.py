@@ -1,4 +1,4 @@
-"""Audio shards: WebDataset tars of ``<clip_id>.flac`` and ``<clip_id>.json``, and a manifest that is written last."""
+"""Audio shards: WebDataset tars of ``<clip_id>.flac`` and ``<clip_id>.json``, and a manifest, written last."""
 
 import io
 import json
@@ -31,8 +31,8 @@ OPTIONAL = ("caption", "emotion", "gender", "transcript")
 
 
 def clip_metadata(clip: Clip) -> dict[str, Any]:
-    """Return what the shards' JSON says of a clip: everything but its samples; unknown fields are left out."""
-    known = {
+    """Return the description of a clip in a shard's JSON: everything but its samples, without empty fields."""
+    fields = {
         "id": clip.id,
         "dataset": clip.dataset,
         "duration_s": round(clip.duration_s, 4),
@@ -44,18 +44,18 @@ def clip_metadata(clip: Clip) -> dict[str, Any]:
         "transcript": clip.transcript,
         "note": clip.note,
     }
-    return {key: value for key, value in known.items() if value not in (None, [])}
+    return {key: value for key, value in fields.items() if value not in (None, [])}
 
 
 def write_audio_shards(
     source: Iterable[Clip | Failure], out: Path, clips_per_shard: int = 128
 ) -> tuple[int, list[Failure]]:
-    """Write a source of clips as audio shards and return how many clips were written and what was left out.
+    """Write a source of clips as audio shards; return how many clips were written, and which were left out.
 
-    The shards take their names together, the manifest last: a killed run leaves no half set. An older set of shards in
-    the folder is replaced; whatever else lies there is not touched. Clips keep their sample rate; samples are stored as
-    16-bit FLAC, or as 16-bit WAV at a rate that FLAC does not hold. What could not be read again is left out, and an id
-    that comes twice is numbered (see :func:`_storable`).
+    The shards get their names together and the manifest is written last, so a killed run leaves no half set. Older
+    shards in the folder are replaced; everything else there is left alone. Clips keep their sample rate. Samples are
+    stored as 16-bit FLAC, or as 16-bit WAV at rates that FLAC does not support. Clips that could not be read back are
+    left out, and repeated ids are numbered (see :func:`_storable`).
 
     Raises:
         UserError: if the folder holds anything but audio shards, is in use by another process or cannot be written.
@@ -65,7 +65,7 @@ def write_audio_shards(
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Refuse a folder that is in use and not by audio shards: those of a killed run have a lock and no manifest."""
+    """Refuse a folder in use for anything but audio shards; those of a killed run have a lock and no manifest."""
     is_ours = (out / LOCK).is_file() and all(SHARD.fullmatch(name) for name in in_use(out))
     if in_use(out) and not is_ours and _stored(out / MANIFEST) is None:
         raise UserError(f"folder {str(out)!r} is in use, and not by audio shards: choose a new or empty one as --out")
@@ -76,15 +76,15 @@ def _write(source: Iterable[Clip | Failure], out: Path, clips_per_shard: int) ->
     notes: list[Note] = []
     num_clips = 0
     digest = xxhash.xxh3_64()
-    written: list[str] = []
+    names: list[str] = []
     with ExitStack() as partials:
 
-        def opened(name: str) -> str:
-            written.append(name)
+        def opener(name: str) -> str:
+            names.append(name)
             return str(partials.enter_context(replacing(out / name)))
 
         with wds.ShardWriter(
-            "%06d.tar", maxcount=clips_per_shard, maxsize=math.inf, verbose=0, mtime=0, opener=opened
+            "%06d.tar", maxcount=clips_per_shard, maxsize=math.inf, verbose=0, mtime=0, opener=opener
         ) as shards:
             for item in _storable(source):
                 if isinstance(item, Failure):
@@ -92,26 +92,26 @@ def _write(source: Iterable[Clip | Failure], out: Path, clips_per_shard: int) ->
                     continue
                 files = _encoded(item)
                 shards.write({"__key__": item.id, **files})
-                digest.update(b"".join(files[suffix] for suffix in sorted(files)))  # as in the tar
+                digest.update(b"".join(files[suffix] for suffix in sorted(files)))  # the order of the tar
                 num_clips += 1
                 notes += [Note(item.id, "audio", item.note)] if item.note else []
         older = _stored(out / MANIFEST) or {}
         (out / MANIFEST).unlink(missing_ok=True)
-    for name in set(older.get("shards", filter(SHARD.fullmatch, in_use(out)))) - set(written):
+    for name in set(older.get("shards", filter(SHARD.fullmatch, in_use(out)))) - set(names):
         (out / name).unlink(missing_ok=True)
-    about = {"num_clips": num_clips, "xxh3": digest.hexdigest(), "shards": written}
+    content = {"num_clips": num_clips, "xxh3": digest.hexdigest(), "shards": names}
     listed = {"failures": [f._asdict() for f in failures], "notes": [n._asdict() for n in notes]}
-    write_json(out / MANIFEST, sealed({**about, **listed}))
+    write_json(out / MANIFEST, sealed({**content, **listed}))
     return num_clips, failures
 
 
 class AudioManifest(NamedTuple):
-    """What a folder of audio shards holds, and what was left out of it."""
+    """The contents of a folder of audio shards, and what was left out of it."""
 
     num_clips: int
     xxh3: str  # XXH3-64 of all clips, in order
     failures: list[Failure]
-    notes: list[Note]  # of clips that it holds
+    notes: list[Note]  # on clips that it holds
 
 
 def read_audio_manifest(folder: Path) -> AudioManifest:
@@ -130,11 +130,11 @@ def read_audio_manifest(folder: Path) -> AudioManifest:
         return AudioManifest(saved["num_clips"], saved["xxh3"], failures, notes)
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise UserError(f"manifest {str(path)!r} is damaged ({reason}): make the shards anew") from error
+        raise UserError(f"manifest {str(path)!r} is damaged ({reason}): make the shards again") from error
 
 
 def _stored(path: Path) -> dict[str, Any] | None:
-    """Return what a manifest says; None where there is none, or it is not that of audio shards."""
+    """Return a manifest's content; None if there is no manifest, or not one of audio shards."""
     try:
         saved = unsealed(path.read_bytes())
     except (OSError, ValueError):
@@ -143,7 +143,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
 
 
 def read_clips(folder: Path) -> Iterator[Clip]:
-    """Read the clips of a folder of audio shards, in order; what cannot be heard is passed over, with a warning.
+    """Read the clips of a folder of audio shards, in order; skip unusable ones with a warning.
 
     Raises:
         UserError: if the folder holds no finished set of shards.
@@ -154,11 +154,11 @@ def read_clips(folder: Path) -> Iterator[Clip]:
             if isinstance(clip, Clip):
                 yield clip
             else:
-                logging.getLogger(__name__).warning("clip %r of %s is passed over: %s", clip.id, path, clip.reason)
+                logging.getLogger(__name__).warning("clip %r of %s is skipped: %s", clip.id, path, clip.reason)
 
 
 def read_shard(path: Path) -> Iterator[Clip | Failure]:
-    """Read the clips of one audio shard, in order; what cannot be decoded or heard comes out as a failure.
+    """Read the clips of one audio shard, in order; one that cannot be decoded or heard comes out as a failure.
 
     Raises:
         UserError: if the shard itself cannot be read.
@@ -168,23 +168,23 @@ def read_shard(path: Path) -> Iterator[Clip | Failure]:
             yield _decoded(key, files)
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UserError(f"audio shard {str(path)!r} is damaged ({reason}): make the shards anew") from error
+        raise UserError(f"audio shard {str(path)!r} is damaged ({reason}): make the shards again") from error
 
 
 def read_members(path: Path) -> Iterator[tuple[str, str, bytes]]:
     """Read the files of a shard as key, suffix and content.
 
-    WebDataset's own reader passes over what it takes for no sample, stops at a key that occurs twice in a row, and
-    takes a damaged header for the end of the shard: here nothing is lost in silence.
+    WebDataset's own reader skips what it does not take for a sample, stops at a key that occurs twice in a row, and
+    takes a damaged header for the end of the shard. This one loses nothing silently.
 
     Raises:
-        tarfile.TarError: if the shard breaks off or is damaged; so do OSError, ValueError and others.
+        tarfile.TarError: if the shard breaks off or is damaged; or an OSError, a ValueError or another error.
     """
     size = path.stat().st_size
     with _Bounded(path) as file, tarfile.open(fileobj=file, mode="r:") as members:
         for member in members:
             if not member.isreg() or member.issparse() or member.size > size:
-                raise tarfile.ReadError(f"{member.name!r} is no plain file")
+                raise tarfile.ReadError(f"{member.name!r} is not a plain file")
             content = members.extractfile(member)
             folder, _, name = member.name.rpartition("/")
             key, _, suffix = name.partition(".")
@@ -196,15 +196,15 @@ def read_members(path: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 class _Bounded(io.FileIO):
-    """A file of which nobody reads more than there is: a damaged size asks for memory that no machine has."""
+    """A file that is never read beyond its end: a damaged size would ask for more memory than any machine has."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        there = max(0, os.fstat(self.fileno()).st_size - self.tell())
-        return super().read(there if size is None or size < 0 else min(size, there)) or b""
+        remaining = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(remaining if size is None or size < 0 else min(size, remaining)) or b""
 
 
 def _grouped(members: Iterator[tuple[str, str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Bring together the files of one key that follow one another."""
+    """Group the consecutive files of each key."""
     files: dict[str, bytes] = {}
     current = None
     for key, suffix, content in members:
@@ -220,42 +220,44 @@ def _decoded(key: str, files: Mapping[str, bytes]) -> Clip | Failure:
     suffix = next((suffix for suffix in SUFFIXES if suffix in files), None)
     if suffix is None:
         return Failure(key, "audio", "has no sound")
-    known = parse_description(files.get("json"))
-    if known is None:
+    description = parse_description(files.get("json"))
+    if description is None:
         return Failure(key, "audio", "has no description" if "json" not in files else "its description is damaged")
-    recording = decode(files[suffix], known["id"])
+    recording = decode(files[suffix], description["id"])
     if isinstance(recording, Failure):
         return recording
-    if known.get("sound_xxh3") not in (None, xxhash.xxh3_64_hexdigest(files[suffix])):
-        return Failure(known["id"], "audio", "its sound is damaged: it is another than was written")
+    if description.get("sound_xxh3") not in (None, xxhash.xxh3_64_hexdigest(files[suffix])):
+        return Failure(description["id"], "audio", "its sound is damaged: its checksum does not match")
     return Clip(
-        id=known["id"],
+        id=description["id"],
         waveform=recording.waveform,
         sample_rate_hz=recording.sample_rate_hz,
-        dataset=known["dataset"],
-        labels=tuple(known.get("labels", ())),
-        note=known.get("note") or recording.note,
-        **{name: known.get(name) for name in OPTIONAL},
+        dataset=description["dataset"],
+        labels=tuple(description.get("labels", ())),
+        note=description.get("note") or recording.note,
+        **{name: description.get(name) for name in OPTIONAL},
     )
 
 
 def parse_description(content: bytes | None) -> dict[str, Any] | None:
-    """Return what a shard's JSON says of a clip; None if it is no such JSON, or another than was written."""
+    """Return a clip's description from a shard's JSON; None if it is something else, or not what was written."""
     try:
-        known = unsealed(content or b"")
+        description = unsealed(content or b"")
     except ValueError:
         return None
-    labels, optional = known.get("labels", []), [known.get(name) for name in (*OPTIONAL, "note", "sound_xxh3")]
-    is_text = all(isinstance(known.get(name), str) for name in ("id", "dataset"))
-    is_known = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-    return known if is_text and is_known and all(isinstance(value, str | None) for value in optional) else None
+    labels = description.get("labels", [])
+    has_names = all(isinstance(description.get(name), str) for name in ("id", "dataset"))
+    has_labels = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    optional = [description.get(name) for name in (*OPTIONAL, "note", "sound_xxh3")]
+    is_valid = has_names and has_labels and all(isinstance(value, str | None) for value in optional)
+    return description if is_valid else None
 
 
 def _storable(source: Iterable[Clip | Failure]) -> Iterator[Clip | Failure]:
-    """Mend the clips of a source, or refuse them, so that all that is written can be read again.
+    """Make the clips of a source fit for shards, or refuse them, so that all that is written can be read back.
 
-    An id that was given to an earlier clip gets a number, and one that is no key of WebDataset becomes one; both are
-    noted. What is no text in fields of text is escaped. A clip whose samples cannot be used, which reading refuses,
+    An id that an earlier clip has gets a number, and one that WebDataset cannot keep as a key is replaced; both are
+    noted. Invalid Unicode in text fields is escaped. A clip whose samples cannot be used, which reading would refuse,
     becomes a failure.
     """
     taken: set[str] = set()
@@ -269,10 +271,10 @@ def _storable(source: Iterable[Clip | Failure]) -> Iterator[Clip | Failure]:
         if reason or not item.id:
             yield Failure(_text(item.id), "audio", reason or "has no id")
             continue
-        yield _mended(item, taken)
+        yield _sanitized(item, taken)
 
 
-def _mended(clip: Clip, taken: set[str]) -> Clip:
+def _sanitized(clip: Clip, taken: set[str]) -> Clip:
     key, note = clip.id, clip.note
     if not is_key(key):
         key = id_of(key)
@@ -288,17 +290,17 @@ def _mended(clip: Clip, taken: set[str]) -> Clip:
 
 
 def _text(value: Any) -> Any:
-    """Escape what is no Unicode, such as half a surrogate pair."""
+    """Escape invalid Unicode, such as half a surrogate pair."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _encoded(clip: Clip) -> dict[str, bytes]:
-    """Return the files of a clip by suffix: its sound, and its description, which has checksums of both."""
+    """Return the files of a clip by suffix: its sound, and its description, with checksums of both."""
     for container in ("FLAC", "WAV"):
         buffer = io.BytesIO()
         try:
             soundfile.write(buffer, clip.waveform, clip.sample_rate_hz, format=container, subtype="PCM_16")
-        except soundfile.SoundFileError:  # FLAC does not hold every rate
+        except soundfile.SoundFileError:  # FLAC does not support every rate
             continue
         sound = buffer.getvalue()
         description = sealed({**clip_metadata(clip), "sound_xxh3": xxhash.xxh3_64_hexdigest(sound)})

@@ -11,10 +11,10 @@ RATE_HZ = 16_000
 
 Signal = Float[np.ndarray, " samples"]
 Number = float | int
-"""Beartype takes no int where a float is asked for."""
+"""Beartype refuses an int where a float is annotated."""
 Curve = Number | Signal
 Synthesizer = Callable[[np.random.Generator, int], Signal]
-"""Makes one event of so many samples from a generator; its level is of no meaning: the corpus sets it."""
+"""Makes one event of so many samples with a generator; its level does not matter: the corpus sets it."""
 
 
 def samples(duration_s: Number) -> int:
@@ -106,6 +106,6 @@ def repeat(
 
 
 def sprinkle(rng: np.random.Generator, n: int, per_second: Number, grain: Callable[[], Signal]) -> Signal:
-    """Grains at random times, so many a second; one at least."""
+    """Grains at random times, ``per_second`` times the duration of them, but at least one."""
     duration_s = n / RATE_HZ
     return place(n, np.sort(rng.uniform(0, 0.95 * duration_s, max(1, int(per_second * duration_s)))), grain)

@@ -1,7 +1,7 @@
-"""Files of sound read to their true end, in blocks: what a header tells of the length is not relied on.
+"""Sound files read to their true end, in blocks, without relying on the length in the header.
 
-libsndfile stops where the header says that the sound ends. Of MP3 without such a header it guesses the length from the
-first frames; FLAC from a pipe has none, and a recorder that was killed leaves a WAV file that tells of no samples.
+libsndfile stops where the header says that the sound ends. It guesses the length of an MP3 without such a header from
+the first frames. FLAC from a pipe states no length, and a killed recorder leaves a WAV file that states no samples.
 """
 
 import io
@@ -14,21 +14,20 @@ import soundfile
 from jaxtyping import Float
 
 BLOCK_SAMPLES = 2**12
-"""Read at a time, over all channels. Where a file is damaged, the samples of that block are lost."""
+"""Samples read at a time, over all channels. Where a file is damaged, a block of them is lost."""
 
 TOLERANCE_S = 0.05  # two frames of MP3: decoders count their delays differently
-UNKNOWN = 2**62  # frames or more: how libsndfile says that it does not know
-WAV_UNKNOWN = 0x7FFF0000  # bytes or more: what is written to a pipe, where the length belongs
-MOST_PADDING = 2**16  # bytes after the last chunk of a WAV file that may be anything
-MOST_UNREAD = 2**11  # bytes that may be left where MP3 ends: less than two frames
-NO_END = 2**40  # bytes that MP3 is made to look longer by, so that its length is not guessed from its size
+UNKNOWN = 2**62  # frames or more: libsndfile does not know the length
+WAV_UNKNOWN = 0x7FFF0000  # bytes or more: written to a pipe in place of the length
+MOST_PADDING = 2**16  # bytes of anything that may follow the last chunk of a WAV file
+MOST_UNREAD = 2**11  # bytes that may be left at the end of an MP3: less than two frames
+NO_END = 2**40  # bytes added to the size that an MP3 shows, so that its length is not guessed from it
 
 
 class _Part(io.RawIOBase):
-    """A part of a file as a file of its own, with some bytes replaced; it may be made to look longer than it is.
+    """A part of a file as a file of its own, with some bytes replaced; it may show a greater length than it has.
 
-    An exception would get lost in libsndfile, which takes it for the end: it is kept, and raised by
-    :meth:`raise_error`.
+    libsndfile would swallow an exception and take it for the end, so it is kept and raised by :meth:`raise_error`.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class _Part(io.RawIOBase):
 
     @property
     def place(self) -> int:
-        """Where it stands in the whole file."""
+        """The position in the whole file."""
         return self._start + self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -73,7 +72,7 @@ class _Part(io.RawIOBase):
 
 
 class _Stream(soundfile.SoundFile):
-    """A sound file that is read forwards only: soundfile then neither stops at the header's length nor seeks."""
+    """A sound file that is only read forwards, so that soundfile neither stops at the header's length nor seeks."""
 
     def seekable(self) -> bool:
         return False
@@ -87,28 +86,27 @@ class _Stream(soundfile.SoundFile):
 
 
 class _Length(NamedTuple):
-    """What a header tells of the length, and how to have libsndfile read on from there to the true end.
+    """The length in a header, and how to make libsndfile read past it to the true end.
 
-    ``told_s`` is None where it tells nothing. Streams that follow one another in one file begin at ``starts``;
-    ``patches`` replace bytes of the header, and ``is_cut`` says that the end is missing, where that can be seen.
+    ``header_s`` is None if the header states no length. Streams that follow one another in one file begin at
+    ``starts``. ``patches`` replaces bytes of the header. ``is_cut`` says that the end is missing, if that can be seen.
     """
 
     end: int
-    told_s: float | None
+    header_s: float | None
     starts: tuple[int, ...] = (0,)
     patches: Mapping[int, bytes] | None = None
     is_cut: bool = False
 
 
 class Sound:
-    """An open file of sound, mixed down to one channel and read in blocks, as often as wanted.
+    """An open sound file, mixed down to one channel and read in blocks, as often as wanted.
 
-    When :meth:`blocks` has come to its end, ``num_samples``, ``peak`` (of the samples that are finite) and
-    ``is_finite`` (of all) are known, and ``note`` says what was amiss: cut short, damaged, or longer than its header
-    tells.
+    Once :meth:`blocks` is exhausted, ``num_samples``, ``peak`` (of the finite samples) and ``is_finite`` (whether all
+    are) are set, and ``note`` says what was wrong, if anything: cut short, damaged, or longer than its header says.
 
     Raises:
-        soundfile.SoundFileError: if the content is no sound that libsndfile knows.
+        soundfile.SoundFileError: if libsndfile cannot read the content as sound.
         OSError: if the file cannot be read.
     """
 
@@ -121,10 +119,10 @@ class Sound:
                 self.sample_rate_hz: int = stream.samplerate
                 self.format: str = stream.format
                 self.is_lossy: bool = stream.subtype.startswith(("MPEG", "VORBIS", "OPUS"))
-                told_s = stream.frames / stream.samplerate if stream.frames < UNKNOWN else None
+                header_s = stream.frames / stream.samplerate if stream.frames < UNKNOWN else None
         finally:
             part.raise_error()
-        self._length = _length(file, self.format, told_s)
+        self._length = _length(file, self.format, header_s)
         self.num_samples = 0
         self.peak = 0.0
         self.is_finite = True
@@ -147,7 +145,7 @@ class Sound:
                 is_broken = not (self.format == "MP3" and self._length.end - part.place < MOST_UNREAD)
             part.raise_error()
             if self.format == "MP3" and start < part.place < self._length.end - MOST_UNREAD:
-                starts.append(part.place)  # one file after another: the header tells of the first alone
+                starts.append(part.place)  # files were joined: the header is of the first alone
         self.note = self._find_note(is_broken, is_other)
 
     def _measure(self, block: Float[np.ndarray, " samples"]) -> None:
@@ -165,63 +163,63 @@ class Sound:
         return _Part(self._file, start, end, _mp3_size(tag, end) if tag else None, 0 if tag else NO_END)
 
     def _find_note(self, is_broken: bool, is_other: bool) -> str | None:
-        read_s, told_s = self.num_samples / self.sample_rate_hz, self._length.told_s
+        read_s, header_s = self.num_samples / self.sample_rate_hz, self._length.header_s
         if is_other:
             return f"only its first {read_s:.2f} s could be read: a sound of another kind follows in the same file"
-        if told_s and read_s < told_s - TOLERANCE_S:
-            return f"cut short: {read_s:.2f} of {told_s:.2f} s could be read"
-        if told_s and read_s > told_s + TOLERANCE_S:
-            return f"its header tells of {told_s:.2f} s, {read_s:.2f} s were read"
-        if is_broken and told_s is None:
+        if header_s and read_s < header_s - TOLERANCE_S:
+            return f"cut short: {read_s:.2f} of {header_s:.2f} s could be read"
+        if header_s and read_s > header_s + TOLERANCE_S:
+            return f"its header says {header_s:.2f} s, but {read_s:.2f} s were read"
+        if is_broken and header_s is None:
             return f"damaged: only its first {read_s:.2f} s could be read"
         return f"cut short: its end is missing, {read_s:.2f} s could be read" if self._length.is_cut else None
 
 
-def _length(file: io.BufferedIOBase, container: str, told_s: float | None) -> _Length:
-    """Return what a header tells, for the containers where that may be nothing or wrong."""
+def _length(file: io.BufferedIOBase, container: str, header_s: float | None) -> _Length:
+    """Return the length in a header, distrusted for the containers where it may be missing or wrong."""
     if container == "FLAC":
         return _flac_length(file)
     if container in ("WAV", "WAVEX"):
-        return _wav_length(file, told_s)
+        return _wav_length(file, header_s)
     if container == "MP3":
-        return _Length(_mp3_end(file), told_s if _mp3_tag(file, 0) else None)
+        return _Length(_mp3_end(file), header_s if _mp3_tag(file, 0) else None)
     if container == "OGG":
         return _ogg_length(file)
-    return _Length(_size(file), told_s)
+    return _Length(_size(file), header_s)
 
 
 def _flac_length(file: io.BufferedIOBase) -> _Length:
-    """Have the number of samples taken for unknown: of 36 bits in the first block after ``fLaC``."""
+    """Make the number of samples, 36 bits in the first block after ``fLaC``, look unknown."""
     start = _after_id3(file, 0)
     head = _read(file, start, 26)
     if head[:4] != b"fLaC" or len(head) < 26:
         return _Length(_size(file), None)
     sample_rate_hz = int.from_bytes(head[18:21], "big") >> 4
     total = int.from_bytes(head[21:26], "big") & (2**36 - 1)
-    told_s = total / sample_rate_hz if total and sample_rate_hz else None
-    return _Length(_size(file), told_s, patches={start + 21: bytes([head[21] & 0xF0, 0, 0, 0, 0])})
+    header_s = total / sample_rate_hz if total and sample_rate_hz else None
+    return _Length(_size(file), header_s, patches={start + 21: bytes([head[21] & 0xF0, 0, 0, 0, 0])})
 
 
-def _wav_length(file: io.BufferedIOBase, told_s: float | None) -> _Length:
-    """Hold the size of the ``data`` chunk against what is there; what follows it has to be chunks again."""
+def _wav_length(file: io.BufferedIOBase, header_s: float | None) -> _Length:
+    """Check the size of the ``data`` chunk against the file's; after the chunk, only other chunks may follow."""
     size = _size(file)
     order = ">" if _read(file, 0, 4) == b"RIFX" else "<"
-    for place, name, told in _chunks(file, 12, order):
+    for place, name, stated in _chunks(file, 12, order):
         if name == b"data":
-            there = size - place - 8
-            if told >= WAV_UNKNOWN or there <= 0:
+            available = size - place - 8
+            if stated >= WAV_UNKNOWN or available <= 0:
                 return _Length(size, None)
-            if told > there:
-                return _Length(size, told_s and told_s * told / there)
-            unclaimed = min(size - _after_chunks(file, place + 8 + told + pad, order) for pad in (told % 2, 0))
-            if unclaimed > (MOST_PADDING if told else 0):
-                return _Length(size, told_s, patches={place + 4: b"\xff\xff\xff\xff"})
-            return _Length(size, told_s)
-    return _Length(size, told_s)
+            if stated > available:
+                return _Length(size, header_s and header_s * stated / available)
+            unclaimed = min(size - _after_chunks(file, place + 8 + stated + pad, order) for pad in (stated % 2, 0))
+            if unclaimed > (MOST_PADDING if stated else 0):
+                return _Length(size, header_s, patches={place + 4: b"\xff\xff\xff\xff"})
+            return _Length(size, header_s)
+    return _Length(size, header_s)
 
 
 def _chunks(file: io.BufferedIOBase, place: int, order: str) -> Iterator[tuple[int, bytes, int]]:
-    """Walk over the chunks of a WAV file: where each begins, its name and its size."""
+    """Iterate over the chunks of a WAV file: where each begins, its name and its size."""
     while len(head := _read(file, place, 8)) == 8 and all(0x20 <= byte < 0x7F for byte in head[:4]):
         (size,) = struct.unpack(f"{order}I", head[4:])
         yield place, head[:4], size
@@ -229,7 +227,7 @@ def _chunks(file: io.BufferedIOBase, place: int, order: str) -> Iterator[tuple[i
 
 
 def _after_chunks(file: io.BufferedIOBase, place: int, order: str) -> int:
-    """Return where the chunks that are whole end."""
+    """Return where the last whole chunk ends."""
     size = _size(file)
     for begin, _, length in _chunks(file, place, order):
         if begin + 8 + length > size:
@@ -239,7 +237,7 @@ def _after_chunks(file: io.BufferedIOBase, place: int, order: str) -> int:
 
 
 class _Tag(NamedTuple):
-    """What the first frame of MP3 says of the whole, instead of a sound: where the frame and the tag begin."""
+    """The tag in an MP3's first frame, which describes the whole and holds no sound: where frame and tag begin."""
 
     frame: int
     place: int
@@ -247,7 +245,7 @@ class _Tag(NamedTuple):
 
 
 def _mp3_tag(file: io.BufferedIOBase, start: int) -> _Tag | None:
-    """Return the tag of Xing (also called ``Info``) or VBRI; None where there is none, or one without a length."""
+    """Return the Xing (also called ``Info``) or VBRI tag; None if there is none, or it has no length."""
     frame = _after_id3(file, start)
     head = _read(file, frame, 64)
     for name in (b"Xing", b"Info"):
@@ -258,12 +256,12 @@ def _mp3_tag(file: io.BufferedIOBase, start: int) -> _Tag | None:
 
 
 def _mp3_size(tag: _Tag, end: int) -> dict[int, bytes]:
-    """Have the tag tell the size that there is: of another, mpg123 complains to the terminal."""
+    """Make the tag state the actual size; otherwise mpg123 complains on the terminal."""
     return {tag.place + 12: (end - tag.frame).to_bytes(8, "big")[-4:]} if tag.flags & 2 else {}
 
 
 def _mp3_end(file: io.BufferedIOBase) -> int:
-    """Return where the sound ends and the tags begin that may follow it: ID3v1, and APE's before that."""
+    """Return where the sound ends: before the tags that may follow it, APE and then ID3v1."""
     end = _size(file)
     if _read(file, max(0, end - 128), 3) == b"TAG":
         end -= 128
@@ -275,7 +273,7 @@ def _mp3_end(file: io.BufferedIOBase) -> int:
 
 
 def _ogg_length(file: io.BufferedIOBase) -> _Length:
-    """Walk over the pages: streams may follow one another, and the last page says that it is the last."""
+    """Walk through the pages: streams may follow one another, and the last page is marked as the last."""
     size, place = _size(file), 0
     starts: list[int] = []
     was_first = is_last = False
@@ -289,7 +287,7 @@ def _ogg_length(file: io.BufferedIOBase) -> _Length:
 
 
 def _after_id3(file: io.BufferedIOBase, start: int) -> int:
-    """Return where an ID3v2 tag ends; the start where there is none."""
+    """Return where an ID3v2 tag ends; ``start`` if there is none."""
     head = _read(file, start, 10)
     if head[:3] != b"ID3" or len(head) < 10:
         return start

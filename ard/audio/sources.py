@@ -30,14 +30,14 @@ class Corpora:
         parts: each with a corpus under ``source``, as :func:`corpus_class` takes it, and the arguments of its class.
 
     Raises:
-        UserError: if there is no such corpus, or it refuses its arguments.
+        UserError: if a corpus does not exist or refuses its arguments.
     """
 
     def __init__(self, parts: Sequence[Mapping[str, Any]]) -> None:
         self._parts = [_opened(**part) for part in parts]
 
     def __len__(self) -> int:
-        """Count their clips, as far as they are known; a folder's are not."""
+        """Count the clips of the corpora that know their number; a folder does not."""
         return sum(len(part) for part in self._parts if isinstance(part, Sized))
 
     def __iter__(self) -> Iterator[Clip | Failure]:
@@ -72,4 +72,6 @@ def _opened(source: str, root: str | None = None, **arguments: Any) -> Iterable[
     try:
         return corpus(**arguments)
     except TypeError as error:
-        raise UserError(f"source {source!r} cannot be opened so ({error}): see `ard shards {source} --help`") from error
+        raise UserError(
+            f"source {source!r} cannot be opened with these arguments ({error}): see `ard shards {source} --help`"
+        ) from error

@@ -13,7 +13,7 @@ from ard.audio.things import THINGS
 from ard.types import Clip
 
 SYNTHESIZERS = {**NATURE, **THINGS}
-"""Every sound event by its name; this order is the canonical one in captions."""
+"""Every sound event by name, in the order in which captions name them."""
 EVENTS: tuple[str, ...] = tuple(SYNTHESIZERS)
 EMOTIONS: tuple[str, ...] = tuple(voices.EMOTIONS)
 GENDERS: tuple[str, ...] = tuple(voices.GENDERS)
@@ -31,7 +31,7 @@ _SPEECH_WITH_EVENT_SHARE = 0.15
 
 
 class Scene(NamedTuple):
-    """What is heard in a clip: its events in canonical order, and the emotion and gender of a speaker if one speaks."""
+    """What is heard in a clip: its events in canonical order, and the speaker's emotion and gender if one speaks."""
 
     num_samples: int
     events: tuple[str, ...]
@@ -48,7 +48,7 @@ class Scene(NamedTuple):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its members of :data:`LABELS`."""
+        """The scene's members of :data:`LABELS`."""
         spoken = (f"{_SPEAKERS[self.gender]} speaking", f"{self.emotion} voice") if self.gender else ()
         return (*spoken, *self.events)
 
@@ -63,7 +63,7 @@ class Scene(NamedTuple):
         return cls(num_samples, _draw_events(rng, count))
 
     def render(self, rng: np.random.Generator) -> Signal:
-        """Make it sound: an event behind a voice stays behind it, events among themselves differ by up to 6 dB."""
+        """Make the sound. An event behind a voice stays in the background; events differ by up to 6 dB."""
         n = self.num_samples
         sources = [_loud_part_to_one(SYNTHESIZERS[event](rng, n)) * _gain(rng, -3, 3) for event in self.events]
         if self.gender and self.emotion:
@@ -76,13 +76,13 @@ class SyntheticCorpus(Sequence[Clip]):
     """Clips of 1.5 to 4 s at 16 kHz with true captions, labels, emotions and genders.
 
     Clip ``i`` depends on ``(seed, split, i)`` alone: a longer corpus begins with the same clips, any clip can be made
-    alone, and splits of different names share none.
+    on its own, and splits of different names share none.
 
     Args:
-        split: Any name; it seeds the clips and begins their ids.
-        num_clips: How many clips there are.
-        seed: Another seed gives other clips under the same ids.
-        speech_share: The chance that a clip is speech.
+        split: any name; it seeds the clips and begins their ids.
+        num_clips: number of clips.
+        seed: another seed gives other clips under the same ids.
+        speech_share: the chance that a clip is speech.
     """
 
     def __init__(self, split: str, num_clips: int, *, seed: int = 0, speech_share: float = 0.3) -> None:
@@ -130,7 +130,7 @@ def _draw_events(rng: np.random.Generator, count: int) -> tuple[str, ...]:
 
 
 def _loud_part_to_one(signal: Signal) -> Signal:
-    """Scale by the loud part, so that a rare knock and a steady rain are about as loud."""
+    """Scale by the loud part, so that a rare knock and a steady rain are about equally loud."""
     power = np.add.reduceat(signal**2, np.arange(0, len(signal), 400)) / 400
     return signal / np.sqrt(np.mean(np.sort(power)[-max(1, len(power) // 4) :]) + 1e-12)
 

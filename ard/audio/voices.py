@@ -1,4 +1,4 @@
-"""Speech-like voices: pulses of the glottis through moving formants, with a gender and an emotion but no words."""
+"""Speech-like voices: glottal pulses through moving formants, with a gender and an emotion but no words."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -39,8 +39,8 @@ class Emotion(NamedTuple):
     """How an emotion is spoken: prosody in the first row of fields, timbre in the others.
 
     ``pitch`` multiplies the speaker's pitch at rest; ``spread`` is the semitones between syllables and ``bend`` those
-    within one; ``rate_hz`` counts syllables; ``pauses`` is the chance of one after a syllable; ``accent_db`` is by how
-    much loudness differs between syllables. ``tilt_db`` is the fall of the spectrum an octave, ``breath`` the noise in
+    within one; ``rate_hz`` counts syllables; ``pauses`` is the chance of one after a syllable; ``accent_db`` is how
+    much loudness varies between syllables. ``tilt_db`` is the fall of the spectrum per octave, ``breath`` the noise in
     the voice, ``roughness`` the irregularity of its pulses, ``attack`` the share of a syllable that its onset takes,
     ``smile`` a factor on the formants.
     """
@@ -84,7 +84,7 @@ EMOTIONS: Mapping[str, Emotion] = {
 
 
 def speak(rng: Rng, n: int, gender: str, emotion: str) -> Signal:
-    """Random syllables in a voice of this gender and emotion; the level is of no meaning."""
+    """Random syllables in a voice of this gender and emotion; the level does not matter."""
     manner = EMOTIONS[emotion]
     track = _Track(rng, n, manner)
     pitch_hz = GENDERS[gender].pitch_hz.draw(rng) * manner.pitch.draw(rng) * track.pitch

@@ -32,16 +32,16 @@ class _Row(NamedTuple):
 class WavCaps:
     """Iterate over one subset of WavCaps, in the order of its JSON file.
 
-    The root is a copy of the hub's ``cvssp/WavCaps`` with the archives unpacked anywhere under it. Audio is looked for
-    as ``<stem>.flac`` at any depth, but not in folders named for another subset: FreeSound and SoundBible use the same
-    numbers. Files that no row names are passed over (SoundBible's archive has more files than rows). A clip's id is the
+    The root is a copy of the hub's ``cvssp/WavCaps`` with the archives unpacked anywhere under it. Audio is sought as
+    ``<stem>.flac`` at any depth, but not in folders named after another subset: FreeSound and SoundBible use the same
+    numbers. Files that no row names are skipped (SoundBible's archive has more files than rows). A clip's id is the
     stem: ``Y`` and the YouTube id, or the number at its source. Labels are the BBC's categories and the tags of
     FreeSound's uploaders; the other two subsets have none.
 
     Args:
         root: the folder that holds ``json_files``.
         subset: which of the four; the paper's 108317 clips are AudioSet_SL, unfiltered.
-        blacklist: leave out, without a failure, what WavCaps lists as also in the test sets of audio captioning
+        blacklist: leave out, without a failure, clips that WavCaps lists as also in the test sets of audio captioning
             (``test_ac``), in all of their splits (``all_ac``), or in UrbanSound8K, ESC-50 and VGGSound
             (``ub8k_esc50_vggsound``).
 
@@ -72,19 +72,19 @@ class WavCaps:
     def __iter__(self) -> Iterator[Clip | Failure]:
         """Read row by row; a row without a file or without an id is a failure."""
         for error in self._errors:
-            yield Failure(printable(str(error.filename)), "audio", f"cannot be looked into ({error.strerror})")
+            yield Failure(printable(str(error.filename)), "audio", f"cannot be read ({error.strerror})")
         for row in self._rows:
             if isinstance(row, Failure):
                 yield row
                 continue
-            stem, caption, labels, amiss = row
+            stem, caption, labels, problem = row
             clip_id = id_of(stem)
             recording = decode(self._files.get(stem), clip_id)
             if isinstance(recording, Failure):
                 yield recording
             else:
                 waveform, sample_rate_hz, note = recording
-                note = and_also(amiss, note) if amiss else note
+                note = and_also(problem, note) if problem else note
                 yield Clip(clip_id, waveform, sample_rate_hz, self.subset, caption, labels, note=note)
 
 
@@ -95,27 +95,27 @@ def _load(path: Path, key: str) -> list[Any]:
     try:
         return list(json.loads(path.read_text(encoding="utf-8"))[key])
     except (ValueError, KeyError) as error:
-        raise UserError(f"WavCaps file {str(path)!r} is no JSON with a list {key!r}: download it again") from error
+        raise UserError(f"WavCaps file {str(path)!r} is not JSON with a list {key!r}: download it again") from error
 
 
 def _row(number: int, listed: Any) -> _Row | Failure:
-    """Return a row; an id may be a number, and a clip may lack a caption, which is noted."""
+    """Return a row; an id may be a number, and a missing caption is noted."""
     stem = listed.get("id") if isinstance(listed, dict) else None
     if isinstance(stem, bool) or not isinstance(stem, str | int) or stem == "":
         return Failure(f"row {number}", "audio", f"it has no id: {str(listed)[:100]}")
     caption = listed.get("caption")
     if not isinstance(caption, str):
-        return _Row(_stem(str(stem)), None, _labels(listed), f"its row has no caption but {caption!r}"[:200])
+        return _Row(_stem(str(stem)), None, _labels(listed), f"its caption is not text but {caption!r}"[:200])
     return _Row(_stem(str(stem)), caption, _labels(listed), None)
 
 
 def _stem(name: str) -> str:
-    """Name the file of an id: those of AudioSet end in .wav, though the files are FLAC; no other id has a suffix."""
+    """Return an id's file stem: AudioSet's ids end in .wav, though the files are FLAC; no other id has a suffix."""
     return name.removesuffix(".wav")
 
 
 def _labels(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return FreeSound's list of tags, or the BBC's categories: a string such as ``"['Nature']"``, to be evaluated."""
+    """Return FreeSound's list of tags, or the BBC's categories: the literal in a string such as ``"['Nature']"``."""
     labels = row.get("tags", ())
     if "category" in row:
         try:
@@ -126,7 +126,7 @@ def _labels(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _find_audio(root: Path, subset: Subset) -> tuple[dict[str, Path], list[OSError]]:
-    """Return the FLAC files of a subset by stem, and what could not be looked into."""
+    """Return the FLAC files of a subset by stem, and the errors of folders that could not be read."""
     others = tuple(name for name in _JSON_FILES if name != subset)
     paths, errors = files_under(root)
     files: dict[str, Path] = {}

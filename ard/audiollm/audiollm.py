@@ -29,29 +29,29 @@ from ard.types import Clip, UserError
 
 
 class Positions(NamedTuple):
-    """What stands at the positions of a layer's output during one pass."""
+    """What is at each position of a layer's output during one pass."""
 
     valid: Bool[Tensor, "clips positions"]  # False on padding
     audio: Bool[Tensor, "clips positions"]  # True on audio tokens, or on frames of sound
-    prompt: Bool[Tensor, "clips positions"]  # True on the prompt, False on what the model itself has said
+    prompt: Bool[Tensor, "clips positions"]  # True on the prompt, False on the model's own answer
 
 
 Change = Callable[[Float[Tensor, "clips positions d_in"], Positions], Float[Tensor, "clips positions d_in"]]
 
 
 class AudioLLM:
-    """A model that hears: what the pipeline needs of it, and nothing else.
+    """A model that takes audio, with only what the pipeline needs of it.
 
-    ``layers`` are the layers that are looked into, indexed from 0; ``prompter`` makes the model's input.
+    ``layers`` are the layers that can be captured or changed, indexed from 0; ``prompter`` makes the model's input.
 
     Args:
-        model: the network; where it is an encoder that answers nothing, only the encoder is kept.
-        prompter: of the same model.
-        name: what the user calls it.
-        layers_path: module path of the layers; those of the decoder where it is left out.
+        model: the network; if it is only an encoder, which cannot answer, nothing else is kept.
+        prompter: the same model's prompter.
+        name: the user's name for it.
+        layers_path: module path of the layers; the decoder's by default.
 
     Raises:
-        UserError: if there are no such layers, or it cannot be told what stands at their positions.
+        UserError: if there are no such layers, or their positions cannot be identified.
     """
 
     def __init__(self, model: nn.Module, prompter: AudioPrompter, name: str, layers_path: str | None = None) -> None:
@@ -62,11 +62,11 @@ class AudioLLM:
         self._encodes = prompter.audio_token_id is None
         self.model: Any = (self._stack if self._encodes else model).eval()
         self._tower = None if self._at_frames else padded_encoder(model)
-        self._prompt_length: int | None = None  # while there are answers
+        self._prompt_length: int | None = None  # set while the model answers
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self.model.device
 
     @property
@@ -78,7 +78,7 @@ class AudioLLM:
         """Refuse layers that do not exist.
 
         Raises:
-            UserError: if there is one among them.
+            UserError: if one of them does not exist.
         """
         for layer in layers:
             if not 0 <= layer < len(self.layers):
@@ -91,10 +91,10 @@ class AudioLLM:
         """Return the residual stream after each wanted layer at every clip's audio tokens, from one partial pass.
 
         Returns:
-            Layer index to one tensor [tokens, d_in] a clip, in the model's dtype and on its device.
+            Layer index to one tensor [tokens, d_in] for each clip, in the model's dtype and on its device.
 
         Raises:
-            UserError: if a layer does not exist, or its positions are not those of the prompts.
+            UserError: if a layer does not exist, or its positions do not match the prompts.
         """
         self.check_layers(layers)
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips)
@@ -122,23 +122,26 @@ class AudioLLM:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[str]:
-        """Answer one question about each clip, and return the answers without special tokens, clip by clip.
+        """Answer one question about each clip; return the answers without special tokens, clip by clip.
 
         Args:
-            clips: the clips, or these with their questions as the prompter makes them.
-            prompts: a question for each clip, if they are not in the batch yet.
-            max_new_tokens: longest answer.
-            num_beams: of beam search; 1 is greedy.
-            num_answers: to each question, the likeliest of the beams first; or as many draws.
-            temperature: draw each token instead, at this temperature; 0 draws nothing.
-            seed: of the draws, which leave torch's own generators as they were.
+            clips: the clips, or the prompts that the prompter made of them and their questions.
+            prompts: a question for each clip, unless ``clips`` already holds the questions.
+            max_new_tokens: most tokens in an answer.
+            num_beams: beams of the search; 1 is greedy.
+            num_answers: answers to each question: the likeliest beams, best first, or as many draws.
+            temperature: temperature at which to draw each token; 0 draws nothing.
+            seed: seed for the draws, which leave torch's own generators unchanged.
 
         Raises:
-            UserError: if the model is an encoder, or several answers are wanted where there is but one.
+            UserError: if the model is an encoder, or more answers than beams are wanted without draws.
         """
         self._check_answers()
         if temperature == 0 and num_answers > num_beams:
-            raise UserError(f"{num_answers} answers want as many num_beams, of which there are {num_beams}, or draws")
+            raise UserError(
+                f"{num_answers} answers need at least as many beams, but num_beams is {num_beams}: give more, or a "
+                "temperature above 0"
+            )
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips, prompts)
         features = self._inputs(batch.features)
         draws = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
@@ -170,26 +173,26 @@ class AudioLLM:
         if longest == 0:
             return [torch.empty(0) for _ in answers]
         ids = pad_sequence(tokens, batch_first=True)
-        behind = {"input_ids": ids, "attention_mask": pad_sequence([torch.ones_like(t) for t in tokens], True)}
+        suffix = {"input_ids": ids, "attention_mask": pad_sequence([torch.ones_like(t) for t in tokens], True)}
         if "token_type_ids" in prompts.features:
-            behind["token_type_ids"] = torch.zeros_like(ids)  # text
-        joined = {name: torch.cat([prompts.features[name], added], dim=1) for name, added in behind.items()}
+            suffix["token_type_ids"] = torch.zeros_like(ids)  # text
+        joined = {name: torch.cat([prompts.features[name], added], dim=1) for name, added in suffix.items()}
         with self._answering(prompts):
             logits = self.model(**self._inputs({**prompts.features, **joined}), use_cache=False).logits
-        before = logits[:, -longest - 1 : -1].cpu().float()  # logits stand one place before their token
+        before = logits[:, -longest - 1 : -1].cpu().float()  # logits are one position before their token
         each = before.log_softmax(dim=-1).gather(-1, ids[..., None])[..., 0]
         return [log_p[: len(answer)] for log_p, answer in zip(each, tokens, strict=True)]
 
     @contextmanager
     def intervene(self, layer: int, change: Change) -> Iterator[None]:
-        """Replace what a layer returns by ``change`` of it, in every pass inside the block; no hook outlives it.
+        """Replace a layer's output by ``change`` of it in every pass inside the block; no hook outlives the block.
 
-        ``change`` is told what stands where, by position and not by the shape of x: also without a cache, where every
-        pass holds the prompt and all that was said, and with prompts of one token. In passes that
-        :meth:`generate` and :meth:`log_likelihood` do not make, whatever goes before a filled cache is the prompt.
+        ``change`` also receives what is at each position. This does not depend on the shape of x: it holds without a
+        cache, where every pass contains the prompt and the answer so far, and for prompts of one token. In passes not
+        made by :meth:`generate` or :meth:`log_likelihood`, all that precedes a filled cache is the prompt.
 
         Raises:
-            UserError: if the layer does not exist, or its positions are not those of the prompts.
+            UserError: if the layer does not exist, or its positions do not match the prompts.
         """
         self.check_layers([layer])
         now: list[Positions | None] = []
@@ -209,11 +212,11 @@ class AudioLLM:
 
     def _check_answers(self) -> None:
         if self._encodes:
-            raise UserError(f"{self.name!r} ({self.prompter.model_type}) is loaded as an encoder: it answers nothing")
+            raise UserError(f"{self.name!r} ({self.prompter.model_type}) is loaded as an encoder, which cannot answer")
 
     @contextmanager
     def _answering(self, prompts: AudioPrompts) -> Iterator[None]:
-        """Keep in mind where the prompts end: what comes behind is the model's own answer."""
+        """Remember where the prompts end: what follows is the model's own answer."""
         self._prompt_length = prompts.valid.shape[1]
         try:
             yield
@@ -225,7 +228,7 @@ class AudioLLM:
         return {name: x.to(self.device, kinds[name]) for name, x in features.items()}
 
     def positions(self, inputs: Mapping[str, Any]) -> Positions | None:
-        """Tell what stands at the positions of a pass from what the model is given; None where that does not tell."""
+        """Return what is at each position of a pass, from the model's input; None if the input does not tell."""
         if self._at_frames:
             frames = frame_mask(inputs)
             return None if frames is None else Positions(frames, frames, torch.ones_like(frames))
@@ -237,13 +240,13 @@ class AudioLLM:
         return Positions(valid, (ids == self.prompter.audio_token_id) & valid & prompt, prompt)
 
     def _at(self, positions: Positions | None, x: Tensor) -> Positions:
-        """Return the positions if they are those of x."""
+        """Return the positions if they match x; refuse them otherwise."""
         if positions is None or x.shape[:-1] != positions.valid.shape:
             raise UserError(
-                f"what stands at the positions of these layers of {self.name!r} ({self.prompter.model_type}) cannot be "
-                f"told: they return {list(x.shape)}, and the prompts have "
-                f"{'no mask of frames' if positions is None else list(positions.valid.shape)}. "
-                "Leave layers_path out, or give that of the decoder"
+                f"cannot identify the positions of these layers of {self.name!r} ({self.prompter.model_type}): they "
+                f"return {list(x.shape)}, and the prompts have "
+                f"{'no frame mask' if positions is None else list(positions.valid.shape)}. "
+                "Leave layers_path out, or give the decoder's"
             )
         return positions
 
@@ -256,20 +259,20 @@ def load_audiollm(
     layers_path: str | None = None,
     attention: str = "sdpa",
 ) -> AudioLLM:
-    """Load an AudioLLM from a local folder or by its hub id; ``embedded`` is the small one shipped with the package.
+    """Load an AudioLLM from a local folder or the hub; ``embedded`` is the small one shipped with the package.
 
-    Only safetensors weights are read and no code that comes with a model is run.
+    Only safetensors weights are read, and no code that comes with a model is run.
 
     Args:
-        model: the folder or id.
-        device: where it is to run; ``meta`` gives it its shapes, and no weights are read.
-        dtype: of the weights; ``auto`` is what the checkpoint says, and on a CPU float32 if it fits into memory.
-        layers_path: module path of the layers to look into, such as ``audio_tower.layers`` of a Qwen2-Audio or
-            ``encoder.layers`` of a Whisper; the decoder's where it is left out.
-        attention: transformers' name of an implementation, such as ``flash_attention_2``.
+        model: local folder or hub id.
+        device: device to run on; ``meta`` gives shapes without reading weights.
+        dtype: precision of the weights; ``auto`` is the checkpoint's, or on a CPU float32 if that fits into memory.
+        layers_path: module path of the layers, such as ``audio_tower.layers`` of a Qwen2-Audio or
+            ``encoder.layers`` of a Whisper; the decoder's by default.
+        attention: transformers' name for an implementation, such as ``flash_attention_2``.
 
     Raises:
-        UserError: if the folder or id cannot be loaded, does not hear, or has no such layers.
+        UserError: if the folder or id cannot be loaded, takes no audio, or has no such layers.
     """
     config, prompter = load_config(model), load_prompter(model)
     family = FAMILIES.get(config.model_type, PLAIN)
@@ -287,7 +290,7 @@ def load_audiollm(
 
 
 def _with_weights(model: str, config: Any, family: Family, dtype: str, attention: str) -> Any:
-    """Load a network; transformers would fill up what its files lack with random numbers."""
+    """Load a network; refuse missing weights, which transformers would replace by random numbers."""
     with explained(model):
         network, info = family.model_class.from_pretrained(
             source(model),
@@ -314,7 +317,7 @@ def _with_weights(model: str, config: Any, family: Family, dtype: str, attention
 def _find_layers(
     model: Any, prompter: AudioPrompter, name: str, layers_path: str | None
 ) -> tuple[nn.ModuleList, PreTrainedModel]:
-    """Return the layers at a path, which may leave out or add the model's own prefix, and the stack that runs them."""
+    """Return the layers at a path, with or without the model's own prefix, and the stack that runs them."""
     modules = dict(model.named_modules())
     if layers_path is None:
         layers = getattr(_decoder(model, prompter), "layers", None)
@@ -326,19 +329,19 @@ def _find_layers(
     choices = ", ".join(path for path in lists if not any(part.isdigit() for part in path.split(".")))
     who = f"{name!r} ({prompter.model_type})"
     if not isinstance(layers, nn.ModuleList):
-        where = "in a decoder that hears" if layers_path is None else f"at {layers_path!r}"
+        where = "in a decoder with audio tokens" if layers_path is None else f"at {layers_path!r}"
         raise UserError(f"model {who} has no layers {where}: give layers_path, one of {choices}")
     stacks = [m for m in modules.values() if isinstance(m, PreTrainedModel) and layers in m.modules()]
-    stack = stacks[-1]  # the innermost: modules come after what holds them
-    hears = stack.main_input_name == "input_features" and hasattr(stack.config, "max_source_positions")  # as Whisper's
-    if stack is not _decoder(model, prompter) and not hears:
+    stack = stacks[-1]  # the innermost: a module comes after those that contain it
+    encodes = stack.main_input_name == "input_features" and hasattr(stack.config, "max_source_positions")  # as Whisper
+    if stack is not _decoder(model, prompter) and not encodes:
         raise UserError(
-            f"the layers of {who} at {layers_path!r} are neither those of a decoder that hears nor of an encoder like "
-            f"Whisper's: what stands at their positions cannot be told. Give another layers_path, of {choices}"
+            f"the layers of {who} at {layers_path!r} belong neither to a decoder with audio tokens nor to an encoder "
+            f"like Whisper's, so their positions cannot be identified: give another layers_path, one of {choices}"
         )
     return layers, stack
 
 
 def _decoder(model: Any, prompter: AudioPrompter) -> Any:
-    """Return what reads text and audio tokens; None where the model has no audio tokens."""
+    """Return the part that reads text and audio tokens; None if the model has no audio tokens."""
     return None if prompter.audio_token_id is None else model.get_decoder()

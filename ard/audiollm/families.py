@@ -1,4 +1,4 @@
-"""What differs from one type of model to the next; all else is the same for every AudioLLM."""
+"""What differs between types of models; everything else is the same for every AudioLLM."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ Waveform = Float[np.ndarray, " samples"]
 
 
 def extractor(processor: Any) -> Any:
-    """Return the part of a processor that turns waveforms into features; an encoder's processor is that part."""
+    """Return the part of a processor that turns waveforms into features; an encoder's processor is itself that part."""
     for name in ("feature_extractor", "audio_processor"):
         if hasattr(processor, name):
             return getattr(processor, name)
@@ -38,19 +38,19 @@ def chat(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
 
 
 def _padded_chat(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
-    """Fill the clip up to the whole window, over whose end Gemma 3n's convolutions would else see other things."""
+    """Pad the clip to the whole window; otherwise Gemma 3n's convolutions would see other values beyond its end."""
     turns = _user(prompt)
     return _processed(processor, waveform, processor.apply_chat_template, turns, audio_kwargs={"padding": "max_length"})
 
 
 def _written_chat(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
-    """Write the audio token into the question: of the templates that take nothing but text."""
+    """Write the audio token into the question, for templates that take only text."""
     turns = [{"role": "user", "content": f"{processor.audio_token}{prompt}"}]
     return _processed(processor, waveform, processor.tokenizer.apply_chat_template, turns)
 
 
 def _system_chat(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
-    """Ask by the system's turn: Qwen3-ASR's template drops what the user writes."""
+    """Ask in the system's turn: Qwen3-ASR's template drops the user's text."""
     system = {"role": "system", "content": [{"type": "text", "text": prompt}]}
     turns = [system, {"role": "user", "content": [{"type": "audio", "audio": ""}]}]
     return _processed(processor, waveform, processor.apply_chat_template, turns)
@@ -67,10 +67,10 @@ def _processed(
     turns: list[Any],
     audio_kwargs: Mapping[str, str] | None = None,
 ) -> BatchFeature:
-    """Let the processor put the clip's tokens in the place of the audio token.
+    """Let the processor replace the audio token by the clip's tokens.
 
-    It is not told to pad: text needs none, and some processors would then not fill up the audio to a whole window. Nor
-    does the tokenizer begin the text where the template has begun it.
+    Padding is not requested: text needs none, and some processors would then not fill the audio up to a whole window.
+    The tokenizer does not add the token that begins a text if the template has already written it.
     """
     text = template(turns, add_generation_prompt=True, tokenize=False)
     bos = processor.tokenizer.bos_token
@@ -85,13 +85,13 @@ def _processed(
 
 
 def _frames_alone(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
-    """Return the features of an encoder that takes no text; its attention mask tells frames from padding."""
+    """Return the features for an encoder that takes no text; its attention mask tells frames from padding."""
     rate_hz = processor.sampling_rate
     return processor(waveform, sampling_rate=rate_hz, return_attention_mask=True, return_tensors="pt")
 
 
 def _mistral_chat(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
-    """Voxtral's audio goes through mistral-common, which takes files; 32-bit floats leave the samples as they are."""
+    """Pass Voxtral's audio to mistral-common as a file; 32-bit floats keep the samples unchanged."""
     file = io.BytesIO()
     soundfile.write(file, waveform, processor.feature_extractor.sampling_rate, format="WAV", subtype="FLOAT")
     content = [{"type": "audio", "base64": base64.b64encode(file.getvalue()).decode()}]
@@ -100,12 +100,12 @@ def _mistral_chat(processor: Any, waveform: Waveform, prompt: str) -> BatchFeatu
 
 
 class Family(NamedTuple):
-    """How models of one type are loaded and asked."""
+    """How models of one type are loaded and prompted."""
 
     prepare: Callable[[Any, Waveform, str], BatchFeature] = chat  # one clip and its question, without padding
-    window_s: float | None = None  # the longest clip by the model's card, where its processor does not cut at one
-    filled_s: float | None = None  # clips are filled up with silence to a multiple of it, and it has its tokens too
-    lone_encoder: str | None = None  # module path of an audio encoder in which a clip would feel its neighbours
+    window_s: float | None = None  # longest clip by the model's card, if its processor does not cut clips
+    filled_s: float | None = None  # silence, which has tokens too, fills clips up to a multiple of this
+    lone_encoder: str | None = None  # module path of an audio encoder that mixes the clips of a batch
     model_class: Any = AutoModelForMultimodalLM
     processor_class: Any = AutoProcessor
 
@@ -126,16 +126,16 @@ FAMILIES = {
     "voxtral": Family(_mistral_chat, window_s=2400, filled_s=30.0),
     "whisper": Family(_frames_alone, model_class=AutoModel, processor_class=AutoFeatureExtractor),
 }
-"""Model type to what is special about it: the types that the tests cover. Others are tried as the plain case."""
+"""What is special about each model type that the tests cover. Other types are tried as the plain case."""
 
 PLAIN = Family()
 
 
 def encode_alone(encoder: Any) -> None:
-    """Let an audio encoder hear every clip of a batch on its own, as long as it is.
+    """Let an audio encoder process every clip of a batch on its own, at its own length.
 
-    Some encoders have no mask, or do not heed it, or convolve over a clip's end: there a clip would feel how long the
-    others are. Clips come as rows, with NaN beyond a clip's end, or one after another with their lengths.
+    Some encoders have no mask, ignore it, or convolve across a clip's end: a clip's result would depend on the lengths
+    of the others. Clips come as rows, with NaN beyond a clip's end, or concatenated, with their lengths.
     """
     forward = encoder.forward
 

@@ -6,24 +6,24 @@ from typing import Any
 
 from torch import nn
 
-PADDED = ("Qwen2AudioEncoder", "AudioFlamingo3Encoder")  # attention passes padding by, and positions are counted from 0
-MASKS = ("feature_attention_mask", "input_features_mask")  # one entry a mel frame; by model
+PADDED = ("Qwen2AudioEncoder", "AudioFlamingo3Encoder")  # their attention skips padding, and positions count from 0
+MASKS = ("feature_attention_mask", "input_features_mask")  # one entry for each mel frame; the name depends on the model
 
 
 def padded_encoder(model: nn.Module) -> nn.Module | None:
-    """Return the audio encoder of a model, if it is one that pads to its window; None if it is not."""
+    """Return a model's audio encoder if it pads to its window; None if it does not."""
     return next((module for module in model.modules() if type(module).__name__ in PADDED), None)
 
 
 @contextmanager
 def needed_frames(encoder: nn.Module | None, features: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Cut the features of a batch behind its longest clip, and let the encoder take them inside the block.
+    """Cut the features of a batch after its longest clip, and let the encoder accept them inside the block.
 
-    Every valid frame comes out as from the whole window, up to rounding: two convolutions of width 3, the second of
-    stride 2, see no farther than two mel frames, which are kept.
+    Every valid frame comes out as it would from the whole window, up to rounding: two convolutions of width 3, the
+    second of stride 2, see at most two mel frames farther, and these are kept.
 
     Args:
-        encoder: of :func:`padded_encoder`; without one, or without sound, the features stay as they are.
+        encoder: from :func:`padded_encoder`; if it is None or there is no mask, the features stay as they are.
         features: the model's input.
     """
     mask = next((features[name] for name in MASKS if name in features), None)

@@ -1,4 +1,4 @@
-"""Forward hooks on layers: read a layer's output, replace it, stop the pass after the deepest one wanted."""
+"""Forward hooks on layers: read a layer's output, replace it, or stop the pass after the deepest wanted layer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,17 +13,17 @@ class _DeepestLayerReached(Exception):  # noqa: N818  a signal, not an error
 
 
 def _hidden(layer: Any, output: Any) -> Tensor:
-    """Return the residual stream in what a layer returns: a tensor or a tuple that starts with one.
+    """Return the residual stream in a layer's output, which is a tensor or a tuple that starts with one.
 
-    Gemma 3n returns several streams, [altup_num_inputs, batch, positions, d_in]; the active one is what its blocks
-    compute and what the others are predicted and corrected by.
+    Gemma 3n returns several streams, [altup_num_inputs, batch, positions, d_in]. Its blocks compute the active one, by
+    which the others are predicted and corrected.
     """
     hidden = output[0] if isinstance(output, tuple) else output
     return hidden[layer.config.altup_active_idx] if hidden.dim() == 4 else hidden
 
 
 def _with_hidden(layer: Any, output: Any, hidden: Tensor) -> Any:
-    """Return a layer's output with another residual stream in it, and all else as it is."""
+    """Return a layer's output with another residual stream and everything else unchanged."""
     if isinstance(output, tuple):
         return (_with_hidden(layer, output[0], hidden), *output[1:])
     if output.dim() == 4:
@@ -37,7 +37,7 @@ def _with_hidden(layer: Any, output: Any, hidden: Tensor) -> Any:
 def replace_output(
     layer: nn.Module, change: Callable[[Float[Tensor, "batch positions d_in"]], Float[Tensor, "batch positions d_in"]]
 ) -> Iterator[None]:
-    """Replace the hidden states that a layer returns by ``change`` of them; leave no hook behind, whatever happens."""
+    """Replace a layer's hidden states by ``change`` of them; the hook is removed whatever happens."""
 
     def hook(module: nn.Module, _inputs: Any, output: Any) -> Any:
         return _with_hidden(module, output, change(_hidden(module, output)))
@@ -51,9 +51,9 @@ def replace_output(
 
 @contextmanager
 def stop_after(layers: nn.ModuleList, wanted: tuple[int, ...]) -> Iterator[dict[int, Tensor]]:
-    """Collect the outputs of the wanted layers during one forward pass, which ends after the deepest of them.
+    """Collect the outputs of the wanted layers during one forward pass, which stops after the deepest.
 
-    Yields a dict that fills during the pass, layer index (0-based) to hidden states [batch, positions, d_in].
+    Yields a dict that fills during the pass: layer index (0-based) to hidden states [batch, positions, d_in].
     """
     captured: dict[int, Tensor] = {}
 

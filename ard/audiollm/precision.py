@@ -1,4 +1,4 @@
-"""In what precision a model is computed."""
+"""The precision in which a model is computed."""
 
 import logging
 import os
@@ -11,9 +11,9 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def widen_on_cpu(network: Any, name: str) -> None:
-    """Turn weights in half precision on a CPU into float32, in which most CPUs are many times as fast, and say so.
+    """Convert half-precision weights on a CPU to float32, in which most CPUs are many times as fast, and log it.
 
-    They stay as they are where float32 does not fit into memory.
+    The weights stay as they are if float32 does not fit into memory.
     """
     weights = [*network.parameters(), *network.buffers()]
     halves = [x for x in weights if x.dtype in HALF and x.device.type == "cpu"]
@@ -32,7 +32,7 @@ def widen_on_cpu(network: Any, name: str) -> None:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Return how many bytes can still be used: what the machine has left, or the container's share of it if less."""
+    """Return how many bytes can still be used: what the machine has left, or what its container may use if less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     machine = _fields(root / "proc/meminfo")
     if "MemAvailable:" in machine:
@@ -44,6 +44,6 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the lines of a file of names and numbers; none where there is no such file."""
+    """Return a file's lines of names and numbers, as a dict; an empty one if there is no such file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {line.split()[0]: int(line.split()[1]) for line in lines if len(line.split()) > 1}

@@ -1,4 +1,4 @@
-"""Clips and questions as model input: the half of an AudioLLM that needs no weights."""
+"""Clips and questions as model input: the part of an AudioLLM that needs no weights."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,22 +16,22 @@ from ard.audio import resample
 from ard.audiollm.families import FAMILIES, PLAIN, Family, Waveform, extractor
 from ard.types import Clip, UserError
 
-EMBEDDED = "embedded"  # the small model that is shipped with the package
+EMBEDDED = "embedded"  # the small model shipped with the package
 
 
 class AudioPrompts(NamedTuple):
-    """A batch of clips with a question each, as the model takes them: left-padded and on the CPU.
+    """A batch of clips, with a question each, as model input: left-padded and on the CPU.
 
-    Positions are tokens, or frames where the model is an encoder alone.
+    Positions are tokens, or frames if the model is only an encoder.
     """
 
     features: BatchFeature
     valid: Bool[Tensor, "clips positions"]  # False on padding
     audio: Bool[Tensor, "clips positions"]  # True on audio placeholders
-    num_windows: tuple[int, ...]  # of each clip: the encoder hears it in as many, one after another in the features
+    num_windows: tuple[int, ...]  # of each clip; its encoder windows are consecutive in the features
 
     def part(self, clips: slice) -> "AudioPrompts":
-        """Return some neighbouring clips of the batch, without the padding that only the others needed."""
+        """Return consecutive clips of the batch, without the padding that only the others needed."""
         start, stop, _ = clips.indices(len(self.valid))
         windows = slice(sum(self.num_windows[:start]), sum(self.num_windows[:stop]))
         first = int(self.valid[clips].any(dim=0).int().argmax())
@@ -47,10 +47,10 @@ class AudioPrompter:
     """Turn clips and questions into model input.
 
     Data loaders run it in their workers. Audio is resampled to the model's rate and cut at its window. Every clip is
-    prepared on its own and the batch padded after that, so that no clip's features depend on its neighbours.
+    prepared on its own before the batch is padded, so that no clip's features depend on its neighbours.
 
     Args:
-        processor: the model's processor; of an encoder its feature extractor.
+        processor: the model's processor; for an encoder, its feature extractor.
         config: the model's configuration.
         family: what is special about the model's type.
     """
@@ -63,7 +63,7 @@ class AudioPrompter:
 
     @property
     def sample_rate_hz(self) -> int:
-        """The rate at which the model hears."""
+        """The sample rate that the model takes."""
         return extractor(self.processor).sampling_rate
 
     @property
@@ -71,14 +71,14 @@ class AudioPrompter:
         """The longest clip that the model hears whole, in seconds; longer ones are cut there."""
         if self._family.window_s is not None:
             return float(self._family.window_s)
-        several: float | None = getattr(self.processor, "max_audio_len", None)  # of families that hear in more than one
-        one: float = getattr(extractor(self.processor), "chunk_length", 30)  # most hear as much
+        several: float | None = getattr(self.processor, "max_audio_len", None)  # of families that hear several windows
+        one: float = getattr(extractor(self.processor), "chunk_length", 30)  # what most models hear
         return float(several or one)
 
     def heard_s(self, clip_s: float) -> tuple[float, float]:
-        """Return how many seconds of a clip are heard, and how many its audio tokens stand for, evenly.
+        """Return how many seconds of a clip are heard, and how many its audio tokens cover, evenly.
 
-        These are more where the processor fills up clips with silence: the last tokens are then of silence.
+        The second is larger if the processor fills clips up with silence: the last tokens then stand for silence.
         """
         heard, shortest = min(clip_s, self.window_s), getattr(extractor(self.processor), "min_length", 0)
         multiple = self._family.filled_s
@@ -89,14 +89,14 @@ class AudioPrompter:
         """Put clips and questions into the model's chat template; without questions the user's text is empty.
 
         Raises:
-            UserError: if a question holds a special token, or the model is of a type that was not tested, and its
-                processor is not to be called like others.
+            UserError: if a question holds a special token, or the model's type is untested and its processor cannot be
+                called like others.
         """
-        asked = list(zip(clips, prompts or [""] * len(clips), strict=True))
-        for prompt in {prompt for _, prompt in asked}:
+        pairs = list(zip(clips, prompts or [""] * len(clips), strict=True))
+        for prompt in {prompt for _, prompt in pairs}:
             self._refuse_special_tokens(prompt)
         try:
-            rows = [self._family.prepare(self.processor, self._heard(clip), prompt) for clip, prompt in asked]
+            rows = [self._family.prepare(self.processor, self._waveform(clip), prompt) for clip, prompt in pairs]
         except (AttributeError, TypeError, ValueError) as error:
             if self.model_type in FAMILIES:
                 raise
@@ -117,33 +117,33 @@ class AudioPrompter:
         return AudioPrompts(features, valid, audio, num_windows)
 
     def _refuse_special_tokens(self, prompt: str) -> None:
-        """Refuse a question that would put an audio token of its own into the prompt, or end the user's turn."""
+        """Refuse a question that would add an audio token to the prompt or end the user's turn."""
         added = getattr(getattr(self.processor, "tokenizer", None), "added_tokens_decoder", None)
-        tokens = added.values() if isinstance(added, Mapping) else []  # mistral-common makes plain text of them itself
-        held = [token.content for token in tokens if token.special and token.content and token.content in prompt]
-        if held:
+        tokens = added.values() if isinstance(added, Mapping) else []  # mistral-common itself reads them as plain text
+        specials = [token.content for token in tokens if token.special and token.content and token.content in prompt]
+        if specials:
             raise UserError(
-                f"the question {prompt!r} holds {max(held, key=len)!r}, which is a special token of the model: "
+                f"the question {prompt!r} holds {max(specials, key=len)!r}, which is a special token of the model: "
                 "ask without it"
             )
 
-    def _heard(self, clip: Clip) -> Waveform:
-        """Return what the model hears of a clip."""
+    def _waveform(self, clip: Clip) -> Waveform:
+        """Return the samples that the model hears of a clip."""
         waveform = resample(clip.waveform, clip.sample_rate_hz, self.sample_rate_hz)
         longest = self.window_s * self.sample_rate_hz
         return waveform if len(waveform) <= longest else waveform[: int(longest)]
 
 
 def audio_token_id(config: Any) -> int | None:
-    """Return the id of the audio placeholder; None where a model has none."""
-    stated = (getattr(place, "audio_token_id", None) for place in (config, getattr(config, "audio_config", None)))
-    return next((number for number in stated if number is not None), None)
+    """Return the id of the audio placeholder; None if the model has none."""
+    ids = (getattr(place, "audio_token_id", None) for place in (config, getattr(config, "audio_config", None)))
+    return next((number for number in ids if number is not None), None)
 
 
 def frame_mask(features: Mapping[str, Any]) -> Bool[Tensor, "clips frames"] | None:
-    """Return which frames of a Whisper-like encoder are sound, and not padding; None where the features do not tell.
+    """Return which frames of a Whisper-like encoder are sound, not padding; None if the features do not tell.
 
-    The feature extractor's mask counts mel frames, of which the encoder's convolution takes every second one.
+    The feature extractor's mask counts mel frames; the encoder's convolution takes every second one.
     """
     names = ("feature_attention_mask", "input_features_mask") if "input_ids" in features else ("attention_mask",)
     mask = next((features[name] for name in names if features.get(name) is not None), None)
@@ -151,9 +151,9 @@ def frame_mask(features: Mapping[str, Any]) -> Bool[Tensor, "clips frames"] | No
 
 
 def _padded(rows: Sequence[BatchFeature], pad_token_id: int, beyond: float = 0.0) -> BatchFeature:
-    """Join the inputs of single clips: what stands at tokens is padded on the left, all else on the right.
+    """Join the inputs of single clips: values at tokens are padded on the left, all others on the right.
 
-    ``beyond`` is what features hold beyond a clip's end.
+    ``beyond`` fills features beyond a clip's end.
     """
     at_tokens = _at_tokens(rows[0])
     joined = {}
@@ -166,7 +166,7 @@ def _padded(rows: Sequence[BatchFeature], pad_token_id: int, beyond: float = 0.0
 
 
 def _at_tokens(features: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what of a model's input has a value for each token; an encoder alone has none."""
+    """Return the names of the inputs that have one value for each token; an encoder has none."""
     return ("input_ids", "attention_mask", "token_type_ids") if "input_ids" in features else ()
 
 
@@ -176,7 +176,7 @@ def _filled(tensor: Tensor, sizes: Sequence[int], value: int | float, *, left: b
 
 
 def load_config(model: str) -> Any:
-    """Load a model's configuration; of a model that also speaks that of its thinker, the part that hears.
+    """Load a model's configuration; for a model that also speaks, that of its thinker, the part that hears.
 
     Raises:
         UserError: if the folder or id cannot be loaded.
@@ -187,16 +187,16 @@ def load_config(model: str) -> Any:
 
 
 def load_prompter(model: str = EMBEDDED) -> AudioPrompter:
-    """Load what makes a model's input, without its weights.
+    """Load the part that makes a model's input, without the weights.
 
     Raises:
-        UserError: if the folder or id cannot be loaded, or does not hear.
+        UserError: if the folder or id cannot be loaded, or the model takes no audio.
     """
     config = load_config(model)
     family = FAMILIES.get(config.model_type, PLAIN)
     if audio_token_id(config) is None and config.model_type not in FAMILIES:
         raise UserError(
-            f"model {model!r} ({config.model_type}) is no AudioLLM: it has no audio token. "
+            f"model {model!r} ({config.model_type}) is not an AudioLLM: it has no audio token. "
             f"Give a folder or hub id of one of the supported types: {', '.join(FAMILIES)}"
         )
     with explained(model):
@@ -210,7 +210,7 @@ def source(model: str) -> str:
 
 @contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Turn what transformers raises over a bad folder or id, or over a package that it misses, into one line."""
+    """Turn transformers' errors about a bad folder or id, or about a missing package, into one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:

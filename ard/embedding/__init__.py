@@ -1,4 +1,4 @@
-"""Stage 6: clips and texts in one space, by CLAP."""
+"""Stage 6: clips and texts in one embedding space, by CLAP."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What every CLAP is: audio and text in one space, and how clips longer than a model's window are embedded."""
+"""What all CLAP models share: audio and text in one space, and embedding clips longer than a model's window."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ Waveform = Float[np.ndarray, " _"]
 
 
 class Clap(ABC):
-    """Embed audio and text; cosines of what comes out are the similarities of Eq. 3 and of the matching in Sec. 4.
+    """Embed audio and text; the cosines are the similarities of Eq. 3 and of the matching in Sec. 4.
 
-    Deterministic. Texts go in as they are, without a template, on both sides of every comparison.
+    Deterministic. Texts are embedded as they are, without a template, on both sides of every comparison.
 
     Attributes:
-        name: what :func:`~ard.embedding.load_clap` was given.
-        d: the size of the space.
+        name: the name given to :func:`~ard.embedding.load_clap`.
+        d: dimension of the space.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Clap(ABC):
 
     @abstractmethod
     def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector a clip."""
+        """Return one unit vector for each clip."""
 
     @abstractmethod
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
@@ -42,7 +42,7 @@ class Clap(ABC):
 
     @torch.inference_mode()
     def text(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
-        """Return one unit vector a text; every text is computed once in the life of this object."""
+        """Return one unit vector for each text; this object computes every text only once."""
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         if new:
             self._texts.update(zip(new, normalize(self._read(new).float().cpu(), dim=-1), strict=True))
@@ -56,10 +56,10 @@ def mean_of_windows(
     sample_rate_hz: int,
     window_s: float,
 ) -> Float[Tensor, "clips d"]:
-    """Embed clips of any length by a model that hears a window at once: one unit vector a clip.
+    """Embed clips of any length with a model that takes one window at a time: one unit vector for each clip.
 
-    A clip longer than a window is cut into equal windows, and the embeddings of these are averaged, where the
-    implementations themselves would crop at random.
+    A clip longer than a window is cut into equal windows and their embeddings are averaged; the implementations
+    themselves would crop at random.
     """
     longest = int(window_s * sample_rate_hz)
     windows, clip_of_window = [], []

@@ -1,4 +1,4 @@
-"""CLAP: audio and text into one space, on the unit sphere, by whichever implementation a checkpoint belongs to."""
+"""CLAP: audio and text in one space, on the unit sphere, by the implementation that a checkpoint belongs to."""
 
 import json
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from ard.embedding.laion import load_laion_clap
 from ard.results import write_json
 from ard.types import Clip, UserError
 
-EMBEDDED = "embedded"  # the small model that is shipped with the package
-LAION = "laion:"  # before the name or path of one of LAION's own checkpoints
-COMPUTED = "computed:"  # before a folder of embeddings that were computed elsewhere
+EMBEDDED = "embedded"  # the small model shipped with the package
+LAION = "laion:"  # prefix of the name or path of one of LAION's own checkpoints
+COMPUTED = "computed:"  # prefix of a folder of embeddings computed elsewhere
 
 
 class TransformersClap(Clap):
-    """CLAP as transformers has it: the embedded model, ``laion/larger_clap_general`` and their like."""
+    """CLAP by transformers: the embedded model, ``laion/larger_clap_general`` and the like."""
 
     def __init__(self, model: ClapModel, processor: ClapProcessor, name: str) -> None:
         super().__init__()
@@ -35,32 +35,32 @@ class TransformersClap(Clap):
         self.d = self.model.config.projection_dim
 
     def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector a clip."""
+        """Return one unit vector for each clip."""
         extractor = self.processor.feature_extractor
         return mean_of_windows(self._hear, clips, extractor.sampling_rate, float(extractor.max_length_s))
 
     def _hear(self, windows: list[Waveform]) -> Float[Tensor, "windows d"]:
         rate_hz = self.processor.feature_extractor.sampling_rate
         features = self.processor(audio=windows, sampling_rate=rate_hz, return_tensors="pt")
-        if "is_longer" in features:  # a "fusion" model's feature extractor marks one at random where none is
+        if "is_longer" in features:  # a "fusion" model's feature extractor marks a random clip if none is
             features["is_longer"] = torch.zeros_like(features["is_longer"])
         return self.model.get_audio_features(**features.to(self.model.device)).pooler_output
 
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
-        found = []
+        embeddings = []
         for start in range(0, len(texts), TEXTS_PER_BATCH):
             batch = list(texts[start : start + TEXTS_PER_BATCH])
             tokens = self.processor(text=batch, padding=True, truncation=True, return_tensors="pt")
-            found.append(self.model.get_text_features(**tokens.to(self.model.device)).pooler_output)
-        return torch.cat(found)
+            embeddings.append(self.model.get_text_features(**tokens.to(self.model.device)).pooler_output)
+        return torch.cat(embeddings)
 
 
 class ComputedClap(Clap):
-    """Embeddings that were computed elsewhere, by a model that cannot live beside transformers 5.
+    """Embeddings computed elsewhere, by a model that cannot be installed beside transformers 5.
 
-    They lie in ``clips.safetensors`` and ``texts.safetensors``: ``embeddings``, a row for each of the ids or texts that
-    the metadata lists as JSON under ``names``. Texts that are asked for and are not there are written to
-    ``missing.json``, for whatever computes them.
+    They are in ``clips.safetensors`` and ``texts.safetensors``: ``embeddings``, with one row for each id or text that
+    the metadata lists as JSON under ``names``. Requested texts that are missing are written to ``missing.json``, for
+    the program that computes them.
 
     Raises:
         UserError: if a file, a clip or a text is missing.
@@ -73,17 +73,17 @@ class ComputedClap(Clap):
         self.d = next(iter(self._clips.values())).shape[0]
 
     def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector a clip."""
+        """Return one unit vector for each clip."""
         self._refuse_if([clip.id for clip in clips if clip.id not in self._clips], "clips")
         return normalize(torch.stack([self._clips[clip.id] for clip in clips]), dim=-1)
 
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
-        known = self._load("texts") if (self.folder / "texts.safetensors").is_file() else {}
-        missing = [text for text in texts if text not in known]
+        embeddings = self._load("texts") if (self.folder / "texts.safetensors").is_file() else {}
+        missing = [text for text in texts if text not in embeddings]
         if missing:
             write_json(self.folder / "missing.json", {"texts": missing})
         self._refuse_if(missing, "texts")
-        return torch.stack([known[text] for text in texts])
+        return torch.stack([embeddings[text] for text in texts])
 
     def _load(self, kind: str) -> dict[str, Tensor]:
         path = self.folder / f"{kind}.safetensors"
@@ -107,14 +107,14 @@ class ComputedClap(Clap):
 
 
 def load_clap(model: str = EMBEDDED, *, device: str = "cpu") -> Clap:
-    """Load a CLAP model. The one loaded last stays in memory, so that every stage of a run shares it and its texts.
+    """Load a CLAP model. The last one loaded stays in memory, so that all stages of a run share it and its texts.
 
     Args:
         model: ``embedded`` is the small one shipped with the package; a local folder or hub id is loaded by
             transformers; ``laion:NAME`` is one of LAION's own checkpoints, a file or a name such as
-            ``laion:630k-audioset-best.pt``, run by their package (the extra ``laion-clap``); ``computed:FOLDER`` are
-            embeddings that were computed elsewhere, such as by experiments/msclap.
-        device: where it runs.
+            ``laion:630k-audioset-best.pt``, run by their package (the extra ``laion-clap``); ``computed:FOLDER`` holds
+            embeddings computed elsewhere, by experiments/msclap for example.
+        device: device to run on.
 
     Raises:
         UserError: if it cannot be loaded as a CLAP model.
@@ -122,7 +122,7 @@ def load_clap(model: str = EMBEDDED, *, device: str = "cpu") -> Clap:
     return _load(model, device)
 
 
-@lru_cache(maxsize=1)  # a run has one CLAP; a second one would only fill the memory
+@lru_cache(maxsize=1)  # a run has one CLAP model; a second would only fill the memory
 def _load(model: str, device: str) -> Clap:
     if model.startswith(LAION):
         return load_laion_clap(model.removeprefix(LAION), model, device)

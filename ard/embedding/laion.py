@@ -1,4 +1,4 @@
-"""CLAP by LAION's own package, for the checkpoints that exist only in its format (the extra ``laion-clap``)."""
+"""CLAP by LAION's own package, for checkpoints that exist only in its format (the extra ``laion-clap``)."""
 
 import pickle
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from torch import Tensor
 from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
 from ard.types import Clip, UserError
 
-HUB = "lukewys/laion_clap"  # where LAION's package itself downloads from
+HUB = "lukewys/laion_clap"  # the repository that LAION's package itself downloads from
 HARMLESS: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]  # numpy numbers
 
 
 class LaionClap(Clap):
-    """LAION's ``CLAP_Module``: 48 kHz, windows of 10 s, samples rounded to 16 bits as it was trained."""
+    """LAION's ``CLAP_Module``: 48 kHz, windows of 10 s, samples rounded to 16 bits as in its training."""
 
     def __init__(self, module: Any, name: str) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LaionClap(Clap):
         self.d = module.model.joint_embed_shape
 
     def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector a clip."""
+        """Return one unit vector for each clip."""
         return mean_of_windows(self._hear, clips, 48_000, 10.0)
 
     def _hear(self, windows: list[Waveform]) -> Float[Tensor, "windows d"]:
@@ -40,13 +40,13 @@ class LaionClap(Clap):
 
 
 def load_laion_clap(checkpoint: str, name: str, device: str) -> LaionClap:
-    """Load a checkpoint of LAION's, from a file or by its name on the hub; what it pickles beyond tensors is refused.
+    """Load one of LAION's checkpoints, a file or a name on the hub; anything pickled beyond tensors is refused.
 
-    The size of the audio encoder is read off the weights. Fusion checkpoints, made for clips longer than a window, are
-    left to transformers, which has them too.
+    The weights tell the size of the audio encoder. Fusion checkpoints, made for clips longer than a window, are left to
+    transformers, which has them too.
 
     Raises:
-        UserError: if LAION's package is not installed, or this is no checkpoint of it.
+        UserError: if LAION's package is not installed, or this is not one of its checkpoints.
     """
     try:
         from laion_clap import CLAP_Module  # heavy, and loads three tokenizers when imported

@@ -29,50 +29,50 @@ def embed_clips(
     world_size: int = 1,
     barrier: Callable[[], object] = lambda: None,
 ) -> Float[Tensor, "clips d"]:
-    """Return the embeddings of clips in the given order, from ``path`` if it holds just these, else computed and kept.
+    """Return the embeddings of clips in the given order: read from ``path`` if it holds just these, else computed.
 
-    The work goes audio shard by audio shard, each rank its own. What a shard gave is kept beside ``path`` until all are
-    there: a run that was stopped computes none of them twice.
+    Computed embeddings are stored at ``path``. The ranks divide the audio shards among them. The results of each shard
+    are kept beside ``path`` until all are there, so a resumed run computes none of them twice.
 
     Args:
         clap: the model.
-        audio: folder of audio shards that hold the clips, and maybe others.
-        clip_ids: the clips wanted.
-        path: a safetensors file; its metadata says which model it is of, and which audio and clips.
-        rank: of this process among those that call this together.
-        world_size: how many these are.
+        audio: folder of audio shards that hold the clips, and possibly others.
+        clip_ids: ids of the clips.
+        path: a safetensors file; its metadata identifies the model, the audio and the clips.
+        rank: rank of this process among those that make this call together.
+        world_size: number of these processes.
         barrier: waits for all of them.
 
     Raises:
         UserError: if a clip is not in the audio shards.
     """
     clips = hashlib.sha256("\n".join(clip_ids).encode()).hexdigest()
-    about = {"model": clap.name, "audio": read_audio_manifest(audio).xxh3, "clips": clips}
+    metadata = {"model": clap.name, "audio": read_audio_manifest(audio).xxh3, "clips": clips}
     parts = path.with_name(f"{path.name}.parts")
-    if not _holds(path, about):
+    if not _holds(path, metadata):
         shards = sorted(audio.glob("*.tar"))
         row = {clip_id: index for index, clip_id in enumerate(clip_ids)}
         for shard in track(shards[rank::world_size], "embeddings", transient=True, disable=rank > 0):
             part = parts / f"{shard.stem}.safetensors"
-            if not _holds(part, about):
+            if not _holds(part, metadata):
                 wanted = [clip for clip in read_shard(shard) if isinstance(clip, Clip) and clip.id in row]
                 rows = torch.tensor([row[clip.id] for clip in wanted], dtype=torch.int64)
                 batches = [wanted[start : start + CLIPS_PER_BATCH] for start in range(0, len(wanted), CLIPS_PER_BATCH)]
-                heard = torch.cat([torch.empty(0, clap.d), *(clap.audio(batch) for batch in batches)])
-                _write(part, {"rows": rows, "embeddings": heard}, about)
+                embeddings = torch.cat([torch.empty(0, clap.d), *(clap.audio(batch) for batch in batches)])
+                _write(part, {"rows": rows, "embeddings": embeddings}, metadata)
         barrier()
         if rank == 0:
             joined = torch.full((len(clip_ids), clap.d), torch.nan)
             for shard in shards:
-                found = load_file(parts / f"{shard.stem}.safetensors")
-                joined[found["rows"]] = found["embeddings"]
+                stored = load_file(parts / f"{shard.stem}.safetensors")
+                joined[stored["rows"]] = stored["embeddings"]
             missing = joined.isnan().any(dim=1).nonzero()[:, 0].tolist()
             if missing:
                 raise UserError(
                     f"clip {clip_ids[missing[0]]!r} and {len(missing) - 1} more of the activations are not in "
                     f"{str(audio)!r}: give the folder of audio shards that the activations were extracted from"
                 )
-            _write(path, {"embeddings": joined}, about)
+            _write(path, {"embeddings": joined}, metadata)
             for shard in shards:
                 (parts / f"{shard.stem}.safetensors").unlink()
             parts.rmdir()
@@ -80,14 +80,14 @@ def embed_clips(
     return load_file(path)["embeddings"]
 
 
-def _holds(path: Path, about: Mapping[str, str]) -> bool:
-    """Say whether a file is there, and of just this."""
+def _holds(path: Path, metadata: Mapping[str, str]) -> bool:
+    """Say whether a file exists and has exactly this metadata."""
     if not path.is_file():
         return False
     with safe_open(path, framework="pt") as stored:
-        return stored.metadata() == about
+        return stored.metadata() == metadata
 
 
-def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata=about)
+        save_file(tensors, partial, metadata=metadata)

@@ -412,7 +412,7 @@ def unreadable(folder: Path) -> str:
     failures = {item.id: item.reason for item in items if isinstance(item, Failure)}
     assert [item.id for item in items if isinstance(item, Clip)] == ["good_wav"]
     assert failures == {
-        "closed": "this folder cannot be looked into (Permission denied)",
+        "closed": "this folder cannot be read (Permission denied)",
         "secret.wav": "cannot be read (Permission denied)",
         "pipe.wav": "cannot be read (it is not a regular file)",
     }, failures
@@ -468,9 +468,7 @@ CASES = [
     ),
     Case(
         "two MP3 files put together",
-        lambda folder: heard(
-            folder, "x.mp3", 2 * encoded(tone(2.0), container="MP3"), 4.0, "its header tells of 2.00 s"
-        ),
+        lambda folder: heard(folder, "x.mp3", 2 * encoded(tone(2.0), container="MP3"), 4.0, "its header says 2.00 s"),
         quick=True,
     ),
     Case(
@@ -490,7 +488,7 @@ CASES = [
     ),
     Case(
         "FLAC that tells of 1 s of its 3 s",
-        lambda folder: heard(folder, "x.flac", flac_that_tells(RATE_HZ, flac()), 3.0, "its header tells of 1.00 s"),
+        lambda folder: heard(folder, "x.flac", flac_that_tells(RATE_HZ, flac()), 3.0, "its header says 1.00 s"),
         quick=True,
     ),
     Case(

@@ -69,15 +69,15 @@ def test_duplicates_are_found_wherever_they_lie(write, monkeypatch):
         clip("a", 4),
     ]
     with monkeypatch.context() as older:  # numbered no ids
-        older.setattr("ard.audio.shards._mended", lambda clip, _: clip)
+        older.setattr("ard.audio.shards._sanitized", lambda clip, _: clip)
         check = check_audio_shards(write(*sounds))
     assert check.duplicate_ids == ["a", "a"]
     assert check.duplicate_sounds == [("d", "a")]
-    assert check.problems == ["a: the id of an earlier clip too"] * 2 + ["d: sounds the same as a"]
+    assert check.problems == ["a: an earlier clip has the same id"] * 2 + ["d: sounds the same as a"]
 
 
 def test_two_clips_of_one_id_and_one_sound_are_both_duplicates(write, monkeypatch):
-    monkeypatch.setattr("ard.audio.shards._mended", lambda clip, _: clip)
+    monkeypatch.setattr("ard.audio.shards._sanitized", lambda clip, _: clip)
     check = check_audio_shards(write(clip("a", 0), clip("a", 0)))
     assert (check.duplicate_ids, check.duplicate_sounds) == (["a"], [("a", "a")])
 
@@ -124,4 +124,4 @@ def test_content_that_was_changed_since_is_found(write):
     rewrite(a__flac=sound, a__json=described.replace(b"16000", b"16001"))
     assert check_audio_shards(folder).problems == ["0 clips found, 1 written", "a: its description is damaged"]
     rewrite(a__flac=sound, a__json=json.dumps({"id": "a", "dataset": "home"}).encode())
-    assert check_audio_shards(folder).problems == ["the checksum is not that of what was written"]
+    assert check_audio_shards(folder).problems == ["the content does not match the manifest's checksum"]

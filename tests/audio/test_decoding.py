@@ -72,7 +72,7 @@ def test_what_was_divided_keeps_its_shape_and_is_noted():
 
 def test_samples_of_no_scale_are_a_failure():
     decoded = decode(encoded(tone(0.5) * np.float32(1e30), subtype="FLOAT"), "x")
-    assert decoded == Failure("x", "audio", "its samples go up to 5.0e+29, which is no scale of sound")
+    assert decoded == Failure("x", "audio", "its samples go up to 5.0e+29, beyond any scale of sound")
 
 
 def test_a_piece_that_cannot_be_used_takes_no_other_with_it():

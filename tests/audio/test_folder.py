@@ -99,7 +99,7 @@ def test_clips_that_cannot_be_heard_are_passed_over_with_a_warning(tmp_path, cap
         write_audio_shards(clips, tmp_path / "out")
     assert [clip.id for clip in read_clips(tmp_path / "out")] == ["good"]
     assert "clip 'short' of" in caplog.text
-    assert "000000.tar is passed over: too short: 0.001 s, at least 0.2 s are needed" in caplog.text
+    assert "000000.tar is skipped: too short: 0.001 s, at least 0.2 s are needed" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2 + 100], lambda b: b"nothing of a tar" * 100])
@@ -108,7 +108,7 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
     write_audio_shards([Clip(name, noise, 8000, "d") for name in ("a", "b")], tmp_path / "out")
     shard = tmp_path / "out" / "000000.tar"
     shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(UserError, match=r"audio shard '.*000000.tar' is damaged \(.*\): make the shards anew"):
+    with pytest.raises(UserError, match=r"audio shard '.*000000.tar' is damaged \(.*\): make the shards again"):
         list(read_clips(tmp_path / "out"))
 
 
@@ -216,7 +216,7 @@ def test_a_damaged_header_in_the_middle_of_a_shard_is_not_its_end(tmp_path):
     content = bytearray(shard.read_bytes())
     content[place + 150] ^= 1  # of the checksum
     shard.write_bytes(content)
-    with pytest.raises(UserError, match=r"000000.tar' is damaged \(a header is damaged\): make the shards anew"):
+    with pytest.raises(UserError, match=r"000000.tar' is damaged \(a header is damaged\): make the shards again"):
         list(read_clips(tmp_path / "out"))
 
 
@@ -224,5 +224,5 @@ def test_a_damaged_header_in_the_middle_of_a_shard_is_not_its_end(tmp_path):
 def test_a_damaged_manifest_is_named(tmp_path, content):
     write_audio_shards([Clip("x", np.ones(2000, np.float32), 8000, "d")], tmp_path / "out")
     (tmp_path / "out" / "manifest.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"manifest '.*manifest.json' is damaged \(.*\): make the shards anew"):
+    with pytest.raises(UserError, match=r"manifest '.*manifest.json' is damaged \(.*\): make the shards again"):
         read_audio_manifest(tmp_path / "out")

@@ -104,23 +104,23 @@ def test_a_label_outside_the_vocabulary_is_refused(fsd50k):
         (
             "eval.csv",
             b"fname,label\n1,Bird\n",
-            r"has no clips with columns 'fname' and 'labels' but \['fname', 'label'\]",
+            r"has no clips, or not the columns 'fname' and 'labels' but \['fname', 'label'\]",
         ),
-        ("eval.csv", b"fname,labels,mids\n", "has no clips with columns"),
+        ("eval.csv", b"fname,labels,mids\n", "has no clips, or not the columns"),
         (
             "eval.csv",
             b"fname,labels,mids\n1,Bird\n",
-            r"row 2 of .*eval.csv' is broken or comes twice \(\['1', 'Bird'\]\)",
+            r"row 2 of .*eval.csv' is malformed or repeats a clip \(\['1', 'Bird'\]\)",
         ),
-        ("eval.csv", b"fname,labels,mids\n1,Bird,m\n1,Bird,m\n", "row 3 of .*comes twice"),
+        ("eval.csv", b"fname,labels,mids\n1,Bird,m\n1,Bird,m\n", "row 3 of .*repeats a clip"),
         ("eval.csv", b"", "is empty, or has rows of fewer than 2 columns"),
-        ("eval.csv", b"\xff\x00", "is no table of FSD50K"),
+        ("eval.csv", b"\xff\x00", "is not a table of FSD50K"),
         ("vocabulary.csv", b"Bird\n", "vocabulary.csv' is empty, or has rows of fewer than 2 columns"),
     ],
 )
 def test_a_table_that_is_none_is_refused(fsd50k, name, content, said):
     (fsd50k / "FSD50K.ground_truth" / name).write_bytes(content)
-    with pytest.raises(UserError, match=said + ".*: unpack it anew"):
+    with pytest.raises(UserError, match=said + ".*: unpack it again"):
         FSD50K(fsd50k)
 
 

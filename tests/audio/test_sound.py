@@ -61,7 +61,7 @@ def test_flac_is_read_whole_whatever_its_header_tells(num_samples):
     np.testing.assert_array_equal(waveform, all_of(content).waveform)
     assert note == {
         0: None,
-        RATE: "its header tells of 1.00 s, 3.00 s were read",
+        RATE: "its header says 1.00 s, but 3.00 s were read",
         2**36 - 1: "cut short: 3.00 of 4294967.30 s could be read",
     }.get(num_samples)
 
@@ -72,7 +72,7 @@ def test_flac_is_read_whole_whatever_its_header_tells(num_samples):
         (0, None),
         (0xFFFFFFFF, None),
         (0x7FFFFF00, None),
-        (2 * RATE, "its header tells of 1.00 s, 4.00 s were read"),
+        (2 * RATE, "its header says 1.00 s, but 4.00 s were read"),
         (16 * RATE, "cut short: 4.00 of 8.00 s could be read"),
     ],
 )
@@ -93,7 +93,7 @@ def test_files_put_together_are_read_to_the_last(container):
     first, second = (encoded(part, container=container) for part in (tone(2.0), tone(1.0, peak=0.3)))
     waveform, _, note = all_of(first + second)
     np.testing.assert_array_equal(waveform, np.concatenate([all_of(first).waveform, all_of(second).waveform]))
-    assert note == ("its header tells of 2.00 s, 3.00 s were read" if container == "MP3" else None)
+    assert note == ("its header says 2.00 s, but 3.00 s were read" if container == "MP3" else None)
 
 
 @pytest.mark.parametrize("container", ["MP3", "OGG"])

@@ -135,7 +135,7 @@ def test_a_folder_without_json_or_without_audio_is_refused(wavcaps, tmp_path):
 )
 def test_a_pointer_or_other_json_is_refused(wavcaps, content):
     (wavcaps / "json_files/AudioSet_SL/as_final.json").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=r"as_final.json' is no JSON with a list 'data': download it again"):
+    with pytest.raises(UserError, match=r"as_final.json' is not JSON with a list 'data': download it again"):
         WavCaps(wavcaps)
 
 
@@ -149,7 +149,7 @@ def test_odd_rows_are_clips_with_a_note_or_failures(wavcaps, write_sound):
     assert (without.id, without.caption, without.note) == (
         "Yb0RFKhbpFJA",
         None,
-        "its row has no caption but None",
+        "its caption is not text but None",
     )
     assert [(failure.id, failure.reason) for failure in failures] == [
         ("row 2", "it has no id: {'caption': '?'}"),

@@ -169,7 +169,7 @@ def test_placeholders_that_were_not_expanded_are_refused(model, clips):
     unexpanded = batch._replace(
         features=BatchFeature({**batch.features, **ids}), valid=batch.valid[:, kept], audio=batch.audio[:, kept]
     )
-    with pytest.raises(UserError, match=r"cannot be told: they return \[1, .*, 32\], and the prompts have \[1, "):
+    with pytest.raises(UserError, match=r"cannot identify .*: they return \[1, .*, 32\], and the prompts have \[1, "):
         model.capture(unexpanded, [0])
 
 
@@ -244,7 +244,7 @@ def test_a_thinker_alone_is_that_of_the_whole_checkpoint(tmp_path, clips):
     alone, whole = (load_audiollm(str(folder)).capture(clips, [3])[3] for folder in sorted(tmp_path.iterdir()))
     assert all(torch.equal(x, y) for x, y in zip(alone, whole, strict=True))
     tower = load_audiollm(str(tmp_path / "qwen2_5_omni"), layers_path="audio_tower.layers")
-    with pytest.raises(UserError, match=r"\(qwen2_5_omni_thinker\) cannot be told: they return \[\d+, 16\]"):
+    with pytest.raises(UserError, match=r"\(qwen2_5_omni_thinker\): they return \[\d+, 16\]"):
         tower.capture(clips, [0])
 
 
@@ -253,7 +253,7 @@ def test_bad_models_and_layers_are_refused_in_one_line(model, clips, tiny_clap, 
         with pytest.raises(UserError, match=r"layer (4|-1) does not exist in .* it has layers 0 to 3"):
             refused()
     with pytest.raises(
-        UserError, match=r"\(clap\) is no AudioLLM: it has no audio token. .*supported types: .*whisper"
+        UserError, match=r"\(clap\) is not an AudioLLM: it has no audio token. .*supported types: .*whisper"
     ):
         load_audiollm(tiny_clap)
     with pytest.raises(UserError, match="cannot be loaded"):
@@ -269,17 +269,17 @@ def test_layers_of_which_nothing_can_be_told_are_refused_by_name(tiny_audiollm, 
     ):
         load_audiollm(tiny_audiollm, layers_path="decoder")
     with pytest.raises(
-        UserError, match=r"\(whisper\) has no layers in a decoder that hears: .* encoder.layers, decoder.lay"
+        UserError, match=r"\(whisper\) has no layers in a decoder with audio tokens: .* encoder.layers, decoder.lay"
     ):
         load_audiollm(whisper)
     with pytest.raises(
-        UserError, match=r"\(whisper\) at 'decoder.layers' are neither those of a decoder that hears nor"
+        UserError, match=r"\(whisper\) at 'decoder.layers' belong neither to a decoder with audio tokens nor"
     ):
         load_audiollm(whisper, layers_path="decoder.layers")
-    with pytest.raises(UserError, match=r"\(whisper\) is loaded as an encoder: it answers nothing"):
+    with pytest.raises(UserError, match=r"\(whisper\) is loaded as an encoder, which cannot answer"):
         load_audiollm(whisper, layers_path="encoder.layers").generate(clips)
     voxtral(tmp_path)
-    with pytest.raises(UserError, match=r"\(voxtral\) cannot be told: .* the prompts have no mask of frames"):
+    with pytest.raises(UserError, match=r"\(voxtral\): .* the prompts have no frame mask"):
         load_audiollm(str(tmp_path), layers_path="audio_tower.layers").capture(clips, [0])
 
 

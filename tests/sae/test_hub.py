@@ -162,7 +162,7 @@ def test_the_card_carries_the_metrics(tmp_path):
     card = model_card(config, "me/saes/layer-26", {**METRICS, "none": float("nan")}, "AudioSet_SL")
     assert "| ms | 9.31 [9.1, 9.5], n = 200, higher is better |" in card
     assert "| fvu | 0.25, lower is better |" in card
-    assert 'TopKSAE.from_pretrained("me/saes/layer-26")' in card
+    assert 'load_dictionary("me/saes/layer-26")' in card
     assert 'SAE.load_from_disk(snapshot_download("me/saes") + "/layer-26")' in card
     header = huggingface_hub.ModelCard(card).data
     assert {result.metric_type: result.metric_value for result in header.eval_results} == {"ms": 9.31, "fvu": 0.25}

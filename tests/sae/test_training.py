@@ -543,6 +543,6 @@ def test_a_batch_without_a_finite_token_stops_training(tmp_path):
     store = write_store(tmp_path / "activations", torch.full_like(X, torch.nan))
     data = ActivationDataModule(store, layer=1, batch_tokens=32, skip_not_finite=True)
     with pytest.raises(
-        UserError, match=r"activations': a batch of 32 tokens holds only NaN .*: run `ard extract` anew"
+        UserError, match=r"activations': a batch of 32 tokens holds only NaN .*: run `ard extract` again"
     ):
         next(iter(data.train_dataloader()))

@@ -196,7 +196,7 @@ def test_draws_follow_from_the_seed_alone(model, clips, sae):
 
 
 def test_more_answers_than_there_are_is_refused(model, clips):
-    with pytest.raises(UserError, match="3 answers want as many num_beams, of which there are 2, or draws"):
+    with pytest.raises(UserError, match="3 answers need at least as many beams, but num_beams is 2: give more"):
         model.generate(clips, PROMPTS, num_beams=2, num_answers=3)
 
 
