@@ -77,4 +77,4 @@ def _check(folder: Path) -> None:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
     if problems:
         shown = f", the first {MOST_LINES} of them above" if len(problems) > MOST_LINES else ""
-        raise UserError(f"faults in {str(folder)!r}: {len(problems)}{shown}; correct the source and write it again")
+        raise UserError(f"faults in {str(folder)!r}: {len(problems)}{shown}; fix the source and write again")
