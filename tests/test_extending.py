@@ -203,7 +203,7 @@ def test_a_changed_setting_of_ones_own_evaluator_is_a_reason_to_run_it_alone_aga
     assert "LabelSharing: enough changed from nothing to 0.5" in shown
     after = written(Path("runs/changed"))
     anew = {path for path in after if path.startswith("layer-2/") and before.get(path) != after[path]}
-    files = "stamps/LabelSharing.json", "label_sharing.json", ".ard.lock"
+    files = "stamps/LabelSharing.json", "label_sharing.json"
     assert anew == {f"layer-2/{one}/{file}" for one in ("e2", "poly") for file in files}
 
 
