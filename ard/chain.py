@@ -22,7 +22,7 @@ from ard.console import say, say_failures, say_notes, tracked
 from ard.evaluation import MatchReading
 from ard.files import LOCK, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
-from ard.probing import STAMPS, Evaluator
+from ard.probing import STAMPS, Evaluator, numbered
 from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
@@ -214,8 +214,7 @@ class Chain:
             evaluator = import_class(callback["class_path"])
             if issubclass(evaluator, Evaluator):
                 names[evaluator.__name__] += 1
-                number = names[evaluator.__name__]
-                yield evaluator.__name__ + (f"-{number}" if number > 1 else ""), evaluator, callback
+                yield numbered(evaluator.__name__, names[evaluator.__name__]), evaluator, callback
 
     def _extraction_digests(self) -> dict[str, str | None]:
         """Return the digests of the stamps of the activations."""

@@ -1,5 +1,5 @@
 from .callback import InputNorms, KeepScores
-from .evaluator import STAMPS, Evaluator
+from .evaluator import STAMPS, Evaluator, numbered
 from .functional import SCORERS, ClipScores, clip_scores
 from .module import Encoding, Scored, score
 from .scores import SparseScores, read_scores
@@ -15,6 +15,7 @@ __all__ = [
     "Scored",
     "SparseScores",
     "clip_scores",
+    "numbered",
     "read_scores",
     "score",
 ]

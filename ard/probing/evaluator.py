@@ -147,6 +147,8 @@ class Evaluator(Callback):
     def _conclude(self, cell: Cell, started: float) -> Result | None:
         result = self.evaluate(cell)
         if result is None:
+            for evaluation in self.results:  # of other clips, or other settings
+                cell.result_path(evaluation).unlink(missing_ok=True)
             return None
         result = replace(result, seed=self.seed, wall_time_s=time.monotonic() - started)
         result.save(cell.result_path(result.evaluation))
@@ -209,13 +211,23 @@ class Evaluator(Callback):
             cell = _cell(trainer, pl_module)
             stamps = STAMPS.get()
             if not stamps:
-                cell.stamp(_name(self)).unlink(missing_ok=True)  # done by hand: what it says is true no longer
+                self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
             result = self._conclude(cell, started)
             if stamps:  # until now there was the one from before, which says other settings
                 write_stamp(*stamps[_evaluators(trainer).index(self)])
             if result is not None:
                 _log(pl_module, result)
         trainer.strategy.barrier()
+
+    def _place_of_stamp(self, trainer: Trainer, cell: Cell) -> Path:
+        """Return where its stamp is; the second evaluator of a class has a number."""
+        alike = [evaluator for evaluator in _evaluators(trainer) if type(evaluator) is type(self)]
+        return cell.stamp(numbered(_name(self), alike.index(self) + 1))
+
+
+def numbered(name: str, number: int) -> str:
+    """Return what the stamp of an evaluator is called, which may be one of several of its class."""
+    return name if number == 1 else f"{name}-{number}"
 
 
 def _log(module: LightningModule, result: Result) -> None:
