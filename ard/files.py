@@ -117,7 +117,7 @@ def _locked(folder: Path) -> Iterator[bool]:
     try:
         lock.acquire(timeout=PATIENCE_S, poll_interval=0.02)
     except Timeout:
-        holder = " ".join((folder / LOCK).read_text(errors="replace").split()) or "another process"
+        holder = " ".join((folder / LOCK).read_text(encoding="utf-8", errors="replace").split()) or "another process"
         raise UserError(
             f"folder {str(folder)!r} is in use by {holder}: wait until it ends, or choose another folder"
         ) from None
@@ -136,7 +136,8 @@ def _lock(folder: Path) -> FileLock:
 
 def _sign(folder: Path) -> None:
     command = shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "ard"), *sys.argv[1:]])
-    (folder / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()} ({command})\n", errors="replace")
+    holder = f"process {os.getpid()} on {socket.gethostname()} ({command})\n"
+    (folder / LOCK).write_text(holder, encoding="utf-8", errors="replace")
 
 
 def _leave(folder: Path, is_new: bool) -> None:

@@ -13,7 +13,7 @@ from ard.presets import resolved_arguments
 from experiments.torture.names import CASES
 
 METHODS = {"read_text", "write_text", "open"}
-LIBRARIES = {"tarfile", "fsspec", "wds", "Image", "self", "zipfile"}  # whose `open` is another
+LIBRARIES = {"tarfile", "fsspec", "wds", "Image", "self", "zipfile", "os", "Run"}  # whose `open` is another
 
 
 def without_encoding(source):
@@ -34,6 +34,7 @@ def without_encoding(source):
         ]
         is_binary = name == "open" and any("b" in text and len(text) < 4 for text in texts)
         is_text = name in METHODS and owner not in LIBRARIES and not is_binary
+        is_text = is_text and not (name == "write_text" and isinstance(node.func, ast.Name))  # of ard.results
         if is_text and not any(keyword.arg == "encoding" for keyword in node.keywords):
             yield node.lineno
 

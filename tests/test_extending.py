@@ -61,7 +61,7 @@ def extracted(tmp_path_factory):
 @pytest.fixture
 def beside(extracted, monkeypatch):
     """The folder, with the page's own module in it, seen as ``PYTHONPATH=.`` has it seen."""
-    (extracted / "fixed_basis.py").write_text(block("dictionary"))
+    (extracted / "fixed_basis.py").write_text(block("dictionary"), encoding="utf-8")
     monkeypatch.chdir(extracted)
     monkeypatch.setattr(sys, "path", [str(extracted), *sys.path])
     yield extracted
@@ -112,7 +112,7 @@ def write_esc50(root):
         soundfile.write(root / "audio" / rows[-1]["filename"], clip.waveform[:16000], clip.sample_rate_hz)
     rows.append({"filename": "1-99-A-0.wav", "fold": 1, "category": "dog"})
     (root / "audio" / "1-99-A-0.wav").write_bytes(b"this is no sound")
-    with (root / "meta" / "esc50.csv").open("w", newline="") as lines:
+    with (root / "meta" / "esc50.csv").open("w", newline="", encoding="utf-8") as lines:
         table = csv.DictWriter(lines, ["filename", "fold", "category"])
         table.writeheader()
         table.writerows(rows)
@@ -215,7 +215,7 @@ def test_an_evaluator_of_ones_own_runs_on_a_cell_that_is_there(cell, capsys, tmp
     edit(tmp_path / "alone", "test", lambda test: test["trainer"].update(callbacks=callbacks[-1:]))
     edit(tmp_path / "alone", "run", lambda run: run.update(out=str(Path("runs/mine").absolute())))
     main(["test", "--config", str(tmp_path / "alone" / "test.yaml"), *logger])
-    (logged,) = csv.DictReader(next(tmp_path.rglob("metrics.csv")).open())
+    (logged,) = csv.DictReader(next(tmp_path.rglob("metrics.csv")).open(encoding="utf-8"))
     assert float(logged["label_sharing/AR&D/share"]) == pytest.approx(
         cell.result("label_sharing").rows[0].figures["share"].value
     )
@@ -263,7 +263,10 @@ def test_a_corpus_of_ones_own_is_a_source_of_a_preset_and_of_shards(at_lab, caps
         ("esc50.decode", "class_path 'esc50.decode' names no class but <function decode"),
         ("esc50.UserError", "source 'esc50.UserError' is no corpus: give its class an __iter__"),
         ("esc50", "source 'esc50' does not exist: choose one of folder, .*, or write a class of your own as"),
-        ("esc50.ESC50", "source 'esc50.ESC50' cannot be opened so .*: see `ard shards esc50.ESC50 --help`"),
+        (
+            "esc50.ESC50",
+            "source 'esc50.ESC50' cannot be opened with these arguments .*: see `ard shards esc50.ESC50 --help`",
+        ),
     ],
 )
 def test_a_corpus_that_is_not_there_is_refused_in_one_line(at_lab, source, said):

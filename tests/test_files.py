@@ -34,7 +34,7 @@ PARTIAL = "x.json.0123456789ab.partial"
 def held(folder):
     """Hold a folder as another process does: by another opened file."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
+    with (folder / LOCK).open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("process 12 on there (ard demo)\n")
         file.flush()
@@ -69,7 +69,7 @@ def recordings(tmp_path):
     (folder / "audio").mkdir(parents=True)
     for name in ("a.wav", "audio/b.wav"):
         soundfile.write(folder / name, noise().waveform, 8000)
-    (folder / "manifest.json").write_text('{"mine": 1}')
+    (folder / "manifest.json").write_text('{"mine": 1}', encoding="utf-8")
     (folder / "000000.tar").write_bytes(b"mine too")
     return folder
 
@@ -113,7 +113,7 @@ def test_half_written_files_go_with_a_claim_but_not_those_of_a_process_that_live
     mine, theirs, others = tmp_path / "a" / PARTIAL, tmp_path / "b" / PARTIAL, tmp_path / "a" / "song.partial"
     for path in (mine, theirs, others):
         path.parent.mkdir(exist_ok=True)
-        path.write_text("half")
+        path.write_text("half", encoding="utf-8")
     with held(tmp_path / "b"), claim(tmp_path):
         assert [path.exists() for path in (mine, theirs, others)] == [False, True, True]
     assert in_use(tmp_path / "a") == ["song.partial"]
@@ -122,17 +122,17 @@ def test_half_written_files_go_with_a_claim_but_not_those_of_a_process_that_live
 def test_every_writing_is_whole_and_by_one_name_each(tmp_path):
     with replacing(tmp_path / "x") as first, replacing(tmp_path / "x") as second:
         assert first != second
-        first.write_text("first")
-        second.write_text("second")
+        first.write_text("first", encoding="utf-8")
+        second.write_text("second", encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     with suppress(KeyError), replacing(tmp_path / "a") as a, replacing(tmp_path / "x") as x:
-        a.write_text("a")
-        x.write_text("other")
+        a.write_text("a", encoding="utf-8")
+        x.write_text("other", encoding="utf-8")
         raise KeyError
-    assert (in_use(tmp_path), (tmp_path / "x").read_text()) == (["x"], "first")
+    assert (in_use(tmp_path), (tmp_path / "x").read_text(encoding="utf-8")) == (["x"], "first")
     for path in Path("ard").rglob("*.py"):
         if path.name not in ("results.py", "files.py"):
-            assert not re.search(r"os\.replace|\.partial\"|fsync|rmtree", path.read_text()), path
+            assert not re.search(r"os\.replace|\.partial\"|fsync|rmtree", path.read_text(encoding="utf-8")), path
 
 
 def slowly(command):
@@ -291,10 +291,10 @@ def test_shards_of_one_kind_are_not_written_over_those_of_another(tmp_path, caps
 def test_new_shards_replace_the_old_ones_and_nothing_else(tmp_path):
     write_audio_shards([noise(str(n)) for n in range(5)], tmp_path, clips_per_shard=1)
     (tmp_path / "000123.tar").write_bytes(b"mine")
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     write_audio_shards([noise("new")], tmp_path, clips_per_shard=1)
     assert in_use(tmp_path) == ["000000.tar", "000123.tar", "manifest.json", "notes.txt"]
-    assert json.loads((tmp_path / "manifest.json").read_text())["shards"] == ["000000.tar"]
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["shards"] == ["000000.tar"]
 
 
 NAMES = ["50%done", "100%", "%06d", "${HOME}x", "a\\${b}", "{expansion}", "{a..b}", "a b", "a=b", "a,b", "[x", "it's"]

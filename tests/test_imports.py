@@ -95,7 +95,7 @@ def test_planning_loads_no_trainer(tmp_path):
 @pytest.mark.parametrize("face", FACES)
 def test_every_public_name_is_there_and_no_submodule_hides_it(face):
     package = import_module(face)
-    stub = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text())
+    stub = ast.parse(Path(package.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     imported = {
         alias.name: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }

@@ -20,7 +20,7 @@ from experiments.bench import report as bench
 HOME = Path(__file__).parent.parent
 PAGES = sorted([HOME / "README.md", *HOME.glob("docs/*.md"), *HOME.glob("experiments/*/README.md")])
 HAND_WRITTEN = [page for page in PAGES if page.name not in ("bench.md", "families.md")]
-KEPT = json.loads(results.KEPT.read_text())
+KEPT = json.loads(results.KEPT.read_text(encoding="utf-8"))
 
 CHEAP = ("concepts", "report", "plan", "steer", "seeds", "shards --check")  # really run
 PLACEHOLDERS = {"FILE": "my-sounds/dog.wav", "K": "7", "V": "2", "TEXT": "What do you hear?"}
@@ -78,7 +78,7 @@ def desk(tmp_path_factory):
         patch.chdir(desk)
         main(["run", "--audio", "my-sounds", "--out", "runs/demo", "--layer", "3"])
     for other in ("demo-1", "demo-2", "mine"):
-        shutil.copytree(desk / "runs/demo", desk / "runs" / other)
+        shutil.copytree(desk / "runs/demo", desk / "runs" / other, ignore=shutil.ignore_patterns("wandb"))
     return desk
 
 

@@ -99,7 +99,7 @@ def test_every_figure_says_which_way_is_better(run):
     better = {
         (path.stem, row.method, name): figure.better
         for path in run.glob("layer-2/*/*.json")
-        if "rows" in json.loads(path.read_text())
+        if "rows" in json.loads(path.read_text(encoding="utf-8"))
         for row in Result.load(path).rows
         for name, figure in row.figures.items()
     }

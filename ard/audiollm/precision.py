@@ -38,7 +38,8 @@ def available_memory(root: Path = Path("/")) -> int:
     if "MemAvailable:" in machine:
         limits.append(1024 * machine["MemAvailable:"])
     container = root / "sys/fs/cgroup"
-    if (container / "memory.max").is_file() and (limit := (container / "memory.max").read_text().strip()) != "max":
+    ceiling = container / "memory.max"
+    if ceiling.is_file() and (limit := ceiling.read_text(encoding="utf-8").strip()) != "max":
         limits.append(int(limit) - _fields(container / "memory.stat").get("anon", 0))
     return min(limits)
 

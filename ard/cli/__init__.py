@@ -75,8 +75,7 @@ COMMANDS = {
     ),
     "plan": Command(
         "plan:plan",
-        "Estimate what a preset will cost before anything runs: clips, tokens, bytes, FLOPs, hours, "
-        "and whether it fits on the disk.",
+        "Estimate what a preset will cost: clips, tokens, bytes, FLOPs, hours, and whether it fits on the disk.",
     ),
     "convert": Command(
         "convert:convert",

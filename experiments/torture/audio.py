@@ -436,7 +436,7 @@ def odd_wavcaps(folder: Path) -> str:
         {"caption": "No id."},
         "no row",
     ]
-    rows.write_text(json.dumps({"data": listed}))
+    rows.write_text(json.dumps({"data": listed}), encoding="utf-8")
     (folder / "loop").symlink_to(folder)
     shards = folder / "shards"
     write_audio_shards(WavCaps(folder), shards)

@@ -34,8 +34,8 @@ def recordings(folder: Path, num_clips: int = 4) -> Path:
     rng = np.random.default_rng(0)
     for number in range(num_clips):
         soundfile.write(folder / f"{number}.wav", rng.uniform(-0.5, 0.5, 16000), 16000)
-    (folder / "manifest.json").write_text('{"mine": 1}')
-    (folder / "000000.tar").write_text("mine too")
+    (folder / "manifest.json").write_text('{"mine": 1}', encoding="utf-8")
+    (folder / "000000.tar").write_text("mine too", encoding="utf-8")
     return folder
 
 
@@ -136,8 +136,8 @@ def another_kind(scratch: Path) -> str:
 def stray_files(scratch: Path) -> str:
     """Write shards anew where the user has put a note, and a tar of the like name."""
     main(synthetic(scratch, 200))
-    (scratch / "notes.txt").write_text("mine")
-    (scratch / "000777.tar").write_text("mine")
+    (scratch / "notes.txt").write_text("mine", encoding="utf-8")
+    (scratch / "000777.tar").write_text("mine", encoding="utf-8")
     main(synthetic(scratch, 3))
     left = in_use(scratch)
     assert left == ["000000.tar", "000777.tar", "manifest.json", "notes.txt"], left
@@ -215,7 +215,7 @@ def run_among_the_sounds(scratch: Path) -> str:
             main(["run", "--audio", ".", "--out", out])
             made.append({path: path.stat().st_mtime_ns for path in (mine / WORST).rglob("*.tar")})
     assert made[1:] == made[:-1], "it was done twice"
-    p = json.loads((mine / WORST / "run.json").read_text())["p"]
+    p = json.loads((mine / WORST / "run.json").read_text(encoding="utf-8"))["p"]
     (retrieved,) = (mine / WORST).glob("layer-*/e8/representatives.safetensors")
     assert p == load_file(retrieved)["ard/top_ids"].shape[1] == 2, p
     assert sorted(os.listdir(mine)) == sorted(

@@ -333,7 +333,7 @@ def answer_as_plainly(folder: Path, options: dict[str, Any]) -> str:
     """Answer with options in the model's generation_config, as without them."""
     shutil.copytree(source(EMBEDDED), folder, dirs_exist_ok=True)
     path, clips, questions = folder / "generation_config.json", [tone(0), tone(1, 0.5)], ["what is this", "who"]
-    path.write_text(json.dumps({**json.loads(path.read_text()), **options}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **options}), encoding="utf-8")
     answers = load_audiollm(str(folder)).generate(clips, questions, max_new_tokens=5)
     assert answers == embedded_model().generate(clips, questions, max_new_tokens=5), answers
     return "answered as without"
@@ -344,8 +344,8 @@ def compute_half_precision(folder: Path) -> str:
     shutil.copytree(source(EMBEDDED), folder, dirs_exist_ok=True)
     path = folder / "model.safetensors"
     save_file({name: x.half() for name, x in load_file(path).items()}, path, metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}), encoding="utf-8")
     computed_in = load_audiollm(str(folder)).model.dtype
     assert computed_in == torch.float32, computed_in
     return "computed in float32"
@@ -354,7 +354,7 @@ def compute_half_precision(folder: Path) -> str:
 def refuse_configuration(folder: Path, layout: Format, text: str) -> str:
     """Open an SAE whose configuration is broken."""
     config, weights = whole_folder(layout, None)
-    (folder / LAYOUTS[layout].config).write_text(text.replace("...", config.decode().strip()[1:]))
+    (folder / LAYOUTS[layout].config).write_text(text.replace("...", config.decode().strip()[1:]), encoding="utf-8")
     (folder / LAYOUTS[layout].weights).write_bytes(weights)
     return refused(["convert", str(folder), str(folder / "new"), "--to", "saelens"])
 

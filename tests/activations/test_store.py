@@ -260,6 +260,6 @@ def test_a_damaged_manifest_or_description_is_named(store, content):
 
 def test_a_digit_that_changed_in_a_manifest_is_found(store):
     path = store / "manifest.json"
-    path.write_text(path.read_text().replace('"d_in": 4', '"d_in": 2'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"d_in": 4', '"d_in": 2'), encoding="utf-8")
     with pytest.raises(UserError, match=r"manifest.json' is missing or damaged \(its checksum does not match\)"):
         read_manifest(store)

@@ -16,20 +16,20 @@ CLIPS = [
 
 
 def answers(folder, options):
-    (folder / "generation_config.json").write_text(json.dumps(options))
+    (folder / "generation_config.json").write_text(json.dumps(options), encoding="utf-8")
     return load_audiollm(str(folder)).generate(CLIPS, ["what is this", "a dog"], max_new_tokens=6)
 
 
 @pytest.mark.parametrize("options", GENERATION_OPTIONS, ids=lambda options: next(iter(options)))
 def test_an_option_of_search_or_output_changes_no_answer(tiny_audiollm, tmp_path, options):
     shutil.copytree(tiny_audiollm, tmp_path / "model")
-    plain = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    plain = json.loads((tmp_path / "model" / "generation_config.json").read_text(encoding="utf-8"))
     assert answers(tmp_path / "model", {**plain, **options}) == answers(tmp_path / "model", plain)
 
 
 def test_an_option_that_says_which_token_is_likely_is_kept(tiny_audiollm, tmp_path):
     shutil.copytree(tiny_audiollm, tmp_path / "model")
-    plain = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    plain = json.loads((tmp_path / "model" / "generation_config.json").read_text(encoding="utf-8"))
     assert answers(tmp_path / "model", {**plain, "repetition_penalty": 50.0}) != answers(tmp_path / "model", plain)
 
 

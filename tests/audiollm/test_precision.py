@@ -48,7 +48,7 @@ def test_what_does_not_fit_stays_as_it_is_and_that_is_said(half, monkeypatch, ca
 def test_clap_too(tiny_clap, tmp_path):
     shutil.copytree(tiny_clap, tmp_path / "clap")
     ClapModel.from_pretrained(tiny_clap).half().save_pretrained(tmp_path / "clap")
-    assert json.loads((tmp_path / "clap" / "config.json").read_text())["dtype"] == "float16"
+    assert json.loads((tmp_path / "clap" / "config.json").read_text(encoding="utf-8"))["dtype"] == "float16"
     assert load_clap(str(tmp_path / "clap")).model.dtype == torch.float32
 
 
@@ -71,7 +71,7 @@ def test_the_memory_that_is_left_is_the_machines_or_the_containers(tmp_path, fil
     for name, content in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     assert available_memory(tmp_path) == expected
     assert available_memory(tmp_path / "elsewhere") > 2**20
     assert available_memory() > 2**20

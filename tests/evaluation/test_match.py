@@ -119,5 +119,7 @@ def test_the_rules_of_activity():
     assert torch.equal(active(2.0, "top").sum(dim=1), (dense > 0).sum(dim=1).clamp_max(2))
     assert (dense.masked_fill(~active(1.0, "top"), 0).amax(dim=1) == dense.amax(dim=1)).all()
     for activity, by, said in ((-0.1, "share", " to 1"), (1.5, "quantile", " to 1"), (-1.0, "top", "")):
-        with pytest.raises(UserError, match=rf"activity {activity} is no {by}: give a number from 0{said}$"):
+        with pytest.raises(
+            UserError, match=rf"activity {activity} is out of range for '{by}': give a number from 0{said}$"
+        ):
             MatchLabels(activity=activity, active_by=by)

@@ -57,7 +57,9 @@ def test_what_differs_is_said_file_by_file(tmp_path):
     [
         (lambda run: run.answers.unlink(), "answers.jsonl: only before"),
         (
-            lambda run: run.answers.write_text(run.answers.read_text(encoding="utf-8").replace("yes", "no")),
+            lambda run: run.answers.write_text(
+                run.answers.read_text(encoding="utf-8").replace("yes", "no"), encoding="utf-8"
+            ),
             "answers.jsonl: 1 lines",
         ),
         (lambda run: run.failures.write_text("{}", encoding="utf-8"), "failures.json: only after"),

@@ -9,7 +9,7 @@ from ard.results import Figure, Result, Row, write_json
 from ard.steps import STEPS
 from experiments import results, seeds
 
-KEPT = json.loads(results.KEPT.read_text())
+KEPT = json.loads(results.KEPT.read_text(encoding="utf-8"))
 
 
 def test_only_blocks_are_replaced():

@@ -89,6 +89,7 @@ def test_hours_follow_utilisation_and_gpu():
 
 def test_training_leaves_the_planned_bytes(tmp_path):
     changes = {"model": "embedded", "captioner": "embedded", "d_in": 128, "layers": [1], "k": 4, "expansions": [8]}
+    changes |= {"layer": 1, "expansion": 8}
     (planned,) = stages(plan(facts_of("paper", corpora=CORPORA, **changes), **ON), "SAE training")
     module = SAETraining(128, 8, k=4)
     Trainer(max_steps=3, callbacks=[ModelCheckpoint(tmp_path, save_last=True)], **QUIET).fit(module, Tokens(128))
@@ -192,7 +193,7 @@ def test_what_is_rendered_says_what_was_assumed(paper):
     assert "118,356 probing clips, 28.2 M audio tokens, 231 GB of activations a layer" in said
     assert "an SAE's training sees them 14.5 times" in said
     assert "dimensions of Qwen/Qwen2-Audio-7B-Instruct: as published" in said
-    assert "at most 70,000 names are asked of a language model elsewhere" in said
+    assert "at most 79,096 names are made by a language model elsewhere" in said
     assert "as the preset states, all at its mean length: 108,317 of 10 s, 10,039 of 4.5 s" in said
     assert "GPU: extraction needs at least 16.8 GB of 80 GB: enough" in said
     assert "SAEs train in float32 (trainer.precision 32-true in fit.yaml); 2 checkpoints of each stay" in said

@@ -260,7 +260,7 @@ def test_a_folder_that_is_no_run_is_refused(run):
     with pytest.raises(UserError, match="there is no table 5"):
         build_tables(run, [5])
     (run / "run.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"no run.json of ard .*preset"):
+    with pytest.raises(UserError, match=r"not a run.json of ard .*preset"):
         build_tables(run)
     with pytest.raises(UserError, match=r"holds no run.json: give the --out folder"):
         Run.load(run / "nowhere")

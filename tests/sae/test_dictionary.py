@@ -65,6 +65,11 @@ def test_no_stage_asks_which_dictionary_it_has():
         r"isinstance\([^)]*\b((TopK|JumpReLU)?SAE|PolyFeatures)\b|[=!]= *[\"']AR&D|startswith\([\"']AR&D"
     )
     files = [path for path in Path(ard.__file__).parent.rglob("*") if path.suffix in (".py", ".html")]
-    found = [f"{path.name}: {line}" for path in files for line in path.read_text().splitlines() if asked.search(line)]
+    found = [
+        f"{path.name}: {line}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if asked.search(line)
+    ]
     assert len(files) > 100
     assert found == []

@@ -399,7 +399,7 @@ def test_a_broken_configuration_is_called_that(tmp_path):
     write(stored(), tmp_path, "saelens")
     broken = {"{": "is not JSON", "[1]": r"holds \[1\], not a configuration", "[" * 10**5: "is not JSON"}
     for text, message in broken.items():
-        (tmp_path / "cfg.json").write_text(text)
+        (tmp_path / "cfg.json").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
             read(tmp_path)
 

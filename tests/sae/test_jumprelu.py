@@ -128,8 +128,8 @@ def test_each_class_says_who_opens_the_other_ones_folder(tmp_path):
 
 def test_thresholds_that_differ_make_a_jumprelu_of_one_that_says_k(tmp_path):
     sae().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    (tmp_path / "cfg.json").write_text(json.dumps({**config, "k": 4}))
+    config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, "k": 4}), encoding="utf-8")
     assert read(tmp_path).architecture == "jumprelu"
     tensors = load_file(tmp_path / "sae_weights.safetensors")
     tensors["threshold"].fill_(0.5)
@@ -141,7 +141,7 @@ def test_thresholds_that_differ_make_a_jumprelu_of_one_that_says_k(tmp_path):
     ("change", "said"),
     [
         ({"threshold": torch.zeros(1)}, r"threshold is \[1\], its configuration says \[24\]"),
-        ({"W_skip": torch.zeros(2, 2)}, "W_skip is a tensor that no"),
+        ({"W_skip": torch.zeros(2, 2)}, "'W_skip' is a tensor that no"),
     ],
 )
 def test_tensors_that_are_not_a_jumprelus_are_refused(tmp_path, change, said):

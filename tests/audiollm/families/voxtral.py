@@ -41,7 +41,7 @@ def voxtral(folder: Path) -> None:
             "chunk_length_s": 30.0,  # the processor's own window is not to be set
         },
     }
-    (folder / "tekken.json").write_text(json.dumps(tekken))
+    (folder / "tekken.json").write_text(json.dumps(tekken), encoding="utf-8")
     tokenizer = MistralCommonBackend.from_pretrained(folder)
     text = {"model_type": "llama", "head_dim": 8, **llm(tokenizer), "vocab_size": 256 + len(special)}
     audio = encoder("voxtral_encoder", encoder_ffn_dim=64, max_source_positions=1500)
