@@ -75,7 +75,8 @@ def _texts(before: Path, after: Path, runs: tuple[Path, Path]) -> list[str]:
     texts = []
     for path, run in zip((before, after), runs, strict=True):
         out = json.loads((run / "run.json").read_text(encoding="utf-8"))["out"]
-        texts.append(path.read_text(encoding="utf-8").replace(out, "<run>"))
+        text = path.read_text(encoding="utf-8")
+        texts.append(text if out == "." else text.replace(out, "<run>"))  # runs of before 0.3 name their folder
     return texts
 
 
