@@ -137,7 +137,7 @@ def test_table_1_says_what_the_other_reading_of_map_gives(run):
 def test_table_3_says_how_it_came_about(run):
     main(["report", "--run", str(run)])
     said = (run / "tables" / "table3.md").read_text(encoding="utf-8")
-    assert said.count("Sensitivity: the share of the clips") == said.count("Judge: exact match") == 1
+    assert said.count("Sensitivity: of the clips") == said.count("Judge: exact match") == 1
     tasks = Cell.at(run / "layer-2" / "e2").result("steering").details["tasks"].values()
     is_known = any(entry["unchanged"]["value"] is not None for task in tasks for entry in task["selectivity"])
     assert ("Selectivity, the share of answers to the other question" in said) == is_known
