@@ -24,6 +24,8 @@ from ard.study import Concept, Store
 from ard.types import UserError
 from tests.reports.conftest import write_about, write_results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def facts(tmp_path):

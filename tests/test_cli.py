@@ -82,6 +82,7 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     assert pq.read_table(out / "clips.parquet").to_pylist() == clips
 
 
+@pytest.mark.slow
 def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
     sounds, tiny_audiollm, tiny_clap, monkeypatch, capsys
 ):
@@ -183,6 +184,7 @@ def test_shards_of_a_folder_and_of_a_corpus_are_written_and_checked(sounds, tmp_
     assert "b': 1; fix the source" in refused(capsys, "shards", "--check", tmp_path / "b")  # one clip of 1232
 
 
+@pytest.mark.slow
 def test_the_papers_extraction_can_be_looked_at_before_it_is_run(tiny_audiollm, sounds, tmp_path, capsys):
     audio = tmp_path / "audio" / "probe"
     main(["shards", "folder", "--root", str(sounds), "--out", str(audio)])
@@ -241,6 +243,7 @@ def test_the_version_is_the_packages(capsys):
     assert capsys.readouterr().out == f"ard-audio {ard.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     sorted(set(CONFIGS.glob("*/*.yaml")) - set(CONFIGS.glob("*/run.yaml"))),

@@ -44,6 +44,7 @@ def test_what_names_no_encoding_is_seen():
     assert sorted(without_encoding(bad)) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["ard", "experiments", "tests"])
 def test_every_text_file_names_its_encoding(folder):
     paths = Path(folder).rglob("*.py")

@@ -31,6 +31,8 @@ from ard.stamps import read_stamp
 from ard.types import UserError
 from tests.test_chain import edit, written
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path("docs/extending.md").read_text(encoding="utf-8")
 OWN = {"evaluator": "label_sharing", "corpus": "esc50", "namer": "closest_caption", "family": "bird_audio"}
 

@@ -74,6 +74,7 @@ def recordings(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_is_claimed_again_by_who_holds_it_and_by_nobody_else(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with claim(tmp_path / "run"), claim(tmp_path / "run" / "cell"), claim(tmp_path / "link"):
@@ -87,6 +88,7 @@ def test_a_folder_is_claimed_again_by_who_holds_it_and_by_nobody_else(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_of_the_ranks_of_a_job_the_first_claims_for_all(tmp_path, monkeypatch):
     with held(tmp_path):
         monkeypatch.setenv("LOCAL_RANK", "1")
@@ -166,6 +168,7 @@ def started():
         process.join()
 
 
+@pytest.mark.slow
 def test_of_two_processes_on_one_folder_the_second_is_told_and_the_first_ends_well(tmp_path, started, capsys):
     out = tmp_path / "out"
     first = started(synthetic(out, 300), out)
@@ -176,6 +179,7 @@ def test_of_two_processes_on_one_folder_the_second_is_told_and_the_first_ends_we
     assert read_audio_manifest(out).num_clips == len(list(read_clips(out))) == 300
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_held_is_free_and_its_halves_are_gone(tmp_path, started):
     out = tmp_path / "out"
     first = started(synthetic(out, 300), out)
@@ -211,6 +215,7 @@ def write_sae(folder):
     write(StoredSAE(1, True, tensors, {}), folder, "saelens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "where"),
     [
@@ -242,12 +247,14 @@ def test_every_command_that_writes_is_told_who_holds_the_folder(study, words, wh
         assert contents(study) == before
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_sounds_is_told_who_holds_the_folder(recordings, tmp_path, tiny_audiollm, capsys):
     with held(tmp_path / "out"):
         args = ["--audio", recordings, "--model", tiny_audiollm, "--out", tmp_path / "out"]
         assert "is in use by process 12" in refused(capsys, "run", *args)
 
 
+@pytest.mark.slow
 def test_no_command_writes_into_a_folder_that_is_not_its_own(recordings, tmp_path, study, tiny_audiollm, capsys):
     before, sae = contents(recordings), tmp_path / "an sae"
     write_sae(sae)

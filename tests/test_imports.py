@@ -45,6 +45,7 @@ def torch_s():
     return measure("import torch")[0]
 
 
+@pytest.mark.slow
 def test_the_package_itself_and_all_its_faces_load_nothing(torch_s):
     user_s, loaded = measure("\n".join(f"import {face}" for face in FACES), (*HEAVY, "numpy", "scipy"))
     assert loaded == []
@@ -57,6 +58,7 @@ def test_the_help_waits_for_nothing(torch_s):
     assert user_s < torch_s / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modules", "unwanted"),
     [(FORMULAS, ("lightning", "torchmetrics", "transformers", "wandb")), (METRICS, ("lightning", "wandb"))],
@@ -67,6 +69,7 @@ def test_formulas_know_no_framework_and_metrics_no_trainer(modules, unwanted):
     assert measure("\n".join(f"import {module}" for module in modules), unwanted)[1] == []
 
 
+@pytest.mark.slow
 def test_a_formula_costs_little_more_than_torch(torch_s):
     user_s, _ = measure("from ard.monosemanticity import monosemanticity")
     assert user_s < 3 * torch_s
@@ -81,6 +84,7 @@ def run(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_reading_a_run_loads_no_model(run):
     code = "\n".join(f"main({[command, '--run', str(run)]})" for command in ("concepts", "report"))
     assert measure(f"from ard.cli import main\n{code}", ("lightning", "transformers", "wandb"))[1] == []

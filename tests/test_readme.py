@@ -17,6 +17,8 @@ from ard.reports import paper
 from experiments import families, results
 from experiments.bench import report as bench
 
+pytestmark = pytest.mark.slow
+
 HOME = Path(__file__).parent.parent
 PAGES = sorted([HOME / "README.md", *HOME.glob("docs/*.md"), *HOME.glob("experiments/*/README.md")])
 HAND_WRITTEN = [page for page in PAGES if page.name not in ("bench.md", "families.md")]

@@ -43,6 +43,7 @@ def runs(monkeypatch):
     return recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["demo", "paper"])
 @pytest.mark.parametrize("goals", [(1,), (2,), (3,), (4,), (1, 2, 3, 4)], ids=str)
 def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
@@ -64,6 +65,7 @@ def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
     assert ("steering" in parts) == any(one.file == "steer.yaml" for one in runs)
 
 
+@pytest.mark.slow
 def test_no_cell_is_retrieved_twice(runs, tmp_path):
     Chain("demo", {"out": str(tmp_path / "run")}).fill((1, 2, 3, 4))
     retrieved = Counter(one.cell for one in runs if "RetrieveRepresentatives" in one.evaluators)
@@ -80,6 +82,7 @@ def test_steps_need_only_earlier_steps():
         assert set(step.cells) <= set(GOALS)
 
 
+@pytest.mark.slow
 def test_without_labels_there_are_the_cells_of_table_4_and_the_concepts():
     facts = {"layer": 2, "layers": [2], "expansion": 8, "expansions": [8], "evaluation": None, "audio": {}}
     listed = [str(one) for one in work(facts, (1, 2, 3))]

@@ -365,7 +365,8 @@ def _refuse_not_finite(folder: Path, sae: StoredSAE) -> None:
 def _is_batch_top_k(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
     """Return whether a ``jumprelu`` of SAELens is a BatchTopK-SAE: it has a k, and one threshold for all features."""
     k = config.get("k", (config.get("metadata") or {}).get("k"))
-    return k is not None and "threshold" in tensors and len(tensors["threshold"].unique()) == 1
+    threshold = tensors.get("threshold", torch.empty(0))
+    return k is not None and threshold.dtype in PRECISIONS and len(threshold.unique()) == 1
 
 
 def _check(
@@ -474,8 +475,9 @@ def _is_plain(tensor: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[-1][:200]
+    """Return the last line of an error's message; what cannot be printed, such as bytes of the file, is escaped."""
+    line = (str(error).splitlines() or [type(error).__name__])[-1][:200]
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def _pickle(state: dict[str, Tensor], path: Path) -> None:

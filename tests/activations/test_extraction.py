@@ -150,6 +150,7 @@ class _Alone:
         self.lightning_module = module
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_too_large_for_the_memory_is_halved_and_a_clip_that_is_too_large_is_named(
     audio, tiny_audiollm, unbroken, tmp_path, monkeypatch
 ):
@@ -237,6 +238,7 @@ def test_a_clip_for_which_a_model_has_no_token_is_named():
     assert _unusable({0: torch.empty(0, 4)}) == "no audio tokens: the clip is too short"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "needs"), [(qwen2_audio, "torch"), (qwen3_asr, "torch"), (voxtral, "mistral_common"), (gemma3n, "timm")]
 )
@@ -259,6 +261,7 @@ def test_tokens_are_those_of_the_sound_and_each_has_its_time(tmp_path, build, ne
     assert [len(x) for x in activations] == list(shard.num_tokens)
 
 
+@pytest.mark.slow
 def test_an_encoders_layers_go_through_the_same_pipeline(audio, tmp_path):
     whisper(tmp_path / "whisper")
     out = tmp_path / "activations"

@@ -69,6 +69,7 @@ def extraction(folder, model):
     return ["extract", "--config", config, *(f"--run.{name}={value}" for name, value in facts.items())]
 
 
+@pytest.mark.slow
 def test_an_extraction_whose_worker_is_killed_says_so_and_goes_on_when_it_is_called_again(
     tiny_audiollm, tmp_path, monkeypatch, capsys
 ):
@@ -86,6 +87,7 @@ def test_an_extraction_whose_worker_is_killed_says_so_and_goes_on_when_it_is_cal
     assert read_manifest(tmp_path / "activations").clip_ids == tuple(f"c{i}" for i in range(8))
 
 
+@pytest.mark.slow
 def test_a_training_whose_worker_is_killed_says_so(tmp_path, monkeypatch, capsys):
     store = write_store(tmp_path / "activations", X)
     monkeypatch.setattr(Shuffled, "_fill", die(Shuffled._fill, at=6))

@@ -195,6 +195,7 @@ def test_the_stream_goes_on_from_any_batch(store, buffer_tokens, num_workers):
             assert torch.equal(went_on, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("buffer_tokens", [12, 1000])
 def test_ranks_take_turns_at_the_tokens_of_every_batch(store, buffer_tokens, num_workers):

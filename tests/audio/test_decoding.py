@@ -26,14 +26,17 @@ from experiments.torture.audio import (
 NUM_EXAMPLES = 100
 
 
+@pytest.mark.slow
 def test_damaged_files_give_a_recording_or_a_failure():
     hold(FILES, decoding_holds, NUM_EXAMPLES)
 
 
+@pytest.mark.slow
 def test_damaged_shards_give_what_was_written_or_say_what_is_wrong(tmp_path):
     hold(SHARDS, lambda content: shard_reading_holds(content, tmp_path / "000000.tar"), NUM_EXAMPLES)
 
 
+@pytest.mark.slow
 def test_damaged_stores_give_what_was_written_or_say_what_is_wrong(tmp_path):
     hold(STORES, lambda file: store_reading_holds(file, tmp_path), NUM_EXAMPLES)
 
@@ -121,6 +124,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     assert answers == [Failure("x", "audio", "cannot be read (it is not a regular file)")]
 
 
+@pytest.mark.slow
 def test_long_files_are_cut_in_little_memory(tmp_path):
     (tmp_path / "sounds").mkdir()
     noise_file(tmp_path / "sounds" / "long.wav", 10, 8000)  # 38 MB as floats of two channels

@@ -15,6 +15,7 @@ def clips():
     return list(SyntheticCorpus("train", 150))
 
 
+@pytest.mark.slow
 def test_a_clip_depends_on_seed_split_and_number_alone(clips):
     again = SyntheticCorpus("train", 9)
     assert len(again) == 9
@@ -25,6 +26,7 @@ def test_a_clip_depends_on_seed_split_and_number_alone(clips):
     assert not np.array_equal(SyntheticCorpus("train", 1, seed=1)[0].waveform, clips[0].waveform)
 
 
+@pytest.mark.slow
 def test_splits_share_no_clip(clips):
     other = list(SyntheticCorpus("heldout", 150))
     assert not {clip.waveform.tobytes() for clip in clips} & {clip.waveform.tobytes() for clip in other}
@@ -84,6 +86,7 @@ def test_an_event_is_audible_finite_and_never_twice_the_same(event):
     assert SYNTHESIZERS[event](np.random.default_rng(0), RATE_HZ).shape == (RATE_HZ,)
 
 
+@pytest.mark.slow
 def test_events_are_distinct():
     """A nearest mean over plain spectra and modulations tells them apart, so a trained ear can."""
     rng = np.random.default_rng(0)

@@ -237,6 +237,7 @@ def test_on_the_meta_device_there_are_shapes_and_no_weights(tiny_audiollm, whisp
         assert (model.d_in, len(model.layers), model.device.type) == (*shape, "meta")
 
 
+@pytest.mark.slow
 def test_a_thinker_alone_is_that_of_the_whole_checkpoint(tmp_path, clips):
     for write in (qwen2_5_omni_thinker, qwen2_5_omni):
         (tmp_path / write.__name__).mkdir()

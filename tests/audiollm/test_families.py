@@ -161,6 +161,7 @@ def answers(model, monkeypatch):
     return together, alone, uncached
 
 
+@pytest.mark.slow
 def test_generate(speaking, monkeypatch):
     """Answers are the same in a batch, one by one, and without a cache."""
     together, alone, uncached = answers(speaking, monkeypatch)
@@ -168,6 +169,7 @@ def test_generate(speaking, monkeypatch):
     assert any(together)
 
 
+@pytest.mark.slow
 def test_log_likelihood(speaking):
     """Of every token of an answer it is what the network itself says of it, asked token by token about one clip."""
     said = ["a dog barking", "", "rain, happy or sad"]
@@ -201,6 +203,7 @@ def shift(phase):
     return change
 
 
+@pytest.mark.slow
 def test_intervene(model, batch, monkeypatch):
     """An intervention that changes nothing leaves every bit; one that does, acts on its phase, in batches and alone."""
     plain = run(model, batch)
@@ -244,6 +247,7 @@ STEERINGS = [
 DECODINGS = [{}, {"num_beams": 3, "num_answers": 2}, {"temperature": 1.0, "num_answers": 2}]
 
 
+@pytest.mark.slow
 def test_no_op(model, sae, batch):
     """Steering with the error kept and nothing set leaves every bit of the output, and a value set does not."""
     plain = run(model, batch)
@@ -258,6 +262,7 @@ def test_no_op(model, sae, batch):
             assert not torch.allclose(run(model, batch), plain, atol=0.01)
 
 
+@pytest.mark.slow
 def test_steered_batch(model, sae, batch):
     """With features set, a left-padded batch equals its clips one by one, at every layer and in the answers."""
     layers, single = list(range(len(model.layers))), list(zip(sounds(0), PROMPTS, strict=True))
@@ -273,6 +278,7 @@ def test_steered_batch(model, sae, batch):
                 assert said == [model.generate([clip], [prompt], 5)[0] for clip, prompt in single]
 
 
+@pytest.mark.slow
 def test_steered_cache(speaking, sae, monkeypatch):
     """With features set, answers without a cache are the same: greedy ones, those of beam search, and drawn ones."""
     unsteered, greedy = speaking.generate(sounds(0), PROMPTS, 5), []

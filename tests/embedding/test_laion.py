@@ -55,6 +55,7 @@ def clips(*lengths_s):
     ]
 
 
+@pytest.mark.slow
 def test_laions_own_checkpoints_embed_audio_and_text(checkpoint):
     clap = load_clap(f"laion:{checkpoint}")
     heard, said = clap.audio(clips(0.5, 1.0)), clap.text(["a dog barking", "rain"])

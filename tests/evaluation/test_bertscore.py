@@ -37,6 +37,7 @@ def test_scores_are_those_of_the_definition(tiny_roberta):
     assert len(score([], [])) == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_the_package_knows_is_rescaled_with_its_baseline(tmp_path):
     import bert_score
 

@@ -13,6 +13,7 @@ def test_auroc_equals_scikit_learns_with_ties(seed):
     np.testing.assert_allclose(auroc(scores, labels), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 3, 300])
 def test_paired_auroc_is_that_of_each_concept_alone(count):
     rng = np.random.default_rng(count)

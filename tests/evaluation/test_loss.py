@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_raw_coordinates_recover_all_of_the_loss(run):
     found = LossRecovered(num_clips=4, clips_per_batch=3)(run.cell(2, None)).details
     assert found["loss_recovered"] == pytest.approx(1, abs=1e-4)
@@ -30,6 +31,7 @@ def test_raw_coordinates_recover_all_of_the_loss(run):
     assert found["num_clips"] == 4
 
 
+@pytest.mark.slow
 def test_an_untrained_sae_recovers_little(run):
     cell = run.cell(2, 2)
     TopKSAE(128, 256, k=1).save_pretrained(cell.sae)

@@ -67,6 +67,7 @@ def test_clips_without_a_prediction_and_one_label_for_all_are_defined(cell):
     assert result.details["num_clips_without_prediction"]["AR&D"] >= 1  # the silent one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reading",
     [

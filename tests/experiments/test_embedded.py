@@ -25,6 +25,7 @@ def card(folder):
     return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])["figures"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "evaluate"), [(AUDIOLLM, evaluate_audiollm), (CLAP, evaluate_clap)])
 def test_a_card_says_what_is_measured(clips, folder, evaluate):
     told, measured = card(folder), evaluate(folder, clips)

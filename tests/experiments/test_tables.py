@@ -25,6 +25,7 @@ def test_a_readme_has_claim_command_cost_and_the_papers_table(number):
     assert f"(../../docs/results.md#table-{number})" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "hours"), [(1, 11), (2, 5), (3, 6), (4, 28)])
 def test_a_table_costs_what_its_stages_cost(number, hours):
     text = tables.cost(number)

@@ -15,6 +15,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK.values(), ids=QUICK)
 def test_a_quick_case_holds(case, tmp_path):
     assert case.run(tmp_path)
@@ -32,6 +33,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "happened", "verdict"),
     [

@@ -75,6 +75,7 @@ def _rank(rank, world_size, path):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_agree_with_a_single_process(world_size, tmp_path):
     mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)

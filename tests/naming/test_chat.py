@@ -37,6 +37,7 @@ def chat(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_served_model_says_what_it_says_in_process(served, tiny_chat, tmp_path):
     settings = {"cache": tmp_path / "served.jsonl", "max_tokens": 9}
     endpoint = EndpointChat(served, tiny_chat, **settings)
@@ -54,6 +55,7 @@ def test_a_served_model_says_what_it_says_in_process(served, tiny_chat, tmp_path
     assert [reply.text for reply in kept] == [text for text in said if text]
 
 
+@pytest.mark.slow
 def test_a_served_model_refuses_what_it_is_not(served, tmp_path):
     with pytest.raises(
         UserError, match=r"with model 'other' gives no answer to a first question .*status 400, .*pinned"
@@ -76,6 +78,7 @@ def test_answers_are_in_the_order_of_the_prompts_and_doubles_are_asked_once(misb
     assert len(server.asked) == len(PROMPTS) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["429", "500", "503", "half", "drop"])
 def test_what_passes_is_asked_again(misbehave, chat, word):
     server = misbehave(word, word)
@@ -105,6 +108,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", PROBLEMS)
 def test_what_does_not_pass_is_one_line_without_the_key_and_keeps_what_came(misbehave, chat, word, tmp_path, caplog):
     server = misbehave("good", "good", then=word)
@@ -129,6 +133,7 @@ def test_a_server_that_is_not_there_says_how_to_start_one(chat):
         chat("http://127.0.0.1:9/v1", max_retries=0).check()
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_wants_a_key_says_where_to_put_it(misbehave, chat, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="needs a key, and there is none in the environment variable OPENAI_API_KEY"):
@@ -138,16 +143,19 @@ def test_an_endpoint_that_wants_a_key_says_where_to_put_it(misbehave, chat, monk
         chat(misbehave("401").base_url, key_variable="OTHER_KEY")(["hello"])
 
 
+@pytest.mark.slow
 def test_an_answer_that_repeats_the_key_is_kept_without_it(misbehave, chat, tmp_path):
     assert chat(misbehave(then="echo").base_url)(["hello"]) == [Reply("you sent Bearer [key]")]
     assert SECRET not in (tmp_path / "answers.jsonl").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_word_in_place_of_a_key_is_not_looked_for_in_answers(misbehave, chat, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "e")
     assert chat(misbehave(then="echo").base_url)(["hello"]) == [Reply("you sent Bearer e")]
 
 
+@pytest.mark.slow
 def test_a_server_that_wants_an_hour_is_not_waited_for(misbehave, chat):
     server = misbehave("hour")
     with pytest.raises(UserError, match=r"keeps failing \(status 429"):
@@ -173,6 +181,7 @@ NO_ANSWERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", NO_ANSWERS)
 def test_what_is_no_whole_answer_says_why_and_is_asked_again_by_the_next_run(misbehave, chat, word, tmp_path):
     server = misbehave("good", word, then="good")
@@ -186,6 +195,7 @@ def test_what_is_no_whole_answer_says_why_and_is_asked_again_by_the_next_run(mis
     assert (again[1].text is None) is is_whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [*NO_ANSWERS, "400"])
 def test_after_many_prompts_in_a_row_without_an_answer_it_stops_and_keeps_none_of_them(misbehave, chat, word, tmp_path):
     server = misbehave("good", then=word)
@@ -203,6 +213,7 @@ def test_a_few_failures_between_answers_stop_nothing(misbehave, chat):
     assert sum(reply.text is not None for reply in replies) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["400", "413", "422", '200:{"code": "context_length_exceeded", "message": "long"}'])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_prompt_that_is_refused_is_one_without_an_answer_and_is_not_asked_again(misbehave, chat, status, place):
@@ -217,6 +228,7 @@ def test_a_prompt_that_is_refused_is_one_without_an_answer_and_is_not_asked_agai
     assert chat("http://127.0.0.1:9/v1")(PROMPTS[:3]) == replies
 
 
+@pytest.mark.slow
 def test_a_model_that_refuses_in_its_own_field_gives_no_answer(misbehave, chat):
     message = {"content": None, "refusal": "I cannot help with that."}
     choices = [{"index": 0, "finish_reason": "stop", "message": message}]
@@ -230,6 +242,7 @@ def test_an_answer_in_parts_is_its_text_without_its_thoughts(misbehave, chat):
     assert "cat" not in reply.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [{"code": 429, "message": "try again in 0.2s"}, {"type": "rate_limit_error", "retry_after": 0.2}]
 )
@@ -298,6 +311,7 @@ EndpointChat(url, "a-model", cache=cache, concurrency=3)([f"prompt {i}" for i in
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_pays_for_nothing_twice(misbehave, chat, tmp_path):
     cache = tmp_path / "answers.jsonl"
     first = misbehave(*["good"] * 17, then="hang")

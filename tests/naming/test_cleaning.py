@@ -176,6 +176,7 @@ def test_a_raw_answer_of_a_model_is_the_name_it_holds_in_the_end_or_none(answer)
     assert clean_name(answer) == RAW[answer]
 
 
+@pytest.mark.slow
 def test_any_text_is_a_name_that_holds_its_contract_or_none():
     try_texts(100)
 

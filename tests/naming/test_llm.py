@@ -49,6 +49,7 @@ def test_the_model_is_asked_in_the_papers_words_and_its_answer_is_cleaned(misbeh
     assert LLMNamer(chat, instruction="")._prompt(["a"]).endswith("captions:\n1. a")
 
 
+@pytest.mark.slow
 def test_a_served_model_and_one_in_process_give_the_same_names(served, tiny_chat, tmp_path):
     chats = [
         EndpointChat(served, tiny_chat, max_tokens=8, cache=tmp_path / "served.jsonl"),
@@ -97,6 +98,7 @@ def test_a_clip_that_is_refused_has_no_caption_and_captions_have_no_tokens(tmp_p
     assert local == {"c1": "Bells"}
 
 
+@pytest.mark.slow
 def test_a_served_audiollm_captions_as_it_does_in_process(tmp_path):
     clips = list(SyntheticCorpus("probe", 3))
     process, base_url = serve(source(EMBEDDED), tmp_path)
@@ -146,6 +148,7 @@ def with_namer(tmp_path, chat, alone=False):
     return str(tmp_path / "test.yaml")
 
 
+@pytest.mark.slow
 def test_concepts_are_named_by_a_served_model(folder, served, tiny_chat, tmp_path):
     out, facts = folder
     cache = str(out / "requests.jsonl")
@@ -184,6 +187,7 @@ BEHAVIOURS = {  # how the server treats the prompts, and what the screen ends wi
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", BEHAVIOURS)
 def test_the_screen_says_how_many_concepts_have_a_name_and_why_others_have_none(
     scored, misbehave, tmp_path, capsys, word
@@ -209,6 +213,7 @@ def test_the_screen_says_how_many_concepts_have_a_name_and_why_others_have_none(
     assert len(server.asked) == num_asked  # all is answered: nothing is asked again
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_refused_leaves_its_concept_without_a_name(scored, misbehave, tmp_path, capsys):
     out, facts = scored
     server = misbehave("say:Yes.", "400", then="say:Rain")
@@ -226,6 +231,7 @@ def test_a_prompt_that_is_refused_leaves_its_concept_without_a_name(scored, misb
     assert {c["no_name_because"] for c in selected if c["name"]} == {None}
 
 
+@pytest.mark.slow
 def test_a_run_without_its_endpoint_ends_at_once_in_one_line(folder, tmp_path, capsys, monkeypatch):
     out, facts = folder
     apart = tmp_path / "run/layer-2/e2"
@@ -244,6 +250,7 @@ def test_a_run_without_its_endpoint_ends_at_once_in_one_line(folder, tmp_path, c
         assert not path.is_file() or b"sk-very-secret" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_url_with_a_password_is_refused_by_the_command_line(folder, tmp_path, capsys):
     _, facts = folder
     settings = {"base_url": "http://me:hunter2@host/v1", "model": "m", "cache": "a.jsonl"}

@@ -52,6 +52,7 @@ def embedded():
     return load_audiollm()
 
 
+@pytest.mark.slow
 def test_published_dimensions_have_the_published_number_of_weights():
     """8.397e9 weights: the hub's count for Qwen2-Audio-7B-Instruct."""
     from transformers import AutoConfig
@@ -90,6 +91,7 @@ def heard(prompter, clips, question=""):
     return batch, batch.features["feature_attention_mask"].sum(dim=1).numpy(), num_text_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [[0], [1, 3], [5]])
 @pytest.mark.parametrize("num_clips", [1, 2, 5])
 def test_captures_have_the_planned_flops(embedded, layers, num_clips):
@@ -112,6 +114,7 @@ def test_a_clip_of_any_length_has_the_planned_flops(tiny_audiollm, num_samples):
     assert planned == counted(lambda: model.capture(batch, [1]))
 
 
+@pytest.mark.slow
 def test_answers_have_the_planned_flops(embedded):
     batch, mel_frames, num_text_tokens = heard(embedded.prompter, list(SyntheticCorpus("plan", 3)), CAPTION_PROMPT)
     cost = model_cost(embedded.model.config)

@@ -53,6 +53,7 @@ def paper():
     return plan(facts_of("paper", corpora=CORPORA), **ON)
 
 
+@pytest.mark.slow
 def test_the_papers_preset_has_the_figures_of_the_paper(paper):
     assert paper.num_clips == 118356
     assert paper.num_tokens == 108317 * 250 + 10039 * 112
@@ -68,6 +69,7 @@ def test_the_papers_preset_has_the_figures_of_the_paper(paper):
     assert steering.num_clips > 1004 + 4874
 
 
+@pytest.mark.slow
 def test_hours_are_those_of_the_figures_on_the_data_sheet(paper):
     extraction = stages(paper, "extraction")[0]
     assert extraction.hours == pytest.approx(extraction.flops / (989e12 * 0.4) / 3600)
@@ -78,6 +80,7 @@ def test_hours_are_those_of_the_figures_on_the_data_sheet(paper):
     assert training.hours > training.flops / (67e12 * 0.4) / 3600
 
 
+@pytest.mark.slow
 def test_hours_follow_utilisation_and_gpu():
     facts = facts_of("demo", tasks=[])
     made = plan(facts, **ON)
@@ -87,6 +90,7 @@ def test_hours_follow_utilisation_and_gpu():
         assert other.hours == pytest.approx(one.hours * 67 / 19.5)  # the embedded model computes in float32
 
 
+@pytest.mark.slow
 def test_training_leaves_the_planned_bytes(tmp_path):
     changes = {"model": "embedded", "captioner": "embedded", "d_in": 128, "layers": [1], "k": 4, "expansions": [8]}
     changes |= {"layer": 1, "expansion": 8}
@@ -119,6 +123,7 @@ def real_run(request, tmp_path, tiny_audiollm, tiny_clap):
     return SimpleNamespace(name=request.param, out=tmp_path, before=before, after=after, flops=flops, changes=changes)
 
 
+@pytest.mark.slow
 def test_a_small_real_run_is_as_planned(real_run):
     manifest = read_manifest(real_run.out / "activations")
     for made in (real_run.before, real_run.after):
@@ -138,6 +143,7 @@ def test_a_small_real_run_is_as_planned(real_run):
         assert extraction.flops <= real_run.flops
 
 
+@pytest.mark.slow
 def test_audio_is_bounded_before_it_is_there_and_known_after(real_run):
     written = sum(path.stat().st_size for path in (real_run.out / "audio" / "probe").glob("*.tar"))
     (bound,), (known,) = stages(real_run.before, "audio shards"), stages(real_run.after, "audio shards")
@@ -150,6 +156,7 @@ def test_audio_is_bounded_before_it_is_there_and_known_after(real_run):
     assert real_run.after.missing_bytes - finished.missing_bytes == 2 * finished.bytes_per_layer
 
 
+@pytest.mark.slow
 def test_the_demo_is_planned_with_its_steering():
     made = plan(facts_of("demo", out="/nowhere/at/all"), **ON)
     (steering,) = stages(made, "steering")
@@ -178,6 +185,7 @@ def test_the_disk_gets_one_sentence(paper, free_gb, said):
     assert re.fullmatch(said, disk_verdict(made))
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_its_parents(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: asked.append(folder) or SimpleNamespace(free=7))
@@ -199,6 +207,7 @@ def test_what_is_rendered_says_what_was_assumed(paper):
     assert "SAEs train in float32 (trainer.precision 32-true in fit.yaml); 2 checkpoints of each stay" in said
 
 
+@pytest.mark.slow
 def test_stated_dimensions_go_before_published_ones():
     name = "Qwen/Qwen2-Audio-7B-Instruct"
     dimensions = {name: {**PUBLISHED[name], "text_config": {"hidden_size": 4096, "num_hidden_layers": 28}}}
@@ -256,6 +265,7 @@ def test_what_cannot_be_planned_is_refused(facts, on, said):
         plan(facts, **{**ON, **on})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "layers", "k", "fit", "clap"])
 def test_a_preset_that_lacks_a_fact_is_refused(name):
     facts = facts_of("demo", tasks=[])
@@ -274,6 +284,7 @@ def test_a_preset_that_lacks_a_setting_is_refused():
         plan(facts, **ON)
 
 
+@pytest.mark.slow
 def test_gpus_are_named_as_people_write_them():
     for written, name in (("h100", "H100"), ("RTX 4090", "RTX4090"), ("rtx-4090", "RTX4090")):
         assert plan(facts_of("demo", tasks=[]), **{**ON, "gpu": written}).gpu == GPUS[name]

@@ -72,6 +72,7 @@ def contents(cell):
     return found
 
 
+@pytest.mark.slow
 def test_an_evaluator_alone_writes_what_it_writes_under_a_trainer(tiny_run):
     cell = tiny_run.cell
     run_test(tiny_run.run, all_evaluators())

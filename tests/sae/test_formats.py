@@ -71,6 +71,7 @@ def assert_same(ours, theirs):
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("pre_bias", "bias"), [(True, True), (False, False), (False, True)])
 @pytest.mark.parametrize("to", FORMATS)
@@ -350,6 +351,7 @@ def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path, clai
         read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_damaged_at_random_is_read_right_or_refused_in_one_line():
     assert read_damaged_folders(100)
 

@@ -106,6 +106,7 @@ def hub(tmp_path, monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_what_is_pushed_is_pulled(hub, tmp_path):
     sae = stored(model_name="Qwen/Qwen2-Audio-7B-Instruct", hook_name="language_model.model.layers.26")
     write(sae, tmp_path / "sae", "saelens")
@@ -117,6 +118,7 @@ def test_what_is_pushed_is_pulled(hub, tmp_path):
     assert all(torch.equal(read("me/my-sae", "main").tensors[n], t) for n, t in sae.tensors.items())
 
 
+@pytest.mark.slow
 def test_a_repository_keeps_several_saes_in_folders(hub, tmp_path):
     for layer in (5, 26):
         write(stored(layer), tmp_path / str(layer), "saelens")
@@ -135,6 +137,7 @@ def test_other_libraries_saes_are_pulled_too(hub, tmp_path):
     assert not list((tmp_path / "cache").rglob("other.bin"))
 
 
+@pytest.mark.slow
 def test_sae_lens_pulls_what_is_pushed(hub, peers, tmp_path):
     write(stored(), tmp_path / "sae", "saelens")
     push(tmp_path / "sae", "me/saes", inner="layer-3")
@@ -142,11 +145,13 @@ def test_sae_lens_pulls_what_is_pushed(hub, peers, tmp_path):
     assert torch.equal(theirs.W_dec, stored().tensors["W_dec"])
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have_is_said_so(hub, tmp_path):
     with pytest.raises(UserError, match=r"not a folder here, and cannot be fetched from the hub \(.*404"):
         read("me/nothing")
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_take_is_said_so(hub, tmp_path, monkeypatch):
     write(stored(), tmp_path / "sae", "saelens")
     with pytest.raises(UserError, match=r"the hub did not take 'not a name' \(.*: check the name, and log in"):
@@ -186,6 +191,7 @@ def test_a_card_carries_the_metrics_of_the_training_if_no_others_are_given(tmp_p
     assert "0.125" not in model_card(config, "me/sae", METRICS, "AudioSet_SL")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sae", [JumpReLUSAE(4, 8), TopKSAE(4, 8, k=2, threshold=0.5)], ids=["jumprelu", "batch top-k"])
 def test_an_sae_whose_configuration_has_no_k_has_a_card_too(hub, sae):
     sae.push_to_hub("me/sae")

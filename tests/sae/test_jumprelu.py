@@ -151,6 +151,18 @@ def test_tensors_that_are_not_a_jumprelus_are_refused(tmp_path, change, said):
         read(tmp_path)
 
 
+def test_thresholds_of_integers_or_eight_bits_are_refused_with_a_k_too(tmp_path):
+    sae().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, "k": 3}), encoding="utf-8")
+    tensors = random_tensors()
+    save_file(
+        {**tensors, "threshold": tensors["threshold"].to(torch.float8_e4m3fn)}, tmp_path / "sae_weights.safetensors"
+    )
+    with pytest.raises(UserError, match="threshold is float8_e4m3fn"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("to", ["sparsify", "dictionary_learning"])
 def test_a_format_that_cannot_hold_it_is_refused_in_one_line(tmp_path, to, capsys):
     sae().save_pretrained(tmp_path / "sae")

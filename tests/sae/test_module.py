@@ -170,6 +170,7 @@ def test_tokens_of_great_norm_are_left_out():
     assert plain.training_step(with_outliers, 0) != plain.training_step(x, 0)
 
 
+@pytest.mark.slow
 def test_lightnings_average_of_the_weights_is_what_is_saved(tmp_path):
     average = EMAWeightAveraging(decay=0.9, use_buffers=False)
     module, _ = fit(tmp_path, steps=50, callbacks=[average])

@@ -75,6 +75,7 @@ def keys(path):
     return [json.loads(line)["key"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell):
     result = steering(misbehave(then="coin").base_url)
     methods = ["No SAE", "SAE, no clamp", "AR&D", "Rand. Feats.", "Reverse"]
@@ -101,6 +102,7 @@ def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steerin
     assert result.choices["selection"] == "a share of 0.4"
 
 
+@pytest.mark.slow
 def test_unreadable_verdicts_are_counted_and_are_no_no(misbehave, steering):
     result = steering(misbehave(then="say:I would rather not say").base_url)
     assert result.details["num_unreadable"] == result.details["num_verdicts"] > 0
@@ -156,6 +158,7 @@ def test_clips_and_judge_are_missed_before_any_work(misbehave, steering, tmp_pat
         steering("http://127.0.0.1:9/v1")
 
 
+@pytest.mark.slow
 def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, steering, cell):
     own = [
         SteeringTask(

@@ -45,6 +45,7 @@ def test_the_closest_names_come_first_and_of_equal_ones_the_more_monosemantic(ce
     assert found.by == "CLAP text cosine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("said", "picked"), [("2, 1", [2, 5]), ("1,1,3.", [5, None]), ("None.", [])])
 def test_a_chat_picks_among_the_closest(cell, misbehave, tmp_path, said, picked):
     server = misbehave(then=f"say:{said}")
@@ -60,6 +61,7 @@ def test_a_chat_picks_among_the_closest(cell, misbehave, tmp_path, said, picked)
     assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["the first", "1 and 2", "4", "0", "", "1;2", "happy voice"])
 def test_what_is_no_list_of_numbers_leaves_claps_order_and_says_so(cell, misbehave, tmp_path, said):
     chat = EndpointChat(misbehave(then=f"say:{said}").base_url, "picker", cache=tmp_path / "picked.jsonl")

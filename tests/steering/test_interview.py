@@ -76,6 +76,7 @@ def keys(path):
     return [json.loads(line)["key"] for line in path.read_bytes().splitlines() if line.endswith(b"}")]
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_steered_model(tiny_audiollm, audio, whole):
     model, clips = load_audiollm(tiny_audiollm), list(read_clips(audio))
     for condition, answers in zip(CONDITIONS, whole[0], strict=True):
@@ -116,6 +117,7 @@ def test_a_killed_run_goes_on_where_it_was(tiny_audiollm, audio, whole, asked, t
     assert sorted(set(keys(path))) == sorted(keys(path)) == sorted(keys(whole[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 4, 7])
 def test_wherever_it_fails_the_rest_is_asked_once(tiny_audiollm, audio, whole, monkeypatch, number, tmp_path):
     path, given, generate = tmp_path / "answers.jsonl", [], AudioLLM.generate
@@ -134,6 +136,7 @@ def test_wherever_it_fails_the_rest_is_asked_once(tiny_audiollm, audio, whole, m
     assert sum(given) == len(keys(path)) == 40
 
 
+@pytest.mark.slow
 def test_what_an_answer_depends_on_is_asked_anew(tiny_audiollm, audio, whole, asked, tmp_path):
     _, path = whole
     ids = [clip.id for clip in read_clips(audio)]

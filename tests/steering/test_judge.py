@@ -59,6 +59,7 @@ def test_only_a_last_line_that_is_a_rating_is_read(said, verdict):
     assert read_verdict(said) is verdict
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_once_for_each_answer_and_reads_what_it_says(misbehave, judge):
     server = misbehave("say:It agrees.\nRating: 1", "say:Rating: 0", "say:who knows", then="say:Rating: 0")
     made = judge(server.base_url)
@@ -78,6 +79,7 @@ def test_a_judge_is_asked_once_for_each_answer_and_reads_what_it_says(misbehave,
     assert made.choices["temperature"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["500", "half", "drop", "cut", "empty", "html", "other", "401", "404", "null"])
 def test_a_broken_server_gives_no_verdict_and_what_came_is_kept(misbehave, judge, word, tmp_path):
     server = misbehave("say:Rating: 1", "say:Rating: 0", then=word)
@@ -93,16 +95,19 @@ def test_a_broken_server_gives_no_verdict_and_what_came_is_kept(misbehave, judge
     assert len(healthy.asked) == 3
 
 
+@pytest.mark.slow
 def test_an_answer_whose_judgement_is_refused_has_no_verdict(misbehave, judge):
     server = misbehave("say:Rating: 1", "400", then="say:<think>Rating: 0</think>Rating: 1")
     assert judge(server.base_url)(EMOTION, ["glad", "sad", "hm"], "happy") == [True, None, True]
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_not_there_is_missed_before_the_work(judge):
     with pytest.raises(UserError, match=r"cannot be reached .*vllm serve a-model"):
         judge("http://127.0.0.1:9/v1").check()
 
 
+@pytest.mark.slow
 def test_a_served_model_judges_and_its_nonsense_is_not_read(served, tiny_chat, tmp_path):
     chat = EndpointChat(served, tiny_chat, cache=tmp_path / "verdicts.jsonl", max_tokens=9)
     judge = ChatJudge(chat, "{reference} {answer}")  # its context is short

@@ -21,6 +21,7 @@ def agreement_said(store, clap, path):
     return said
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_answers(answered, tiny_clap, tiny_roberta, tmp_path):
     result = score_study(answered, tmp_path / "study.json", clap=tiny_clap, bertscore=tiny_roberta)
     assert [row.method for row in result.rows] == ["AR&D", "Poly. Feats."]
@@ -51,6 +52,7 @@ def test_figures_are_those_of_the_answers(answered, tiny_clap, tiny_roberta, tmp
             assert figure.low <= figure.value <= figure.high
 
 
+@pytest.mark.slow
 def test_agreement_is_the_packages_and_said(answered, tiny_clap, tmp_path):
     result = score_study(answered, tmp_path / "study.json", clap=tiny_clap)
     found = result.details["agreement"]
@@ -95,6 +97,7 @@ def test_raters_of_different_concepts_cannot_agree(store, tiny_clap, tmp_path):
     assert said == "Krippendorff's alpha is undefined: no concept was rated by two people."
 
 
+@pytest.mark.slow
 def test_people_and_models_never_share_a_row(answered, tiny_clap, tmp_path):
     alone = score_study(answered, tmp_path / "study.json", clap=tiny_clap)
     answered.put(Answer("m-70b", "llm", c.key, "a dog", rating=5, first_rating=5) for c in answered.concepts[:9])

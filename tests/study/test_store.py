@@ -82,6 +82,7 @@ def test_several_write_at_once_and_nothing_is_lost(store):
     assert {answer.label for answer in answers if answer.rater == "rater 3"} == {"label of rater 3"}
 
 
+@pytest.mark.slow
 def test_no_confirmed_answer_is_lost_with_a_process_that_is_killed(store):
     code = """
         import sys
