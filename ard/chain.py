@@ -403,7 +403,7 @@ def claim_run(out: Path) -> AbstractContextManager[None]:
 def _refuse_foreign(out: Path) -> None:
     run = Run(out)
     is_ours = run.path.is_file() or any((folder / LOCK).is_file() for folder in run.audio_folders)
-    if in_use(out) and not is_ours:
+    if set(in_use(out)) - {"wandb"} and not is_ours:  # W&B may write its log before or after a run
         raise UserError(f"folder {str(out)!r} is in use, and not by a run: choose a new or empty one as --out")
 
 
