@@ -91,9 +91,10 @@ def test_reading_a_run_loads_no_model(run):
 
 
 @pytest.mark.slow
-def test_planning_loads_no_trainer(tmp_path):
-    args = ["plan", "--preset", "demo", "--out", str(tmp_path)]  # transformers it needs: its models count the FLOPs
-    assert measure(f"from ard.cli import main\nmain({args})", ("lightning", "wandb"))[1] == []
+@pytest.mark.parametrize("preset", ["demo", "paper"])
+def test_planning_loads_no_model(preset, tmp_path):
+    args = ["plan", "--preset", preset, "--out", str(tmp_path)]
+    assert measure(f"from ard.cli import main\nmain({args})", ("lightning", "transformers", "wandb"))[1] == []
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -1,12 +1,12 @@
 from .callback import NameConcepts
-from .captions import CAPTION_PROMPT
 from .catalogue import read_names
 from .chat import Chat, Reply
 from .consensus import ConsensusNamer
 from .endpoint import EndpointChat
-from .llm import NAME_PROMPT, LLMNamer
+from .llm import LLMNamer
 from .local import TransformersChat
 from .namer import Name, Namer
+from .prompts import CAPTION_PROMPT, NAME_PROMPT
 
 __all__ = [
     "CAPTION_PROMPT",

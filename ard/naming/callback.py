@@ -16,11 +16,12 @@ from ard.audiollm import EMBEDDED
 from ard.console import console
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.monosemanticity import read_selections
-from ard.naming.captions import CAPTION_PROMPT, audiollm_captioner, caption_clips, chat_captioner
+from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner
 from ard.naming.catalogue import Named, weigh, write_concepts, write_names
 from ard.naming.chat import Chat, kind_of
 from ard.naming.consensus import ConsensusNamer
 from ard.naming.namer import Embed, Name, Namer
+from ard.naming.prompts import CAPTION_PROMPT
 from ard.probing import Evaluator
 from ard.results import Figure, Result
 from ard.run import Cell

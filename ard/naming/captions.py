@@ -14,10 +14,10 @@ from ard.audio import read_clips
 from ard.audiollm import load_audiollm
 from ard.naming.chat import Chat, Content
 from ard.naming.final import final_words
+from ard.naming.prompts import CAPTION_PROMPT
 from ard.run import write_parquet
 from ard.types import Clip
 
-CAPTION_PROMPT = "Generate a detailed caption for the audio clip"  # Sec. 2.3
 Captioner = Callable[[Sequence[Clip]], Sequence[str | None]]  # None for a clip without a caption
 
 

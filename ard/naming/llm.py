@@ -9,8 +9,7 @@ from torch import Tensor
 from ard.naming.chat import Chat, Reply
 from ard.naming.cleaning import clean_name
 from ard.naming.namer import Embed, Name, Namer
-
-NAME_PROMPT = "Describe the common sound-related concept present among these captions"  # Sec. 2.3
+from ard.naming.prompts import NAME_PROMPT
 
 
 class LLMNamer(Namer):

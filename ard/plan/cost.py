@@ -1,23 +1,14 @@
 """What clips cost: frames, tokens, bytes and FLOPs, by formulas that the tests compare with real runs.
 
 FLOPs are those of torch's ``FlopCounterMode``: a multiplication and an addition count as two. Matrix products,
-convolutions and whole attention matrices count (a causal mask saves nothing), element-wise work does not. Models are
-built on the meta device, which reads no weights.
+convolutions and whole attention matrices count (a causal mask saves nothing), element-wise work does not.
 """
 
-import copy
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForMultimodalLM, ClapModel
-
-from ard.audiollm import stop_after
-from ard.audiollm.frames import needed_frames
 
 PerClip = Int[np.ndarray, " clips"]
 BLOCK, RECORD = 512, 10_240  # bytes in a tar: a header and a content fill whole blocks, the file fills whole records
@@ -96,35 +87,36 @@ class ModelCost(NamedTuple):
         return self.prefill_flops(mel_frames, num_text_tokens, clips_per_batch) + decoded + logits
 
 
-def model_cost(config: Any, deepest: int | None = None) -> ModelCost:
-    """Count an AudioLLM up to and including decoder layer ``deepest`` (0-based; all layers if None)."""
-    with torch.device("meta"):
-        model = AutoModelForMultimodalLM.from_config(config).eval()
-    decoder, tower, audio = model.get_decoder(), model.model.audio_tower, config.audio_config
-    last = len(decoder.layers) - 1 if deepest is None else deepest
-    width = decoder.config.hidden_size
+def model_cost(audio: Mapping[str, Any], text: Mapping[str, Any], deepest: int | None = None) -> ModelCost:
+    """Count a Qwen2-Audio up to and including decoder layer ``deepest`` (0-based; all layers if None).
 
-    def meta(*shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=model.dtype, device="meta")
-
-    def encode(length: int) -> None:
-        sound = torch.ones(1, 2 * length - 2)  # mel frames that are not padding
-        features = {"feature_attention_mask": sound, "input_features": meta(1, audio.num_mel_bins, 2 * length)}
-        with needed_frames(tower, features) as needed:
-            tower(needed["input_features"])
-
-    def decode(length: int) -> None:
-        mask = meta(1, 1, length, length)  # given, so that its values are not looked at
-        with stop_after(decoder.layers, (last,)):
-            decoder(inputs_embeds=meta(1, length, width), attention_mask=mask, use_cache=False)
-
+    Args:
+        audio: the dimensions of its audio encoder, named as in config.json's ``audio_config``.
+        text: those of its decoder, named as in ``text_config``.
+        deepest: the decoder layer.
+    """
+    a, num_mels, ffn, num_encoder_layers = (
+        audio[name] for name in ("d_model", "num_mel_bins", "encoder_ffn_dim", "encoder_layers")
+    )
+    d, mlp, num_layers = (text[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    d_head = text["head_dim"] or d // text["num_attention_heads"]
+    queries, keys = (
+        text["num_attention_heads"] * d_head,
+        (text["num_key_value_heads"] or text["num_attention_heads"]) * d_head,
+    )
+    attention, heard = d * (2 * queries + 2 * keys), 3 * num_mels * a  # heard: the first convolution, at each mel frame
+    encoder_layer = 4 * a * a + 2 * a * ffn
+    encoder_weights = heard + a + 3 * a * a + a + audio["max_source_positions"] * a + 2 * a
+    encoder_weights += num_encoder_layers * (encoder_layer + 3 * a + ffn + a + 4 * a)  # no bias on the keys
+    decoder_weights = num_layers * (attention + queries + 2 * keys + 3 * d * mlp + 2 * d) + d
+    num_read = num_layers if deepest is None else deepest + 1
     return ModelCost(
-        encoder=_stack(encode),
-        window=audio.max_source_positions,
-        projector=_count(lambda: model.model.multi_modal_projector(meta(1, audio.d_model))),
-        decoder=_stack(decode),
-        head=_count(lambda: model.lm_head(meta(1, width))),
-        num_weights=sum(weight.numel() for weight in model.parameters()),
+        encoder=Stack(2 * (2 * heard + 3 * a * a + num_encoder_layers * encoder_layer), 4 * a * num_encoder_layers),
+        window=audio["max_source_positions"],
+        projector=2 * a * d,
+        decoder=Stack(2 * num_read * (attention + 3 * d * mlp), 4 * num_read * queries),
+        head=2 * d * text["vocab_size"],
+        num_weights=encoder_weights + (a * d + d) + decoder_weights + 2 * d * text["vocab_size"],
     )
 
 
@@ -142,33 +134,29 @@ def training_flops(d_in: int, d_sae: int, k: int, *, robust: bool = False, k_aux
     return (2 if k_aux else 1) * encoding_flops(d_in, d_sae), 2 * (5 if robust else 4) * (k + k_aux) * d_in
 
 
-def clap_flops(config: Any) -> int:
-    """Return the FLOPs of one window of audio in CLAP; shorter clips are repeated to fill it."""
-    config = copy.deepcopy(config)
-    audio = config.audio_config
-    audio.enable_fusion = False  # fusion is for audio longer than a window, and clips are cut
-    with torch.device("meta"):
-        model: Any = ClapModel(config).eval()
-        spectrogram = torch.empty(1, 1, audio.spec_size * audio.spec_size // audio.num_mel_bins, audio.num_mel_bins)
-        return _count(lambda: model.get_audio_features(input_features=spectrogram))
+def clap_flops(audio: Mapping[str, Any]) -> int:
+    """Return the FLOPs of one window of audio in CLAP; shorter clips are repeated to fill it.
+
+    Args:
+        audio: the dimensions of its audio encoder (HTS-AT, a Swin transformer), named as in config.json's
+            ``audio_config``; fusion, which is for audio longer than a window, does not count.
+    """
+    side, width = audio["spec_size"] // np.atleast_1d(audio["patch_stride"])[0], audio["patch_embeds_hidden_size"]
+    flops = 2 * side**2 * np.atleast_1d(audio["patch_size"])[0] ** 2 * audio["patch_embed_input_channels"] * width
+    for stage, depth in enumerate(audio["depths"]):
+        window = min(audio["window_size"], side)
+        in_windows = int(padded(side, window)) ** 2
+        attended = in_windows * (8 * width**2 + 4 * window**2 * width)
+        flops += depth * (attended + side**2 * 4 * int(audio["mlp_ratio"] * width) * width)
+        if stage < len(audio["depths"]) - 1:  # four neighbours become one, twice as wide
+            side, width = -(-side // 2), 2 * width
+            flops += side**2 * 4 * width**2
+    return int(flops) + 2 * audio["projection_dim"] * (audio["hidden_size"] + audio["projection_dim"])
 
 
 def padded(size: Any, block: int) -> Any:
     """Round sizes up to whole blocks."""
     return -(-size // block) * block
-
-
-def _stack(run: Callable[[int], None]) -> Stack:
-    """Separate what is linear in positions from what is quadratic, by counting two lengths."""
-    two, four = _count(lambda: run(2)), _count(lambda: run(4))
-    pair = (four - 2 * two) // 8
-    return Stack((two - 4 * pair) // 2, pair)
-
-
-def _count(call: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 def _longest_in_batch(lengths: PerClip, clips_per_batch: int) -> PerClip:

@@ -1,4 +1,4 @@
-"""What is known of a preset's run before anything runs: its settings, clips, and models' dimensions."""
+"""What a preset says of its run before anything runs: its settings and its clips."""
 
 import inspect
 import json
@@ -8,31 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from transformers import AutoConfig
 
-import ard.embedding
 from ard.audio import SyntheticCorpus, write_audio_shards
-from ard.audiollm import AudioPrompter, load_prompter
-from ard.audiollm.prompter import load_config
 from ard.plan.cost import BLOCK, PerClip, padded
-from ard.types import Clip, UserError
+from ard.types import UserError
 
 RATE_HZ = 16_000  # the sampling rate of Qwen2-Audio
-TEMPLATE_TOKENS = 27  # of its chat template around the audio, tokenized in pieces (transformers 5.23)
-_QWEN2 = {"intermediate_size": 11008, "vocab_size": 156032}
-_QWEN2_5 = {"hidden_size": 3584, "intermediate_size": 18944, "vocab_size": 152064, "num_hidden_layers": 28}
-PUBLISHED: dict[str, dict[str, Any]] = {
-    name: {"model_type": "qwen2_audio", "dtype": "bfloat16", "text_config": {"model_type": "qwen2", **decoder}}
-    for name, decoder in {
-        "Qwen/Qwen2-Audio-7B-Instruct": _QWEN2,
-        "SeaLLMs/SeaLLMs-Audio-7B": {**_QWEN2_5, "num_attention_heads": 28, "num_key_value_heads": 4},
-    }.items()
-}
-"""What the hub's ``config.json`` says, to plan the paper's preset offline; the rest is transformers' default.
-
-By its README, SeaLLMs-Audio is Qwen2-Audio with the decoder of Qwen2.5-7B-Instruct; we have not seen its own file.
-"""
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Extraction": {"store_dtype": "bfloat16", "dtype": "auto"},
     "ActivationDataModule": {"batch_tokens": 4096},
@@ -57,7 +38,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Defaults of the classes in the stage files, which are not imported here, since they bring in Lightning."""
-_HTSAT_BASE = {"patch_embeds_hidden_size": 128, "hidden_size": 1024, "depths": [2, 2, 12, 2]}
 
 
 class Preset(NamedTuple):
@@ -148,52 +128,3 @@ def _from_shards(folder: Path) -> Corpus:
     num_samples, sizes = np.rint(durations_s * rates_hz).astype(np.int64), [len(clips) for clips in shards]
     num_bytes = sum(path.stat().st_size for path in paths)
     return Corpus(num_samples, rates_hz, sizes, num_bytes, num_bytes, f"the audio shards in {folder}")
-
-
-class Model(NamedTuple):
-    """An AudioLLM to plan with: its configuration, its prompter if it is available, and where these are from."""
-
-    config: Any
-    prompter: AudioPrompter | None
-    source: str
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of its checkpoint."""
-        return str(self.config.dtype or torch.float32).removeprefix("torch.")
-
-    def num_text_tokens(self, prompt: str) -> int:
-        """Return the positions of a prompt that are not audio."""
-        if self.prompter is None:
-            return TEMPLATE_TOKENS + len(prompt.split())
-        clip = Clip("c", np.zeros(RATE_HZ // 2, np.float32), RATE_HZ, "silence")
-        batch = self.prompter([clip], [prompt])
-        return int((batch.valid & ~batch.audio).sum())
-
-
-def read_model(preset: Preset, name: str) -> Model:
-    """Take a model's dimensions from the preset, or else as published, or else from its own configuration."""
-    stated = (preset.facts.get("dimensions") or {}).get(name)
-    dimensions = stated or PUBLISHED.get(name)
-    try:
-        config = AutoConfig.for_model(**dimensions) if dimensions else load_config(name)
-    except (UserError, ValueError, TypeError) as error:
-        raise UserError(
-            f"the dimensions of model {name!r} cannot be read: give a local folder, or state the content of its "
-            "config.json (with model_type) under `dimensions` in the preset's run.yaml"
-        ) from error
-    if config.model_type != "qwen2_audio":
-        raise UserError(f"model {name!r} is a {config.model_type}: only a qwen2_audio can be planned")
-    if not dimensions:
-        return Model(config, load_prompter(name), "its own")
-    source = "the preset's" if stated else "as published"
-    return Model(config, None, f"{source}; its prompt counted as {TEMPLATE_TOKENS} tokens and one per word")
-
-
-def read_clap_config(name: str) -> tuple[Any, str]:
-    """Take CLAP's dimensions from this machine, or else those of LAION's larger audio encoder, and say which."""
-    source = str(Path(ard.embedding.__file__).parent / name) if name == ard.embedding.EMBEDDED else name
-    try:
-        return AutoConfig.from_pretrained(source, local_files_only=True), "its own"
-    except (OSError, ValueError):
-        return AutoConfig.for_model("clap", audio_config=_HTSAT_BASE), "HTSAT-base"

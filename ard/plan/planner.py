@@ -13,7 +13,8 @@ import torch
 from ard.naming import CAPTION_PROMPT
 from ard.plan import cost
 from ard.plan.gpus import GPUS, Gpu
-from ard.plan.inputs import DEFAULTS, RATE_HZ, Model, Preset, read_clap_config, read_corpus, read_model
+from ard.plan.inputs import DEFAULTS, RATE_HZ, Preset, read_corpus
+from ard.plan.models import Model, read_clap, read_model
 from ard.probing import SCORERS
 from ard.steps import CellKey, Goal, Work, work
 from ard.types import UserError
@@ -128,7 +129,7 @@ class _Planner:
         self.preset, self.fact, self.setting = preset, preset.fact, preset.setting
         self.assumptions: list[str] = []
         self.model = self._model(self.fact("model"))
-        self.layers, self.d_in = sorted(self.fact("layers")), self.model.config.get_text_config().hidden_size
+        self.layers, self.d_in = sorted(self.fact("layers")), self.model.text["hidden_size"]
         self._check()
         self.tasks = self.setting("steer", "MeasureSteering", "tasks")
         self.store_dtype = self.setting("extract", "Extraction", "store_dtype")
@@ -138,7 +139,7 @@ class _Planner:
         self.extracted = {split: Path(folder) for split, folder in folders.items() if folder}
         self.work = _work(preset, goals)
         self.corpora = {split: read_corpus(preset, split) for split in self._splits("audio")}
-        window = 2 * self.model.config.audio_config.max_source_positions
+        window = 2 * self.model.audio["max_source_positions"]
         self.frames = {
             split: cost.num_mel_frames(-(-corpus.num_samples * RATE_HZ // corpus.rates_hz), window)
             for split, corpus in self.corpora.items()
@@ -187,7 +188,7 @@ class _Planner:
 
     def _check(self) -> None:
         """Refuse a preset whose layers or width are another model's."""
-        name, deepest = self.fact("model"), self.model.config.get_text_config().num_hidden_layers - 1
+        name, deepest = self.fact("model"), self.model.text["num_hidden_layers"] - 1
         if not self.layers:
             raise UserError("the preset's `layers` is empty: name at least one")
         for layer in self.layers:
@@ -203,7 +204,7 @@ class _Planner:
 
     def _extraction(self, split: str) -> StagePlan:
         """One pass of encoder and decoder up to the deepest layer, over the whole prompt."""
-        counted = cost.model_cost(self.model.config, self.layers[-1])
+        counted = cost.model_cost(self.model.audio, self.model.text, self.layers[-1])
         chosen, tokens = self.setting("extract", "Extraction", "dtype"), self.tokens[split]
         dtype = self.model.dtype if chosen == "auto" else chosen
         flops = counted.prefill_flops(self.frames[split], self.model.num_text_tokens(""))
@@ -265,12 +266,12 @@ class _Planner:
         )
 
     def _embedding(self) -> StagePlan:
-        config, source = read_clap_config(self.fact("clap"))
+        clap, source = read_clap(self.fact("clap"))
         self.assumptions.append(f"dimensions of {self.fact('clap')}: {source}")
         corpora = [self.corpora[split] for split in self.extracted]  # clips that names are made from and tested on
         durations_s = np.concatenate([corpus.num_samples / corpus.rates_hz for corpus in corpora])
         windows = np.maximum(1, np.ceil(durations_s / CLAP_WINDOW_S))
-        num_bytes, flops = 4 * len(windows) * config.projection_dim, int(windows.sum()) * cost.clap_flops(config)
+        num_bytes, flops = 4 * len(windows) * clap["projection_dim"], int(windows.sum()) * cost.clap_flops(clap)
         part = ", ".join(self.extracted)
         return StagePlan("CLAP embedding", part, "float32", len(windows), num_bytes=num_bytes, flops=flops)
 
@@ -344,7 +345,7 @@ class _Planner:
     ) -> StagePlan:
         """The answers that an evaluator needs from a model: how often, on which clips, to which prompt."""
         num_new, batch = (self.setting(config, caller, x) for x in ("max_new_tokens", "clips_per_batch"))
-        counted = cost.model_cost(model.config)
+        counted = cost.model_cost(model.audio, model.text)
         size, num_clips, flops, num_steps = counted.num_weights * _itemsize(model.dtype), 0.0, 0.0, 0.0
         for times, frames, prompt in asked:
             num_clips += times * len(frames)

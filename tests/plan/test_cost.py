@@ -9,6 +9,7 @@ from lightning import LightningDataModule, Trainer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, ClapModel
 
 from ard.audio import SyntheticCorpus
 from ard.audiollm import load_audiollm
@@ -23,7 +24,6 @@ from ard.plan.cost import (
     num_mel_frames,
     training_flops,
 )
-from ard.plan.inputs import PUBLISHED
 from ard.sae import SAETraining, TopKSAE
 from ard.types import Clip
 
@@ -52,15 +52,9 @@ def embedded():
     return load_audiollm()
 
 
-@pytest.mark.slow
-def test_published_dimensions_have_the_published_number_of_weights():
-    """8.397e9 weights: the hub's count for Qwen2-Audio-7B-Instruct."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.for_model(**PUBLISHED["Qwen/Qwen2-Audio-7B-Instruct"])
-    assert model_cost(config).num_weights == 8_397_094_912
-    # twice the weights a position in the layers up to 26, each 4 x 4096^2 and 3 x 4096 x 11008
-    assert model_cost(config, 26).decoder == (2 * 27 * (4 * 4096**2 + 3 * 4096 * 11008), 27 * 4 * 4096)
+def cost_of(config, deepest=None):
+    """The formulas' cost of a model that transformers has loaded."""
+    return model_cost(vars(config.audio_config), {"head_dim": None, **vars(config.text_config)}, deepest)
 
 
 def test_tokens_are_those_of_the_processor(embedded):
@@ -99,7 +93,7 @@ def test_captures_have_the_planned_flops(embedded, layers, num_clips):
     batches = [heard(embedded.prompter, clips[i : i + num_clips]) for i in range(0, 5, num_clips)]
     mel_frames, num_text_tokens = np.concatenate([frames for _, frames, _ in batches]), batches[0][2]
     assert len(set(mel_frames)) > 1  # so that there is padding
-    planned = model_cost(embedded.model.config, max(layers)).prefill_flops(mel_frames, num_text_tokens, num_clips)
+    planned = cost_of(embedded.model.config, max(layers)).prefill_flops(mel_frames, num_text_tokens, num_clips)
     assert planned == sum(counted(lambda b=batch: embedded.capture(b, layers)) for batch, _, _ in batches)
 
 
@@ -110,14 +104,14 @@ def test_a_clip_of_any_length_has_the_planned_flops(tiny_audiollm, num_samples):
     clip = Clip("c", np.ones(num_samples, np.float32), 16000, "constant")
     batch, mel_frames, num_text_tokens = heard(model.prompter, [clip])
     assert num_mel_frames(np.array([num_samples]), 100).tolist() == mel_frames.tolist()
-    planned = model_cost(model.model.config, 1).prefill_flops(mel_frames, num_text_tokens)
+    planned = cost_of(model.model.config, 1).prefill_flops(mel_frames, num_text_tokens)
     assert planned == counted(lambda: model.capture(batch, [1]))
 
 
 @pytest.mark.slow
 def test_answers_have_the_planned_flops(embedded):
     batch, mel_frames, num_text_tokens = heard(embedded.prompter, list(SyntheticCorpus("plan", 3)), CAPTION_PROMPT)
-    cost = model_cost(embedded.model.config)
+    cost = cost_of(embedded.model.config)
     for num_new_tokens in (1, 4):
         planned = cost.answer_flops(mel_frames, num_text_tokens, 3, num_new_tokens)
         assert planned == counted(lambda n=num_new_tokens: embedded.generate(batch, max_new_tokens=n))
@@ -126,7 +120,27 @@ def test_answers_have_the_planned_flops(embedded):
 def test_clap_has_the_planned_flops():
     clap = load_clap()
     (clip,) = SyntheticCorpus("plan", 1)
-    assert counted(lambda: clap.audio([clip])) == clap_flops(clap.model.config)
+    assert counted(lambda: clap.audio([clip])) == clap_flops(vars(clap.model.config.audio_config))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"patch_embeds_hidden_size": 128, "hidden_size": 1024, "depths": [2, 2, 12, 2]},
+        {"depths": [1, 3], "hidden_size": 64, "patch_embeds_hidden_size": 32, "num_attention_heads": [2, 4]},
+        {"spec_size": 320, "projection_dim": 64},  # its last windows are filled up
+    ],
+    ids=["HTSAT-tiny", "HTSAT-base", "two stages", "padded"],
+)
+def test_clap_of_any_shape_has_the_planned_flops(changes):
+    config = AutoConfig.for_model("clap", audio_config={"enable_fusion": False, **changes})
+    audio = config.audio_config
+    audio.num_hidden_layers = len(audio.depths)
+    with torch.device("meta"):
+        model = ClapModel(config).eval()
+        spectrogram = torch.empty(1, 1, audio.spec_size * audio.spec_size // audio.num_mel_bins, audio.num_mel_bins)
+        assert clap_flops(vars(audio)) == counted(lambda: model.get_audio_features(input_features=spectrogram))
 
 
 class Tokens(LightningDataModule):

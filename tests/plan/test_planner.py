@@ -19,7 +19,7 @@ from ard.audiollm import load_audiollm
 from ard.cli import main
 from ard.plan import plan, render_plan
 from ard.plan.gpus import GPUS
-from ard.plan.inputs import PUBLISHED
+from ard.plan.models import PUBLISHED
 from ard.plan.render import disk_verdict
 from ard.sae import SAETraining
 from ard.types import UserError
