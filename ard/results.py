@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 import xxhash
 from jaxtyping import Float, Shaped
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 from ard.files import partial_path
 
@@ -32,8 +32,10 @@ OWN_METHOD = "AR&D"
 class Figure:
     """One number of a result, with its 95 % interval, sample count, unit, and which way is better.
 
-    For a control, neither way is better: it is only there for comparison. ``spread`` is the standard deviation of the
-    samples behind a mean, for tables where the paper prints it after the figure.
+    ``over`` says what the interval is over: the things that were resampled, such as clips, concepts or draws. It says
+    nothing about other sources of variation. For a control, neither way is better: it is only there for comparison.
+    ``spread`` is the standard deviation of the samples behind a mean, for tables where the paper prints it after the
+    figure.
     """
 
     value: float
@@ -43,6 +45,7 @@ class Figure:
     unit: str
     better: Better = "higher"
     spread: float | None = None
+    over: str | None = None
 
     @classmethod
     def estimate(
@@ -51,42 +54,82 @@ class Figure:
         statistic: Callable[[Shaped[np.ndarray, "n ..."]], float],
         unit: str,
         *,
+        over: str,
         seed: int,
+        groups: Shaped[np.ndarray, " n"] | None = None,
         num_resamples: int = 1000,
         better: Better = "higher",
     ) -> "Figure":
-        """Return a statistic with its 95 % percentile bootstrap interval over the samples (clips, features, answers).
+        """Return a statistic with its 95 % interval over the samples.
 
-        Without samples, every number is NaN. A single sample, or equal samples, give an interval of width 0.
+        The interval is the percentile bootstrap's; the mean of zeros and ones has Wilson's, which is not of width 0
+        where all are equal. A maximum or minimum has none (NaN): the bootstrap's would end at the value itself. Nor has
+        a single sample. Without samples, every number is NaN.
+
+        Args:
+            samples: what the statistic is of.
+            statistic: takes such samples.
+            unit: the statistic's unit.
+            over: what the samples are, in the plural.
+            seed: seed of the resamples.
+            groups: the group of each sample, such as its speaker. Whole groups are then resampled, and ``over`` names
+                them.
+            num_resamples: number of resamples.
+            better: which way is better.
         """
         if len(samples) == 0:
-            return cls(math.nan, math.nan, math.nan, 0, unit, better)
-        value = float(statistic(samples))
-        low = high = value
-        if len(samples) > 1 and not (samples == samples[:1]).all():
-            interval = bootstrap(
-                (np.arange(len(samples)),),
-                lambda rows: statistic(samples[rows]),
-                n_resamples=num_resamples,
-                vectorized=False,
-                method="percentile",
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-            low, high = float(interval.low), float(interval.high)
-        return cls(value, low, high, len(samples), unit, better)
+            return cls(math.nan, math.nan, math.nan, 0, unit, better, over=over)
+        low, high = _interval(samples, statistic, groups, num_resamples, seed)
+        return cls(float(statistic(samples)), low, high, len(samples), unit, better, over=over)
 
     @classmethod
-    def resampled(cls, values: Float[np.ndarray, " resamples"], n: int, unit: str) -> "Figure":
+    def resampled(cls, values: Float[np.ndarray, " resamples"], n: int, unit: str, *, over: str) -> "Figure":
         """Return the first value, with the 95 % percentile interval of the others, which are its bootstrap resamples.
 
         With a single sample there is nothing to resample, and the interval is NaN.
         """
         low, high = np.quantile(values[1:], [0.025, 0.975]).tolist() if n > 1 else (math.nan, math.nan)
-        return cls(float(values[0]), low, high, n, unit)
+        return cls(float(values[0]), low, high, n, unit, over=over)
 
     def of_control(self) -> "Figure":
         """Return the figure as that of a control, for which neither way is better."""
         return replace(self, better="neither")
+
+
+def _interval(
+    samples: Shaped[np.ndarray, "n ..."],
+    statistic: Callable[[Shaped[np.ndarray, "n ..."]], float],
+    groups: Shaped[np.ndarray, " n"] | None,
+    num_resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    members = None if groups is None else _members(groups)
+    num_groups = len(samples) if members is None else len(members)
+    is_share = statistic is np.mean and samples.ndim == 1 and bool(np.isin(samples, (0, 1)).all())
+    all_equal = bool((samples == samples[:1]).all())
+    if is_share and (members is None or all_equal):
+        wilson = binomtest(round(float(samples.mean()) * num_groups), num_groups).proportion_ci(method="wilson")
+        return float(wilson.low), float(wilson.high)
+    if num_groups == 1 or statistic in (np.max, np.min):
+        return math.nan, math.nan
+    if all_equal:
+        return float(statistic(samples)), float(statistic(samples))
+    drawn = bootstrap(
+        (np.arange(num_groups),),
+        lambda rows: statistic(samples[rows if members is None else np.concatenate([members[row] for row in rows])]),
+        n_resamples=num_resamples,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(drawn.low), float(drawn.high)
+
+
+def _members(groups: Shaped[np.ndarray, " n"]) -> list[Shaped[np.ndarray, " members"]]:
+    """Return the positions of each group's members."""
+    _, number = np.unique(groups, return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(number))[:-1])
 
 
 @dataclass(frozen=True)

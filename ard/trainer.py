@@ -56,9 +56,10 @@ class CLI(LightningCLI):
             trainer.callbacks = [callback for callback in trainer.callbacks if callback not in writers]
             console.print("fast_dev_run: nothing is written", highlight=False)
             writers = []
-        with ExitStack() as claimed:
+        with ExitStack() as stack:
+            stack.callback(wandb.finish)  # or a later logger would continue this run, and its log would grow
             for writer in writers if subcommand != "validate" else ():
-                claimed.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
+                stack.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
             super()._run_subcommand(subcommand)
 
     def _folders(self, writer: Any) -> list[Path]:
@@ -82,7 +83,4 @@ def run_config(command: str, name: str, config: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / name
         file.write_text(ascii_yaml(yaml.safe_dump(dict(config), sort_keys=False)), encoding="utf-8")
-        try:
-            CLI([command, "--config", str(file)])
-        finally:
-            wandb.finish()  # or a later logger would continue the same run
+        CLI([command, "--config", str(file)])

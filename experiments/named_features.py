@@ -68,7 +68,7 @@ def _figure(score: np.ndarray, true: np.ndarray) -> Figure:
     def area(samples: np.ndarray) -> float:
         return float(auroc(samples[:, :1], samples[:, 1:].astype(bool))[0, 0])
 
-    return Figure.estimate(np.stack([score, true], axis=1), area, "AUROC", seed=0)
+    return Figure.estimate(np.stack([score, true], axis=1), area, "AUROC", over="clips", seed=0)
 
 
 @torch.no_grad()

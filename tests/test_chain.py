@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from ard.activations.store import write_manifest, write_shard
-from ard.chain import Chain, log_tables
+from ard.chain import Chain, claim_run, log_tables
 from ard.cli import main
 from ard.files import LOCK, in_use
 from ard.naming import NameConcepts
@@ -57,6 +58,7 @@ def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_a
         assert (kept[0]["model_name"], kept[0]["layer"]) == ("none", 0)
         assert kept[0]["metrics_on"] == "the clips that it was trained on"
     assert len(list((tmp_path / "alone" / "wandb").glob("offline-run-*"))) == 2  # one for each training
+    assert wandb.run is None  # none of them is left open
 
 
 def test_table_2_scores_a_study_that_somebody_answered(tmp_path, facts, tiny_clap, capsys):
@@ -343,6 +345,15 @@ def test_any_logger_takes_the_tables(tables, tmp_path):
     assert float(logged["table1/AR&D/l3/e8/f1"]) == 0.5
     assert float(logged["table4/Poly. Feats./l2/ms"]) == 2
     assert float(logged["table3/AR&D/l3/e8/sad-happy/sensitivity"]) == 0.5
+
+
+def test_a_folder_that_holds_only_what_wandb_logged_is_free(tmp_path):
+    (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
+    with claim_run(tmp_path):
+        pass
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UserError, match="is in use, and not by a run"), claim_run(tmp_path):
+        pass
 
 
 def test_wandb_gets_tables(tables, monkeypatch):

@@ -10,25 +10,59 @@ from ard.results import Figure, Result, Row, write_json
 
 def test_an_estimate_lies_in_its_interval_and_narrows_with_samples():
     rng = np.random.default_rng(0)
-    wide, narrow = (Figure.estimate(rng.normal(5, 1, n), np.mean, "s", seed=0) for n in (20, 2000))
+    wide, narrow = (Figure.estimate(rng.normal(5, 1, n), np.mean, "s", over="clips", seed=0) for n in (20, 2000))
     for figure in (wide, narrow):
         assert figure.low < figure.value < figure.high
         assert figure.low < 5.2
         assert figure.high > 4.8
     assert narrow.high - narrow.low < (wide.high - wide.low) / 5
-    assert Figure.estimate(rng.normal(size=9), np.mean, "s", seed=3).n == 9
+    assert Figure.estimate(rng.normal(size=9), np.mean, "s", over="clips", seed=3).n == 9
 
 
 def test_the_interval_is_that_of_the_seed():
     samples = np.arange(10.0)
-    assert Figure.estimate(samples, np.mean, "s", seed=1) == Figure.estimate(samples, np.mean, "s", seed=1)
+    assert Figure.estimate(samples, np.mean, "s", over="clips", seed=1) == Figure.estimate(
+        samples, np.mean, "s", over="clips", seed=1
+    )
 
 
 def test_no_samples_and_equal_samples_are_defined():
-    nothing = Figure.estimate(np.empty(0), np.mean, "s", seed=0)
+    nothing = Figure.estimate(np.empty(0), np.mean, "s", over="clips", seed=0)
     assert (nothing.n, math.isnan(nothing.value)) == (0, True)
-    same = Figure.estimate(np.ones((5, 2)), np.mean, "s", seed=0)
-    assert (same.low, same.value, same.high) == (1, 1, 1)
+    same = Figure.estimate(np.full((5, 2), 0.3), np.mean, "s", over="clips", seed=0)
+    assert same.low == same.high == pytest.approx(0.3)
+    assert math.isnan(Figure.estimate(np.array([0.3]), np.mean, "s", over="clips", seed=0).low)
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "low", "high"),
+    [(0, 29, 0.0, 0.117), (157, 157, 0.976, 1.0), (5, 10, 0.237, 0.763), (1, 1, 0.207, 1.0)],
+)
+def test_a_share_has_the_interval_of_wilson(hits, of, low, high):
+    share = Figure.estimate(np.repeat([1.0, 0.0], [hits, of - hits]), np.mean, "share", over="clips", seed=0)
+    assert (share.value, share.n, share.over) == (hits / of, of, "clips")
+    assert (share.low, share.high) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+
+
+@pytest.mark.parametrize("statistic", [np.max, np.min])
+def test_an_extreme_has_no_interval(statistic):
+    extreme = Figure.estimate(np.random.default_rng(0).normal(size=30), statistic, "s", over="concepts", seed=0)
+    assert math.isfinite(extreme.value)
+    assert math.isnan(extreme.low)
+    assert math.isnan(extreme.high)
+
+
+def test_clips_of_one_speaker_are_resampled_together():
+    speakers = np.arange(300) // 30
+    samples = (speakers % 2).astype(float)  # every clip of a speaker says the same: there are ten samples, not 300
+    alone = Figure.estimate(samples, np.mean, "share", over="clips", seed=0)
+    together = Figure.estimate(samples, np.mean, "share", over="speakers", seed=0, groups=speakers)
+    assert alone.value == together.value == 0.5
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    all_hit = Figure.estimate(np.ones(300), np.mean, "share", over="speakers", seed=0, groups=speakers)
+    assert all_hit.low == pytest.approx(0.722, abs=1e-3)  # ten of ten
+    one = Figure.estimate(samples, np.mean, "share", over="speakers", seed=0, groups=np.zeros(300))
+    assert math.isnan(one.low)
 
 
 def test_a_result_comes_back_as_it_was(tmp_path):

@@ -109,7 +109,13 @@ class StateLabels(Evaluator):
             return None
         stated = stated_labels(concepts.names, concepts.labels)
         vocabulary, by_some = sorted(concepts.frequency), {label for labels in stated for label in labels}
-        share = Figure.estimate(np.array([label in by_some for label in vocabulary]), np.mean, "labels", seed=self.seed)
+        share = Figure.estimate(
+            np.array([label in by_some for label in vocabulary]),
+            np.mean,
+            "share of labels",
+            over="labels",
+            seed=self.seed,
+        )
         details = {
             "stated": {
                 label: [name for name, labels in zip(concepts.names, stated, strict=True) if label in labels]

@@ -105,4 +105,4 @@ class DetectConcepts(Evaluator):
         return shuffled
 
     def _figure(self, areas: Float[np.ndarray, " concepts"]) -> Figure:
-        return Figure.estimate(areas, np.mean, "AUROC", seed=self.seed)
+        return Figure.estimate(areas, np.mean, "AUROC", over="concepts", seed=self.seed)

@@ -50,8 +50,10 @@ class FindLabels(Evaluator):
         measurable = ~np.isnan(figure)
         areas = figure[measurable]
         figures = {
-            "share_found": Figure.estimate(areas >= self.found, np.mean, "share of labels", seed=self.seed),
-            "mean_auroc": Figure.estimate(areas, np.mean, "AUROC", seed=self.seed),
+            "share_found": Figure.estimate(
+                areas >= self.found, np.mean, "share of labels", over="labels", seed=self.seed
+            ),
+            "mean_auroc": Figure.estimate(areas, np.mean, "AUROC", over="labels", seed=self.seed),
         }
         per_label = {
             label: {"auroc": figure[i], "feature": int(feature[i])} for i, label in enumerate(labels) if measurable[i]

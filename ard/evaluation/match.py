@@ -171,7 +171,9 @@ class MatchLabels(Evaluator):
                 metric.update(draw.of_clips, truth.of_clips)
             values.append(np.concatenate([metric.compute().numpy() for metric in metrics], axis=1))
         mean, num_clips = np.mean(values, axis=0), len(truth.of_clips)
-        figures = {name: Figure.resampled(mean[:, i], num_clips, "share") for i, name in enumerate(METRICS)}
+        figures = {
+            name: Figure.resampled(mean[:, i], num_clips, "share", over="clips") for i, name in enumerate(METRICS)
+        }
         if len(draws) == 1:
             return replace(row, figures=figures)
         spread = np.std([of_draw[0] for of_draw in values], axis=0)
@@ -183,6 +185,6 @@ class MatchLabels(Evaluator):
         """Return the highest m and its interval over concepts; over several draws, the mean and its interval."""
         unit = "pooled standard deviations"
         if len(draws) == 1:
-            return Figure.estimate(draws[0].m.numpy(), np.max, unit, seed=self.seed)
+            return Figure.estimate(draws[0].m.numpy(), np.max, unit, over="concepts", seed=self.seed)
         highest = np.array([float(draw.m.max()) for draw in draws])
-        return Figure.estimate(highest, np.mean, unit, seed=self.seed)
+        return Figure.estimate(highest, np.mean, unit, over="draws", seed=self.seed)

@@ -67,13 +67,16 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
         name: torch.stack([cosines >= cosine for cosines, _ in of]).all(dim=0).double().numpy()
         for name, of in (("come_back", matches), ("come_back_shuffled", shuffled))
     }
-    figures = {name: Figure.estimate(back, np.mean, "share of the top-C", seed=seed) for name, back in share.items()}
+    figures = {
+        name: Figure.estimate(back, np.mean, "share of the top-C", over="concepts", seed=seed)
+        for name, back in share.items()
+    }
     figures["come_back_shuffled"] = figures["come_back_shuffled"].of_control()
     names = [_names(cell) for cell in cells]
     if all(names):
         named = [name for feature in selection.features.tolist() if (name := names[0].get(feature))]
         back = np.array([all(name in of.values() for of in names[1:]) for name in named], dtype=float)
-        figures["name_comes_back"] = Figure.estimate(back, np.mean, "share of the named", seed=seed)
+        figures["name_comes_back"] = Figure.estimate(back, np.mean, "share of the named", over="concepts", seed=seed)
     concepts = [
         {
             "feature": feature,

@@ -50,4 +50,4 @@ def mean_of_concepts(
         of_concept.setdefault(concept, []).append(value)
     means = np.array([np.mean(of_one) for of_one in of_concept.values()])
     spread = float(values.std(ddof=1)) if len(values) > 1 else None
-    return replace(Figure.estimate(means, np.mean, unit, seed=seed), spread=spread)
+    return replace(Figure.estimate(means, np.mean, unit, over="concepts", seed=seed), spread=spread)

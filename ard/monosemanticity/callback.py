@@ -181,10 +181,12 @@ class ScoreMonosemanticity(Evaluator):
         q = {name.partition("/")[0]: t for name, t in tensors.items() if name.endswith("/q_value")}
         passed = (q["ard"][tensors["ard/0/features"]] <= self.false_discovery_rate).double().numpy()
         figures = {
-            "ms": Figure.estimate(selected, np.max, "pooled standard deviations", seed=self.seed),
-            "mean_ms": Figure.estimate(selected, np.mean, "pooled standard deviations", seed=self.seed),
-            "above_chance": Figure.estimate(passed, np.mean, "share of the top-C", seed=self.seed),
-            "mean_weighted_ms": Figure.estimate(weighted, np.mean, "cosine", seed=self.seed),
+            "ms": Figure.estimate(selected, np.max, "pooled standard deviations", over="concepts", seed=self.seed),
+            "mean_ms": Figure.estimate(
+                selected, np.mean, "pooled standard deviations", over="concepts", seed=self.seed
+            ),
+            "above_chance": Figure.estimate(passed, np.mean, "share of the top-C", over="concepts", seed=self.seed),
+            "mean_weighted_ms": Figure.estimate(weighted, np.mean, "cosine", over="concepts", seed=self.seed),
         }
         choices = {
             **asdict(self.reading),

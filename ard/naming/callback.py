@@ -119,9 +119,13 @@ class NameConcepts(Evaluator):
         repeats = np.array([of is not None for of in named.duplicate_of], dtype=float)
         percentile = named.evidence.clap_percentile.numpy()[has_name > 0]
         figures = {
-            "named_share": Figure.estimate(has_name, np.mean, "share of concepts", seed=self.seed),
-            "distinct_share": Figure.estimate(has_name - repeats, np.mean, "share of concepts", seed=self.seed),
-            "clap_percentile": Figure.estimate(percentile, np.mean, "share of random clips", seed=self.seed),
+            "named_share": Figure.estimate(has_name, np.mean, "share of concepts", over="concepts", seed=self.seed),
+            "distinct_share": Figure.estimate(
+                has_name - repeats, np.mean, "share of concepts", over="concepts", seed=self.seed
+            ),
+            "clap_percentile": Figure.estimate(
+                percentile, np.mean, "share of random clips", over="concepts", seed=self.seed
+            ),
         }
         choices = {
             **self.namer.choices,

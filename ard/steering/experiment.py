@@ -231,7 +231,9 @@ class Experiment:
         return figures
 
     def _figure(self, reached: Float[np.ndarray, " clips"], among: Bool[np.ndarray, " clips"]) -> Figure:
-        return Figure.estimate(sensitivity_samples(reached, among), np.mean, "share of clips", seed=self.seed)
+        return Figure.estimate(
+            sensitivity_samples(reached, among), np.mean, "share of clips", over="clips", seed=self.seed
+        )
 
     def _random(
         self, task: SteeringTask, split: Split, choice: Choice
@@ -247,7 +249,9 @@ class Experiment:
             {"features": draw, "sensitivity": asdict(figure.of_control())}
             for draw, figure in zip(draws, each, strict=True)
         ]
-        return {"sensitivity": Figure.estimate(shares, np.mean, "share of clips, a draw", seed=self.seed)}, details
+        return {
+            "sensitivity": Figure.estimate(shares, np.mean, "share of clips, a draw", over="draws", seed=self.seed)
+        }, details
 
     def _reverse(self, reverse: SteeringTask, split: Split, choice: Choice) -> tuple[dict[str, Figure], dict[str, Any]]:
         """Steer the clips answered with the target towards the source, by as many features at the same multiple."""
@@ -271,7 +275,7 @@ class Experiment:
             surprise = self.interview.surprise(split.audio, task.prompt, dict(zip(clip_ids, answers, strict=True)))
             log_p, lengths = zip(*surprise, strict=True) if surprise else ((), ())
             stated = np.array([name is not None for name in ClassMatch(task.question.classes)(answers)], dtype=float)
-            readable = Figure.estimate(stated, np.mean, "share of answers", seed=self.seed)
+            readable = Figure.estimate(stated, np.mean, "share of answers", over="clips", seed=self.seed)
             points.append(
                 {
                     "multiple": dose,
@@ -301,7 +305,8 @@ class Experiment:
             stated = np.array([name is not None for name in classes[0]], dtype=bool)
             same = [np.array([a == b for a, b in zip(classes[0], later, strict=True)], float) for later in classes[1:]]
             no_clamp, clamped = (
-                asdict(Figure.estimate(kept[stated], np.mean, "share of answers", seed=self.seed)) for kept in same
+                asdict(Figure.estimate(kept[stated], np.mean, "share of answers", over="clips", seed=self.seed))
+                for kept in same
             )
             entries.append({"prompt": question.prompt, "unchanged": clamped, "unchanged_without_clamp": no_clamp})
         return entries

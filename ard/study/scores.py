@@ -113,7 +113,7 @@ def _agreement(people: Sequence[Answer], concepts: Sequence[Concept], seed: int)
         alpha = agreement(paired)
         figure = Figure(alpha, math.nan, math.nan, len(paired), "alpha")
         if math.isfinite(alpha):
-            figure = Figure.estimate(paired, agreement, "alpha", seed=seed)
+            figure = Figure.estimate(paired, agreement, "alpha", over="concepts", seed=seed)
         agreements[method] = {"value": figure.value, "low": figure.low, "high": figure.high, "n": figure.n}
     return agreements
 
