@@ -19,10 +19,10 @@ from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED
 from ard.classes import import_class
 from ard.console import say, say_failures, say_notes, tracked
-from ard.evaluation import MatchReading
+from ard.evaluation import MatchReading, measure_gain
 from ard.files import LOCK, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
-from ard.probing import STAMPS, Evaluator, numbered
+from ard.probing import STAMPS, Evaluator, draw_control, numbered
 from ard.reports import Table, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
@@ -126,11 +126,16 @@ class Chain:
                         self._extract(one)
                     write_clips_table(Path(self.facts.activations), self.run.clips, "probe")
                     self.report_failures()
+                case "control":
+                    for one in group:
+                        self._control(one)
                 case "fit":
                     for layer, of_layer in groupby(group, key=lambda one: one.cell and one.cell[0]):
                         self._train(int(layer or 0), list(of_layer))
                 case "study":
                     self.score_study()
+                case "gain":
+                    measure_gain(self.run)
                 case _:
                     for one in group:
                         self._evaluate(one)
@@ -149,13 +154,15 @@ class Chain:
 
     def parts(self, one: Work) -> list[Part]:
         """Return what there is to do on a split or a cell, and why."""
-        if one.step.name == "study":
+        if one.step.name in ("study", "gain"):  # quick, and done whenever a table is made
             return []
         if one.split is not None:
             return [self._on_split(one, one.split)]
         cell = self._cell(one)
         if one.step.name == "fit":
-            return [self._part(one.step, "fit", cell.stamp("fit"), self._training(one), there=cell.has_sae)]
+            return [self._part(one.step, "fit", cell.stamp("fit"), self._training(cell), there=cell.has_sae)]
+        if one.step.name == "control":
+            return [self._part(one.step, "control", cell.stamp("control"), self._drawing(cell), there=cell.has_sae)]
         return self._evaluations(one, cell)
 
     def _part(self, step: Step, name: str, path: Path, stamp: Stamp, *, there: bool) -> Part:
@@ -182,15 +189,21 @@ class Chain:
         stamp = Stamp(settings, needs)
         return self._part(one.step, name, self.run.stamp(name), stamp, there=(folder / MANIFEST).is_file())
 
-    def _training(self, one: Work) -> Stamp:
-        settings = self._settings("fit", self._cell_facts(self._cell(one)))
+    def _training(self, cell: Cell) -> Stamp:
+        settings = self._settings("fit", self._cell_facts(cell))
         return Stamp(settings, self._extraction_digests())
+
+    def _drawing(self, control: Cell) -> Stamp:
+        trained = self._training(self.run.cell(control.layer, control.expansion))
+        return Stamp({"seed": self.facts.seed}, {"fit": trained.digest})
 
     def _evaluations(self, one: Work, cell: Cell) -> list[Part]:
         """Return the evaluators of a step on a cell, in their order."""
         step, common = one.step, self._extraction_digests()
-        if cell.expansion is not None:
-            common["fit"] = self._training(one).digest
+        if cell.control:
+            common["control"] = self._drawing(cell).digest
+        elif cell.expansion is not None:
+            common["fit"] = self._training(cell).digest
         if step.name == "steer":
             common |= {f"audio-{split}": self._digest_of_audio(split) for split in self.facts.audio}
         makers: dict[str, str] = {}  # of each of ``FILES``, the digest of who makes it
@@ -299,6 +312,15 @@ class Chain:
         whole = newest_whole(Path(facts["cell"]) / cells[0].checkpoints.name)
         resumed = {"ckpt_path": str(whole)} if whole else {}
         run_config("fit", "fit.yaml", self._resolved("fit", facts) | resumed)
+
+    def _control(self, one: Work) -> None:
+        """Draw a dictionary that is not trained, to compare the trained one of its layer and expansion with."""
+        (part,), cell = self.parts(one), self._cell(one)
+        if part.why:
+            self._announce(str(one), part)
+            draw_control(cell, self.facts.seed)
+            write_stamp(part.path, part.stamp)
+        self._seal(one, [part])
 
     def _evaluate(self, one: Work) -> None:
         """Run the evaluators of a step on a cell that have not done their work with these settings."""

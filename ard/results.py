@@ -4,7 +4,7 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -26,6 +26,12 @@ Better = Literal["higher", "lower", "neither"]
 
 OWN_METHOD = "AR&D"
 """The method that a run is about; all other methods are compared with it."""
+
+Control = Literal["untrained", "tokens"]
+"""A kind of dictionary that was never trained."""
+
+CONTROL_METHODS: Mapping[str, str] = {"untrained": "Untrained SAE", "tokens": "Random tokens"}
+"""The methods of these dictionaries."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,19 @@ class Figure:
         """
         low, high = np.quantile(values[1:], [0.025, 0.975]).tolist() if n > 1 else (math.nan, math.nan)
         return cls(float(values[0]), low, high, n, unit, over=over)
+
+    @classmethod
+    def pooled(cls, draws: Sequence["Figure"]) -> "Figure":
+        """Return the mean of a figure over draws, their standard deviation, and from the lowest to the highest.
+
+        A single draw stays as it is.
+        """
+        if len(draws) == 1:
+            return draws[0]
+        values = [figure.value for figure in draws]
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+        unit = draws[0].unit
+        return cls(mean, min(values), max(values), len(draws), unit, spread=spread, over="draws, lowest to highest")
 
     def of_control(self) -> "Figure":
         """Return the figure as that of a control, for which neither way is better."""

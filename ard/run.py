@@ -3,17 +3,17 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ard.results import OWN_METHOD, Figure, Result, Row, replacing, write_json
+from ard.results import CONTROL_METHODS, OWN_METHOD, Control, Figure, Result, Row, replacing, write_json
 from ard.types import UserError
 
 FILES: Mapping[str, str] = {
@@ -30,6 +30,8 @@ STATED = ("preset", "seed", "model", "data", "layers", "expansions", "layer", "e
 """Facts that every run has."""
 
 POLY_METHOD = "Poly. Feats."  # the paper's name for raw coordinates as features
+RAW_METHODS: Mapping[str, str] = {"poly": POLY_METHOD, "half-waves": f"{POLY_METHOD}, half-waves"}
+"""The methods of the dictionaries that need no files, by the name of the cell's folder."""
 
 MANIFEST = "manifest.json"  # of shards; it is written last
 
@@ -216,11 +218,16 @@ class Run:
         return self.folder / "stamps" / f"{name}.json"
 
     def table(self, number: int, suffix: str = "json") -> Path:
-        """One of the paper's tables."""
-        return self.folder / "tables" / f"table{number}.{suffix}"
+        """One of the paper's tables; number 0 is that of the gains, which the paper does not have."""
+        return self.folder / "tables" / (f"table{number}.{suffix}" if number else f"gains.{suffix}")
 
-    def cell(self, layer: int, expansion: int | None) -> "Cell":
-        """Return the cell of a dictionary; an expansion of None is that of the raw coordinates (`Poly. Feats.`)."""
+    def cell(self, layer: int, of: int | str | None) -> "Cell":
+        """Return the cell of a dictionary.
+
+        Args:
+            layer: the layer whose activations it reads.
+            of: an expansion; None for the raw coordinates (`Poly. Feats.`); or the name of the cell's folder.
+        """
         facts = self.facts if self.path.is_file() else {}
         probe = self._place(facts["activations"]) if "activations" in facts else self.activations("probe")
         held_out: Path | str | None = self.activations("eval")
@@ -228,8 +235,13 @@ class Run:
             held_out = facts["evaluation"] and self._place(facts["evaluation"])
         elif not (self.activations("eval") / MANIFEST).is_file():
             held_out = None
-        label, method = (_POLY, POLY_METHOD) if expansion is None else (f"e{expansion}", OWN_METHOD)
-        return Cell(self, layer, label, expansion, probe, held_out, method, expansion is None)
+        label = "poly" if of is None else f"e{of}" if isinstance(of, int) else of
+        of_expansion = _EXPANSION.fullmatch(label)
+        expansion = int(of_expansion[1]) if of_expansion else None
+        method = (
+            CONTROL_METHODS[of_expansion[2]] if of_expansion and of_expansion[2] else RAW_METHODS.get(label, OWN_METHOD)
+        )
+        return Cell(self, layer, label, expansion, probe, held_out, method, method != OWN_METHOD)
 
     def _place(self, path: str) -> Path | str:
         """Return a path that is relative to the run's folder; a URL or a command stays as it is."""
@@ -240,6 +252,11 @@ class Run:
         """The cell of Tables 1 to 3."""
         return self.cell(self.layer, self.expansion)
 
+    def controls(self, layer: int, expansion: int) -> list["Cell"]:
+        """Return the cells of the dictionaries beside an SAE that were never trained, draw by draw."""
+        folders = sorted((self.folder / f"layer-{layer}").glob(f"e{expansion}-*"))
+        return [cell for folder in folders if (cell := self.cell(layer, folder.name)).control]
+
     def cells_with(self, file: str) -> list[str]:
         """Return the folders, relative to the run's, of the cells that hold one of ``FILES``."""
         return sorted(
@@ -247,14 +264,18 @@ class Run:
         )
 
     def results(self, evaluation: str, layers: Iterable[int], expansions: Iterable[int]) -> list[Result]:
-        """Read one evaluation's results, layer by layer, `Poly. Feats.` first, without those that do not exist."""
-        cells = [self.cell(layer, e) for layer in sorted(layers) for e in (None, *sorted(expansions))]
+        """Read one evaluation's results, layer by layer, raw coordinates first, without those that do not exist.
+
+        The controls that were never trained are not among them (:meth:`controls`).
+        """
+        labels = [*RAW_METHODS, *(f"e{expansion}" for expansion in sorted(expansions))]
+        cells = [self.cell(layer, label) for layer in sorted(layers) for label in labels]
         results = (cell.result(evaluation) for cell in cells)
         return [result for result in results if result is not None]
 
 
-_CELL = re.compile(r"layer-(\d+)/(e\d+|[\w-]+)")
-_POLY = "poly"
+_CELL = re.compile(r"layer-(\d+)/([\w-]+)")
+_EXPANSION = re.compile(rf"e(\d+)(?:-({'|'.join(CONTROL_METHODS)})-\d+)?")
 
 
 @dataclass(frozen=True)
@@ -264,8 +285,8 @@ class Cell:
     Args:
         run: the run that it belongs to.
         layer: the layer whose activations it reads.
-        label: the name of its folder: ``e8`` for an expansion of 8, ``poly`` for the raw coordinates, or a name of your
-            own.
+        label: the name of its folder: ``e8`` for an expansion of 8, ``e8-untrained-0`` for the first control of it that
+            was never trained, ``poly`` and ``half-waves`` for the raw coordinates, or a name of your own.
         expansion: e; None if it has none, like the raw coordinates.
         probe: activation shards of the probing set: a folder or a URL.
         evaluation: activation shards of clips that nothing was trained on; None if there are none.
@@ -296,11 +317,7 @@ class Cell:
                 "OUT/layer-<l>/poly for the raw coordinates"
             )
         layer, label = match.groups()
-        of_expansion = re.fullmatch(r"e(\d+)", label)
-        cell = Run(folder.parent.parent).cell(int(layer), int(of_expansion[1]) if of_expansion else None)
-        return (
-            cell if of_expansion or label == _POLY else replace(cell, label=label, method=OWN_METHOD, is_baseline=False)
-        )
+        return Run(folder.parent.parent).cell(int(layer), label)
 
     @property
     def folder(self) -> Path:
@@ -308,9 +325,15 @@ class Cell:
         return self.run.folder / f"layer-{self.layer}" / self.label
 
     @property
-    def is_poly(self) -> bool:
-        """Whether it is the cell of the raw coordinates."""
-        return self.label == _POLY
+    def control(self) -> Control | None:
+        """The kind of dictionary that was never trained, if it is one."""
+        of_expansion = _EXPANSION.fullmatch(self.label)
+        return cast(Control | None, of_expansion[2]) if of_expansion else None
+
+    @property
+    def source(self) -> str | Path:
+        """What its dictionary is loaded from: its SAE, or the name of a dictionary that needs no files."""
+        return self.label if self.label in RAW_METHODS else self.sae
 
     def row(self, figures: Mapping[str, Figure], *, control: str = "", **more: Any) -> Row:
         """Return a row of a result for this cell's method, or for a control of it, with any further fields."""
@@ -320,7 +343,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Its name in messages."""
-        return f"layer {self.layer}, " + (f"expansion {self.expansion}" if self.expansion else self.method)
+        name = self.label if self.control else f"expansion {self.expansion}" if self.expansion else self.method
+        return f"layer {self.layer}, {name}"
 
     @property
     def sae(self) -> Path:

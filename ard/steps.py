@@ -12,8 +12,12 @@ Goal = TableNumber | Literal["concepts"]
 
 GOALS: tuple[Goal, ...] = (1, 2, 3, 4, "concepts")
 
-CellKey = tuple[int, int | None]
-"""A layer, and an expansion; None for the raw coordinates (`Poly. Feats.`)."""
+CellKey = tuple[int, int | str | None]
+"""A layer, and an expansion; None for the raw coordinates (`Poly. Feats.`); or the name of a control's folder."""
+
+
+RAW = (None, "half-waves")
+"""The cells of raw coordinates, which are not trained."""
 
 
 class Step(NamedTuple):
@@ -67,29 +71,46 @@ STEPS = (
         cells={1: ("own", "layers"), 2: ("own",), 3: ("own",), 4: ("grid",), "concepts": ("own",)},
     ),
     Step(
-        "test",
+        "control",
         ("fit",),
+        "layer-<l>/e<e>-<control>-<draw>/sae/: dictionaries of the same width and K that were never trained",
+        cells={1: ("controls",), 2: ("controls",), 3: ("controls",), 4: ("controls", "controls of layers")},
+    ),
+    Step(
+        "test",
+        ("fit", "control"),
         "layer-<l>/<cell>/: representatives, scores, names, concepts and the results of every evaluator",
         "test",
-        cells={1: ("own", "poly", "layers"), 2: ("own", "poly"), 3: ("own", "poly"), "concepts": ("own",)},
+        cells={
+            1: ("own", "poly", "half-waves", "controls", "layers"),
+            2: ("own", "poly", "half-waves", "controls"),
+            3: ("own", "poly", "half-waves", "controls"),
+            "concepts": ("own",),
+        },
     ),
     Step(
         "score",
-        ("fit",),
+        ("fit", "control"),
         "layer-<l>/<cell>/: representatives and monosemanticity alone",
         "test",
         evaluators=("RetrieveRepresentatives", "ScoreMonosemanticity"),
         evaluates=False,
-        cells={4: ("grid", "polys")},
+        cells={4: ("grid", "polys", "half-waves of layers", "controls", "controls of layers")},
     ),
     Step(
         "steer",
         ("test", "audio"),
         "layer-<l>/<cell>/steering.json",
         "steer",
-        cells={3: ("own", "poly")},
+        cells={3: ("own", "poly", "half-waves", "controls")},
     ),
     Step("study", ("test",), "layer-<l>/<cell>/study.json", cells={2: ("own",)}),
+    Step(
+        "gain",
+        ("test", "score", "steer"),
+        "layer-<l>/<cell>/gain.json: what the trained dictionary has beyond the controls",
+        cells=dict.fromkeys((1, 2, 3, 4), ("own",)),
+    ),
 )
 """All steps, in their order."""
 
@@ -105,8 +126,10 @@ class Work(NamedTuple):
         """Return the step and what it works on."""
         if self.cell is None:
             return f"{self.step.name}: {self.split}"
-        layer, expansion = self.cell
-        return f"{self.step.name}: layer {layer}, " + (f"expansion {expansion}" if expansion else "Poly. Feats.")
+        layer, of = self.cell
+        return f"{self.step.name}: layer {layer}, " + (
+            f"expansion {of}" if isinstance(of, int) else of or "Poly. Feats."
+        )
 
 
 def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
@@ -128,7 +151,7 @@ def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
             tested = {one.cell for one in listed if one.step.name == "test"}
             cells = dict.fromkeys(cell for cell in cells if cell not in tested)
         listed += [Work(step, split=split) for split in splits]
-        listed += [Work(step, cell=cell) for cell in sorted(cells, key=lambda c: (c[0], c[1] is None, c[1] or 0))]
+        listed += [Work(step, cell=cell) for cell in sorted(cells, key=_place)]
     return listed
 
 
@@ -136,10 +159,23 @@ def cells_of(facts: Mapping[str, Any], kind: str) -> list[CellKey]:
     """Return a set of cells.
 
     ``own`` is the run's cell, ``layers`` its expansion at the other layers, ``grid`` all layers and expansions;
-    ``poly`` is the raw coordinates of its layer, ``polys`` those of all layers.
+    ``poly`` is the raw coordinates of its layer, ``polys`` those of all layers, and likewise ``half-waves``;
+    ``controls`` are the dictionaries that were never trained beside the run's own: `Untrained SAE`, which is drawn
+    ``num_untrained`` times, and `Random tokens`, drawn once.
     """
     layer, expansion, layers = facts["layer"], facts["expansion"], facts["layers"]
+    num_untrained = facts["num_untrained"]
+    drawn = [f"e{expansion}-untrained-{draw}" for draw in range(num_untrained)]
+    drawn += [f"e{expansion}-tokens-0"] if num_untrained else []
     match kind:
+        case "controls":
+            return [(layer, control) for control in drawn]
+        case "controls of layers":
+            return [(other, control) for other in layers for control in drawn]
+        case "half-waves":
+            return [(layer, kind)]
+        case "half-waves of layers":
+            return [(other, "half-waves") for other in layers]
         case "own":
             return [(layer, expansion)]
         case "layers":
@@ -150,6 +186,19 @@ def cells_of(facts: Mapping[str, Any], kind: str) -> list[CellKey]:
             return [(layer, None)]
         case _:
             return [(any_layer, None) for any_layer in layers]
+
+
+def _place(cell: CellKey) -> tuple[int, int, int, str]:
+    """Return where a cell goes: by layer, SAEs by expansion, then raw coordinates, then what was never trained."""
+    layer, of = cell
+    return layer, 2 if isinstance(of, str) else of is None, of if isinstance(of, int) else 0, str(of)
+
+
+def width(of: int | str | None, d_in: int) -> int:
+    """Return the number of features of a cell's dictionary."""
+    if isinstance(of, str):
+        return 2 * d_in if of == "half-waves" else int(of.split("-")[0].removeprefix("e")) * d_in
+    return d_in * (of or 1)
 
 
 def _kinds(facts: Mapping[str, Any], step: Step, goal: Goal) -> tuple[str, ...]:

@@ -118,7 +118,12 @@ def test_a_cell_is_found_by_its_folder(tmp_path, monkeypatch):
     assert Cell.at(tmp_path / "layer-12" / "e16") == Run(tmp_path).cell(12, 16)
     assert Cell.at(tmp_path / "layer-0" / "poly") == Run(tmp_path).cell(0, None)
     own = Cell.at(tmp_path / "layer-3" / "fixed")  # of a dictionary of one's own
-    assert (own.layer, own.folder, own.is_poly, own.is_baseline) == (3, tmp_path / "layer-3" / "fixed", False, False)
+    assert (own.layer, own.folder, own.source, own.is_baseline) == (
+        3,
+        tmp_path / "layer-3" / "fixed",
+        tmp_path / "layer-3" / "fixed" / "sae",
+        False,
+    )
     monkeypatch.chdir(tmp_path)
     assert Cell.at(Path("layer-3/e8")).run.folder.resolve() == tmp_path.resolve()
     for wrong in ("layer-3/e8/sae", "layer-3", "e8", "layer-x/e8", "layer-3/a b"):

@@ -38,6 +38,7 @@ def runs(monkeypatch):
         )
 
     monkeypatch.setattr(chain_module, "run_config", record)
+    monkeypatch.setattr(chain_module, "draw_control", lambda *_: None)
     monkeypatch.setattr(chain_module, "write_clips_table", lambda *_: None)
     monkeypatch.setattr(Chain, "_sources", lambda *_: {})
     return recorded
@@ -69,10 +70,11 @@ def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
 def test_no_cell_is_retrieved_twice(runs, tmp_path):
     Chain("demo", {"out": str(tmp_path / "run")}).fill((1, 2, 3, 4))
     retrieved = Counter(one.cell for one in runs if "RetrieveRepresentatives" in one.evaluators)
-    assert len(retrieved) == 12
+    assert len(retrieved) == 12 + 3 * 5  # and at each of three layers four controls, and the half-waves
     assert set(retrieved.values()) == {1}
     named = {one.cell.rpartition("layer-")[2] for one in runs if "NameConcepts" in one.evaluators}
-    assert named == {"3/e8", "3/poly", "1/e8", "4/e8"}
+    controls = {f"3/e8-{control}" for control in ("untrained-0", "untrained-1", "untrained-2", "tokens-0")}
+    assert named == {"3/e8", "3/poly", "3/half-waves", "1/e8", "4/e8"} | controls
 
 
 def test_steps_need_only_earlier_steps():
@@ -85,12 +87,20 @@ def test_steps_need_only_earlier_steps():
 @pytest.mark.slow
 def test_without_labels_there_are_the_cells_of_table_4_and_the_concepts():
     facts = {"layer": 2, "layers": [2], "expansion": 8, "expansions": [8], "evaluation": None, "audio": {}}
+    facts |= {"num_untrained": 2}
     listed = [str(one) for one in work(facts, (1, 2, 3))]
     assert listed == ["audio: probe", "extract: probe"]
     assert [str(one) for one in work(facts, (4, "concepts"))] == [
         "audio: probe",
         "extract: probe",
         "fit: layer 2, expansion 8",
+        "control: layer 2, e8-tokens-0",
+        "control: layer 2, e8-untrained-0",
+        "control: layer 2, e8-untrained-1",
         "test: layer 2, expansion 8",
         "score: layer 2, Poly. Feats.",
+        "score: layer 2, e8-tokens-0",
+        "score: layer 2, e8-untrained-0",
+        "score: layer 2, e8-untrained-1",
+        "score: layer 2, half-waves",
     ]

@@ -3,6 +3,7 @@ from .compare import CompareNames, StateLabels
 from .detect import DetectConcepts
 from .find import FindLabels
 from .functional import auroc, label_text, paired_auroc, shared_label, stated_labels
+from .gain import measure_gain
 from .loss import LossRecovered
 from .match import MatchLabels
 from .matching import AveragePrecision, MatchReading, average_precision
@@ -25,6 +26,7 @@ __all__ = [
     "average_precision",
     "compare_seeds",
     "label_text",
+    "measure_gain",
     "paired_auroc",
     "shared_label",
     "stated_labels",

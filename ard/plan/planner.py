@@ -16,7 +16,7 @@ from ard.plan.gpus import GPUS, Gpu
 from ard.plan.inputs import DEFAULTS, RATE_HZ, Preset, read_corpus
 from ard.plan.models import Model, read_clap, read_model
 from ard.probing import SCORERS
-from ard.steps import CellKey, Goal, Work, work
+from ard.steps import RAW, CellKey, Goal, Work, width, work
 from ard.types import UserError
 
 CLAP_WINDOW_S = 10.0
@@ -156,7 +156,7 @@ class _Planner:
             *(self._audio(split) for split in self.corpora),
             *(self._extraction(split) for split in self._splits("extract")),
             *(self._activations(layer) for layer in self.layers),
-            *(self._training(layer, expansion or 0) for layer, expansion in self._cells("fit")),
+            *(self._training(layer, of) for layer, of in self._cells("fit") if isinstance(of, int)),
             *(self._probing(), self._embedding()),
             *([self._captions()] if self._cells("test") else []),
             *(self._steering() if self._cells("steer") else []),
@@ -250,9 +250,9 @@ class _Planner:
     def _probing(self) -> StagePlan:
         """Every cell reads the probing set once; a cell that is tested also reads the evaluation set."""
         probe, *others = (int(self.tokens[split].sum()) for split in self.extracted)
-        passes = [(e, probe + sum(others)) for _, e in self._cells("test")]
-        passes += [(e, probe) for _, e in self._cells("score")]
-        widths, p = [self.d_in * (expansion or 1) for expansion, _ in passes], self.fact("p")
+        passes = [(of, probe + sum(others)) for _, of in self._cells("test")]
+        passes += [(of, probe) for _, of in self._cells("score")]
+        widths, p = [width(of, self.d_in) for of, _ in passes], self.fact("p")
         lists = 8 + 4 + len(SCORERS) * 2 * p * (8 + 4)  # bytes per feature: counts and maxima, then ids and scores
         return StagePlan(
             "probing",
@@ -261,7 +261,11 @@ class _Planner:
             num_clips=len(self.tokens["probe"]),
             num_tokens=sum(num_tokens for _, num_tokens in passes),
             num_bytes=sum(widths) * lists,
-            flops=sum(tokens * cost.encoding_flops(self.d_in, e * self.d_in) for e, tokens in passes if e),
+            flops=sum(
+                num_tokens * cost.encoding_flops(self.d_in, width(of, self.d_in))
+                for of, num_tokens in passes
+                if of not in RAW
+            ),
             gpu_bytes=4 * 2 * max(widths) * self.d_in,
         )
 
@@ -279,9 +283,9 @@ class _Planner:
         """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""
         num_draws = self.setting("test", "ScoreMonosemanticity", "num_draws")
         num_names = 0
-        for layer, expansion in self._cells("test"):
-            num_selected = min(self.fact("num_selected"), self.d_in * (expansion or 1))
-            with_baselines = expansion is not None and layer == self.fact("layer") and self.fact("baselines")
+        for layer, of in self._cells("test"):
+            num_selected = min(self.fact("num_selected"), width(of, self.d_in))
+            with_baselines = isinstance(of, int) and layer == self.fact("layer") and self.fact("baselines")
             num_names += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
         frames = self.frames["probe"][: num_names * self.fact("p")]
         self.assumptions.append(f"at most {len(frames):,} clips are captioned, all captions at the greatest length")
@@ -329,9 +333,9 @@ class _Planner:
         chosen, some = (min(count, design["most_clips"] or count) for count in of_source)
         num_others = len({other["prompt"] for other in self.tasks} - {task["prompt"]})
         once = design["num_draws"] + len(design["doses"]) + 2 + 3 * num_others  # two are for the reverse direction
-        times = dict.fromkeys(splits, 0.0)
-        times[splits[0]] += 2 * len(design["num_features"]) * len(design["multiples"]) * chosen
-        times[measured] += 3 * of_source[1] + once * some  # no clamp, the SAE's features, coordinates
+        times, num_dictionaries = dict.fromkeys(splits, 0.0), len(self._cells("steer"))
+        times[splits[0]] += num_dictionaries * len(design["num_features"]) * len(design["multiples"]) * chosen
+        times[measured] += (1 + num_dictionaries) * of_source[1] + once * some  # without clamp, then each dictionary
         return {split: number / len(self.frames[split]) for split, number in times.items()}
 
     def _answers(
@@ -357,7 +361,7 @@ class _Planner:
 
 def _work(preset: Preset, goals: Iterable[Goal]) -> list[Work]:
     """Return the work for the goals; without clips that have labels, that is the work of `ard run`."""
-    for name in ("layer", "layers", "expansion", "expansions", "evaluation", "audio"):
+    for name in ("layer", "layers", "expansion", "expansions", "evaluation", "audio", "num_untrained"):
         preset.fact(name)
     return work(preset.facts, goals if preset.fact("evaluation") else (4, "concepts"))
 

@@ -1,4 +1,5 @@
 from .callback import InputNorms, KeepScores
+from .control import draw_control
 from .evaluator import STAMPS, Evaluator, numbered
 from .functional import SCORERS, ClipScores, clip_scores
 from .module import Encoding, Scored, score
@@ -15,6 +16,7 @@ __all__ = [
     "Scored",
     "SparseScores",
     "clip_scores",
+    "draw_control",
     "numbered",
     "read_scores",
     "score",

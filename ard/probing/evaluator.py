@@ -19,7 +19,7 @@ from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
 from ard.probing.module import SPLITS, Encoding, Scored, score
 from ard.results import Result
 from ard.run import FILES, Cell
-from ard.sae import POLY, Dictionary, load_dictionary
+from ard.sae import Dictionary, load_dictionary
 from ard.stamps import Stamp, write_stamp
 from ard.types import UserError
 
@@ -96,7 +96,7 @@ class Evaluator(Callback):
         """Return the dictionary of the cell, on the device."""
         if self._dictionary is None:
             d_in = read_manifest(cell.probe).d_in
-            self._dictionary = load_dictionary(POLY if cell.is_poly else cell.sae, d_in).to(self.device)
+            self._dictionary = load_dictionary(cell.source, d_in).to(self.device)
         return self._dictionary
 
     def clap(self) -> Clap:

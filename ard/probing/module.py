@@ -9,7 +9,7 @@ from lightning import LightningModule
 from ard.activations import ActivationDataModule, ProbeBatch
 from ard.probing.functional import ClipScores, clip_scores
 from ard.run import Cell
-from ard.sae import POLY, Dictionary, load_dictionary
+from ard.sae import Dictionary, load_dictionary
 from ard.types import Codes, UserError
 
 SPLITS = ("probe", "eval")  # in the order of `test`'s data loaders
@@ -45,8 +45,7 @@ class Encoding(LightningModule):
     def __init__(self, cell: Path, d_in: int, dictionary: Dictionary | None = None) -> None:
         super().__init__()
         self.cell = Cell.at(Path(cell))
-        source = POLY if self.cell.is_poly else self.cell.sae
-        self.dictionary = dictionary or load_dictionary(source, d_in)
+        self.dictionary = dictionary or load_dictionary(self.cell.source, d_in)
         if self.dictionary.d_in != d_in:
             raise UserError(
                 f"the dictionary is for a width of {self.dictionary.d_in}, and d_in is {d_in}: give one that was made "

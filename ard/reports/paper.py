@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ard.results import CONTROL_METHODS
+
 
 class Printed(NamedTuple):
     """One figure as the paper prints it, with what it prints after the plus-minus sign, if anything."""
@@ -26,8 +28,22 @@ COMPARED = ("Poly. Feats.", "Rand. Rep.", "Mean Act.", "Coverage", "AR&D")
 
 SHUFFLED, CEILING = "AR&D, names shuffled", "Labels as names"
 
-METHODS = ("No SAE", "SAE, no clamp", "Rand. Feats.", *COMPARED, "Reverse", SHUFFLED, CEILING)
-"""The order of rows; the paper has no controls or reverse direction of steering, and no null or ceiling of names."""
+CAPTION_CEILING = "Captions as names"
+
+METHODS = (
+    "No SAE",
+    "SAE, no clamp",
+    "Rand. Feats.",
+    *CONTROL_METHODS.values(),
+    "Poly. Feats.",
+    "Poly. Feats., half-waves",
+    *COMPARED[1:],
+    "Reverse",
+    SHUFFLED,
+    CAPTION_CEILING,
+    CEILING,
+)
+"""The order of rows. Of these the paper has only what it compares: no untrained dictionaries, controls or ceilings."""
 
 METRICS = {"ms": "MS", "precision": "Precision", "recall": "Recall", "f1": "F1", "map": "mAP"}
 """The columns of Table 1: a figure of ``matching.json``, or ``<evaluation>/<figure>`` of another result."""

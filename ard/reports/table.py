@@ -34,7 +34,8 @@ class Line(NamedTuple):
 class Table:
     """One of the paper's tables, as printed (``lines``, in the paper's layout) and as data (``rows``, for JSON).
 
-    Each of ``heads`` spans two columns: this run's figure, then the paper's under the head in ``paper_heads``.
+    Each of ``heads`` spans two columns: this run's figure, then the paper's under the head in ``paper_heads``. A table
+    that the paper does not have has number 0, and no ``paper_heads``.
     A table for which the run measured nothing has no lines, and a note that says why.
     """
 
@@ -50,8 +51,23 @@ class Table:
 
     @property
     def caption(self) -> str:
-        """The table's number and title."""
-        return f"Table {self.number}. {self.title}"
+        """The table's number, if it is one of the paper's, and title."""
+        return f"Table {self.number}. {self.title}" if self.number else self.title
+
+    @property
+    def columns(self) -> list[str]:
+        """The heads of all columns."""
+        if not self.paper_heads:
+            return [*self.stub_heads, *self.heads]
+        return [*self.stub_heads, *(head for pair in zip(self.heads, self.paper_heads, strict=True) for head in pair)]
+
+    def texts(self, line: Line) -> list[str]:
+        """Return a line's figures with their intervals, and the paper's, as texts under ``columns``."""
+        ours = [f"{value_text(cell.ours)} {interval_text(cell.ours)}".strip() for cell in line.cells]
+        if not self.paper_heads:
+            return [*line.stub, *ours]
+        theirs = [paper_text(cell.paper) for cell in line.cells]
+        return [*line.stub, *(text for pair in zip(ours, theirs, strict=True) for text in pair)]
 
 
 def value_text(figure: Figure | None) -> str:
@@ -107,9 +123,9 @@ def render_table(table: Table) -> rich.table.Table:
 
 def markdown(table: Table) -> str:
     """Return a table as Markdown, each column of this run followed by the paper's."""
-    heads = [*table.stub_heads, *(text for pair in zip(table.heads, table.paper_heads, strict=True) for text in pair)]
-    rule = ["---"] * len(table.stub_heads) + ["---:"] * (2 * len(table.heads))
-    lines = [heads, rule, *([*line.stub, *_pairs(line)] for line in table.lines)]
+    num_stubs = len(table.stub_heads)
+    rule = ["---"] * num_stubs + ["---:"] * (len(table.columns) - num_stubs)
+    lines = [table.columns, rule, *map(table.texts, table.lines)]
     grid = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
     notes = "\n".join(f"- {note}" for note in table.notes)
     return f"**{table.caption}**\n\n{grid}\n\n{notes}\n"
@@ -117,12 +133,12 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """Return a table as LaTeX, for the package booktabs, each column of this run followed by the paper's in italics."""
-    heads = [*map(_tex, table.stub_heads)]
-    for head, theirs in zip(table.heads, table.paper_heads, strict=True):
-        heads += [_tex(head), rf"\textit{{{_tex(theirs)}}}"]
-    body = [heads, *([*map(_tex, line.stub), *map(_tex, _pairs(line))] for line in table.lines)]
-    rows = [" & ".join(line) + r" \\" for line in body]
-    columns = "l" * len(table.stub_heads) + "r" * (2 * len(table.heads))
+    num_stubs = len(table.stub_heads)
+    heads = [*map(_tex, table.columns)]
+    if table.paper_heads:
+        heads[num_stubs + 1 :: 2] = [rf"\textit{{{head}}}" for head in heads[num_stubs + 1 :: 2]]
+    rows = [" & ".join(line) + r" \\" for line in (heads, *(map(_tex, table.texts(line)) for line in table.lines))]
+    columns = "l" * num_stubs + "r" * (len(heads) - num_stubs)
     return "\n".join(
         [
             r"\begin{table}",
@@ -139,11 +155,6 @@ def latex(table: Table) -> str:
             "",
         ]
     )
-
-
-def _pairs(line: Line) -> list[str]:
-    ours = [f"{value_text(cell.ours)} {interval_text(cell.ours)}".strip() for cell in line.cells]
-    return [text for pair in zip(ours, (paper_text(cell.paper) for cell in line.cells), strict=True) for text in pair]
 
 
 _TEX = {

@@ -7,30 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from ard.reports import notes, paper
+from ard.reports.gains import gains_table
 from ard.reports.paper import Printed
 from ard.reports.table import Cell, Line, Table, latex, markdown
 from ard.results import OWN_METHOD, Figure, Result, Row, write_json, write_text
 from ard.run import Run
 from ard.types import UserError
 
+NUMBERS = (0, 1, 2, 3, 4)
 
-def build_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
-    """Build tables from the result files of a run's folder.
+
+def build_tables(folder: Path, numbers: Iterable[int] = NUMBERS) -> list[Table]:
+    """Build tables from the result files of a run's folder; 0 is what training gives, which the paper does not have.
 
     Raises :class:`UserError` for a number other than 1 to 4, and if the folder is not a run's.
     """
     run = Run.load(folder)
-    makers: Mapping[int, Callable[[Run], Table]] = {1: _table1, 2: _table2, 3: _table3, 4: _table4}
+    makers: Mapping[int, Callable[[Run], Table]] = {0: gains_table, 1: _table1, 2: _table2, 3: _table3, 4: _table4}
     tables = []
     for number in numbers:
         if number not in makers:
-            raise UserError(f"there is no table {number} to make from a run's results: ask for 1, 2, 3 or 4")
+            raise UserError(f"there is no table {number} to make from a run's results: ask for 0, 1, 2, 3 or 4")
         tables.append(makers[number](run))
     return tables
 
 
-def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Table]:
-    """Build tables and write each as ``tables/table<N>.{json,md,tex}``, unless it has no lines."""
+def write_tables(folder: Path, numbers: Iterable[int] = NUMBERS) -> list[Table]:
+    """Build tables and write each as ``tables/table<N>.{json,md,tex}``, or ``gains``, unless it has no lines."""
     tables, run = build_tables(folder, numbers), Run(folder)
     for table in tables:
         if not table.lines:
@@ -45,7 +48,8 @@ def write_tables(folder: Path, numbers: Iterable[int] = (1, 2, 3, 4)) -> list[Ta
 
 def _table1(run: Run) -> Table:
     results = run.results("matching", run.layers, [run.expansion])
-    rows = [row for row in _ordered(results) if row.layer == run.layer or row.is_own]
+    controls = _controls(run, "matching", [run.layer])
+    rows = [row for row in _ordered(results, controls) if row.layer == run.layer or row.is_own]
     rows = _with_figures_of_others(run, rows, paper.METRICS)
     beside = paper.counterparts(run.layers, run.layer)
     lines, data = [], []
@@ -92,7 +96,8 @@ def _with_figures_of_others(run: Run, rows: Iterable[Row], metrics: Iterable[str
     for metric in metrics:
         evaluation, slash, name = metric.partition("/")
         others = run.results(evaluation, run.layers, [run.expansion]) if slash else []
-        for row in (row for result in others for row in result.rows if name in row.figures):
+        controls = _controls(run, evaluation, [run.layer]) if slash else []
+        for row in (row for row in _ordered(others, controls) if name in row.figures):
             added.setdefault((row.method, row.layer, row.expansion), {})[metric] = row.figures[name]
     return [
         replace(row, figures={**row.figures, **added.get((row.method, row.layer, row.expansion), {})}) for row in rows
@@ -107,6 +112,10 @@ def _table2(run: Run) -> Table:
     people = [row for row in rated if row.method in paper.TABLE2]
     models = sorted((row for row in rated if row.method not in paper.TABLE2), key=lambda row: row.method.split(",")[-1])
     stand_ins = [_true_labels(row, result) for result in corpora for row in result.rows]
+    stand_ins += [
+        replace(row, method=f"{row.method}, true labels as raters")
+        for row in _controls(run, "name_similarity", [run.layer])
+    ]
     stand_ins.sort(key=lambda row: (row.method.count(","), _place(paper.METHODS)(row.method.split(",")[0])))
     lines, data, kinds = [], [], []
     for method, printed in () if people or not (models or stand_ins) else paper.TABLE2.items():  # for people to fill
@@ -159,7 +168,7 @@ def _true_labels(row: Row, result: Result) -> Row:
 
 def _table3(run: Run) -> Table:
     results = run.results("steering", [run.layer], [run.expansion])
-    rows = _ordered(results)
+    rows = _ordered(results, _controls(run, "steering", [run.layer]))
     shifts = sorted(dict.fromkeys(_shift(row) for row in rows), key=_place(paper.SHIFTS))
     lines = []
     for method in dict.fromkeys(row.method for row in rows):
@@ -199,7 +208,7 @@ def _table3(run: Run) -> Table:
 
 def _table4(run: Run) -> Table:
     results = run.results("monosemanticity", run.layers, run.expansions)
-    rows = _ordered(results)
+    rows = _ordered(results, _controls(run, "monosemanticity", run.layers))
     layers = sorted({row.layer for row in rows})
     beside = paper.counterparts(run.layers, max(run.layers))
     lines: dict[str, list[Line]] = {measure: [] for measure in _MEASURES}
@@ -244,10 +253,29 @@ _MEASURES = {"ms": "highest m", "mean_ms": "mean m of the top {}", "above_chance
 """The measures of Table 4: the paper's, then two that say more than a maximum."""
 
 
-def _ordered(results: Iterable[Result]) -> list[Row]:
+def _controls(run: Run, evaluation: str, layers: Iterable[int]) -> list[Row]:
+    """Return the rows of dictionaries that were never trained; several draws of one kind become one row."""
+    cells = [cell for layer in layers for cell in run.controls(layer, run.expansion)]
+    drawn: dict[tuple[Any, ...], list[Row]] = {}
+    for result in (result for cell in cells if (result := cell.result(evaluation)) is not None):
+        for row in result.rows:
+            drawn.setdefault((row.method, row.layer, row.source, row.target), []).append(row)
+    return [_pooled(rows).as_control() for rows in drawn.values()]
+
+
+def _pooled(draws: Sequence[Row]) -> Row:
+    if len(draws) == 1:
+        return draws[0]
+    shared = [name for name in draws[0].figures if all(name in row.figures for row in draws)]
+    figures = {name: Figure.pooled([row.figures[name] for row in draws]) for name in shared}
+    note = f"mean of {len(draws)} draws ± standard deviation; in the interval's place, the lowest and the highest draw"
+    return replace(draws[0], figures=figures, note=note)
+
+
+def _ordered(results: Iterable[Result], controls: Iterable[Row] = ()) -> list[Row]:
     """Put rows into the paper's order of methods, then by expansion, layer and shift; drop later duplicates."""
     rows: dict[tuple[Any, ...], Row] = {}
-    for row in (row for result in results for row in result.rows):
+    for row in (*(row for result in results for row in result.rows), *controls):
         rows.setdefault((row.method, row.layer, row.expansion, _shift(row)), row)
     method, shift = _place(paper.METHODS), _place(paper.SHIFTS)
     return sorted(rows.values(), key=lambda r: (method(r.method), r.expansion or 0, r.layer, shift(_shift(r))))

@@ -6,21 +6,23 @@ from .callback import (
     WarmUpAndDecay,
 )
 from .checkpoint import SaveWhenStopped, WholeCheckpoints, check_checkpoint, is_whole
+from .controls import make_control
 from .dictionary import Dictionary
 from .formats import Format, convert
 from .jumprelu import JumpReLUSAE
-from .loading import POLY, load_dictionary
+from .loading import RAW, load_dictionary
 from .metric import NormByPosition, Quality
 from .module import SAETraining
-from .poly import PolyFeatures
+from .poly import HalfWaves, PolyFeatures
 from .topk import Reconstruction, TopKSAE
 
 __all__ = [
     "PLACEHOLDER",
-    "POLY",
+    "RAW",
     "AnnealK",
     "Dictionary",
     "Format",
+    "HalfWaves",
     "JumpReLUSAE",
     "LogQuality",
     "NormByPosition",
@@ -37,4 +39,5 @@ __all__ = [
     "convert",
     "is_whole",
     "load_dictionary",
+    "make_control",
 ]

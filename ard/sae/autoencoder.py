@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ard.results import Figure
+from ard.results import CONTROL_METHODS, Figure
 from ard.sae.dictionary import Dictionary
 from ard.sae.formats import StoredSAE, read, write
 from ard.sae.functional import affine, decode_sparse
@@ -49,6 +49,8 @@ class SAE(Dictionary):
     ) -> None:
         super().__init__(d_in, d_sae)
         self.pre_bias, self.metadata = pre_bias, dict(metadata or {})
+        if (control := str(self.metadata.get("control"))) in CONTROL_METHODS:
+            self.method, self.is_baseline = CONTROL_METHODS[control], True
         directions = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1)
         self.W_dec = nn.Parameter(directions)
         self.W_enc = nn.Parameter(directions.clone().T)
@@ -70,6 +72,16 @@ class SAE(Dictionary):
     def directions(self) -> Float[Tensor, "features d_in"]:
         """Return the rows of W_dec."""
         return self.W_dec.detach()
+
+    def with_directions(
+        self, directions: Float[Tensor, "features d_in"], centre: Float[Tensor, " d_in"], metadata: Mapping[str, Any]
+    ) -> "SAE":
+        """Return an untrained SAE that is as sparse, reads and writes along these directions, and is centred here.
+
+        Raises:
+            UserError: if this kind of SAE has none, which is the default.
+        """
+        raise UserError(f"a {type(self).__name__} has no untrained controls: set num_untrained to 0")
 
     @abstractmethod
     def stored(self) -> StoredSAE:

@@ -100,6 +100,14 @@ class TopKSAE(SAE):
         if self.threshold is None and num_set > self.k:
             raise UserError(f"{num_set} features cannot be set at once: this SAE keeps {self.k} per token")
 
+    def with_directions(
+        self, directions: Float[Tensor, "features d_in"], centre: Float[Tensor, " d_in"], metadata: Mapping[str, Any]
+    ) -> "TopKSAE":
+        """Return an untrained SAE of the same K along these directions; also of BatchTopK, whose K is a mean."""
+        sae = TopKSAE(self.d_in, self.d_sae, k=self.k, pre_bias=True, metadata=metadata)
+        sae.load_state_dict({**sae.state_dict(), "W_dec": directions, "W_enc": directions.T, "b_dec": centre})
+        return sae
+
     def stored(self) -> StoredSAE:
         """Return what is stored of it, whatever the file format."""
         threshold = None if self.threshold is None else float(self.threshold)

@@ -148,7 +148,7 @@ class Experiment:
         """Measure a choice on another split, with its controls, doses, selectivity and reverse direction."""
         outcome = self._outcome(task, split, {NO_SAE: [None], NO_CLAMP: [{}], STEERED: [self._clamp(choice)]})
         figures = {name: self._figures(outcome, name) for name in outcome.reached}
-        details: dict[str, Any] = {}
+        details: dict[str, Any] = {"reached": self._reached(outcome)}
         figures[RANDOM], details["random_features"] = self._random(task, split, choice)
         if (reverse := task.reverse) is not None:
             figures[REVERSE], details["reverse"] = self._reverse(reverse, split, choice)
@@ -162,7 +162,13 @@ class Experiment:
     def measure_alone(self, task: SteeringTask, split: Split, choice: Choice) -> Measured:
         """Measure a choice without controls; those are measured with the layer's other dictionary."""
         outcome = self._outcome(task, split, {STEERED: [self._clamp(choice)]})
-        return Measured({STEERED: self._figures(outcome, STEERED)}, {})
+        return Measured({STEERED: self._figures(outcome, STEERED)}, {"reached": self._reached(outcome)})
+
+    def _reached(self, outcome: Outcome) -> dict[str, float]:
+        """Return for each clip that counts whether its steered answer is the target, to pair dictionaries by clip."""
+        counts = outcome.among[self.design.denominators[0]]
+        verdicts = zip(outcome.clip_ids, outcome.reached[STEERED].mean(axis=0).tolist(), strict=True)
+        return {clip_id: reached for (clip_id, reached), one in zip(verdicts, counts, strict=True) if one}
 
     def _clamp(self, choice: Choice) -> Clamp:
         return self._at([feature.feature for feature in choice.features], choice.multiple)

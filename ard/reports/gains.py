@@ -1,0 +1,93 @@
+"""The table that stands first: what the trained dictionary has beyond dictionaries that were never trained."""
+
+import math
+
+from ard.reports import notes
+from ard.reports.table import Cell, Line, Table
+from ard.results import Row
+from ard.run import Run
+
+GAINS = {
+    "matching/f1": "F1 of names (Table 1)",
+    "matching/precision": "precision of names (Table 1)",
+    "matching/recall": "recall of names (Table 1)",
+    "matching/map": "mAP of names (Table 1)",
+    "matching_paper/f1": "F1, the paper's activity (Table 1)",
+    "stated_labels/unseen_precision": "names true on unseen clips",
+    "label_auroc/share_found": "labels found",
+    "label_auroc/mean_auroc": "AUROC of labels",
+    "detection/auroc": "detection by name",
+    "name_similarity/clap_cosine": "CLAP cosine, true labels as raters (Table 2)",
+    "steering/sensitivity": "steering (Table 3)",
+    "monosemanticity/ms": "highest m (Table 4)",
+    "monosemanticity/mean_ms": "mean m of the top C (Table 4)",
+    "monosemanticity/mean_ms_top_share": "mean m of the top fifth",
+    "monosemanticity/mean_ms_random_lowest_top_share": "the same, L drawn at random",
+    "monosemanticity/above_chance": "features above chance",
+    "monosemanticity/halves_agreement": "m on halves of the clips",
+}
+"""Figures of ``gain.json``, as the table names them."""
+
+VERDICTS = ("beyond untrained", "not told apart", "below untrained")
+
+
+def verdict(row: Row) -> str:
+    """Return what the interval of a gain says."""
+    gain = row.figures["gain"]
+    if not (math.isfinite(gain.low) and math.isfinite(gain.high)):
+        return VERDICTS[1]
+    return VERDICTS[0] if gain.low > 0 else VERDICTS[2] if gain.high < 0 else VERDICTS[1]
+
+
+def gains_table(run: Run) -> Table:
+    """Return the table of gains, those beyond the untrained dictionaries first."""
+    results = run.results("gain", [run.layer], [run.expansion])
+    rows = [row for result in results for row in result.rows if row.method in GAINS]
+    rows.sort(key=lambda row: (VERDICTS.index(verdict(row)), list(GAINS).index(row.method)))
+    lines = tuple(
+        Line(
+            (_name(row), verdict(row)),
+            tuple(Cell(row.figures[name]) for name in ("trained", "untrained", "gain")),
+            verdict(row) == VERDICTS[0],
+        )
+        for row in rows
+    )
+    return Table(
+        number=0,
+        preset=run.preset,
+        title="What training gives: AR&D beside dictionaries of the same width and K that were never trained",
+        stub_heads=("Figure", "Verdict"),
+        heads=("AR&D", "Untrained SAE", "gain"),
+        paper_heads=(),
+        lines=lines,
+        rows=tuple(_json(row) for row in rows),
+        notes=tuple(_notes(run, rows)),
+    )
+
+
+def _name(row: Row) -> str:
+    return GAINS[row.method] + (f", {row.source} to {row.target}" if row.source else "")
+
+
+def _json(row: Row) -> dict[str, object]:
+    content: dict[str, object] = {"figure": row.method, "verdict": verdict(row), "layer": row.layer}
+    content |= {"expansion": row.expansion, "method": "AR&D"}
+    if row.source is not None:
+        content |= {"source": row.source, "target": row.target}
+    for name, figure in row.figures.items():
+        content[name] = {key: getattr(figure, key) for key in ("value", "low", "high", "n", "over")}
+    return content
+
+
+def _notes(run: Run, rows: list[Row]) -> list[str]:
+    if not rows:
+        return [notes.left_out("it has no untrained dictionaries: set num_untrained", "gain")]
+    told, apart = ([row for row in rows if (verdict(row) == VERDICTS[0]) is beyond] for beyond in (True, False))
+    num_draws = max(row.figures["untrained"].n for row in rows if row.figures["untrained"].spread is not None)
+    return [
+        f"{len(told)} of {len(rows)} figures tell the trained dictionary from the untrained ones. The other "
+        f"{len(apart)} are no evidence that training gave anything.",
+        f"Untrained SAE: mean of {num_draws} draws ± standard deviation; its interval runs from the lowest draw to the "
+        "highest. The gain's is a 95 % interval, paired over clips or labels where both were measured on the same; "
+        "elsewhere variances are added up. docs/method.md says what each figure can show.",
+    ]
