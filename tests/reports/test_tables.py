@@ -210,7 +210,8 @@ def test_a_run_without_labels_leaves_tables_out_and_says_so(run):
     write_tables(run)
     for name in ("e8/matching", "poly/matching", "e8/steering"):
         (run / f"layer-3/{name}.json").unlink()
-    first, second, third, fourth = write_tables(run)
+    gains, first, second, third, fourth = write_tables(run)
+    assert gains.lines == ()
     assert (first.lines, second.lines, third.lines) == ((), (), ())
     assert "no matching.json" in first.notes[0]
     assert "no steering.json" in third.notes[0]
