@@ -109,7 +109,7 @@ class SilentFeatures(Metric):
         eights = pad(silent[noted], (0, 8 * self.bits.shape[1] - self.num_features))
         weights = 2 ** torch.arange(8, dtype=torch.uint8, device=rows.device)
         places = torch.searchsorted(self.rows, rows[noted])
-        self.bits[places] = (eights.view(len(eights), -1, 8) * weights).sum(dim=-1, dtype=torch.uint8)
+        self.bits[places] = (eights.unflatten(1, (self.bits.shape[1], 8)) * weights).sum(dim=-1, dtype=torch.uint8)
 
     def compute(self) -> Noted:
         """Return what all ranks noted."""

@@ -10,12 +10,12 @@ from ard.monosemanticity.chance import draw_clips
 from ard.monosemanticity.functional import DEFAULT, Moments, Reading, contrast, list_moments, score_lists
 from ard.monosemanticity.metric import Noted
 
-NUM_ORDERS = 100
+NUM_ORDERS = 200
 FIRST_CLIPS = 64
 """How many clips of an order are looked at: a feature that is silent in fewer than p of them keeps its own L^k."""
 
 
-def draw_orders(num_clips: int, generator: torch.Generator) -> Int[Tensor, "orders clips"]:
+def draw_orders(num_clips: int, generator: torch.Generator) -> Int[Tensor, "orders first"]:
     """Draw the first clips of random orders of the data set."""
     return draw_clips(num_clips, min(FIRST_CLIPS, num_clips), NUM_ORDERS, generator)
 
@@ -24,12 +24,12 @@ def highest_over_orders(
     embeddings: Float[Tensor, "clips d"],
     stored: Mapping[str, Tensor],
     noted: Noted,
-    orders: Int[Tensor, "orders clips"],
+    orders: Int[Tensor, "orders first"],
     reading: Reading = DEFAULT,
     *,
     each: bool,
     generator: torch.Generator,
-) -> Float[Tensor, " orders"]:
+) -> Float[Tensor, " found"]:
     """Return the highest m of the live features in every order, in ascending order.
 
     With ties ``stable`` or ``shared_random``, L^k is the first p clips of an order in which the feature is silent, and
