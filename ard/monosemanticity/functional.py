@@ -131,7 +131,7 @@ def score_lists(
     reading: Reading = DEFAULT,
 ) -> Float[Tensor, " features"]:
     """Score features from their lists, in chunks, so that memory does not grow with their number."""
-    return contrast(*(list_moments(embeddings, ids, reading) for ids in (top_ids, bottom_ids)), reading)
+    return contrast(list_moments(embeddings, top_ids, reading), list_moments(embeddings, bottom_ids, reading), reading)
 
 
 def list_moments(

@@ -56,4 +56,4 @@ def compare_halves(
     top, bottom = (torch.searchsorted(rows, stored[f"{HALVES[1]}/{side}_ids"][features]) for side in ("top", "bottom"))
     drawn = random_lists(embeddings[rows], top.shape[1], num_draws, reading, generator=generator)
     p = conditional_p_values(m[1][features], top, bottom, embeddings[rows], drawn, reading, generator=generator)
-    return Halves((m[0], m[1]), cosine_similarity(*centres, dim=1), features, p.nan_to_num(1.0))
+    return Halves((m[0], m[1]), cosine_similarity(centres[0], centres[1], dim=1), features, p.nan_to_num(1.0))

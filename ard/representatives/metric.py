@@ -251,8 +251,10 @@ class RepresentativeClips(Metric):
     def _halves(self) -> tuple[Half, ...]:
         if (self.half_num_clips < self.p).any():
             return ()
-        sides = ([getattr(self, f"{name}_{side}")[..., 1].long() for side in ("top", "bottom")] for name in HALVES)
-        return tuple(Half(*ids, n.clone()) for ids, n in zip(sides, self.half_n_active, strict=True))
+        return tuple(
+            Half(getattr(self, f"{name}_top")[..., 1].long(), getattr(self, f"{name}_bottom")[..., 1].long(), n.clone())
+            for name, n in zip(HALVES, self.half_n_active, strict=True)
+        )
 
 
 class RandomActiveClips(Metric):
