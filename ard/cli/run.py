@@ -18,7 +18,7 @@ from ard.steps import GOALS, Goal
 from ard.types import UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
-LEAST_CLIPS = 4  # two in H^k and two in L^k
+LEAST_CLIPS = 6  # three in H^k and three in L^k: two have no spread
 LONGEST_S = 30.0  # of a clip, even if the model could hear an hour at once
 MOST_LINES = 20  # of a list that may have thousands
 

@@ -1,32 +1,46 @@
 """Score every feature of every method and select the top-C, from representatives and embeddings on disk."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from lightning import LightningModule, Trainer
+from scipy.stats import rankdata
 from torch import Tensor
 
 from ard.embedding import EMBEDDED
+from ard.monosemanticity.chance import (
+    RandomLists,
+    conditional_p_values,
+    draw_clips,
+    mean_over_random_lowest,
+    random_lists,
+)
 from ard.monosemanticity.functional import (
     DEFAULT,
     Reading,
-    chance_scores,
-    draw_clips,
-    num_shared,
-    p_values,
+    list_moments,
     q_values,
     score_lists,
+    share_curve,
+    top_share_mean,
 )
-from ard.monosemanticity.metric import WeightedMonosemanticity
+from ard.monosemanticity.halves import Halves, compare_halves
+from ard.monosemanticity.metric import Noted, SilentFeatures, WeightedMonosemanticity
+from ard.monosemanticity.orders import draw_orders, highest_over_orders
 from ard.probing import SCORERS, Evaluator, Scored
-from ard.representatives import RANDOM_ACTIVE, read_ties
+from ard.representatives import HALVES, RANDOM_ACTIVE, read_ties
+from ard.representatives.functional import LEAST_P
 from ard.results import Figure, Result
 from ard.run import Cell
 from ard.sae import Dictionary
 from ard.types import UserError
+
+MS = "pooled standard deviations"
 
 
 class Selection(NamedTuple):
@@ -55,9 +69,34 @@ class ScoreMonosemanticity(Evaluator):
     clips of H^k at random and keeps L^k (Sec. 3 b); for raw coordinates, Eq. 2 alone. Dead features have m = NaN and
     are counted. ``monosemanticity.safetensors`` holds the selections of every method and, for every feature:
 
-    - ``<scorer>/m``; ``<scorer>/p_value``, how often the same formula gives at least as much on shuffled clips; and
-      ``<scorer>/q_value``, the lowest false-discovery rate at which the feature passes (Benjamini and Hochberg).
+    - ``<scorer>/m``; ``<scorer>/p_value``, how often m is reached if H is drawn at random and the feature's L^k is kept
+      (:func:`~ard.monosemanticity.chance.conditional_p_values`); and ``<scorer>/q_value``, the lowest false-discovery
+      rate at which the feature passes among all live ones (Benjamini and Hochberg).
+    - ``ard/coherence``: E_H, the mean cosine within H^k; ``random_lowest/m``: mean m over random draws of L.
+    - ``half0/m``, ``half1/m``: m among either half of the clips, NaN if the feature is silent there;
+      ``halves/cosine``: of the mean embeddings of H^k in both halves.
+    - ``halves/features``, ``halves/p_value``, ``halves/q_value`` [concepts]: the top-C of the first half, and how they
+      fare on the second.
     - ``weighted/m``: the score of reference [18] over all clips, weighted by the mean activation of a clip's tokens.
+
+    The figures of ``monosemanticity.json``, for Eq. 2. Those of live features compare dictionaries of any width; those
+    of a fixed C rise with the width.
+
+    - ``ms``, ``mean_ms``: the highest m (the paper's), and the mean of the top-C.
+    - ``above_chance``: share of the live features whose q-value is at most ``false_discovery_rate``.
+    - ``above_chance_other_half``: of the top-C by m on one half of the clips, the share that is above chance on the
+      other. Clips of one speaker or recording may be in both halves.
+    - ``halves_agreement``: Spearman's correlation of m on the two halves, over features that are active in both.
+    - ``coherence``, ``mean_ms_live``, ``median_ms_live``, ``mean_ms_top_share``: means over live features, their
+      median m, and the mean of the highest fifth.
+    - ``mean_ms_random_lowest``, ``mean_ms_random_lowest_top_share``: the same with L drawn at random for every feature,
+      often: one rule for every dictionary, whereas L^k is of its own making.
+    - ``mean_weighted_ms``: mean of ``weighted/m`` over the top-C.
+
+    Its details: ``curve`` has [share, m] pairs, m being reached by that share of the live features; ``ms_over_orders``
+    has the lowest, the median and the highest of the highest m over random orders of the data set, which decide what
+    silent clips make L^k (:func:`~ard.monosemanticity.orders.highest_over_orders`); ``num_distinct_lowest`` counts
+    the different L^k of live features.
 
     Args:
         clap: the CLAP model.
@@ -68,9 +107,9 @@ class ScoreMonosemanticity(Evaluator):
             during retrieval (``num_random`` there).
         random_lowest: draw the clips of L^k at random too, rather than keep them.
         reading: how to read Eq. 3 and 4.
-        num_null_draws: shuffles that m is compared with; no p-value is below 1 / (1 + this number).
+        num_null_draws: random H that m is compared with; no p-value is below 1 / (1 + this number).
         false_discovery_rate: rate at which features count as above chance.
-        seed: seed for the draws, the shuffles and the bootstrap.
+        seed: seed for the draws and the bootstrap.
     """
 
     needs = ("representatives",)
@@ -97,22 +136,47 @@ class ScoreMonosemanticity(Evaluator):
         self.random_from, self.random_lowest = random_from, random_lowest
         self.reading = reading
         self.num_null_draws, self.false_discovery_rate = num_null_draws, false_discovery_rate
+        self._retrieved_anew = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See whether the lists are to be retrieved in the same pass; what lies in the cell is then not used."""
+        others = [callback for callback in trainer.callbacks if isinstance(callback, Evaluator)]  # type: ignore[attr-defined]
+        self._retrieved_anew = any("representatives" in other.makes for other in others)
+        super().setup(trainer, pl_module, stage)
+
+    def check(self, cell: Cell) -> None:
+        """Refuse lists too short for a score.
+
+        Raises:
+            UserError: if those in the cell have fewer than three clips.
+        """
+        if not self._retrieved_anew and (p := cell.tensors("representatives")["ard/top_ids"].shape[1]) < LEAST_P:
+            raise UserError(
+                f"the lists in '{cell.folder}' are of {p} clips, which have no spread that m could be measured by: "
+                f"retrieve the representatives again with p {LEAST_P} or more"
+            )
 
     def start(self, cell: Cell, dictionary: Dictionary) -> None:
-        """Prepare the weighted score."""
+        """Prepare the weighted score, and draw orders of the data set."""
         self._embedded = self.embeddings(cell, "probe")
         self._weighted = WeightedMonosemanticity(dictionary.d_sae, self._embedded.shape[1]).to(self.device)
+        self._orders = draw_orders(len(self._embedded), torch.Generator().manual_seed(self.seed))
+        self._silent = SilentFeatures(dictionary.d_sae, self._orders).to(self.device)
 
     def update(self, split: str, scored: Scored) -> None:
-        """Fold a batch of the probing set into the weighted score."""
+        """Fold in a batch of the probing set."""
         if split == "probe":
-            mean = scored.scores.mean
-            self._weighted.update(mean, self._embedded[scored.batch.rows.cpu()].to(mean.device))
+            mean, rows = scored.scores.mean, scored.batch.rows
+            self._weighted.update(mean, self._embedded[rows.cpu()].to(mean.device))
+            self._silent.update(scored.scores.coverage == 0, rows)
 
     def gather(self) -> None:
-        """Gather the weighted score of all ranks."""
+        """Gather what all ranks took in."""
         self._of_all_clips = self._weighted.compute().cpu()
+        rows, bits, num_features = self._silent.compute()
+        self._noted = Noted(rows.cpu(), bits.cpu(), num_features)
         self._weighted.reset()
+        self._silent.reset()
 
     def evaluate(self, cell: Cell) -> Result | None:
         """Score the features, select the top-C and write both."""
@@ -126,29 +190,49 @@ class ScoreMonosemanticity(Evaluator):
             tensors[f"{scorer}/m"] = m
             features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(m)]
             self._keep(tensors, f"{scorer}/0", Selection(features, m[features], top[features]))
-        self._compare_with_chance(tensors, stored)
+        generator = torch.Generator().manual_seed(self.seed)
+        p = stored["ard/top_ids"].shape[1]
+        drawn = random_lists(self._embedded, p, self.num_null_draws, self.reading, generator=generator)
+        self._compare_with_chance(tensors, stored, drawn, generator)
+        self._describe(tensors, stored, drawn, generator)
+        halves = compare_halves(
+            self._embedded, stored, self.num_selected, self.num_null_draws, self.reading, generator=generator
+        )
+        if halves is not None:
+            self._keep_halves(tensors, halves)
         if with_baselines:
             self._draw(tensors, stored)
         cell.save_tensors("selections", tensors)
-        return self._result(cell, tensors, dead)
+        return self._result(cell, tensors, stored)
 
     def _count(self, m: Tensor) -> int:
         return min(self.num_selected, int((~m.isnan()).sum()))
 
-    def _compare_with_chance(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
-        """Add p- and q-values; the shuffles are the same for all scorers."""
-        scorers = [scorer for scorer in SCORERS if f"{scorer}/m" in tensors]
-        shared = {s: num_shared(stored[f"{s}/top_ids"], stored[f"{s}/bottom_ids"]) for s in scorers}
-        length, generator = stored["ard/top_ids"].shape[1], torch.Generator().manual_seed(self.seed)
-        chance = {
-            number: chance_scores(
-                self._embedded, length, number, self.reading, num_draws=self.num_null_draws, generator=generator
-            )
-            for number in torch.cat(list(shared.values())).unique().tolist()
-        }
-        for scorer in scorers:
-            p = p_values(tensors[f"{scorer}/m"], shared[scorer], chance)
+    def _compare_with_chance(
+        self, tensors: dict[str, Tensor], stored: Mapping[str, Tensor], drawn: RandomLists, generator: torch.Generator
+    ) -> None:
+        """Add p- and q-values; the random H are the same for all scorers."""
+        for scorer in [scorer for scorer in SCORERS if f"{scorer}/m" in tensors]:
+            lists = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
+            m = tensors[f"{scorer}/m"]
+            p = conditional_p_values(m, *lists, self._embedded, drawn, self.reading, generator=generator)
             tensors |= {f"{scorer}/p_value": p, f"{scorer}/q_value": q_values(p)}
+
+    def _describe(
+        self, tensors: dict[str, Tensor], stored: Mapping[str, Tensor], drawn: RandomLists, generator: torch.Generator
+    ) -> None:
+        """Add what H^k alone says: its coherence, and m with L at random."""
+        dead = stored["n_active"] == 0
+        top = list_moments(self._embedded, stored["ard/top_ids"], self.reading)
+        random_lowest = mean_over_random_lowest(top, drawn, self.reading, generator=generator)
+        tensors["ard/coherence"] = top.mean.masked_fill(dead, math.nan)
+        tensors["random_lowest/m"] = random_lowest.masked_fill(dead, math.nan)
+
+    @staticmethod
+    def _keep_halves(tensors: dict[str, Tensor], halves: Halves) -> None:
+        tensors |= {f"{name}/m": m for name, m in zip(HALVES, halves.m, strict=True)}
+        tensors |= {"halves/cosine": halves.cosine, "halves/features": halves.features}
+        tensors |= {"halves/p_value": halves.p_value, "halves/q_value": q_values(halves.p_value)}
 
     def _draw(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
         """Draw random representatives for AR&D's top-C and score them, by default against the same L^k."""
@@ -174,36 +258,92 @@ class ScoreMonosemanticity(Evaluator):
     def _keep(tensors: dict[str, Tensor], name: str, selection: Selection) -> None:
         tensors |= {f"{name}/{field}": t.clone() for field, t in selection._asdict().items()}
 
-    def _result(self, cell: Cell, tensors: dict[str, Tensor], dead: Tensor) -> Result:
-        selected = tensors["ard/0/m"].numpy()
-        weighted = tensors["weighted/m"][tensors["ard/0/features"]].numpy()
-        weighted = weighted[np.isfinite(weighted)]
-        q = {name.partition("/")[0]: t for name, t in tensors.items() if name.endswith("/q_value")}
-        passed = (q["ard"][tensors["ard/0/features"]] <= self.false_discovery_rate).double().numpy()
-        figures = {
-            "ms": Figure.estimate(selected, np.max, "pooled standard deviations", over="concepts", seed=self.seed),
-            "mean_ms": Figure.estimate(
-                selected, np.mean, "pooled standard deviations", over="concepts", seed=self.seed
-            ),
-            "above_chance": Figure.estimate(passed, np.mean, "share of the top-C", over="concepts", seed=self.seed),
-            "mean_weighted_ms": Figure.estimate(weighted, np.mean, "cosine", over="concepts", seed=self.seed),
+    def _result(self, cell: Cell, tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> Result:
+        ties = read_ties(cell)
+        live = stored["n_active"] > 0
+        passed = {
+            scorer: (tensors[f"{scorer}/q_value"][live] <= self.false_discovery_rate)
+            for scorer in SCORERS
+            if f"{scorer}/m" in tensors
         }
+        other_half = tensors.get("halves/q_value", torch.empty(0)) <= self.false_discovery_rate
         choices = {
             **asdict(self.reading),
-            **read_ties(cell),
+            **ties,
             "clap": self.clap_name,
-            "num_selected": len(selected),
-            "chance": "H and L drawn without replacement, pooled over features",
+            "num_selected": len(tensors["ard/0/features"]),
+            "chance": "H drawn without replacement from the clips not in L, given each L",
             "num_null_draws": self.num_null_draws,
             "random_from": self.random_from,
             "random_lowest": self.random_lowest,
             "false_discovery_rate": self.false_discovery_rate,
         }
         details = {
-            "num_features": len(dead),
-            "num_dead": int(dead.sum()),
-            "num_above_chance": {scorer: int((t <= self.false_discovery_rate).sum()) for scorer, t in q.items()},
-            "num_selected_above_chance": int(passed.sum()),
+            "num_features": len(live),
+            "num_dead": int((~live).sum()),
+            "num_live": int(live.sum()),
+            "num_above_chance": {scorer: int(of_scorer.sum()) for scorer, of_scorer in passed.items()},
+            "num_selected_on_half": len(other_half),
+            "num_above_chance_other_half": int(other_half.sum()),
+            "num_distinct_lowest": len(stored["ard/bottom_ids"][live].sort(dim=1).values.unique(dim=0)),
+            "curve": share_curve(_defined(tensors["ard/m"])),
+            "ms_over_orders": self._over_orders(stored, ties["ties"]),
             "num_without_weighted_ms": int(tensors["weighted/m"].isnan().sum()),
         }
+        figures = self._figures(tensors, passed["ard"], other_half)
         return Result("monosemanticity", (cell.row(figures),), choices, details)
+
+    def _figures(
+        self, tensors: Mapping[str, Tensor], passed: Bool[Tensor, " live"], other_half: Bool[Tensor, " concepts"]
+    ) -> dict[str, Figure]:
+        def estimate(samples: np.ndarray, statistic: Callable[[Any], Any], unit: str = MS) -> Figure:
+            return Figure.estimate(samples, statistic, unit, over="concepts", seed=self.seed)
+
+        selected, live = tensors["ard/0/m"].numpy(), _defined(tensors["ard/m"])
+        random_lowest = _defined(tensors["random_lowest/m"])
+        weighted = _defined(tensors["weighted/m"][tensors["ard/0/features"]])
+        return {
+            "ms": estimate(selected, np.max),
+            "mean_ms": estimate(selected, np.mean),
+            "above_chance": estimate(passed.double().numpy(), np.mean, "share of the live features"),
+            "above_chance_other_half": estimate(other_half.double().numpy(), np.mean, "share of the top-C"),
+            "halves_agreement": estimate(_ranks(tensors), _correlation, "rank correlation"),
+            "coherence": estimate(_defined(tensors["ard/coherence"]), np.mean, "cosine"),
+            "mean_ms_live": estimate(live, np.mean),
+            "median_ms_live": estimate(live, np.median),
+            "mean_ms_top_share": estimate(live, top_share_mean),
+            "mean_ms_random_lowest": estimate(random_lowest, np.mean),
+            "mean_ms_random_lowest_top_share": estimate(random_lowest, top_share_mean),
+            "mean_weighted_ms": estimate(weighted, np.mean, "cosine"),
+        }
+
+    def _over_orders(self, stored: Mapping[str, Tensor], ties: str) -> list[float]:
+        """Return lowest, median and highest of the highest m over orders of the data set."""
+        if ties == "preact":  # which are hardly ever equal: the order decides nothing
+            orders, each = self._orders[:0], False
+        else:
+            orders, each = self._orders, ties == "seeded_random"
+        generator = torch.Generator().manual_seed(self.seed)
+        highest = highest_over_orders(
+            self._embedded, stored, self._noted, orders, self.reading, each=each, generator=generator
+        ).numpy()
+        return [float(np.quantile(highest, level)) for level in (0, 0.5, 1)] if len(highest) else []
+
+
+def _defined(scores: Float[Tensor, " features"]) -> Float[np.ndarray, " live"]:
+    return scores[~scores.isnan()].numpy()
+
+
+def _ranks(tensors: Mapping[str, Tensor]) -> Float[np.ndarray, "live 2"]:
+    """Return the ranks of m on both halves, of the features that have both."""
+    if f"{HALVES[0]}/m" not in tensors:
+        return np.empty((0, 2))
+    m = torch.stack([tensors[f"{name}/m"] for name in HALVES], dim=1).numpy()
+    return np.asarray(rankdata(m[np.isfinite(m).all(axis=1)], axis=0))
+
+
+def _correlation(ranks: Float[np.ndarray, "live 2"]) -> float:
+    """Return Spearman's correlation; NaN if either column is constant."""
+    centred = ranks - ranks.mean(axis=0)
+    scale = float(np.sqrt(np.square(centred).sum(axis=0).prod()))
+    return float(centred[:, 0] @ centred[:, 1]) / scale if scale else math.nan

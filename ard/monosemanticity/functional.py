@@ -1,8 +1,9 @@
-"""The monosemanticity score (Sec. 2.3, Eq. 3 and 4) under any reading, and its comparison with chance."""
+"""The monosemanticity score (Sec. 2.3, Eq. 3 and 4) under any reading, and what sums it up over a dictionary."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +11,15 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
+from ard.representatives.functional import LEAST_P
+
 CHUNK = 256
 """Features scored at once: few enough for a CPU's cache, enough to share among its threads."""
+
+TOP_SHARE = 0.2
+"""The share of the live features that stands for the best of a dictionary, whatever its width."""
+
+SHARES = (0.0, 0.01, 0.02, 0.05, *(round(0.1 * tenth, 1) for tenth in range(1, 11)))
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,13 @@ class Reading:
 DEFAULT = Reading()
 
 
+class Moments(NamedTuple):
+    """What m takes from a set of clips: the mean of its pairs' cosines (Eq. 3), and their spread (Eq. 4)."""
+
+    mean: Float[Tensor, " sets"]  # E
+    variance: Float[Tensor, " sets"]  # sigma^2
+
+
 def monosemanticity(
     top: Float[Tensor, "features p d"], bottom: Float[Tensor, "features p d"], reading: Reading = DEFAULT
 ) -> Float[Tensor, " features"]:
@@ -46,13 +61,19 @@ def monosemanticity(
     sigma_pooled = sqrt((sigma_H^2 + sigma_L^2) / 2). The score is unbounded; higher is more monosemantic. It is NaN if
     an embedding is NaN, or if no pair of a set counts.
 
+    m saturates: if the clips of H^k are identical, E_H = 1 and sigma_H = 0, so that m = sqrt(2) (1 - E_L) / sigma_L,
+    which is up to L^k alone. Features that share an L^k, as most of an SAE's do (see ``Ties``), share that limit, and
+    the highest m of a dictionary is mostly a property of the luckiest L^k. m is made for activations that are never
+    negative: a signed coordinate that is coherent at both ends has E_H = E_L and m = 0, and its negative's m is 0 too.
+
     Args:
         top: unit embeddings of H^k.
         bottom: unit embeddings of L^k.
         reading: how to read the equations.
 
     Raises:
-        ValueError: if a set has fewer than two clips, hence no pair.
+        ValueError: if a set has fewer than three clips: two have a single pair, hence sigma = 0, and m would be the
+            difference over eps.
 
     Example:
         >>> import torch
@@ -62,17 +83,25 @@ def monosemanticity(
         >>> monosemanticity(top, bottom)
         tensor([3.5301], dtype=torch.float64)
     """
-    if top.shape[1] < 2:
-        raise ValueError(f"monosemanticity needs p >= 2 clips in each set, got {top.shape[1]}")
-    (mean_top, var_top), (mean_bottom, var_bottom) = (_spread(e.double(), reading) for e in (top, bottom))
-    return (mean_top - mean_bottom) / (((var_top + var_bottom) / 2).sqrt() + reading.eps)
+    return contrast(moments(top, reading), moments(bottom, reading), reading)
 
 
-def _spread(
-    embeddings: Float[Tensor, "features p d"], reading: Reading
-) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
-    """Return E (Eq. 3) and sigma^2 of each feature's set."""
-    i, j = torch.triu_indices(embeddings.shape[1], embeddings.shape[1], offset=1)
+def contrast(top: Moments, bottom: Moments, reading: Reading = DEFAULT) -> Float[Tensor, "*sets"]:
+    """Return m from the moments of H^k and L^k (Eq. 4), which are broadcast."""
+    return (top.mean - bottom.mean) / (((top.variance + bottom.variance) / 2).sqrt() + reading.eps)
+
+
+def moments(embeddings: Float[Tensor, "features p d"], reading: Reading = DEFAULT) -> Moments:
+    """Return E (Eq. 3) and sigma^2 of each feature's set.
+
+    Raises:
+        ValueError: if a set has fewer than three clips.
+    """
+    p = embeddings.shape[1]
+    if p < LEAST_P:
+        raise ValueError(f"monosemanticity needs p >= {LEAST_P} clips in each set, got {p}: fewer have no spread")
+    embeddings = embeddings.double()
+    i, j = torch.triu_indices(p, p, offset=1)
     cosines = (embeddings @ embeddings.mT)[:, i, j]
     if reading.skip_identical:
         mean, variance = _moments(cosines, (embeddings[:, i] != embeddings[:, j]).any(dim=-1), reading.ddof)
@@ -82,7 +111,7 @@ def _spread(
         variance = embeddings.std(dim=1, correction=reading.ddof).mean(dim=-1).square()
     elif reading.sigma == "trace":
         variance = embeddings.var(dim=1, correction=reading.ddof).sum(dim=-1)
-    return mean * 2 if reading.pairs == "ordered" else mean, variance
+    return Moments(mean * 2 if reading.pairs == "ordered" else mean, variance)
 
 
 def _moments(
@@ -102,64 +131,37 @@ def score_lists(
     reading: Reading = DEFAULT,
 ) -> Float[Tensor, " features"]:
     """Score features from their lists, in chunks, so that memory does not grow with their number."""
-    m = embeddings.new_empty(len(top_ids), dtype=torch.float64)
-    for part, top, bottom in zip(m.split(CHUNK), top_ids.split(CHUNK), bottom_ids.split(CHUNK), strict=True):
-        part.copy_(monosemanticity(embeddings[top], embeddings[bottom], reading))
-    return m
+    return contrast(list_moments(embeddings, top_ids, reading), list_moments(embeddings, bottom_ids, reading), reading)
 
 
-def num_shared(top_ids: Int[Tensor, "features p"], bottom_ids: Int[Tensor, "features p"]) -> Int[Tensor, " features"]:
-    """Count the clips in both lists of a feature; there can be some if it is active on fewer than p clips."""
-    return (top_ids[:, :, None] == bottom_ids[:, None, :]).any(dim=2).sum(dim=1)
+def list_moments(
+    embeddings: Float[Tensor, "clips d"], ids: Int[Tensor, "features p"], reading: Reading = DEFAULT
+) -> Moments:
+    """Return the moments of lists of clips, in chunks."""
+    parts = [moments(embeddings[part], reading) for part in ids.split(CHUNK)]
+    return Moments(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
-def chance_scores(
-    embeddings: Float[Tensor, "clips d"],
-    p: int,
-    shared: int,
-    reading: Reading = DEFAULT,
-    *,
-    num_draws: int,
-    generator: torch.Generator,
-) -> Float[Tensor, " draws"]:
-    """Return m by the same formula on shuffled clips, in ascending order: the distribution under chance.
+def top_share_mean(m: Float[np.ndarray, " features"], share: float = TOP_SHARE) -> float:
+    """Return the mean of the highest m of a share of the features.
 
-    Shuffling turns H^k and L^k into clips drawn without replacement, with as many shared by both lists as before. The
-    distribution depends only on the number shared, so one set of draws serves all features with that number.
-    """
-    rows = draw_clips(len(embeddings), 2 * p - shared, num_draws, generator)
-    m = score_lists(embeddings, rows[:, :p], rows[:, -p:], reading)
-    return m[~m.isnan()].sort().values
-
-
-def p_values(
-    m: Float[Tensor, " features"], shared: Int[Tensor, " features"], chance: Mapping[int, Float[Tensor, " draws"]]
-) -> Float[Tensor, " features"]:
-    """Return p = (1 + draws that reach m) / (1 + draws), never 0; ``chance`` has the draws by number of shared clips.
-
-    NaN where m is NaN.
+    The last feature counts by the part that the share takes of it, so that the figure is the same for a dictionary and
+    for two copies of it. A mean over a fixed number of features is not: it rises with the width of a dictionary.
 
     Example:
-        >>> import torch
-        >>> from ard.monosemanticity.functional import p_values
-        >>> p_values(torch.tensor([2.0]), torch.tensor([0]), {0: torch.tensor([0.0, 1.0, 3.0])})
-        tensor([0.5000])
+        >>> import numpy as np
+        >>> from ard.monosemanticity.functional import top_share_mean
+        >>> top_share_mean(np.array([1.0, 4.0, 2.0]), 0.5)  # of one feature and a half
+        3.3333333333333335
     """
-    p = torch.full_like(m, torch.nan)
-    for number, draws in chance.items():
-        chosen = (shared == number) & ~m.isnan()
-        reach = len(draws) - torch.searchsorted(draws, m[chosen])
-        p[chosen] = (1 + reach).double() / (1 + len(draws))
-    return p
+    weights = np.clip(share * len(m) - np.arange(len(m)), 0, 1)
+    return float(np.sort(m)[::-1] @ weights / weights.sum())
 
 
-def draw_clips(num_clips: int, size: int, num_draws: int, generator: torch.Generator) -> Int[Tensor, "draws size"]:
-    """Draw clips without replacement, in random order, many times at once (Floyd's algorithm)."""
-    drawn = torch.empty(num_draws, 0, dtype=torch.int64)
-    for last in range(num_clips - size, num_clips):
-        row = torch.randint(last + 1, (num_draws, 1), generator=generator)
-        drawn = torch.cat([drawn, torch.where((drawn == row).any(dim=1, keepdim=True), last, row)], dim=1)
-    return drawn.gather(1, torch.rand(num_draws, size, generator=generator).argsort(dim=1))
+def share_curve(m: Float[np.ndarray, " features"], shares: Sequence[float] = SHARES) -> list[list[float]]:
+    """Return [share, m] pairs: that share of the features have this m or a higher one. At 0 it is the highest."""
+    ranked = np.sort(m)[::-1]
+    return [[share, float(ranked[max(math.ceil(share * len(m) - 1e-9) - 1, 0)])] for share in shares if len(m)]
 
 
 def q_values(p: Float[Tensor, " features"]) -> Float[Tensor, " features"]:

@@ -1,9 +1,11 @@
-"""The monosemanticity score of reference [18], weighted by activations over all clips as the data streams by."""
+"""What is kept as the data stream by: the weighted score of reference [18], and where features are silent."""
+
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 from torchmetrics import Metric
 
 MANY_TIMES_LESS = 1e-12  # below this share of the squared sum of weights, pairs are mere rounding: no second clip
@@ -66,3 +68,49 @@ class WeightedMonosemanticity(Metric):
         pairs = total.square() - squares
         score = (weighted.square().sum(dim=1) - squares) / pairs
         return score.masked_fill(~(pairs > MANY_TIMES_LESS * total.square()), torch.nan)
+
+
+class Noted(NamedTuple):
+    """Which features are silent in some of the clips."""
+
+    rows: Int[Tensor, " clips"]  # in ascending order
+    bits: UInt8[Tensor, "clips bytes"]
+    num_features: int
+
+    def silent(self, rows: Int[Tensor, " clips"]) -> Bool[Tensor, "clips features"]:
+        """Return it for some of these clips."""
+        of_rows = self.bits[torch.searchsorted(self.rows, rows)]
+        bits = of_rows[..., None] >> torch.arange(8, dtype=torch.uint8) & 1
+        return bits.flatten(start_dim=1)[:, : self.num_features].bool()
+
+
+class SilentFeatures(Metric):
+    """Note which features are silent in some of the clips as the data streams by, in a bit each.
+
+    Args:
+        num_features: width of the dictionary.
+        rows: the clips to note it for.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_features: int, rows: Int[Tensor, "..."]) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.rows: Tensor
+        self.bits: Tensor
+        self.register_buffer("rows", rows.unique(), persistent=False)
+        num_bytes = -(-num_features // 8)
+        self.add_state("bits", torch.zeros(len(self.rows), num_bytes, dtype=torch.uint8), "max", persistent=True)
+
+    def update(self, silent: Bool[Tensor, "clips features"], rows: Int[Tensor, " clips"]) -> None:
+        """Add a batch of clips."""
+        noted = torch.isin(rows, self.rows)
+        eights = pad(silent[noted], (0, 8 * self.bits.shape[1] - self.num_features))
+        weights = 2 ** torch.arange(8, dtype=torch.uint8, device=rows.device)
+        places = torch.searchsorted(self.rows, rows[noted])
+        self.bits[places] = (eights.unflatten(1, (self.bits.shape[1], 8)) * weights).sum(dim=-1, dtype=torch.uint8)
+
+    def compute(self) -> Noted:
+        """Return what all ranks noted."""
+        return Noted(self.rows, self.bits, self.num_features)

@@ -1,6 +1,8 @@
 from .callback import RANDOM_ACTIVE, RetrieveRepresentatives, read_maxima, read_ties
 from .functional import Ties
 from .metric import (
+    HALVES,
+    Half,
     RandomActiveClips,
     RepresentativeClips,
     Representatives,
@@ -9,7 +11,9 @@ from .metric import (
 )
 
 __all__ = [
+    "HALVES",
     "RANDOM_ACTIVE",
+    "Half",
     "RandomActiveClips",
     "RepresentativeClips",
     "Representatives",

@@ -11,6 +11,9 @@ from ard.types import Codes
 NO_TOKEN = -1  # stands for the place of a silent feature
 MAX_TOKEN = 0xFFFFFFFF  # the largest token number of a clip
 
+LEAST_P = 3
+"""Fewest clips in a list: two have a single pair of embeddings, so that their cosines have no spread (Eq. 4)."""
+
 BINS_PER_OCTAVE = 4
 ACTIVATION_EDGES = 2.0 ** (torch.arange(-12 * BINS_PER_OCTAVE, 12 * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)
 """Bin edges of activation histograms: four per octave, from 2^-12 to 2^12. The outermost bins take all beyond."""
@@ -97,6 +100,21 @@ def tie_keys(
         return rows
     salt = _mix(torch.tensor(seed, device=rows.device))
     return _mix((_mix(salt ^ features) if ties == "seeded_random" else salt) ^ rows)
+
+
+def half_of(rows: Int[Tensor, "..."], seed: int) -> Int[Tensor, "..."]:
+    """Return which half of the probing set each clip belongs to, 0 or 1.
+
+    Of every two neighbouring rows, a hash of the seed decides which is in which half. So the halves have the same size,
+    give or take a clip, whatever the number of clips, and a clip's half does not depend on it.
+
+    Example:
+        >>> import torch
+        >>> from ard.representatives.functional import half_of
+        >>> half_of(torch.arange(8), seed=0)
+        tensor([0, 1, 0, 1, 1, 0, 0, 1])
+    """
+    return (_mix(_mix(torch.tensor(seed, device=rows.device)) ^ (rows >> 1)) ^ rows) & 1
 
 
 def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:

@@ -16,11 +16,13 @@ from ard.representatives.functional import (
     Ties,
     active_codes,
     active_places,
+    half_of,
     tie_keys,
 )
 from ard.types import Codes
 
 NO_CLIP = -1  # the row of an empty slot
+HALVES = ("half0", "half1")
 
 
 class Representatives(NamedTuple):
@@ -45,11 +47,20 @@ class Statistics(NamedTuple):
     num_tokens: Int[Tensor, ""]
 
 
+class Half(NamedTuple):
+    """H^k and L^k of every feature by Eq. 2 among half of the clips, and on how many of these it is active."""
+
+    top_ids: Int[Tensor, "features p"]
+    bottom_ids: Int[Tensor, "features p"]
+    n_active: Int[Tensor, " features"]
+
+
 class Retrieved(NamedTuple):
-    """The lists of every scorer, and the statistics."""
+    """The lists of every scorer, the statistics, and the lists of both halves, if these have p clips each."""
 
     lists: dict[str, Representatives]
     statistics: Statistics
+    halves: tuple[Half, ...]
 
 
 class Rule(NamedTuple):
@@ -85,9 +96,10 @@ class RepresentativeClips(Metric):
     """Find the clips that represent each feature most (H^k) and least (L^k), by all scorers in one pass (Sec. 2.2).
 
     It also keeps where in each clip of H^k the feature is active, the number of clips where it is active, a histogram
-    of its activations on tokens, and the largest. Memory is a small multiple of ``num_features * p``, however many
-    clips are seen. The result does not depend on batch size, order or world size. ``state_dict`` includes the state, so
-    that an earlier run can be loaded and merged (``merge_state``).
+    of its activations on tokens, and the largest. By Eq. 2 it keeps the lists of both halves of the clips too (see
+    :func:`~ard.representatives.functional.half_of`): what is chosen on one can be tested on the other. Memory is a
+    small multiple of ``num_features * p``, however many clips are seen. The result does not depend on batch size, order
+    or world size. ``state_dict`` includes the state, so that an earlier run can be loaded and merged (``merge_state``).
 
     Args:
         num_features: width of the dictionary.
@@ -95,6 +107,7 @@ class RepresentativeClips(Metric):
         ties: order of equal scores, see :func:`~ard.representatives.functional.tie_keys`. Most features are silent on
             most clips, so L^k is a choice among ties; the paper's figures look like ``stable``.
         tie_seed: seed for the random orders.
+        half_seed: seed that divides the clips into halves.
         kwargs: passed to :class:`torchmetrics.Metric`.
 
     Raises:
@@ -109,21 +122,35 @@ class RepresentativeClips(Metric):
     activation_histogram: Int[Tensor, "features bins"]
     num_clips: Int[Tensor, ""]
     num_tokens: Int[Tensor, ""]
+    half_n_active: Int[Tensor, "2 features"]
+    half_num_clips: Int[Tensor, " 2"]
 
-    def __init__(self, num_features: int, p: int, *, ties: Ties = "stable", tie_seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        p: int,
+        *,
+        ties: Ties = "stable",
+        tie_seed: int = 0,
+        half_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if p < 1:
             raise ValueError(f"p must be at least 1 clip, got {p}")
-        self.num_features, self.p = num_features, p
+        self.num_features, self.p, self.half_seed = num_features, p, half_seed
         self.rules = {side: Rule(side == "top", ties, tie_seed) for side in ("top", "bottom")}
         num_bins = len(ACTIVATION_EDGES) - 1
-        for scorer in SCORERS:
-            for side, worst, num_places in (("top", -torch.inf, len(Places._fields)), ("bottom", torch.inf, 0)):
-                slot = torch.tensor([worst, NO_CLIP, 0.0] + [0.0] * num_places, dtype=torch.float64)
-                merge = partial(_merge, p=p, rule=self.rules[side])
-                self.add_state(f"{scorer}_{side}", slot.repeat(num_features, p, 1), merge, persistent=True)
+        num_places = {(scorer, "top"): len(Places._fields) for scorer in SCORERS}
+        for name in (*SCORERS, *HALVES):
+            for side, worst in (("top", -torch.inf), ("bottom", torch.inf)):
+                entries = [worst, NO_CLIP, 0.0] + [0.0] * num_places.get((name, side), 0)
+                empty = torch.tensor(entries, dtype=torch.float64).repeat(num_features, p, 1)
+                self.add_state(f"{name}_{side}", empty, partial(_merge, p=p, rule=self.rules[side]), persistent=True)
         self.add_state("max_activation", torch.zeros(num_features), "max", persistent=True)
-        for name, shape in (("n_active", [num_features]), ("activation_histogram", [num_features, num_bins])):
+        counts = {"n_active": [num_features], "activation_histogram": [num_features, num_bins]}
+        counts |= {"half_n_active": [len(HALVES), num_features], "half_num_clips": [len(HALVES)]}
+        for name, shape in counts.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), "sum", persistent=True)
         self.add_state("num_clips", torch.tensor(0), "sum", persistent=True)
         self.add_state("num_tokens", torch.tensor(0), "sum", persistent=True)
@@ -160,6 +187,14 @@ class RepresentativeClips(Metric):
         for scorer, of_clips in scores._asdict().items():
             self._fold(f"{scorer}_top", self.rules["top"], rows, of_clips, pre_activations, *places)
             self._fold(f"{scorer}_bottom", self.rules["bottom"], rows, of_clips, pre_activations)
+        of_half = half_of(rows, self.half_seed)
+        for number, name in enumerate(HALVES):
+            clips = (of_half == number).nonzero()[:, 0]
+            if len(clips):
+                self.half_num_clips[number] += len(clips)
+                self.half_n_active[number] += (scores.coverage[clips] > 0).sum(dim=0)
+                for side, rule in self.rules.items():
+                    self._fold(f"{name}_{side}", rule, rows[clips], scores.ard[clips], pre_activations[clips])
 
     def _count(self, active: ActiveCodes, scores: ClipScores) -> None:
         self.max_activation.scatter_reduce_(0, active.features, active.values, "amax")
@@ -210,7 +245,16 @@ class RepresentativeClips(Metric):
             bottom_scores, bottom_ids, _ = (entry.contiguous() for entry in bottom.unbind(-1))
             rows_and_places = (entry.long() for entry in (bottom_ids, *places))
             lists[scorer] = Representatives(top_scores, top_ids.long(), bottom_scores, *rows_and_places)
-        return Retrieved(lists, Statistics(*(getattr(self, name).clone() for name in Statistics._fields)))
+        statistics = Statistics(*(getattr(self, name).clone() for name in Statistics._fields))
+        return Retrieved(lists, statistics, self._halves())
+
+    def _halves(self) -> tuple[Half, ...]:
+        if (self.half_num_clips < self.p).any():
+            return ()
+        return tuple(
+            Half(getattr(self, f"{name}_top")[..., 1].long(), getattr(self, f"{name}_bottom")[..., 1].long(), n.clone())
+            for name, n in zip(HALVES, self.half_n_active, strict=True)
+        )
 
 
 class RandomActiveClips(Metric):

@@ -1,12 +1,12 @@
+import math
 from itertools import combinations, permutations
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare, kstest
 
 from ard.monosemanticity import Reading, monosemanticity, score_lists
-from ard.monosemanticity.functional import chance_scores, draw_clips, num_shared, p_values, q_values
+from ard.monosemanticity.functional import SHARES, list_moments, q_values, share_curve, top_share_mean
 
 
 def unit(*shape, seed=0):
@@ -41,9 +41,8 @@ READINGS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:var\\(\\). degrees of freedom")  # of the one pair of p = 2
 @pytest.mark.parametrize("reading", READINGS, ids=str)
-@pytest.mark.parametrize("p", [2, 4, 7])
+@pytest.mark.parametrize("p", [3, 4, 7])
 def test_every_reading_equals_the_equations_pair_by_pair(p, reading):
     top, bottom = unit(6, p, 8), unit(6, p, 8, seed=1)
     top[1, 1] = top[1, 0]  # doubles
@@ -79,56 +78,48 @@ def test_identical_clips_do_not_divide_by_zero():
     assert monosemanticity(same, same) == 0
 
 
-def test_one_clip_is_refused():
-    with pytest.raises(ValueError, match="needs p >= 2 clips in each set, got 1"):
-        monosemanticity(unit(2, 1, 8), unit(2, 1, 8))
+@pytest.mark.parametrize("p", [1, 2])
+def test_lists_without_spread_are_refused(p):
+    for score in (
+        lambda: monosemanticity(unit(2, p, 8), unit(2, p, 8)),
+        lambda: list_moments(unit(9, 8), torch.arange(2 * p).view(2, p)),
+    ):
+        with pytest.raises(ValueError, match=rf"needs p >= 3 clips in each set, got {p}: fewer have no spread"):
+            score()
 
 
-def test_draws_are_without_replacement_and_every_arrangement_is_as_likely():
-    drawn = draw_clips(4, 3, 24_000, torch.Generator().manual_seed(0))
-    counts = dict.fromkeys(permutations(range(4), 3), 0)
-    for row in drawn.tolist():
-        counts[tuple(row)] += 1  # KeyError for a clip that comes twice
-    assert chisquare(list(counts.values())).pvalue > 0.01
+def test_identical_clips_have_an_m_that_is_up_to_the_lowest_alone():
+    """As the docstring says: whatever the clip is, m is that of its L^k, so features of one L^k share the limit."""
+    lowest = unit(1, 4, 8, seed=2)
+    mean, sigma = brute(lowest[0], Reading())
+    for seed in range(3):
+        same = unit(1, 1, 8, seed=seed).expand(1, 4, 8)
+        assert float(monosemanticity(same, lowest)) == pytest.approx(math.sqrt(2) * (1 - mean) / sigma, rel=1e-6)
 
 
-@pytest.mark.parametrize("shared", [0, 1, 4])
-def test_chance_is_the_formula_on_permuted_clips(shared):
-    """The pooled draws have the law of one feature's m under permutations of the clips' identities."""
-    embeddings, p = unit(30, 6), 4
-    top, bottom = torch.arange(p), torch.arange(p - shared, 2 * p - shared)
-    assert num_shared(top[None], bottom[None]) == shared
-    chance = chance_scores(embeddings, p, shared, num_draws=4000, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    permuted = [torch.randperm(30, generator=generator) for _ in range(2000)]
-    m = score_lists(embeddings, torch.stack([x[top] for x in permuted]), torch.stack([x[bottom] for x in permuted]))
-    assert (chance.diff() >= 0).all()
-    if shared == p:
-        assert (chance == 0).all()
-        assert (m == 0).all()
-    else:
-        assert kstest(chance.numpy(), m.numpy()).pvalue > 0.01
+@pytest.mark.parametrize("num_features", [1, 2, 7, 30, 101])
+def test_shares_do_not_rise_with_copies_of_a_dictionary_but_a_fixed_number_does(num_features):
+    m = np.random.default_rng(num_features).standard_normal(num_features)
+    twice = np.concatenate([m, m])
+    for share in (0.01, 0.2, 0.5, 1.0):
+        exact = np.quantile(np.repeat(m, 1000), 1 - np.arange(0.5 / 5000, 1, 1 / 5000) * share, method="inverted_cdf")
+        assert top_share_mean(m, share) == pytest.approx(exact.mean(), abs=1e-3)
+        assert top_share_mean(twice, share) == pytest.approx(top_share_mean(m, share))
+    assert share_curve(twice) == share_curve(m)
+    if num_features > 20:
+        assert np.sort(twice)[-20:].mean() > np.sort(m)[-20:].mean()
 
 
-def test_p_values_count_draws_and_are_never_0():
-    m = torch.tensor([0.5, 9.0, torch.nan, 1.0, 0.5], dtype=torch.float64)
-    shared = torch.tensor([0, 0, 0, 0, 2])
-    draws = torch.arange(10, dtype=torch.float64) / 5
-    found = p_values(m, shared, {0: draws, 2: torch.zeros(3, dtype=torch.float64)})
-    expected = [(1 + sum(float(x) >= float(y) for x in draws)) / 11 for y in m]
-    assert found[[0, 1, 3]].tolist() == [expected[0], 1 / 11, expected[3]]
-    assert found[2].isnan()
-    assert found[4] == 1 / 4
-
-
-def test_p_values_of_features_without_meaning_are_uniform_and_few_pass():
-    embeddings = unit(200, 8)
-    generator = torch.Generator().manual_seed(0)
-    top, bottom = (draw_clips(200, 8, 1000, generator)[:, side] for side in (slice(0, 4), slice(4, 8)))
-    chance = chance_scores(embeddings, 4, 0, num_draws=5000, generator=generator)
-    p = p_values(score_lists(embeddings, top, bottom), num_shared(top, bottom) * 0, {0: chance})
-    assert kstest(p.numpy(), "uniform").pvalue > 0.001
-    assert (q_values(p) <= 0.05).sum() <= 1
+def test_the_curve_says_what_m_a_share_of_the_features_reaches():
+    m = np.array([3.0, 1.0, 2.0, 0.0, np.pi])
+    curve = share_curve(m)
+    assert [share for share, _ in curve] == list(SHARES) == [0, 0.01, 0.02, 0.05, *(i / 10 for i in range(1, 11))]
+    for share, score in curve:
+        assert score in m
+        assert (m >= score).mean() >= share
+        assert (m > score).mean() < share or share == 0
+    assert (curve[0][1], curve[-1][1]) == (np.pi, 0)
+    assert share_curve(m[:0]) == []
 
 
 def test_q_values_by_the_step_up_rule():

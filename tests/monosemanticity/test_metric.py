@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ard.monosemanticity import WeightedMonosemanticity
+from ard.monosemanticity.metric import SilentFeatures
 
 CLIPS, FEATURES, D = 23, 7, 5
 
@@ -69,9 +70,37 @@ def test_without_clips_every_feature_is_nan():
     assert WeightedMonosemanticity(FEATURES, D).compute().isnan().all()
 
 
+NOTED = torch.tensor([[20, 3, 7], [3, 22, 0]])  # of orders
+
+
+def note(clips, step, num_features=FEATURES):
+    silent = torch.rand(CLIPS, num_features, generator=torch.Generator().manual_seed(0)) < 0.5
+    metric = SilentFeatures(num_features, NOTED)
+    for part in clips.split(step):
+        metric.update(silent[part], part)
+    return metric, silent
+
+
+def check_noted(metric, silent):
+    noted = metric.compute()
+    assert noted.rows.tolist() == [0, 3, 7, 20, 22]
+    for rows in NOTED:
+        assert torch.equal(noted.silent(rows), silent[rows])
+
+
+@pytest.mark.parametrize("num_features", [1, 7, 8, 17])
+@pytest.mark.parametrize("step", [1, 4, CLIPS])
+def test_silent_features_are_noted_for_some_clips_in_any_order(step, num_features):
+    order = torch.randperm(CLIPS, generator=torch.Generator().manual_seed(step))
+    metric, silent = note(order, step, num_features)
+    check_noted(metric, silent)
+    assert metric.bits.nbytes == 5 * -(-num_features // 8)
+
+
 def _rank(rank, world_size, path):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world_size)
     check(run(torch.arange(rank, CLIPS, world_size), 2, False))
+    check_noted(*note(torch.arange(rank, CLIPS, world_size), 2))
     dist.destroy_process_group()
 
 

@@ -36,7 +36,7 @@ class NameByFeature(Evaluator):
 
 def all_evaluators():
     return [
-        RetrieveRepresentatives(p=2),
+        RetrieveRepresentatives(p=3),
         ScoreMonosemanticity(num_selected=8, num_null_draws=100),
         KeepScores(),
         NameByFeature(),

@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 
 from ard.probing import SCORERS, clip_scores
 from ard.representatives import RandomActiveClips, RepresentativeClips
-from ard.representatives.functional import ACTIVATION_EDGES, activation_quantiles, tie_keys
+from ard.representatives.functional import ACTIVATION_EDGES, activation_quantiles, half_of, tie_keys
 from ard.types import Codes
 
 FEATURES, P, CLIPS, K = 12, 3, 25, 3
@@ -34,7 +34,7 @@ def batch(codes, clip_of_token, clips):
     return Codes(codes.values[tokens], codes.indices[tokens]), local, clips
 
 
-def brute(codes, clip_of_token, ties):
+def brute(codes, clip_of_token, ties, among=range(CLIPS)):
     """Dense codes and scores by the definition, and lists by sorting (score, tie key)."""
     dense = torch.zeros(len(clip_of_token), FEATURES, dtype=torch.float64)
     dense.scatter_(1, codes.indices, codes.values.double())
@@ -49,13 +49,17 @@ def brute(codes, clip_of_token, ties):
             scores[clip] = {"ard": mu * c, "mean": mu, "coverage": c}[scorer]
         order = [
             [
-                sorted(range(CLIPS), key=lambda i, f=f, s=sign: (s * float(scores[i, f]), s * wanted[i, f], keys[f, i]))
+                sorted(among, key=lambda i, f=f, s=sign: (s * float(scores[i, f]), s * wanted[i, f], keys[f, i]))
                 for f in range(FEATURES)
             ]
             for sign in (-1, 1)
         ]
         lists[scorer] = tuple(torch.tensor(side)[:, :P] for side in order), scores
     return lists, dense
+
+
+def brute_n_active(dense, clip_of_token, clips):
+    return torch.stack([(dense[clip_of_token == clip] > 0).any(dim=0) for clip in clips]).sum(dim=0)
 
 
 def places(z):
@@ -86,6 +90,14 @@ def check(metric, ties="stable", seed=0, signed=False):
         for f, row in enumerate(top.tolist()):
             where = torch.tensor([places(dense[clip_of_token == clip, f]) for clip in row]).T
             assert torch.equal(torch.stack(of_scorer[-3:])[:, f], where)
+    half = half_of(torch.arange(CLIPS), 0)
+    for number, of_half in enumerate(found.halves):
+        clips = (half == number).nonzero()[:, 0].tolist()
+        (top, bottom), scores = brute(codes, clip_of_token, ties, clips)[0]["ard"]
+        assert torch.equal(of_half.top_ids, top)
+        assert torch.equal(of_half.bottom_ids, bottom)
+        assert torch.equal(of_half.n_active, brute_n_active(dense, clip_of_token, clips))
+    assert len(found.halves) == 2
     counted = found.statistics
     assert torch.equal(counted.max_activation, dense.max(dim=0).values.float())
     assert counted.n_active.tolist() == [clip_of_token[dense[:, f] > 0].unique().numel() for f in range(FEATURES)]
@@ -164,6 +176,20 @@ def test_memory_does_not_grow_with_clips():
         return sum(getattr(metric, name).nbytes for name in metric._defaults)
 
     assert num_bytes(run(torch.arange(4), 1)) == num_bytes(run(torch.arange(CLIPS), 1))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_halves_are_random_of_one_size_and_those_of_the_seed(seed):
+    half = half_of(torch.arange(1000), seed)
+    for num_clips in (7, 500, 1000):
+        assert abs(int(half[:num_clips].sum()) - num_clips / 2) <= 0.5
+    assert set(half.tolist()) == {0, 1}
+    assert (half[:-1] == half[1:]).double().mean() == pytest.approx(0.25, abs=0.05)  # one pair in two is within a pair
+    assert (half == half_of(torch.arange(1000), seed + 1)).double().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_halves_of_fewer_than_p_clips_are_left_out():
+    assert run(torch.arange(5), 2).compute().halves == ()
 
 
 def test_bad_input_is_named():
