@@ -14,6 +14,7 @@ from ard.results import Figure, Result
 from ard.run import Run
 
 MOST_LINES = 20  # of a list that may have thousands
+WIDTH = 150  # of the table in a file
 SHORT = dict(
     zip(
         (*NULLS, *NAME_NULLS),
@@ -34,6 +35,8 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
         result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
         write_tables(runs[0])
     console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
     for line in concept_lines(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(seeds_table(result))
@@ -66,15 +69,14 @@ def seeds_table(result: Result) -> Table:
         table.add_column(column)
     for measure, words in WORDS.items():
         for suffix, of in (("", "top-C"), ("_live", "live")):
-            for figure, said in ((f"{measure}_mcc{suffix}", "mean"), (f"{measure}_share{suffix}", f">= {cosine:g}")):
+            for figure, said in (
+                (f"{measure}_mcc{suffix}", "mean"),
+                (f"{measure}_share{suffix}", "equal" if measure == "name" else f">= {cosine:g}"),
+            ):
                 if figure in own.figures:
                     found = own.figures[figure]
                     values = (_value(figures.get(figure)) for figures in nulls.values())
                     table.add_row(words, f"{of}, {found.n}", said, _with_interval(found), *values)
-    if "name_share" in own.figures:
-        found = own.figures["name_share"]
-        values = (_value(figures.get("name_share")) for figures in nulls.values())
-        table.add_row(WORDS["name"], f"top-C, {found.n}", "equal", _with_interval(found), *values)
     return table
 
 

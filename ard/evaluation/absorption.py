@@ -29,6 +29,7 @@ DENSE = "dense"
 SPLIT_GAIN = 0.03  # of F1 by a second feature; the threshold of Chanin et al.
 MOST_CLIPS = 10_000  # probing clips that probes are fitted on; more are drawn from
 NUM_ABSORBING = 3
+C_SPARSE, C_DENSE = 1.0, 0.1  # inverse strengths of the penalty: all features overfit
 
 
 class _Fitted(NamedTuple):
@@ -37,6 +38,15 @@ class _Fitted(NamedTuple):
     features: Int[np.ndarray, "labels k"]
     sparse: dict[int, Probes]
     dense: Probes
+
+
+class _Heard(NamedTuple):
+    """The evaluation clips: where a label is, where the dense probe finds it, where its main feature is active."""
+
+    truth: Bool[np.ndarray, "clips labels"]
+    found: Bool[np.ndarray, "clips labels"]
+    active: Bool[np.ndarray, "clips labels"]  # at the threshold in use
+    alone: Bool[np.ndarray, "clips labels"]  # by the probe on the main feature
 
 
 class ProbeLabels(Evaluator):
@@ -56,6 +66,7 @@ class ProbeLabels(Evaluator):
 
     Figures, as means or shares over labels: ``f1_k1``, ``f1_k2``, ``f1_k4``, ``f1_dense`` (at a probability of .5);
     ``auroc_k1`` to ``auroc_dense``; ``recall``, of the main feature; ``absorption``, lower is better;
+    ``absorption_k1``, the same where the probe on the main feature misses the label, which is a threshold of its own;
     ``share_split``, lower is better; ``share_general``, of the labels with two strata or more. In ``details.per_label``
     is the same for each label, with its strata, features, and under ``absorbed_by`` those that add most to the dense
     probe where the main one is silent. Labels with fewer clips than ``least_clips`` in either split are left out.
@@ -100,6 +111,7 @@ class ProbeLabels(Evaluator):
         fitted = _fit(x, fit)
         f1, auroc = _quality(fitted, unseen, truth)
         active = self._active(cell, evaluation.scores, fitted.features[:, 0])
+        alone = predicted_shares(of_labels(unseen, fitted.features[:, :1]), fitted.sparse[1]) >= 0.5
         found = predicted_shares(unseen, fitted.dense) >= 0.5
         vocabulary = evaluation.vocabulary
         of_strata = [
@@ -107,13 +119,13 @@ class ProbeLabels(Evaluator):
             for i, label in enumerate(labels)
         ]
         per_label = {
-            label: self._label(i, fitted, f1, auroc, truth, found, active, unseen, of_strata[i])
+            label: self._label(i, fitted, f1, auroc, _Heard(truth, found, active, alone), unseen, of_strata[i])
             for i, label in enumerate(labels)
         }
         details = {"per_label": per_label, "not_measured": [label for label in every if label not in per_label]}
         choices = {
             "score": "mean activation of a clip, over its standard deviation",
-            "probe": "logistic regression, C = 1, at a probability of .5",
+            "probe": f"logistic regression, C = {C_SPARSE:g} ({C_DENSE:g} if dense), at a probability of .5",
             "features": "the highest correlation with the label, then with what is left (matching pursuit)",
             "dense": "all features",
             "activity": self.activity,
@@ -154,27 +166,27 @@ class ProbeLabels(Evaluator):
         fitted: _Fitted,
         f1: dict[str, np.ndarray],
         auroc: dict[str, np.ndarray],
-        truth: Bool[np.ndarray, "clips labels"],
-        found: Bool[np.ndarray, "clips labels"],
-        active: Bool[np.ndarray, "clips labels"],
+        heard: _Heard,
         unseen: csr_array,
         parts: list[Stratum],
     ) -> dict[str, Any]:
         """Return what is measured of one label."""
-        main, has = int(fitted.features[i, 0]), truth[:, i]
-        right = has & found[:, i]
-        absorbed = right & ~active[:, i]
+        main, has, active = int(fitted.features[i, 0]), heard.truth[:, i], heard.active[:, i]
+        right = has & heard.found[:, i]
+        absorbed, missed = right & ~active, right & ~heard.alone[:, i]
         return {
             "num_clips": int(has.sum()),
             "features": fitted.features[i].tolist(),
             "f1": {name: float(of[i]) for name, of in f1.items()},
             "auroc": {name: float(of[i]) for name, of in auroc.items()},
             "split": bool(f1["k2"][i] - f1["k1"][i] > SPLIT_GAIN),
-            "recall": float(active[has, i].mean()),
+            "recall": float(active[has].mean()),
             "general": is_general(parts, self.least_recall),
             "num_found": int(right.sum()),
             "num_absorbed": int(absorbed.sum()),
+            "num_missed": int(missed.sum()),
             "absorption": _share(absorbed, right),
+            "absorption_k1": _share(missed, right),
             "absorbed_by": _absorbing(unseen[absorbed.nonzero()[0]], fitted.dense.weights[:, i], main),
             "strata": {
                 part.name: {
@@ -182,6 +194,7 @@ class ProbeLabels(Evaluator):
                     "recall": part.recall,
                     "num_found": int(right[part.clips].sum()),
                     "num_absorbed": int(absorbed[part.clips].sum()),
+                    "num_missed": int(missed[part.clips].sum()),
                     "absorption": _share(absorbed[part.clips], right[part.clips]),
                 }
                 for part in parts
@@ -194,12 +207,14 @@ class ProbeLabels(Evaluator):
         """Return the means over labels."""
         figures = {f"f1_{name}": self._over_labels(of, "F1") for name, of in f1.items()}
         figures |= {f"auroc_{name}": self._over_labels(of, "AUROC") for name, of in auroc.items()}
-        for name, key, unit, better in (
+        means: tuple[tuple[str, str, str, Better], ...] = (
             ("recall", "recall", "recall", "higher"),
             ("absorption", "absorption", "share of the clips where the dense probe finds the label", "lower"),
+            ("absorption_k1", "absorption_k1", "share of the clips where the dense probe finds the label", "lower"),
             ("share_split", "split", "share of labels", "lower"),
             ("share_general", "general", "share of the labels with two strata or more", "higher"),
-        ):
+        )
+        for name, key, unit, better in means:
             samples = np.array([of[key] for of in per_label.values() if of[key] is not None], dtype=float)
             figures[name] = self._over_labels(samples, unit, better)
         return figures
@@ -234,7 +249,9 @@ def _matrix(scores: SparseScores, scale: Float[np.ndarray, " features"]) -> csr_
 def _fit(x: csr_array, truth: Bool[np.ndarray, "clips labels"]) -> _Fitted:
     features = choose_features(x, truth, SIZES)
     columns = of_labels(x, features)
-    return _Fitted(features, {k: fit_probes(columns[:, :, :k], truth) for k in SIZES}, fit_probes(x, truth))
+    return _Fitted(
+        features, {k: fit_probes(columns[:, :, :k], truth, c=C_SPARSE) for k in SIZES}, fit_probes(x, truth, c=C_DENSE)
+    )
 
 
 def _quality(

@@ -59,7 +59,10 @@ WORDS = {
 }
 """What each measure compares."""
 
-Vectors = Float[Tensor, "features d"]
+UNITS = {"decoder": "cosine", "encoder": "cosine", "profile": "Pearson's r"}
+SCOPES = {"": "concepts", "_live": "live features"}  # by the end of a figure's name
+
+Vectors = Float[Tensor, "_ _"]  # one for each feature
 
 
 class _Side(NamedTuple):
@@ -91,7 +94,8 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
     Features are paired one to one, so that the sum of their similarities is highest, by three measures: the cosine of
     their ``decoder`` directions, the cosine of their ``encoder`` directions (of SAEs), and the correlation of their
     ``profile``, Eq. 2 over up to 512 clips of the first run that it was not trained on (where there are such), which
-    every dictionary encodes; so runs whose sounds differ can be compared. The first row has for each of them:
+    every dictionary encodes; so runs whose sounds differ can be compared. A feature that is silent in all of these has
+    no profile and is left out. The first row has for each of them:
 
     - ``<measure>_mcc``: mean cosine (or Pearson's r) of the selected concepts and their partners among the other's live
       features: the PW-MCC of Song et al. 2025 (arXiv 2505.20254) with the pairing of Paulo and Belrose 2025 ("Sparse
@@ -100,7 +104,7 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
     - ``<measure>_mcc_live``, ``<measure>_share_live``: the same over all live features, or 4096 drawn from them: all
       pairs of 32,768 features would take 8 GB.
     - ``<measure>_mcc_seeds``, with at least three runs: its mean over the other runs, from the lowest to the highest.
-    - ``<measure>_beyond``: what its mean is above the highest null, concept by concept.
+    - ``<measure>_beyond``, ``<measure>_beyond_live``: what its mean is above the highest null, feature by feature.
     - ``name_share``: share of the concepts whose name is in the other run, a name there being given to one concept.
     - ``come_back``: share of the concepts for which each other run has a decoder direction with this ``cosine``, be it
       the same for several; ``come_back_shuffled`` after shuffling coordinates. ``name_comes_back``: share of the named
@@ -146,7 +150,9 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
             .as_control()
         )
     rows += summary.null_names(cells)
-    strongest = {measure: _strongest(measure, nulls) for measure in matches[0]}
+    strongest = {
+        f"{measure}{suffix}": _strongest(measure, suffix, nulls) for measure in matches[0] for suffix in SCOPES
+    }
     details = {
         "runs": [str(cell.folder) for cell in cells],
         "not_measured": not_measured,
@@ -225,8 +231,10 @@ def _profiles(dictionary: Dictionary, data: _Data) -> Float[Tensor, "features cl
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dictionary, profiles, filled = dictionary.to(device), torch.zeros(dictionary.d_sae, data.num_clips), 0
     for batch in data.clips():
-        on_device = ProbeBatch(*(part.to(device) for part in batch[:3]), batch.metadata)
-        scores = score(dictionary, on_device).scores.ard[: data.num_clips - filled]
+        x, clip_of_token, rows = (part.to(device) for part in batch[:3])
+        scores = score(dictionary, ProbeBatch(x, clip_of_token, rows, batch.metadata)).scores.ard[
+            : data.num_clips - filled
+        ]
         profiles[:, filled : filled + len(scores)] = scores.T.float()
         filled += len(scores)
         if filled == data.num_clips:
@@ -239,7 +247,7 @@ def _own(side: _Side, selection: Selection, generator: torch.Generator) -> dict[
     """Return the first run's vectors by measure: those of its concepts, and of its live features or a part of them."""
     drawn = torch.randperm(len(side.live), generator=generator)[:MOST_LIVE].sort().values
     place = torch.searchsorted(side.live, selection.features)
-    return {measure: (of[place], of[drawn]) for measure, of in side.vectors.items()}
+    return {measure: (of[place], of[drawn]) for measure, of in side.vectors.items() if of[place].any()}
 
 
 def _nulls(
@@ -273,20 +281,34 @@ def _compare(own: Mapping[str, tuple[Vectors, Vectors]], other: Mapping[str, Vec
     """Compare two dictionaries by every measure that both have."""
     compared = {}
     for measure in (measure for measure in own if measure in other):
-        concepts, live = (cosines(of, other[measure]) for of in own[measure])
-        compared[measure] = _Compared(assigned(concepts), assigned(live), concepts.max(axis=1))
+        concepts, live = own[measure]
+        nearest = nearest_directions(concepts, other[measure])[0].numpy()
+        compared[measure] = _Compared(_pairs(concepts, other[measure]), _pairs(live, other[measure]), nearest)
     return compared
 
 
-def _strongest(measure: str, nulls: Mapping[str, Sequence[Mapping[str, _Compared]]]) -> str:
-    """Return the null that gives the highest mean over the concepts."""
-    means = {name: _mean(measure, of).mean() for name, of in nulls.items() if measure in of[0]}
+def _pairs(of: Vectors, among: Vectors) -> Pairs:
+    """Return the best pairs; NaN for a feature that is silent in all clips, which has no profile."""
+    pairs = assigned(cosines(of, among))
+    pairs.cosines[~of.any(dim=1).numpy()] = np.nan
+    return pairs
+
+
+def _similarity(
+    measure: str, suffix: str, compared: Sequence[Mapping[str, _Compared]]
+) -> Float[np.ndarray, "runs features"]:
+    """Return the similarity of every concept, or live feature, to its partner in each of the other runs.
+
+    Those without a profile are left out.
+    """
+    found = np.stack([(of[measure].live if suffix else of[measure].concepts).cosines for of in compared])
+    return found[:, ~np.isnan(found).any(axis=0)]
+
+
+def _strongest(measure: str, suffix: str, nulls: Mapping[str, Sequence[Mapping[str, _Compared]]]) -> str:
+    """Return the null that gives the highest mean."""
+    means = {name: _similarity(measure, suffix, of).mean() for name, of in nulls.items() if measure in of[0]}
     return max(means, key=lambda name: means[name])
-
-
-def _mean(measure: str, compared: Sequence[Mapping[str, _Compared]]) -> Float[np.ndarray, " concepts"]:
-    """Return each concept's similarity to its partner, on average over the other runs."""
-    return np.mean([of[measure].concepts.cosines for of in compared], axis=0)
 
 
 class _Summary(NamedTuple):
@@ -299,16 +321,14 @@ class _Summary(NamedTuple):
         """Return the figures of each measure, on average over the other runs."""
         figures = {}
         for measure in (measure for measure in WORDS if measure in compared[0]):
-            unit = "Pearson's r" if measure == "profile" else "cosine"
-            for suffix, over in (("", "concepts"), ("_live", "live features")):
-                found = [of[measure].live if suffix else of[measure].concepts for of in compared]
-                mean = np.mean([pairs.cosines for pairs in found], axis=0)
-                same = np.mean([pairs.cosines >= self.cosine for pairs in found], axis=0)
-                figures[f"{measure}_mcc{suffix}"] = self._of(mean, unit, over)
+            for suffix, over in SCOPES.items():
+                found = _similarity(measure, suffix, compared)
+                same = (found >= self.cosine).mean(axis=0)
+                figures[f"{measure}_mcc{suffix}"] = self._of(found.mean(axis=0), UNITS[measure], over)
                 figures[f"{measure}_share{suffix}"] = self._of(same, f"share of the {over}", over)
             if len(compared) > 1:
-                means = [float(of[measure].concepts.cosines.mean()) for of in compared]
-                spread = Figure(float(np.mean(means)), min(means), max(means), len(means), unit, over="seeds")
+                means = _similarity(measure, "", compared).mean(axis=1).tolist()
+                spread = Figure(float(np.mean(means)), min(means), max(means), len(means), UNITS[measure], over="seeds")
                 figures[f"{measure}_mcc_seeds"] = spread
         return figures
 
@@ -317,12 +337,13 @@ class _Summary(NamedTuple):
         compared: Sequence[Mapping[str, _Compared]],
         nulls: Mapping[str, Sequence[Mapping[str, _Compared]]],
     ) -> dict[str, Figure]:
-        """Return by how much each measure exceeds its highest null, concept by concept."""
+        """Return by how much each measure exceeds its highest null, feature by feature."""
         figures = {}
         for measure in compared[0]:
-            null = _mean(measure, nulls[_strongest(measure, nulls)])
-            unit = "Pearson's r" if measure == "profile" else "cosine"
-            figures[f"{measure}_beyond"] = self._of(_mean(measure, compared) - null, unit, "concepts")
+            for suffix, over in SCOPES.items():
+                null = _similarity(measure, suffix, nulls[_strongest(measure, suffix, nulls)]).mean(axis=0)
+                excess = _similarity(measure, suffix, compared).mean(axis=0) - null
+                figures[f"{measure}_beyond{suffix}"] = self._of(excess, UNITS[measure], over)
         return figures
 
     def come_back(
@@ -384,23 +405,38 @@ def _found_once(said: Sequence[str], there: Iterable[str | None]) -> Float[np.nd
 
 
 def verdict(rows: Sequence[Row], strongest: Mapping[str, str]) -> str:
-    """Say in one sentence which measures exceed their strongest null: by an interval that does not reach it."""
+    """Say in one sentence which measures exceed their strongest null: by an interval that does not reach it.
+
+    Args:
+        rows: the rows of the result, the run's own first.
+        strongest: the strongest null by measure, and by measure and ``_live``.
+    """
     own, controls = rows[0].figures, {row.method.partition(", ")[2]: row.figures for row in rows[1:]}
-    exceeds, short = [], []
-    for measure, null in strongest.items():
-        said = (
-            f"{WORDS[measure]} ({own[f'{measure}_mcc'].value:.2f}; {null} {controls[null][f'{measure}_mcc'].value:.2f})"
+    sentences = []
+    for suffix, over in {"": "top-C", "_live": "live features"}.items():
+        beyond: list[str] = []
+        chance: list[str] = []
+        for measure in UNITS:
+            if null := strongest.get(f"{measure}{suffix}"):
+                excess = own[f"{measure}_beyond{suffix}"]
+                said = f"{WORDS[measure]} ({own[f'{measure}_mcc{suffix}'].value:.2f}, {_signed(excess)} against {null})"
+                (beyond if excess.low > 0 else chance).append(said)
+        given = [null for null in NAME_NULLS if null in controls]
+        if not suffix and "name_share" in own and given:
+            null = max(given, key=lambda name: controls[name]["name_share"].value)
+            figure, of_null = own["name_share"], controls[null]["name_share"]
+            said = f"{WORDS['name']} ({figure.value:.2f}; {null} {of_null.value:.2f})"
+            (beyond if figure.low > of_null.high else chance).append(said)
+        sentences.append(
+            f"of the {over}, {', '.join(beyond) or 'nothing'} {'come' if beyond else 'comes'} back beyond "
+            f"every null" + (f", but not {', '.join(chance)}" if chance else "")
         )
-        (exceeds if own[f"{measure}_beyond"].low > 0 else short).append(said)
-    if "name_share" in own and (given := [null for null in NAME_NULLS if null in controls]):
-        null = max(given, key=lambda name: controls[name]["name_share"].value)
-        figure, chance = own["name_share"], controls[null]["name_share"]
-        said = f"{WORDS['name']} ({figure.value:.2f}; {null} {chance.value:.2f})"
-        (exceeds if figure.low > chance.high else short).append(said)
-    come_back = f"Of the top-C these come back beyond every null: {', '.join(exceeds)}" if exceeds else ""
-    chance_only = f"these no more than by chance: {', '.join(short)}" if short else ""
-    sentence = "; ".join(part for part in (come_back, chance_only) if part)
-    return f"{sentence[:1].upper()}{sentence[1:]}."
+    text = "; ".join(sentences)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _signed(figure: Figure) -> str:
+    return f"{figure.value:+.2f} [{figure.low:+.2f}, {figure.high:+.2f}]"
 
 
 def _concepts(
@@ -421,7 +457,8 @@ def _concepts(
             entry: dict[str, object] = {"feature": found, "cosine": float(values[i]), "name": of.get(found)}
             if "profile" in compared:
                 pairs = compared["profile"].concepts
-                partner = int(kept[pairs.partners[i]]) if pairs.partners[i] >= 0 else None
+                has_partner = pairs.partners[i] >= 0 and not np.isnan(pairs.cosines[i])
+                partner = int(kept[pairs.partners[i]]) if has_partner else None
                 entry |= {"by_profile": partner, "profile": float(pairs.cosines[i])}
                 entry["name_by_profile"] = of.get(partner) if partner is not None else None
             elsewhere.append(entry)

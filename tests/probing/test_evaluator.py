@@ -10,7 +10,7 @@ from lightning import Trainer
 from safetensors.torch import load_file
 
 from ard.activations import ActivationDataModule
-from ard.evaluation import CompareNames, DetectConcepts, FindLabels, MatchLabels, StateLabels
+from ard.evaluation import CompareNames, DetectConcepts, FindLabels, MatchLabels, ProbeLabels, StateLabels
 from ard.monosemanticity import ScoreMonosemanticity, read_selections
 from ard.probing import STAMPS, Encoding, Evaluator, InputNorms, KeepScores
 from ard.representatives import RetrieveRepresentatives
@@ -45,6 +45,7 @@ def all_evaluators():
         StateLabels(),
         DetectConcepts(),
         FindLabels(),
+        ProbeLabels(least_clips=2),
         InputNorms(num_positions=3),
     ]
 
