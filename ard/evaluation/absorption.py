@@ -27,7 +27,7 @@ from ard.run import Cell
 SIZES = (1, 2, 4)
 DENSE = "dense"
 SPLIT_GAIN = 0.03  # of F1 by a second feature; the threshold of Chanin et al.
-MOST_CLIPS = 10_000  # probing clips that probes are fitted on; more are drawn from
+MOST_CLIPS = 5000  # probing clips that probes are fitted on; more are drawn from
 NUM_ABSORBING = 3
 C_SPARSE, C_DENSE = 1.0, 0.1  # inverse strengths of the penalty: all features overfit
 
@@ -71,14 +71,14 @@ class ProbeLabels(Evaluator):
     is the same for each label, with its strata, features, and under ``absorbed_by`` those that add most to the dense
     probe where the main one is silent. Labels with fewer clips than ``least_clips`` in either split are left out.
 
-    It writes nothing where either split has no labelled clips.
+    It writes nothing where the two splits share no label.
 
     Args:
         activity: the number that the rule ``active_by`` takes.
         active_by: when a feature is active in a clip, see :data:`~ard.evaluation.scores.ActiveBy`.
         least_recall: recall in every stratum from which a feature counts as general.
         least_clips: fewest clips of a label, and of a stratum.
-        seed: seed of the bootstrap, and of the draw where there are more than 10,000 probing clips.
+        seed: seed of the bootstrap, and of the draw where there are more than 5000 probing clips.
     """
 
     needs = ("representatives", "scores")
@@ -105,6 +105,8 @@ class ProbeLabels(Evaluator):
         probing = self._drawn(probing)
         every = sorted({*probing.vocabulary, *evaluation.vocabulary})
         labels = [label for label in every if self._enough(probing, label) and self._enough(evaluation, label)]
+        if not labels:
+            return None
         fit, truth = _truth(probing, labels), _truth(evaluation, labels)
         scale = _scale(probing.scores)
         x, unseen = _matrix(probing.scores, scale), _matrix(evaluation.scores, scale)

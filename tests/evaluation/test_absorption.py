@@ -99,6 +99,11 @@ def test_figures_say_of_what_they_are_and_which_way_is_better(cell):
     assert set(saved["details"]["per_label"]) == {"angry", "dog", "happy", "man", "sad", "woman"}
 
 
+def test_labels_that_only_one_split_has_enough_of_are_nothing_to_probe(cell):
+    assert ProbeLabels(least_clips=30)(cell) is None
+    assert not cell.result_path("probes").exists()
+
+
 def test_fewer_probing_clips_are_drawn_from_many(cell, monkeypatch):
     monkeypatch.setattr("ard.evaluation.absorption.MOST_CLIPS", 50)
     assert "man" in ProbeLabels(activity=0.5)(cell).details["per_label"]
