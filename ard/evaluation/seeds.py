@@ -427,10 +427,11 @@ def verdict(rows: Sequence[Row], strongest: Mapping[str, str]) -> str:
             figure, of_null = own["name_share"], controls[null]["name_share"]
             said = f"{WORDS['name']} ({figure.value:.2f}; {null} {of_null.value:.2f})"
             (beyond if figure.low > of_null.high else chance).append(said)
-        sentences.append(
-            f"of the {over}, {', '.join(beyond) or 'nothing'} {'come' if beyond else 'comes'} back beyond "
-            f"every null" + (f", but not {', '.join(chance)}" if chance else "")
-        )
+        if beyond:
+            but = f", but not {', '.join(chance)}" if chance else ""
+            sentences.append(f"of the {over}, beyond every null come back {', '.join(beyond)}{but}")
+        else:
+            sentences.append(f"of the {over}, no more than by chance come back {', '.join(chance)}")
     text = "; ".join(sentences)
     return f"{text[0].upper()}{text[1:]}."
 

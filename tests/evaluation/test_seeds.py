@@ -152,7 +152,7 @@ def test_directions_that_know_the_covariance_alone_are_reported_as_chance(draw, 
     for suffix in ("", "_live"):
         assert figures[f"decoder_beyond{suffix}"].low <= 0
         assert result.details["strongest_null"][f"decoder{suffix}"] in (GAUSSIAN, TOKENS)
-    assert "but not decoder directions" in result.details["verdict"]
+    assert "no more than by chance come back decoder directions" in result.details["verdict"]
 
 
 def test_names_come_back_one_to_one_and_are_held_to_names_of_other_things(tmp_path):
