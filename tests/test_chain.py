@@ -169,7 +169,7 @@ def test_what_needs_an_evaluator_runs_after_it(tiny, out, capsys):
     before = written(out)
     capsys.readouterr()
     chained(tiny, out, activity=0.25).fill([1])
-    assert redone(out, before) == ["detection.json", "detection.parquet", "matching.json"]
+    assert redone(out, before) == ["detection.json", "detection.parquet", "label_auroc.json", "matching.json"]
     assert lines(capsys)[0].endswith("(MatchLabels: activity changed from 0.5 to 0.25)")
     before = written(out)
     chained(tiny, out, activity=0.25, num_selected=8).fill([1])

@@ -57,8 +57,8 @@ COMMANDS = {
         loads_models=True,
     ),
     "seeds": Command(
-        "run:seeds",
-        "Measure which concepts of a run come back in runs with another --seed; Table 4 then notes it.",
+        "seeds:seeds",
+        "Measure what of a run comes back in runs with another --seed, beside nulls; Table 4 then notes it.",
         {"runs": {"type": Path, "nargs": "+", "help": "folders of runs; the first is compared with all others"}},
     ),
     "concepts": Command("report:concepts", "List the named concepts of a run, searched by a word and sorted."),

@@ -1,4 +1,4 @@
-"""The commands that run the method: `ard demo`, `ard table`, `ard run`, and `ard seeds` over several runs."""
+"""The commands that run the method: `ard demo`, `ard table` and `ard run`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,14 @@ from rich.console import Console
 from ard.audio import FolderClips, read_audio_manifest
 from ard.audiollm import EMBEDDED, load_audiollm
 from ard.chain import Chain, claim_run
-from ard.console import console
-from ard.evaluation import compare_seeds
-from ard.files import claim, refuse_inside
+from ard.files import refuse_inside
 from ard.presets import preset_facts
-from ard.reports import write_tables
-from ard.run import Run
 from ard.steps import GOALS, Goal
 from ard.types import UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 6  # three in H^k and three in L^k: two have no spread
 LONGEST_S = 30.0  # of a clip, even if the model could hear an hour at once
-MOST_LINES = 20  # of a list that may have thousands
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) -> None:  # noqa: B006
@@ -137,31 +132,3 @@ def run(
         chain.change(p=min(4, num_clips // 2))
         chain.fill(goals)
         chain.finish()
-
-
-def seeds(runs: list[Path], cosine: float = 0.7) -> None:
-    """Measure which concepts of a run come back in runs with another --seed; Table 4 then notes it.
-
-    Args:
-        runs: folders of runs; the first is compared with all others.
-        cosine: least cosine of the decoder directions of two features that count as the same.
-    """
-    with claim(runs[0]):
-        result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
-        write_tables(runs[0])
-    figures = result.rows[0].figures
-    for concept in result.details["concepts"][:MOST_LINES]:
-        partners = ", ".join(
-            f"{where['name'] or where['feature']} ({where['cosine']:.2f})" for where in concept["elsewhere"]
-        )
-        line = f"{concept['name'] or concept['feature']}: {partners}"
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
-    for name, text in (
-        ("come_back", f"of {{n}} concepts come back in all other runs, by a direction of cosine {cosine} or more"),
-        ("come_back_shuffled", "would come back by chance: with coordinates shuffled"),
-        ("name_comes_back", "of {n} names come back in all other runs"),
-    ):
-        if name in figures:
-            figure = figures[name]
-            shown = f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] {text.format(n=figure.n)}"
-            console.print(shown, highlight=False, soft_wrap=True)

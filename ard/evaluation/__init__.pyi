@@ -1,3 +1,4 @@
+from .absorption import ProbeLabels
 from .bertscore import BERTScore
 from .compare import CompareNames, StateLabels
 from .detect import DetectConcepts
@@ -21,6 +22,7 @@ __all__ = [
     "LossRecovered",
     "MatchLabels",
     "MatchReading",
+    "ProbeLabels",
     "StateLabels",
     "auroc",
     "average_precision",

@@ -10,7 +10,7 @@ from lightning import Trainer
 from safetensors.torch import load_file
 
 from ard.activations import ActivationDataModule
-from ard.evaluation import CompareNames, DetectConcepts, FindLabels, MatchLabels, StateLabels
+from ard.evaluation import CompareNames, DetectConcepts, FindLabels, MatchLabels, ProbeLabels, StateLabels
 from ard.monosemanticity import ScoreMonosemanticity, read_selections
 from ard.probing import STAMPS, Encoding, Evaluator, InputNorms, KeepScores
 from ard.representatives import RetrieveRepresentatives
@@ -45,6 +45,7 @@ def all_evaluators():
         StateLabels(),
         DetectConcepts(),
         FindLabels(),
+        ProbeLabels(least_clips=2),
         InputNorms(num_positions=3),
     ]
 
@@ -159,7 +160,7 @@ def test_every_evaluator_leaves_its_stamp_when_it_is_done_and_until_then_the_one
     finally:
         STAMPS.reset(token)
     kept = [read_stamp(path).settings["time"] for path, _ in first]
-    assert kept == ["second"] * 4 + ["first"] * 6
+    assert kept == ["second"] * 4 + ["first"] * 7
 
 
 def test_a_test_by_hand_takes_back_the_stamps_of_what_it_does_again(tiny_run):
