@@ -135,6 +135,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "readings": render({row["reading"]: row["figures"] for row in kept["readings"]}),
         "measures": measures(kept["runs"][0]),
         "seeds": seeds(kept["runs"]),
+        "gains": table(kept, 0),
         "shifts": shifts(kept["runs"]),
         "features": features(kept["runs"]),
         "steps": steps(),
@@ -205,7 +206,7 @@ def _notes(lines: Sequence[str]) -> list[str]:
 
 def _shared_notes(kept: Mapping[str, Any]) -> list[str]:
     """Return the notes that stand under every table of the run."""
-    first, *others = (_notes(lines) for lines in kept["tables"].values())
+    first, *others = (_notes(lines) for number, lines in kept["tables"].items() if number != "0")
     return [note for note in first if all(note in notes for notes in others)]
 
 

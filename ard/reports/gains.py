@@ -14,6 +14,8 @@ GAINS = {
     "matching/map": "mAP of names (Table 1)",
     "matching_paper/f1": "F1, the paper's activity (Table 1)",
     "stated_labels/unseen_precision": "names true on unseen clips",
+    "probes/f1_k1": "F1 of a label by its best feature",
+    "probes/f1_k4": "F1 of a label by four features",
     "label_auroc/share_found": "labels found",
     "label_auroc/mean_auroc": "AUROC of labels",
     "detection/auroc": "detection by name",
@@ -24,6 +26,7 @@ GAINS = {
     "monosemanticity/mean_ms_top_share": "mean m of the top fifth",
     "monosemanticity/mean_ms_random_lowest_top_share": "the same, L drawn at random",
     "monosemanticity/above_chance": "features above chance",
+    "monosemanticity/above_chance_other_half": "top C above chance on the other half",
     "monosemanticity/halves_agreement": "m on halves of the clips",
 }
 """Figures of ``gain.json``, as the table names them."""

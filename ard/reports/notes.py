@@ -82,6 +82,38 @@ def unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
     return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(by_column)}"] if by_column else []
 
 
+def orders(results: Iterable[Result]) -> list[str]:
+    """Say what the highest m has instead of an interval: its range over orders of the data set."""
+    ranges = [
+        f"{row.method}{'' if row.expansion is None else f', e = {row.expansion}'}, l = {row.layer}: "
+        + " / ".join(f"{m:.2f}" for m in result.details["ms_over_orders"])
+        for result in results
+        if result.details.get("ms_over_orders")
+        for row in result.rows[:1]
+    ]
+    if not ranges:
+        return []
+    return [
+        "The highest m has no interval, since a bootstrap's would end at the value itself. It depends on which silent "
+        "clips come first. Lowest, median and highest over random orders of the data set: " + "; ".join(ranges) + "."
+    ]
+
+
+def random_draws(results: Iterable[Result]) -> list[str]:
+    """Say on how many draws of random features steering does as well as with the chosen ones, and the rank's p."""
+    ranks = []
+    for result in results:
+        for row in (row for row in result.rows if row.is_own and "sensitivity" in row.figures):
+            task = result.details.get("tasks", {}).get(f"{row.source} to {row.target}", {})
+            values = [draw["sensitivity"]["value"] for draw in task.get("random_features", [])]
+            draws = [value for value in values if value is not None]
+            reach = sum(value >= row.figures["sensitivity"].value for value in draws)
+            if draws:
+                p = (1 + reach) / (1 + len(draws))
+                ranks.append(f"{row.source} to {row.target} {reach} of {len(draws)} (p = {p:.2f})")
+    return [f"Draws of random features that turn as many answers as AR&D's: {', '.join(ranks)}."] if ranks else []
+
+
 def other_seeds(run: Run) -> list[str]:
     """Say how many concepts come back in runs of other seeds, if `ard seeds` measured it."""
     notes = []
@@ -97,6 +129,7 @@ def other_seeds(run: Run) -> list[str]:
             notes.append(
                 f"Of their names {value_text(named)} {interval_text(named)} are also there in all of these runs."
             )
+        notes += [verdict] if (verdict := result.details.get("verdict")) else []
     return notes
 
 
@@ -122,7 +155,21 @@ def provenance(run: Run, papers_clips: str, rows: Sequence[Row]) -> list[str]:
         theirs += (
             " Another model and other clips: the two are not comparable, least of all where the clips are simulated."
         )
-    return ["Every figure of this run has its 95 % interval beside it.", ours, theirs]
+    return [_intervals(rows), ours, theirs]
+
+
+def _intervals(rows: Sequence[Row]) -> str:
+    """Say what the intervals are over."""
+    over: dict[str, list[str]] = {}
+    for row in rows:
+        for figure in row.figures.values():
+            if figure.over and math.isfinite(figure.low) and row.method not in over.setdefault(figure.over, []):
+                over[figure.over].append(row.method)
+    every = max(over, key=lambda unit: len(over[unit]), default="")
+    others = [f"of {', '.join(methods)} over {unit}" for unit, methods in over.items() if unit != every]
+    return f"Beside each figure of this run stands its 95 % interval, over {every or 'its samples'}" + (
+        f" (some {'; '.join(others)})." if others else "."
+    )
 
 
 def left_out(why: str, *evaluations: str) -> str:

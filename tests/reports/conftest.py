@@ -32,7 +32,7 @@ def write_results(run, layers=(1, 2, 3), expansions=(4, 8, 16), main=3):
     """Write results whose value says where it is from: layer + expansion / 100."""
     for layer in layers:
         folder = run / f"layer-{layer}"
-        poly = Row("Poly. Feats.", layer, None, {"ms": figure(layer), "mean_ms": figure(0.1)})
+        poly = Row("Poly. Feats.", layer, None, {"ms": figure(layer), "mean_ms_top_share": figure(0.1)})
         save(folder / "poly/monosemanticity.json", [poly])
         for e in expansions:
             ours = Row("AR&D", layer, e, {"ms": figure(layer + e / 100)})

@@ -105,25 +105,26 @@ def test_table3_has_controls_first_and_the_papers_shifts(run):
     assert build_tables(run, [3])[0].heads[0] == "Neutral → Happy"
 
 
-def steered(run, values):
-    """Write steering results of one shift, from a sensitivity a method, each 0.1 wide to both sides."""
+def steered(run, values, draws=()):
+    """Write steering results of one shift, from a sensitivity a method, each 0.1 wide to both sides, and its draws."""
     figures = {method: {"sensitivity": Figure(x, x - 0.1, x + 0.1, 9, "share")} for method, x in values.items()}
     rows = tuple(Row(method, 3, 8, f, "happy", "angry") for method, f in figures.items())
     choices = {"denominator": "truth", "num_draws": 5, "judge": "exact match of the answer's class"}
-    Result("steering", rows, choices, {"tasks": {}}).save(run / "layer-3/e8/steering.json")
+    drawn = [{"sensitivity": {"value": draw}} for draw in draws]
+    details = {"tasks": {"happy to angry": {"random_features": drawn}}}
+    Result("steering", rows, choices, details).save(run / "layer-3/e8/steering.json")
     return build_tables(run, [3])[0]
 
 
-def test_table3_says_which_controls_steering_does_not_beat(run):
-    table = steered(run, {"Reverse": 1.0, "AR&D": 0.5, "Rand. Feats.": 0.2, "No SAE": 0.0, "Poly. Feats.": 0.3})
-    methods = ["No SAE", "Rand. Feats.", "Poly. Feats.", "AR&D", "Reverse"]
-    assert [line.stub[0] for line in table.lines] == methods
-    (said,) = [note for note in table.notes if "Where the interval" in note]
-    assert said.endswith(": Happy → Angry: Poly. Feats.")  # and not the way back, which is no control of that shift
+def test_table3_says_how_many_random_draws_steer_as_well(run):
+    """A mean over draws below AR&D says nothing where one of the draws does as well."""
+    table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Rand. Feats.": 0.2, "No SAE": 0.0}, [0.0, 0.9, None, 0.1, 0.1])
+    assert [line.stub[0] for line in table.lines] == ["No SAE", "Rand. Feats.", "AR&D", "Reverse"]
+    said = "Draws of random features that turn as many answers as AR&D's: happy to angry 1 of 4 (p = 0.40)."
+    assert said in table.notes
+    assert not any("above that of every control" in note for note in table.notes)
     assert table.notes[-1].startswith("Sensitivity: of the clips that truly belong to the source class")
     assert table.notes[-1].endswith("`Reverse` swaps source and target. Judge: exact match of the answer's class.")
-    table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Rand. Feats.": 0.2, "Poly. Feats.": 0.3})
-    assert any("On every shift the interval of AR&D lies above that of every control" in note for note in table.notes)
 
 
 def test_table4_is_layers_by_expansions(run):
@@ -140,12 +141,21 @@ def test_table4_is_layers_by_expansions(run):
     table = build_tables(run, [4])[0]
     assert table.paper_heads == ("paper, l = 5", "paper, l = 16", "paper, l = 26")
     stubs = [("Poly. Feats.", "–"), ("AR&D", "4"), ("AR&D", "8"), ("AR&D", "16")]
-    assert [line.stub for line in table.lines[::3]] == [(*stub, "highest m") for stub in stubs]
-    measures = ("mean m of the top 2", "share of them above chance")
-    assert [line.stub for line in table.lines[1:3]] == [("", "", measure) for measure in measures]
+    assert [line.stub for line in table.lines[::4]] == [(*stub, "highest m") for stub in stubs]
+    measures = ("mean m of the top fifth", "the same, L at random", "share above chance")
+    assert [line.stub for line in table.lines[1:4]] == [("", "", measure) for measure in measures]
     assert table.lines[1].cells[0].ours.value == 0.1
     assert table.lines[1].cells[0].paper is None
-    assert saved["rows"][0]["mean_ms"]["value"] == 0.1
+    assert saved["rows"][0]["mean_ms_top_share"]["value"] == 0.1
+
+
+def test_table4_gives_the_highest_m_a_range_over_orders(run):
+    row = Row("AR&D", 3, 8, {"ms": Figure(15.3, math.nan, math.nan, 9, "m")})
+    Result("monosemanticity", (row,), {}, {"ms_over_orders": [9.3, 14.8, 29.2]}).save(
+        run / "layer-3/e8/monosemanticity.json"
+    )
+    (note,) = (note for note in build_tables(run, [4])[0].notes if "has no interval" in note)
+    assert note.endswith("over random orders of the data set: AR&D, e = 8, l = 3: 9.30 / 14.80 / 29.20.")
 
 
 def test_table4_says_what_comes_back_with_other_seeds_where_that_was_asked(run):
