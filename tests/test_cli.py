@@ -87,19 +87,21 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
     sounds, tiny_audiollm, tiny_clap, monkeypatch, capsys
 ):
     for path in sounds.glob("*.*"):
-        if path.name not in ("a dog.wav", "e.f.wav"):
-            path.unlink()  # four clips are left, of which H^k has two
+        if path.name not in ("a dog.wav", "e.f.wav", "g.mp3", "long.wav"):
+            path.unlink()  # seven clips are left, of which H^k has three
     monkeypatch.chdir(sounds)
     name = "50% ${HOME}x{expansion}\\${run.out} a=b,[c]'\"\n:#?~* é"
     args = ["run", "--audio", ".", "--model", tiny_audiollm, "--clap", tiny_clap, "--k", "4", "--out"]
     main([*args, name])
     out = sounds / name
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert (run["p"], run["out"], run["cell"]) == (2, ".", "./layer-3/e8")
-    assert load_file(out / "layer-3/e8/representatives.safetensors")["ard/top_ids"].shape == (256, 2)
+    assert (run["p"], run["out"], run["cell"]) == (3, ".", "./layer-3/e8")
+    assert load_file(out / "layer-3/e8/representatives.safetensors")["ard/top_ids"].shape == (256, 3)
     failures = json.loads((out / "failures.json").read_text(encoding="utf-8"))["failures"]
     assert failures == [{"id": name, "stage": "audio", "reason": "a folder that `ard` wrote: not read"}]
-    assert sorted(path.name for path in sounds.iterdir()) == sorted(["a dog.wav", "b", "e.f.wav", name])
+    assert sorted(path.name for path in sounds.iterdir()) == sorted(
+        ["a dog.wav", "b", "e.f.wav", "g.mp3", "long.wav", name]
+    )
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".tar", ".yaml", ".ckpt")}
     (sounds / "a dog.wav").touch()
@@ -128,12 +130,16 @@ FIT = CONFIGS / "demo" / "fit.yaml"
         ({"--layer": "9"}, "layer 9 does not exist"),
         ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
         ({"--audio": "{tmp_path}/empty"}, "0 usable clips"),
+        ({"--audio": "{tmp_path}/five"}, "/five', at least 6 are needed: see "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_run_that_cannot_be_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, capsys, changes, said):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "five").mkdir()
+    for number in range(5):
+        shutil.copy(tmp_path / "my sounds/a dog.wav", tmp_path / f"five/{number}.wav")
     args, _ = mine
     given = dict(zip(args[1::2], args[2::2], strict=True)) | changes
     words = [word.format(tmp_path=tmp_path, tiny_clap=tiny_clap) for pair in given.items() for word in pair]

@@ -343,7 +343,7 @@ def _ranks(tensors: Mapping[str, Tensor]) -> Float[np.ndarray, "live 2"]:
 
 
 def _correlation(ranks: Float[np.ndarray, "live 2"]) -> float:
-    """Return Spearman's correlation; NaN if either column is constant."""
+    """Return Spearman's correlation; 0 if either column is constant, for there is no order to agree with."""
     centred = ranks - ranks.mean(axis=0)
     scale = float(np.sqrt(np.square(centred).sum(axis=0).prod()))
-    return float(centred[:, 0] @ centred[:, 1]) / scale if scale else math.nan
+    return float(centred[:, 0] @ centred[:, 1]) / scale if scale else 0.0

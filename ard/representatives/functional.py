@@ -112,7 +112,7 @@ def half_of(rows: Int[Tensor, "..."], seed: int) -> Int[Tensor, "..."]:
         >>> import torch
         >>> from ard.representatives.functional import half_of
         >>> half_of(torch.arange(8), seed=0)
-        tensor([0, 1, 0, 1, 1, 0, 0, 1])
+        tensor([0, 1, 1, 0, 0, 1, 0, 1])
     """
     return (_mix(_mix(torch.tensor(seed, device=rows.device)) ^ (rows >> 1)) ^ rows) & 1
 

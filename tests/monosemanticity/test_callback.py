@@ -162,10 +162,10 @@ def test_without_halves_their_figures_are_undefined(world, tmp_path, monkeypatch
     assert not any(name.startswith("hal") for name in load_file(cell.path("selections")))
 
 
-def test_halves_that_cannot_be_ranked_have_no_agreement(world, tmp_path, monkeypatch):
+def test_halves_that_rank_nothing_do_not_agree(world, tmp_path, monkeypatch):
     same = torch.ones(CLIPS, 8).double()
     figures = measure(make_cell(tmp_path, world.scores, monkeypatch, same)).rows[0].figures
-    assert math.isnan(figures["halves_agreement"].value)
+    assert figures["halves_agreement"].value == 0
 
 
 def test_other_readings_are_scored_too(world, tmp_path, monkeypatch):
