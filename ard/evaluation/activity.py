@@ -76,22 +76,37 @@ def grade(
     return Graded(clips[kept], concepts[kept], level[kept], scores.num_clips)
 
 
-def num_predictions(
-    graded: Graded, words: Int[np.ndarray, " concepts"], num_levels: int
-) -> Float[np.ndarray, "quantiles clips"]:
-    """Return the number of distinct words that every clip's active concepts say, at each quantile."""
-    clips, _, level = _said(graded, words)
-    counts = [np.bincount(clips[level > i], minlength=graded.num_clips) for i in range(num_levels)]
-    return np.stack(counts).astype(float)
+class Said(NamedTuple):
+    """The distinct words that active concepts of every clip say, in order of the clips, and the level of each."""
+
+    clips: Int[np.ndarray, " entries"]
+    words: Int[np.ndarray, " entries"]
+    level: Int[np.ndarray, " entries"]
+    num_clips: int
+    num_levels: int
+
+    @property
+    def counts(self) -> Float[np.ndarray, "quantiles clips"]:
+        """The number of words of every clip, at each quantile."""
+        size = self.num_levels + 1
+        at = np.bincount(self.clips * size + self.level, minlength=self.num_clips * size).reshape(-1, size)
+        return at[:, ::-1].cumsum(axis=1)[:, -2::-1].T.astype(float)
+
+
+def say(graded: Graded, words: Int[np.ndarray, " concepts"], num_levels: int) -> Said:
+    """Return what each clip's active concepts say: each concept its word, or nothing where that is -1."""
+    of_entries = words[graded.concepts]
+    named = of_entries >= 0
+    width, size = int(words.max(initial=0)) + 1, num_levels + 1
+    keys = np.sort(((graded.clips * width + of_entries) * size + graded.level)[named])  # faster than by columns
+    pairs = keys // size
+    last = np.flatnonzero(np.append(np.diff(pairs) != 0, len(pairs) > 0))
+    pairs, level = pairs[last], keys[last] % size
+    return Said(pairs // width, pairs % width, level, graded.num_clips, num_levels)
 
 
 def count_matches(
-    graded: Graded,
-    words: Int[np.ndarray, " concepts"],
-    references: Clips,
-    similarity: Float[np.ndarray, "names labels"],
-    reading: MatchReading,
-    num_levels: int,
+    said: Said, references: Clips, similarity: Float[np.ndarray, "names labels"], reading: MatchReading
 ) -> Float[np.ndarray, "quantiles clips 3"]:
     """Return every clip's numbers of matches, predictions and references, at each quantile.
 
@@ -99,70 +114,64 @@ def count_matches(
     matched to one of the k predictions closest to it, if to any.
 
     Args:
-        graded: where the concepts may be active.
-        words: each concept's name, as a row of ``similarity``; -1 without a name.
+        said: the predictions, as rows of ``similarity``.
         references: the labels of every clip, as columns of ``similarity``.
         similarity: cosine of every name with every label.
         reading: how Sec. 4 is read.
-        num_levels: number of quantiles.
     """
-    clips, said, level = _said(graded, words)
     num_labels = np.array([len(of_clip) for of_clip in references])
-    counts = np.zeros((num_levels, graded.num_clips, 3))
-    counts[..., 1], counts[..., 2] = num_predictions(graded, words, num_levels), num_labels
-    if not len(clips):
+    counts = np.zeros((said.num_levels, said.num_clips, 3))
+    counts[..., 1], counts[..., 2] = said.counts, num_labels
+    if not len(said.clips):
         return counts
+    nearest = np.argsort(-similarity, axis=0, kind="stable")
     rank = np.empty(similarity.shape, dtype=np.int64)  # of a name among all, for a label
-    np.put_along_axis(rank, np.argsort(-similarity, axis=0, kind="stable"), np.arange(len(similarity))[:, None], axis=0)
+    np.put_along_axis(rank, nearest, np.arange(len(similarity))[:, None], axis=0)
+    levels = np.unique(np.append(said.level, said.num_levels))  # up to each of them, the same predictions
+    which = np.searchsorted(levels, np.arange(said.num_levels), side="right")
     for size in np.unique(num_labels[num_labels > 0]).tolist():
         members = np.flatnonzero(num_labels == size)
         labels = np.stack([references[clip].numpy() for clip in members])
-        number = np.full(graded.num_clips, -1)
-        number[members] = np.arange(len(members))
-        own = number[clips] >= 0
-        closest = _closest(number[clips[own]], said[own], level[own], rank, labels, num_levels)
-        flat = closest.reshape(-1, size, size), np.tile(labels, (num_levels, 1))
+        closest = _closest(said, members, labels, rank, nearest, levels)
+        flat = closest.reshape(-1, size, size), np.tile(labels, (len(levels), 1))
         few = reading.assignment == "hungarian" and size <= MOST_TRIED
         found = (_try_all if few else _match_each)(*flat, similarity, reading)
-        counts[:, members, 0] = found.reshape(num_levels, len(members))
+        counts[:, members, 0] = found.reshape(len(levels), len(members))[which]
     return counts
 
 
-def _said(graded: Graded, words: Int[np.ndarray, " concepts"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distinct words of every clip, and the highest level at which one of its concepts says each."""
-    of_entries = words[graded.concepts]
-    named = of_entries >= 0
-    width = int(words.max(initial=0)) + 1
-    keys, level = (graded.clips * width + of_entries)[named], graded.level[named]
-    order = np.lexsort((level, keys))
-    keys, level = keys[order], level[order]
-    last = np.flatnonzero(np.append(np.diff(keys) != 0, len(keys) > 0))
-    return keys[last] // width, keys[last] % width, level[last]
-
-
 def _closest(
-    clips: Int[np.ndarray, " entries"],
-    said: Int[np.ndarray, " entries"],
-    level: Int[np.ndarray, " entries"],
-    rank: Int[np.ndarray, "names labels"],
+    said: Said,
+    members: Int[np.ndarray, " clips"],
     labels: Int[np.ndarray, "clips size"],
-    num_levels: int,
-) -> Int[np.ndarray, "quantiles clips size size"]:
+    rank: Int[np.ndarray, "names labels"],
+    nearest: Int[np.ndarray, "names labels"],
+    levels: Int[np.ndarray, " levels"],
+) -> Int[np.ndarray, "levels clips size size"]:
     """Return for each label of a clip as many of its words as the clip has labels, the closest first.
 
-    Where it has fewer, -1 - i stands in their places, i being the place of the label.
+    At each level there are the words that have at least this level. Where a clip has fewer, -1 - i stands in their
+    places, i being the place of the label.
     """
-    num_clips, size = labels.shape
-    top = np.empty((num_levels, num_clips, size, size), dtype=np.int64)
+    (num_clips, size), (num_names, _) = labels.shape, rank.shape
+    number = np.full(said.num_clips, -1)
+    number[members] = np.arange(num_clips)
+    clips = number[said.clips]
+    clips, words, level = clips[clips >= 0], said.words[clips >= 0], said.level[clips >= 0]
+    top = np.empty((len(levels), num_clips, size, size), dtype=np.int64)
     top[:] = -1 - np.arange(size)[:, None]
+    width = said.num_levels + 1
     for column in range(size):
-        kept = np.lexsort((rank[said, labels[clips, column]], clips))
-        for index in range(num_levels):
-            kept = kept[level[kept] > index]
-            of_clip = clips[kept]
-            place = np.arange(len(kept)) - np.searchsorted(of_clip, np.arange(num_clips))[of_clip]
-            first = place < size
-            top[index, of_clip[first], column, place[first]] = said[kept[first]]
+        keys = np.sort((clips * num_names + rank[words, labels[clips, column]]) * width + level)
+        places = keys // width
+        own, of_clip = keys - places * width, places // num_names
+        for index, least in enumerate(levels):
+            kept = own >= least
+            own, of_clip, places = own[kept], of_clip[kept], places[kept]
+            place = np.arange(len(places)) - np.searchsorted(of_clip, np.arange(num_clips))[of_clip]
+            first = np.flatnonzero(place < size)
+            clip = of_clip[first]
+            top[index, clip, column, place[first]] = nearest[places[first] % num_names, labels[clip, column]]
     return top
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ard.embedding import EMBEDDED
-from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, num_predictions, score_quantiles
+from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, say, score_quantiles
 from ard.evaluation.functional import Difference, LabelText, label_text, over_draws, paired_difference
 from ard.evaluation.matching import DEFAULT, AveragePrecisionKind, MatchReading
 from ard.evaluation.metric import Clips, ConceptAveragePrecision, ConceptMatching
@@ -242,7 +242,7 @@ class MatchLabels(Evaluator):
         assert activity.unseen is not None
         assert activity.probing is not None
         if probing is None:
-            numbers = [num_predictions(activity.probing, words, len(GRID)).mean(axis=1) for words in named.words]
+            numbers = [say(activity.probing, words, len(GRID)).counts.mean(axis=1) for words in named.words]
             index = int(np.abs(np.mean(numbers, axis=0) - self.names_per_clip).argmin())
         else:
             f1 = curve(self._counts(activity.probing, named, probing), self.reading)[:, 2]
@@ -251,9 +251,8 @@ class MatchLabels(Evaluator):
 
     def _counts(self, graded: Graded, named: Names, known: Known) -> list[Float[np.ndarray, "quantiles clips 3"]]:
         similarity = (named.space @ known.space.T).double().numpy()
-        return [
-            count_matches(graded, words, known.references, similarity, self.reading, len(GRID)) for words in named.words
-        ]
+        said = (say(graded, words, len(GRID)) for words in named.words)
+        return [count_matches(of_draw, known.references, similarity, self.reading) for of_draw in said]
 
     def _predict(self, active: Active, words: Int[np.ndarray, " concepts"], labelled: Labelled) -> Clips:
         """Return the names of the active concepts as predictions; a concept without a name predicts nothing."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, num_predictions, score_quantiles
+from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, say, score_quantiles
 from ard.evaluation.matching import MatchReading, match
 from ard.evaluation.scores import predicted
 from ard.probing import SCORERS, SparseScores
@@ -67,12 +67,13 @@ def drawn(seed, num_clips=30, num_concepts=20, num_names=12, most_labels=6):
 @pytest.mark.parametrize("reading", READINGS)
 def test_the_counts_of_all_quantiles_are_those_of_matching_each_clip_alone(seed, reading):
     graded, words, references, similarity = drawn(seed)
-    found = count_matches(graded, words, references, similarity, reading, 4)
+    said = say(graded, words, 4)
+    found = count_matches(said, references, similarity, reading)
     for index in range(4):
         of_clips = predicted(graded.active(index), words, graded.num_clips)
         alone = [similarity[np.ix_(p, r)] for p, r in zip(of_clips, references, strict=True)]
         assert found[index].tolist() == [[match(s, reading).sum(), *s.shape] for s in alone]
-    assert (num_predictions(graded, words, 4) == found[..., 1]).all()
+    assert (said.counts == found[..., 1]).all()
     of_curve = curve([found, found], reading)
     assert of_curve.shape == (4, 3)
     assert all(low >= high for low, high in pairwise(found[..., 1].sum(axis=1)))
@@ -80,8 +81,8 @@ def test_the_counts_of_all_quantiles_are_those_of_matching_each_clip_alone(seed,
 
 def test_without_predictions_every_count_is_that_of_the_labels():
     graded, words, references, similarity = drawn(0)
-    for silent, said in ((graded._replace(level=graded.level * 0), words), (graded, np.full_like(words, -1))):
+    for silent, names in ((graded._replace(level=graded.level * 0), words), (graded, np.full_like(words, -1))):
         kept = Graded(*(column[silent.level > 0] for column in silent[:3]), graded.num_clips)
-        found = count_matches(kept, said, references, similarity, READINGS[0], 4)
+        found = count_matches(say(kept, names, 4), references, similarity, READINGS[0])
         assert found[..., :2].sum() == 0
         assert found[0, :, 2].tolist() == [len(of_clip) for of_clip in references]
