@@ -23,6 +23,8 @@ FILES: Mapping[str, str] = {
     "names": "names.parquet",
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
+    "active": "active.safetensors",
+    "resamples": "matching_resamples.safetensors",
 }
 """Files of a cell that one evaluator makes and others need, by the name that they refer to them by."""
 

@@ -34,8 +34,9 @@ OTHERS = (
     Other("gamma .8", {"gamma": 0.8}),
     Other("all names at once, with doubles", {"scope": "vocabulary"}),
     Other("all distinct names at once", {"scope": "distinct"}),
-    Other("active from any score above 0", options={"activity": 0.0}),
-    Other("active from the weakest clip in H^k on", options={"activity": 1.0}),
+    Other("active from any score above 0", options={"activity": 0.0, "active_by": "share"}),
+    Other("active from half the weakest clip in H^k on", options={"activity": 0.5, "active_by": "share"}),
+    Other("active from the weakest clip in H^k on", options={"activity": 1.0, "active_by": "share"}),
     Other("active above its .95 quantile", options={"activity": 0.95, "active_by": "quantile"}),
     Other("the 5 concepts of highest score", options={"activity": 5.0, "active_by": "top"}),
     Other("mAP summed at matches, over references", {"average_precision": "references"}),
@@ -51,15 +52,15 @@ def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tu
     embed = load_clap(run.fact("clap")).text
     measured: list[dict[str, tuple[float, float]]] = [{} for _ in others]
     for cell in (run.cell(run.layer, None), run.own):
-        labelled = read_labelled(cell, "eval")
+        labelled, probing = read_labelled(cell, "eval"), read_labelled(cell, "probe")
         assert labelled is not None
         for other, of_reading in zip(others, measured, strict=True):
             match = MatchLabels(
                 reading=MatchReading(**{**run.fact("matching"), **other.reading}),
                 seed=run.seed,
-                **{"activity": run.fact("activity"), **other.options},
+                **other.options,
             )
-            for row in match.match(cell, labelled, embed).rows:
+            for row in match.match(cell, labelled, embed, probing).rows:
                 of_reading[row.method] = (row.figures["f1"].value, row.figures["map"].value)
     return measured
 

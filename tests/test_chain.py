@@ -155,8 +155,9 @@ def test_another_setting_of_an_evaluator_runs_that_evaluator_alone(tiny, out, ca
     before = written(out)
     capsys.readouterr()
     chained(tiny, out, matching={"gamma": 0.5}).fill([1])
+    matched = ["active.safetensors", "matching.json", "matching_paper.json", "matching_resamples.safetensors"]
     for cell in ("e2", "poly"):
-        assert redone(out, before, cell) == ["matching.json"]
+        assert redone(out, before, cell) == [*matched, "stated_labels.json"]
     changed = "(MatchLabels: reading.gamma changed from 0.7 to 0.5)"
     assert lines(capsys) == [
         f"test: layer 2, expansion 2 {changed}",
@@ -169,7 +170,7 @@ def test_what_needs_an_evaluator_runs_after_it(tiny, out, capsys):
     before = written(out)
     capsys.readouterr()
     chained(tiny, out, activity=0.25).fill([1])
-    assert redone(out, before) == ["detection.json", "detection.parquet", "label_auroc.json", "matching.json"]
+    assert redone(out, before) == ["detection.json", "detection.parquet", "label_auroc.json", "matching_paper.json"]
     assert lines(capsys)[0].endswith("(MatchLabels: activity changed from 0.5 to 0.25)")
     before = written(out)
     chained(tiny, out, activity=0.25, num_selected=8).fill([1])

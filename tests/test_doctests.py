@@ -9,6 +9,7 @@ FORMULAS = [
     "ard.evaluation.functional",
     "ard.evaluation.matching",
     "ard.monosemanticity.functional",
+    "ard.naming.consensus",
     "ard.representatives.functional",
     "ard.sae.functional",
     "ard.steering.functional",

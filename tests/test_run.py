@@ -26,10 +26,10 @@ FACTS = {
     "num_selected": 12,
 }
 ELSEWHERE = {"sae/formats.py", "activations/store.py", "audio/shards.py"}  # files inside their own folders
-RESULTS = "detection input_norms label_auroc loss_recovered matching monosemanticity name_similarity naming probes"
+RESULTS = "detection gain input_norms label_auroc loss_recovered matching matching_paper monosemanticity naming probes"
 OWN = {
     *FILES.values(),
-    *(f"{result}.json" for result in f"{RESULTS} seeds stated_labels steering study".split()),
+    *(f"{result}.json" for result in f"{RESULTS} name_similarity seeds stated_labels steering study".split()),
     "answers.jsonl",
     "captions.parquet",
     "clips.parquet",

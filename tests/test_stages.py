@@ -80,7 +80,7 @@ def test_several_layers_are_extracted_in_one_pass(run):
 def test_table_1_has_every_method_with_intervals(run):
     rows = Result.load(run / "layer-2" / "e2" / "matching.json").rows
     rows += Result.load(run / "layer-2" / "poly" / "matching.json").rows
-    controls = ["AR&D, names shuffled", "Labels as names"]
+    controls = ["AR&D, names shuffled", "Labels as names", "Captions as names"]
     methods = ["AR&D", "Coverage", "Mean Act.", "Poly. Feats.", "Rand. Rep.", *controls]
     assert sorted(row.method for row in rows) == sorted(methods)
     for row in rows:
@@ -95,7 +95,7 @@ def test_table_1_has_every_method_with_intervals(run):
 def test_every_figure_says_which_way_is_better(run):
     """All are better when higher, but for those of controls, which are there to be compared with."""
     shuffled = {f"{method}, names shuffled" for method in ("AR&D", "Poly. Feats.")}
-    controls = {*shuffled, "Labels as names", "No SAE", "SAE, no clamp", "Rand. Feats."}
+    controls = {*shuffled, "Labels as names", "Captions as names", "No SAE", "SAE, no clamp", "Rand. Feats."}
     better = {
         (path.stem, row.method, name): figure.better
         for path in run.glob("layer-2/*/*.json")
@@ -103,7 +103,14 @@ def test_every_figure_says_which_way_is_better(run):
         for row in Result.load(path).rows
         for name, figure in row.figures.items()
     }
-    assert {about[0] for about in better} >= {"matching", "monosemanticity", "naming", "detection", "steering"}
+    assert {about[0] for about in better} >= {
+        "matching",
+        "matching_paper",
+        "monosemanticity",
+        "naming",
+        "detection",
+        "steering",
+    }
     assert {about[1] for about in better} >= controls
     wanted = {about: "neither" if about[1] in controls else "higher" for about in better}
     assert better == wanted

@@ -3,7 +3,18 @@ from .bertscore import BERTScore
 from .compare import CompareNames, StateLabels
 from .detect import DetectConcepts
 from .find import FindLabels
-from .functional import auroc, label_text, paired_auroc, shared_label, stated_labels
+from .functional import (
+    Difference,
+    auroc,
+    label_text,
+    labels_in,
+    over_draws,
+    paired_auroc,
+    paired_difference,
+    shared_label,
+    stated_labels,
+    unseen_support,
+)
 from .gain import measure_gain
 from .loss import LossRecovered
 from .match import MatchLabels
@@ -18,6 +29,7 @@ __all__ = [
     "ConceptAveragePrecision",
     "ConceptMatching",
     "DetectConcepts",
+    "Difference",
     "FindLabels",
     "LossRecovered",
     "MatchLabels",
@@ -28,8 +40,12 @@ __all__ = [
     "average_precision",
     "compare_seeds",
     "label_text",
+    "labels_in",
     "measure_gain",
+    "over_draws",
     "paired_auroc",
+    "paired_difference",
     "shared_label",
     "stated_labels",
+    "unseen_support",
 ]

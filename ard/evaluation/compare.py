@@ -1,14 +1,15 @@
 """Compare names with the labels of their concepts' own clips."""
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ard.activations import read_clips_metadata
 from ard.embedding import EMBEDDED
 from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.functional import label_text, shared_label, stated_labels
+from ard.evaluation.functional import label_text, labels_in, shared_label, stated_labels, unseen_support
+from ard.evaluation.scores import read_labelled
 from ard.evaluation.similarity import compare_texts
 from ard.monosemanticity import read_selections
 from ard.naming import read_names
@@ -90,13 +91,17 @@ class CompareNames(Evaluator):
 class StateLabels(Evaluator):
     """Write ``stated_labels.json``: which of the corpus's labels some name states in words, and which no name does.
 
-    It also lists the names that state no label of most of their clips.
+    It also lists the names that state no label of most of their clips, and holds every name to what it states on the
+    labelled evaluation clips, which naming never saw: ``unseen_precision``, the share of the clips where the feature is
+    active (as :class:`~ard.evaluation.MatchLabels` has it) that have all labels that the name states, 0 if there is no
+    such clip; and ``unseen_recall``, the share of the clips with all these labels where it is active. Both are means
+    over the concepts whose names state a label of the corpus; recall is over those whose labels some clip has.
 
     Args:
         seed: seed of the bootstrap.
     """
 
-    needs = ("selections", "names")
+    needs = ("selections", "names", "scores", "active")
     results = ("stated_labels",)
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -130,5 +135,52 @@ class StateLabels(Evaluator):
             ],
             "num_named": sum(name is not None for name in concepts.names),
         }
-        choices = {"stated": "the name contains the words of the label, and most of the concept's clips have it"}
-        return Result("stated_labels", (cell.row({"share_stated": share}),), choices, details)
+        choices = {
+            "stated": "the name contains the words of the label, and most of the concept's clips have it",
+            "unseen": "the name contains the words of the label; it is right in clips that have all such labels",
+        }
+        figures, on_unseen = self._unseen(cell, concepts)
+        row = cell.row({"share_stated": share, **figures})
+        return Result("stated_labels", (row,), choices, {**details, **on_unseen})
+
+    def _unseen(self, cell: Cell, concepts: _Concepts) -> tuple[dict[str, Figure], dict[str, Any]]:
+        """Hold names to what they state on the labelled evaluation clips; nothing if there are none."""
+        labelled, active = read_labelled(cell, "eval"), cell.tensors("active")
+        if labelled is None or not active:
+            return {}, {}
+        fires = np.zeros((len(labelled.labels), len(concepts.names)), dtype=bool)
+        fires[active["clips"].numpy(), active["concepts"].numpy()] = True
+        vocabulary = sorted({*concepts.frequency, *labelled.vocabulary})
+        has_label = {label: np.array([label in of_clip for of_clip in labelled.labels]) for label in vocabulary}
+        said = {name: labels_in(name, vocabulary) for name in set(concepts.names)}
+        judged = [place for place, name in enumerate(concepts.names) if said[name]]
+        precision, recall = unseen_support([said[concepts.names[p]] for p in judged], fires[:, judged], has_label)
+        num_fires = fires[:, judged].sum(axis=0)
+        figures = {
+            "unseen_precision": Figure.estimate(
+                precision, np.mean, "share of the clips where it is active", over="concepts", seed=self.seed
+            ),
+            "unseen_recall": Figure.estimate(
+                recall[~np.isnan(recall)],
+                np.mean,
+                "share of the clips with its labels",
+                over="concepts",
+                seed=self.seed,
+            ),
+        }
+        details = {
+            "num_judged_on_unseen": len(judged),
+            "num_never_active_on_unseen": int((num_fires == 0).sum()),
+            "num_never_right_on_unseen": int(((num_fires > 0) & (precision == 0)).sum()),
+            "mostly_wrong_on_unseen": [
+                {
+                    "feature": concepts.features[place],
+                    "name": concepts.names[place],
+                    "num_clips": int(num_fires[i]),
+                    "precision": float(precision[i]),
+                }
+                for i, place in enumerate(judged)
+                if precision[i] < 0.5
+            ],
+        }
+        return figures, details

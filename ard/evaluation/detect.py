@@ -28,7 +28,8 @@ class DetectConcepts(Evaluator):
 
     On clips that naming never saw, does the CLAP cosine of clip and name predict whether the feature fires? A concept's
     figure is the AUROC of that prediction. A second row gives every name to another concept: it shows what unrelated
-    names score. Concepts without a name, and those that fire in no clip or in all, are counted and have no figure.
+    names score. Concepts without a name are counted and left out. So are those that fire in no clip or in all from the
+    figure ``auroc``; in ``auroc_all`` they count .5, as nothing can be predicted of them.
     ``detection.parquet`` has each feature's AUROC (``detection``) and the number of clips where it fires
     (``n_active_unseen``).
 
@@ -63,8 +64,8 @@ class DetectConcepts(Evaluator):
         others = paired_auroc(similarity[:, self._shuffled(fires.shape[1])], fires)
         measurable = ~np.isnan(own)
         rows = (
-            cell.row({"auroc": self._figure(own[measurable])}),
-            cell.row({"auroc": self._figure(others[measurable])}, control="names shuffled").as_control(),
+            cell.row(self._figures(own)),
+            cell.row(self._figures(others), control="names shuffled").as_control(),
         )
         choices = {
             "clips": "the evaluation set"
@@ -104,5 +105,9 @@ class DetectConcepts(Evaluator):
         shuffled[order] = np.roll(order, 1)
         return shuffled
 
-    def _figure(self, areas: Float[np.ndarray, " concepts"]) -> Figure:
-        return Figure.estimate(areas, np.mean, "AUROC", over="concepts", seed=self.seed)
+    def _figures(self, areas: Float[np.ndarray, " concepts"]) -> dict[str, Figure]:
+        every = {"auroc": areas[~np.isnan(areas)], "auroc_all": np.nan_to_num(areas, nan=0.5)}
+        return {
+            name: Figure.estimate(values, np.mean, "AUROC", over="concepts", seed=self.seed)
+            for name, values in every.items()
+        }

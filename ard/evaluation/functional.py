@@ -2,12 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
+
+from ard.results import Figure
 
 
 def auroc(
@@ -45,6 +47,66 @@ def _area(rank_sums: Float[np.ndarray, "*rows labels"], labels: Bool[np.ndarray,
     positives = labels.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (rank_sums - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
+
+
+class Difference(NamedTuple):
+    """A figure of one row minus that of another, and the two-sided p-value of the bootstrap that they are equal."""
+
+    figure: Figure
+    p: float
+
+
+def over_draws(
+    values: Float[np.ndarray, "draws resamples"], rng: np.random.Generator
+) -> Float[np.ndarray, " resamples"]:
+    """Return the mean over draws: of all in the first column, which is the figure, and of as many drawn in the others.
+
+    Columns are resamples of the clips, so that the others vary as clips and draws do. A single draw stays as it is.
+    """
+    num_draws, num_columns = values.shape
+    drawn = rng.integers(num_draws, size=(num_draws, num_columns))
+    drawn[:, 0] = np.arange(num_draws)
+    return np.take_along_axis(values, drawn, axis=0).mean(axis=0)
+
+
+def paired_difference(
+    own: Float[np.ndarray, "draws resamples"],
+    other: Float[np.ndarray, "others resamples"],
+    *,
+    n: int,
+    over: str = "clips",
+    unit: str = "share",
+    seed: int = 0,
+) -> Difference:
+    """Return one row's figure minus another's, with the interval and p-value of their paired bootstrap.
+
+    The resamples must be of the same clips: then what makes a clip hard for both rows cancels out, and the interval is
+    narrower than those of the rows suggest. With several draws of a row, each resample draws among these as well. The
+    p-value is twice the share of resamples on the lesser side of 0, each side counted with the figure itself, and at
+    most 1. With a single clip there is nothing to resample, and interval and p-value are NaN.
+
+    Args:
+        own: the figure of a row in its first column, then that of every resample of the clips; one line a draw.
+        other: likewise of the row that it is compared with.
+        n: number of clips.
+        over: what was resampled, in the plural.
+        unit: the figures' unit.
+        seed: seed of the resamples of the draws.
+
+    Example:
+        >>> import numpy as np
+        >>> from ard.evaluation import paired_difference
+        >>> clips = np.random.default_rng(0).normal(size=(1, 1001))
+        >>> paired_difference(clips + 0.5, clips, n=100).figure.low > 0.49
+        True
+    """
+    first, second = (np.random.default_rng([seed, row]) for row in range(2))
+    difference = over_draws(own, first) - over_draws(other, second)
+    several = " and draws" * (len(own) > 1 or len(other) > 1)
+    figure = Figure.resampled(difference, n, unit, over=over + several).of_control()
+    sides = [1 + np.sum(difference[1:] <= 0), 1 + np.sum(difference[1:] >= 0)]
+    p = min(1.0, 2 * float(min(sides)) / len(difference)) if n > 1 else float("nan")
+    return Difference(figure, p)
 
 
 def shared_label(labels: Sequence[Sequence[str]], frequency: Mapping[str, int]) -> str | None:
@@ -99,10 +161,48 @@ def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence
     stated = []
     for name, clips in zip(names, heard, strict=True):
         counts = Counter(label for labels in clips for label in set(labels))
-        words = f" {' '.join(_words(name or ''))} "
-        true = [label for label, count in counts.items() if 2 * count > len(clips)]
-        stated.append(sorted(label for label in true if f" {' '.join(_words(label))} " in words))
+        stated.append(labels_in(name, [label for label, count in counts.items() if 2 * count > len(clips)]))
     return stated
+
+
+def labels_in(name: str | None, labels: Iterable[str]) -> list[str]:
+    """Return those labels whose words a name contains in sequence, in alphabetical order.
+
+    Example:
+        >>> from ard.evaluation import labels_in
+        >>> labels_in("man speaking in a sad voice", ["sad voice", "Man_speaking", "voice of a man"])
+        ['Man_speaking', 'sad voice']
+    """
+    words = f" {' '.join(_words(name or ''))} "
+    return sorted(label for label in labels if f" {' '.join(_words(label))} " in words)
+
+
+def unseen_support(
+    stated: Sequence[Sequence[str]],
+    fires: Bool[np.ndarray, "clips concepts"],
+    has_label: Mapping[str, Bool[np.ndarray, " clips"]],
+) -> tuple[Float[np.ndarray, " concepts"], Float[np.ndarray, " concepts"]]:
+    """Return precision and recall of all that each concept's name states, on clips that naming never saw.
+
+    A name is right in a clip that has all labels that it states. Precision is the share of clips where the feature
+    fires in which its name is right, and 0 if it fires nowhere; recall is the share of clips in which the name would be
+    right where the feature fires, and NaN if there are none.
+
+    Args:
+        stated: the labels that each concept's name states, at least one.
+        fires: where each concept's feature fires.
+        has_label: the clips that have each label; a label that is not there is in no clip.
+    """
+    precision, recall = np.zeros(len(stated)), np.full(len(stated), np.nan)
+    for concept, labels in enumerate(stated):
+        right = np.ones(len(fires), dtype=bool)
+        for label in labels:
+            right &= has_label.get(label, np.zeros_like(right))
+        both = int((right & fires[:, concept]).sum())
+        precision[concept] = both / max(int(fires[:, concept].sum()), 1)
+        if right.any():
+            recall[concept] = both / int(right.sum())
+    return precision, recall
 
 
 def _words(text: str) -> list[str]:

@@ -136,10 +136,17 @@ def average_precision(
 
 
 @lru_cache(maxsize=1)  # metrics of the same clips share the weights
-def resampled(num_clips: int, num_resamples: int, seed: int) -> Float[np.ndarray, "resamples clips"]:
-    """Return the weights of the clips: ones in the first row, then the counts of each bootstrap resample."""
+def resampled(
+    num_clips: int, num_resamples: int, seed: int, groups: tuple[str, ...] | None = None
+) -> Float[np.ndarray, "resamples clips"]:
+    """Return the weights of the clips: ones in the first row, then the counts of each bootstrap resample.
+
+    With a group of each clip, such as its speaker, whole groups are drawn.
+    """
     rng = np.random.default_rng(seed)
-    drawn = [np.bincount(rng.integers(num_clips, size=num_clips), minlength=num_clips) for _ in range(num_resamples)]
+    of_clip = np.arange(num_clips) if groups is None else np.unique(groups, return_inverse=True)[1]
+    num = int(of_clip.max(initial=-1)) + 1
+    drawn = [np.bincount(rng.integers(num, size=num), minlength=num)[of_clip] for _ in range(num_resamples)]
     weights = np.stack([np.ones(num_clips), *drawn])
     weights.flags.writeable = False
     return weights

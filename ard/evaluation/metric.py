@@ -46,6 +46,7 @@ class ConceptMatching(Metric):
         reading: how Sec. 4 is read.
         num_resamples: number of bootstrap resamples of the clips.
         seed: seed of the bootstrap; metrics with the same seed and number of clips draw the same clips.
+        groups: the group of every clip, in the order in which the clips are added; whole groups are then drawn.
         kwargs: passed to :class:`torchmetrics.Metric`.
     """
 
@@ -60,9 +61,11 @@ class ConceptMatching(Metric):
         *,
         num_resamples: int = 1000,
         seed: int = 0,
+        groups: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.groups = None if groups is None else tuple(groups)
         self.similarity, self.reading = similarity.double().numpy(), reading
         self.num_resamples, self.seed = num_resamples, seed
         self.add_state("counts", [], dist_reduce_fx="cat")
@@ -77,9 +80,8 @@ class ConceptMatching(Metric):
         counts = dim_zero_cat(self.counts).numpy() if len(self.counts) else np.empty((0, 3))
         if not len(counts):
             return torch.full((1 + self.num_resamples, 3), torch.nan, dtype=torch.float64)
-        return torch.from_numpy(
-            precision_recall_f1(counts, resampled(len(counts), self.num_resamples, self.seed), self.reading.average)
-        )
+        weights = resampled(len(counts), self.num_resamples, self.seed, self.groups)
+        return torch.from_numpy(precision_recall_f1(counts, weights, self.reading.average))
 
 
 class ConceptAveragePrecision(Metric):
@@ -94,6 +96,7 @@ class ConceptAveragePrecision(Metric):
         kinds: kinds of average precision to compute, instead of the reading's own.
         num_resamples: number of bootstrap resamples of the clips.
         seed: seed of the bootstrap; metrics with the same seed and number of clips draw the same clips.
+        groups: the group of every clip, in the order in which the clips are added; whole groups are then drawn.
         kwargs: passed to :class:`torchmetrics.Metric`.
     """
 
@@ -112,9 +115,11 @@ class ConceptAveragePrecision(Metric):
         kinds: Sequence[AveragePrecisionKind] = (),
         num_resamples: int = 1000,
         seed: int = 0,
+        groups: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.groups = None if groups is None else tuple(groups)
         self.similarity, self.reading = similarity.double().numpy(), reading
         self.kinds = tuple(kinds) or (reading.average_precision,)
         self.num_resamples, self.seed = num_resamples, seed
@@ -144,7 +149,7 @@ class ConceptAveragePrecision(Metric):
         if not len(self.of_clips):
             return torch.full((1 + self.num_resamples, len(self.kinds)), torch.nan, dtype=torch.float64)
         of_clips = dim_zero_cat(self.of_clips).numpy()
-        weights = resampled(len(of_clips), self.num_resamples, self.seed)
+        weights = resampled(len(of_clips), self.num_resamples, self.seed, self.groups)
         columns = []
         for kind in self.kinds:
             if kind == "classes":

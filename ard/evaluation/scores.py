@@ -1,5 +1,6 @@
 """Scores of labelled clips, and which concepts are active in them."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,10 +12,12 @@ from ard.activations import read_clips_metadata
 from ard.probing import SparseScores, read_scores
 from ard.run import Cell
 
-ActiveBy = Literal["share", "quantile", "top"]
-"""When a concept is active in a clip. ``share``: its score is positive and reaches this share of its score on the
-weakest clip in H^k. ``quantile``: its score is positive and above this quantile of its scores on all labelled clips.
-``top``: its score is positive and among this many highest scores of the clip."""
+ActiveBy = Literal["chosen", "share", "quantile", "top"]
+"""When a concept is active in a clip. ``chosen``: its score is positive and above a quantile of its own scores on the
+probing clips, which is chosen there for each row of the table (:mod:`ard.evaluation.activity`). ``share``: its score is
+positive and reaches this share of its score on the weakest clip in H^k. ``quantile``: its score is positive and above
+this quantile of its scores on all labelled clips. ``top``: its score is positive and among this many highest scores of
+the clip."""
 
 
 class Active(NamedTuple):
@@ -25,10 +28,13 @@ class Active(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """The labelled clips of a split: their scores for every feature, and their labels."""
+    """The labelled clips of a split: their scores for every feature, their labels, and what else is known of them."""
 
     scores: SparseScores
     labels: list[list[str]]
+    clip_ids: Sequence[str] = ()
+    groups: Sequence[str] | None = None  # such as the speaker, if the metadata of every clip have a `group`
+    share: float = 1.0  # of the split's clips that are labelled
 
     @property
     def vocabulary(self) -> list[str]:
@@ -41,11 +47,14 @@ def read_labelled(cell: Cell, split: str) -> Labelled | None:
     scores = read_scores(cell, split) if split in cell.splits else None
     if scores is None:
         return None
-    labels = [clip.get("labels") or [] for clip in read_clips_metadata(cell.splits[split])]
-    rows = [row for row, of_clip in enumerate(labels) if of_clip]
+    clips = read_clips_metadata(cell.splits[split])
+    rows = [row for row, clip in enumerate(clips) if clip.get("labels")]
     if not rows:
         return None
-    return Labelled(scores.among(torch.tensor(rows)), [labels[row] for row in rows])
+    labelled = [clips[row] for row in rows]
+    labels, clip_ids = [clip["labels"] for clip in labelled], [clip["id"] for clip in labelled]
+    groups = [str(clip["group"]) for clip in labelled] if all("group" in clip for clip in labelled) else None
+    return Labelled(scores.among(torch.tensor(rows)), labels, clip_ids, groups, len(rows) / len(clips))
 
 
 def active_concepts(
@@ -56,7 +65,7 @@ def active_concepts(
     activity: float,
     by: ActiveBy = "share",
 ) -> Active:
-    """Return where the concepts are active, clip by clip.
+    """Return where the concepts are active, clip by clip, by a rule that takes a number.
 
     Args:
         scores: scores of the clips.
@@ -71,9 +80,9 @@ def active_concepts(
         enough = values >= activity * weakest.numpy()[concepts]
     elif by == "quantile":
         above = round((1 - activity) * scores.num_clips, 6)  # (1 - .95) * 400 is a little more than 20
-        enough = _places(concepts, values) < above
+        enough = places(concepts, values) < above
     else:
-        enough = _places(clips, values) < activity
+        enough = places(clips, values) < activity
     kept = (values > 0) & enough
     order = np.lexsort((concepts[kept], clips[kept]))
     return Active(clips[kept][order], concepts[kept][order])
@@ -88,7 +97,7 @@ def predicted(active: Active, words: Int[np.ndarray, " concepts"], num_clips: in
     return list(torch.from_numpy(pairs % size).split(per_clip.tolist()))
 
 
-def _places(groups: Int[np.ndarray, " entries"], values: Float[np.ndarray, " entries"]) -> Int[np.ndarray, " entries"]:
+def places(groups: Int[np.ndarray, " entries"], values: Float[np.ndarray, " entries"]) -> Int[np.ndarray, " entries"]:
     """Return each entry's rank within its group from 0, the highest value first and ties in order."""
     order = np.lexsort((-values, groups))
     starts = np.searchsorted(groups[order], groups[order])

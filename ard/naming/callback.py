@@ -1,8 +1,8 @@
 """Caption the representative clips, name the selected features of every method, and write the catalogue."""
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from math import nan
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.activations import read_manifest
+from ard.activations import read_clips_metadata, read_manifest
 from ard.audiollm import EMBEDDED
 from ard.console import console
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
@@ -33,8 +33,9 @@ class NameConcepts(Evaluator):
     """Write ``names.parquet`` (selected features of every method), ``concepts.parquet`` and ``naming.json``.
 
     Every clip is captioned once per run, with the paper's prompt. Captions are kept, so that a stopped run pays for
-    none of them twice. For every name, it records which higher-ranked concept's name it repeats, if any, and how close
-    it is to the clips of H^k and to random clips.
+    none of them twice; ``naming.json`` lists the evaluation clips that were captioned (``evaluation_clips``). For every
+    name, it records which higher-ranked concept's name it repeats, if any, and how close it is to the clips of H^k and
+    to random clips.
 
     Args:
         audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B).
@@ -44,6 +45,8 @@ class NameConcepts(Evaluator):
         duplicate_cosine: cosine from which on two names count as the same.
         clips_per_batch: clips captioned at once.
         max_new_tokens: length limit of a caption, in tokens.
+        num_evaluation_clips: labelled evaluation clips, drawn at random, that are captioned as well. Their captions
+            name no feature: they show what the captioner itself reaches in Table 1. Cells without baselines need none.
         seed: seed for the random clips and the bootstrap.
     """
 
@@ -62,12 +65,14 @@ class NameConcepts(Evaluator):
         duplicate_cosine: float = 0.95,
         clips_per_batch: int = 32,
         max_new_tokens: int = 128,
+        num_evaluation_clips: int = 200,
         seed: int = 0,
     ) -> None:
         super().__init__(clap=clap, seed=seed)
         self.audiollm, self.captioner, self.namer = audiollm, captioner, namer or ConsensusNamer()
         self.duplicate_cosine = duplicate_cosine
         self.clips_per_batch, self.max_new_tokens = clips_per_batch, max_new_tokens
+        self.num_evaluation_clips = num_evaluation_clips
 
     def check(self, cell: Cell) -> None:
         """Fail now if captions or names cannot be made later."""
@@ -80,7 +85,8 @@ class NameConcepts(Evaluator):
         clip_ids = read_manifest(cell.probe).clip_ids
         selections = read_selections(cell)
         rows = {row for draws in selections.values() for draw in draws for row in draw.top_ids.flatten().tolist()}
-        captions = self._caption(cell, [clip_ids[row] for row in sorted(rows)])
+        caption = self._captioner(cell)
+        captions = caption("probe", [clip_ids[row] for row in sorted(rows)])
         clap = self.clap()
         embeddings = self.embeddings(cell, "probe")
         others = torch.randperm(len(clip_ids), generator=torch.Generator().manual_seed(self.seed))[:NUM_RANDOM_CLIPS]
@@ -95,15 +101,29 @@ class NameConcepts(Evaluator):
         write_names(cell, named)
         write_concepts(cell, clip_ids, captions, named["ard"][0])
         num_without_caption = len(rows) - sum(clip_ids[row] in captions for row in rows)
-        return self._result(cell, named["ard"][0], num_without_caption)
+        unseen = self._evaluation_clips(cell) if "random" in selections else []
+        if unseen:
+            caption("eval", unseen)
+        return self._result(cell, named["ard"][0], num_without_caption, unseen)
 
-    def _caption(self, cell: Cell, clip_ids: list[str]) -> dict[str, str]:
-        """Return the captions of clips; a clip without a caption is left out."""
+    def _evaluation_clips(self, cell: Cell) -> list[str]:
+        """Draw labelled evaluation clips, those that the run has the audio of."""
+        if cell.evaluation is None or cell.run.audio("eval") not in cell.run.audio_splits:
+            return []
+        labelled = [clip["id"] for clip in read_clips_metadata(cell.evaluation) if clip.get("labels")]
+        drawn = np.random.default_rng(self.seed).permutation(len(labelled))[: self.num_evaluation_clips]
+        return [labelled[place] for place in sorted(drawn.tolist())]
+
+    def _captioner(self, cell: Cell) -> Callable[[str, list[str]], dict[str, str]]:
+        """Return what captions a split's clips, with a model that is loaded at most once; some may get no caption."""
         if self.captioner is not None:
-            model, load = self.captioner.model, partial(chat_captioner, self.captioner)
+            model, load = self.captioner.model, cache(partial(chat_captioner, self.captioner))
         else:
-            model, load = self.audiollm, partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
-        return caption_clips(clip_ids, cell.run.audio("probe"), cell.run.captions, model, load, self.clips_per_batch)
+            own = partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
+            model, load = self.audiollm, cache(own)
+        return lambda split, clip_ids: caption_clips(
+            clip_ids, cell.run.audio(split), cell.run.captions, model, load, self.clips_per_batch
+        )
 
     def _name(self, captions: list[list[str]], clips: Float[Tensor, "concepts p d"], embed: Embed) -> list[Name]:
         """Name the concepts that have captions."""
@@ -114,7 +134,7 @@ class NameConcepts(Evaluator):
                 names[row] = name
         return names
 
-    def _result(self, cell: Cell, named: Named, num_without_caption: int) -> Result:
+    def _result(self, cell: Cell, named: Named, num_without_caption: int, unseen: list[str]) -> Result:
         has_name = np.array([name.name is not None for name in named.names], dtype=float)
         repeats = np.array([of is not None for of in named.duplicate_of], dtype=float)
         percentile = named.evidence.clap_percentile.numpy()[has_name > 0]
@@ -140,6 +160,7 @@ class NameConcepts(Evaluator):
             "why_without_name": _reasons(named.names),
             "num_clips_without_caption": num_without_caption,
             "num_duplicates": int(repeats.sum()),
+            "evaluation_clips": unseen,
         }
         for line in _summary(named.names, num_without_caption):
             console.print(f"{cell.name}: {line}", markup=False, highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -55,9 +55,7 @@ def caption_clips(
         load: loads the model.
         clips_per_batch: clips captioned at once.
     """
-    captions: dict[str, str] = {}
-    if path.is_file():
-        captions = {row["id"]: row["caption"] for row in pq.read_table(path).to_pylist() if row["model"] == model}
+    captions = _kept(path, model)
     missing = set(clip_ids) - captions.keys()
     if missing:
         captioner = load()
@@ -70,5 +68,19 @@ def caption_clips(
                 rows = ({"id": clip_id, "caption": caption, "model": model} for clip_id, caption in captions.items())
                 write_parquet(rows, path)
                 progress.advance(task, len(batch))
+    return _cleaned(captions)
+
+
+def read_captions(path: Path, model: str) -> dict[str, str]:
+    """Return the captions that a model has made so far, by clip; a clip without a caption is left out."""
+    return _cleaned(_kept(path, model))
+
+
+def _kept(path: Path, model: str) -> dict[str, str]:
+    rows = pq.read_table(path).to_pylist() if path.is_file() else []
+    return {row["id"]: row["caption"] for row in rows if row["model"] == model}
+
+
+def _cleaned(captions: Mapping[str, str]) -> dict[str, str]:
     cleaned = {clip_id: final_words(caption) for clip_id, caption in captions.items()}
     return {clip_id: caption for clip_id, caption in cleaned.items() if caption}

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from jaxtyping import Float
@@ -14,6 +15,9 @@ from ard.naming.namer import Embed, Name, Namer
 # Words that describe no sound: a phrase neither starts nor ends with one.
 EMPTY_WORDS = frozenset("a an and are at be by for from in is it its of on or the to with".split())  # noqa: SIM905
 LONGEST_PHRASE = 6
+
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_WORD_OR_MARK = re.compile(rf"{_WORD.pattern}|[^\w\s]")
 
 
 class ConsensusNamer(Namer):
@@ -55,6 +59,20 @@ def longest(shared: Iterable[str]) -> list[str]:
 
 def phrases(caption: str) -> set[str]:
     """Return the runs of one to six words in a caption that neither start nor end with an empty word."""
-    words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", caption.lower())
+    words = _WORD.findall(caption.lower())
     runs = (words[i:j] for i in range(len(words)) for j in range(i + 1, min(i + LONGEST_PHRASE, len(words)) + 1))
     return {" ".join(run) for run in runs if not EMPTY_WORDS & {run[0], run[-1]}}
+
+
+def parts(caption: str) -> list[str]:
+    """Return the phrases that a caption falls into where it is cut at its punctuation and empty words.
+
+    Example:
+        >>> from ard.naming.consensus import parts
+        >>> parts("A man speaking in a sad voice, rain and wind.")
+        ['man speaking', 'sad voice', 'rain', 'wind']
+    """
+    tokens = _WORD_OR_MARK.findall(caption.lower())
+    ends = EMPTY_WORDS | {token for token in tokens if not token[0].isalnum()}
+    runs = (" ".join(run) for is_end, run in groupby(tokens, ends.__contains__) if not is_end)
+    return list(dict.fromkeys(runs))

@@ -46,7 +46,7 @@ class SparseScores:
         columns[features] = torch.arange(len(features), dtype=torch.int32)
         column = columns[self.features]
         chosen = column >= 0
-        return self.clips[chosen].long(), column[chosen].long(), self.values[chosen, SCORERS.index(scorer)]
+        return self.clips[chosen].long(), column[chosen].long(), self.values[:, SCORERS.index(scorer)][chosen]
 
     def dense(self, scorer: str, features: Int[Tensor, " chosen"]) -> Float[Tensor, "clips chosen"]:
         """Return the scores of a few features as a dense matrix."""

@@ -81,6 +81,8 @@ def test_names_that_are_true_find_their_clips_and_shuffled_ones_do_not(stage):
     assert own.value == 1
     assert shuffled.value < 0.8
     assert own.n == shuffled.n == 3
+    assert result.rows[0].figures["auroc_all"].value == pytest.approx((3 * 1 + 0.5) / 4)  # the siren fires nowhere
+    assert result.rows[0].figures["auroc_all"].n == 4
     expected = {"num_clips": 60, "num_concepts": 5, "num_without_name": 1, "num_fire_never_or_always": 1}
     assert result.details == expected
     assert list(concepts) == FEATURES

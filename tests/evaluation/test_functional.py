@@ -2,7 +2,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ard.evaluation import auroc, label_text, paired_auroc, shared_label, stated_labels
+from ard.evaluation import (
+    auroc,
+    label_text,
+    labels_in,
+    over_draws,
+    paired_auroc,
+    paired_difference,
+    shared_label,
+    stated_labels,
+    unseen_support,
+)
+from ard.results import Figure
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -52,3 +63,67 @@ def test_labels_are_spelled_for_clap():
     assert label_text("Bathtub_(filling_or_washing)", "audioset") == "Bathtub (filling or washing)"
     assert label_text("Tick-tock", "as_is") == "Tick-tock"
     assert label_text("Wild_animals", "as_is") == "Wild_animals"
+
+
+def two_rows(correlation, difference, num_clips=400, seed=0):
+    """Resampled means of two rows of clips, one line of 1 + 1000 each."""
+    rng = np.random.default_rng(seed)
+    own = rng.normal(0.5, 0.25, num_clips)
+    noise = rng.normal(0, 0.25, num_clips)
+    other = 0.5 + correlation * (own - 0.5) + np.sqrt(1 - correlation**2) * noise
+    other += own.mean() - difference - other.mean()
+    drawn = np.stack([np.arange(num_clips), *rng.integers(num_clips, size=(1000, num_clips))])
+    return own[drawn].mean(axis=1), other[drawn].mean(axis=1)
+
+
+def test_rows_of_correlation_95_and_difference_02_are_told_apart_though_their_intervals_overlap():
+    own, other = two_rows(0.95, 0.02)
+    high, low = (Figure.resampled(row, 400, "share", over="clips") for row in (own, other))
+    assert high.low < low.high
+    figure, p = paired_difference(own[None], other[None], n=400)
+    assert figure.value == pytest.approx(0.02)
+    assert 0 < figure.low < figure.high
+    assert p < 0.05
+    assert (figure.n, figure.over, figure.better) == (400, "clips", "neither")
+    back = paired_difference(other[None], own[None], n=400)
+    assert (back.figure.value, back.figure.low, back.p) == (-figure.value, -figure.high, p)
+    unrelated, chance = paired_difference(*(row[None] for row in two_rows(0.0, 0.02)), n=400)
+    assert unrelated.low < 0 < unrelated.high
+    assert chance > 0.05
+
+
+def test_equal_rows_differ_by_nothing_and_a_single_clip_says_nothing():
+    own, _ = two_rows(0.5, 0.0)
+    figure, p = paired_difference(own[None], own[None], n=400)
+    assert (figure.value, figure.low, figure.high, p) == (0, 0, 0, 1)
+    alone, p = paired_difference(own[None], own[None] - 1, n=1)
+    assert alone.value == 1
+    assert np.isnan([alone.low, alone.high, p]).all()
+
+
+def test_draws_are_resampled_with_the_clips():
+    own, other = two_rows(0.95, 0.02)
+    draws = other + np.linspace(-0.2, 0.2, 5)[:, None]
+    mean = over_draws(draws, np.random.default_rng(0))
+    assert mean[0] == pytest.approx(other[0])
+    assert mean[1:].std() > 2 * other[1:].std()
+    figure, p = paired_difference(own[None], draws, n=400)
+    assert figure.value == pytest.approx(0.02)
+    assert figure.low < 0 < figure.high
+    assert p > 0.3
+    assert figure.over == "clips and draws"
+    assert (over_draws(other[None], np.random.default_rng(0)) == other).all()
+
+
+def test_a_name_is_held_to_all_that_it_states_on_unseen_clips():
+    has = {"man": np.array([1, 1, 0, 0], dtype=bool), "sad": np.array([1, 0, 1, 0], dtype=bool)}
+    stated = [["man"], ["man", "sad"], ["sad"], ["owl"], ["man"]]
+    fires = np.array([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 0, 1]], dtype=bool)
+    precision, recall = unseen_support(stated, fires, has)
+    assert precision.tolist() == pytest.approx([1, 1 / 3, 0, 0, 0])  # the third fires nowhere, the last where no man is
+    np.testing.assert_allclose(recall, [1, 1, 0, np.nan, 0])
+
+
+def test_the_labels_in_a_name_are_those_whose_words_stand_in_it_in_sequence():
+    assert labels_in("Man speaking in a sad voice", ["voice sad", "sad_voice", "man", "speak"]) == ["man", "sad_voice"]
+    assert labels_in(None, ["man"]) == []

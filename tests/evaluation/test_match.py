@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from ard.evaluation import MatchLabels, MatchReading
+from ard.evaluation import MatchLabels, MatchReading, paired_difference
+from ard.evaluation.activity import GRID
+from ard.evaluation.match import METRICS
 from ard.evaluation.scores import Labelled, active_concepts
 from ard.naming import read_names
 from ard.probing import SCORERS, SparseScores
-from ard.run import Run
+from ard.results import Result
+from ard.run import Run, write_parquet
 from ard.types import UserError
 from experiments.bench.matching import Size, Space, write_cell
 
@@ -22,9 +25,9 @@ def cell(tmp_path):
     return Run(tmp_path).cell(26, 8)
 
 
-def scored(labels=LABELS, num_clips=20, active=10):
+def scored(labels=LABELS, num_clips=20, active=10, seed=0):
     """Clips in which some features are active; the first is silent."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     features = torch.rand(num_clips, FEATURES, generator=generator).topk(active, dim=1).indices
     values = torch.rand(num_clips, active, generator=generator)
     clips = torch.arange(num_clips, dtype=torch.int32).repeat_interleave(active)[active:]
@@ -33,11 +36,11 @@ def scored(labels=LABELS, num_clips=20, active=10):
     return Labelled(SparseScores(clips, features.flatten()[active:].int(), of_scorers, num_clips, FEATURES), of_clips)
 
 
-def matched(cell, names=NAMES, labelled=None, **options):
+def matched(cell, names=NAMES, labelled=None, probing=None, **options):
     """Match the names of a cell that is drawn at random; return the result, and its figures by method."""
     write_cell(cell, Size(FEATURES, 12, 2), names)
     space = Space([label.replace("_", " ") for label in LABELS])
-    result = MatchLabels(**options).match(cell, labelled or scored(), space)
+    result = MatchLabels(**options).match(cell, labelled or scored(), space, probing)
     return result, {row.method: {name: figure.value for name, figure in row.figures.items()} for row in result.rows}
 
 
@@ -56,6 +59,7 @@ def test_concepts_without_names_predict_nothing_and_are_counted(cell):
         if method != "Labels as names":
             assert {figures[name] for name in ("precision", "recall", "f1", "map", "map_at_matches")} == {0}
     details = result.details
+    assert {q for q, *_ in details["curves"]["AR&D"]} == set(GRID)
     assert details["num_concepts_without_name"] == dict.fromkeys(("ard", "mean", "coverage", "random"), 12)
     assert details["num_clips_without_prediction"]["AR&D"] == 20
 
@@ -119,8 +123,123 @@ def test_the_rules_of_activity():
     assert np.bincount(always.concepts).tolist() == [20] * 9
     assert torch.equal(active(2.0, "top").sum(dim=1), (dense > 0).sum(dim=1).clamp_max(2))
     assert (dense.masked_fill(~active(1.0, "top"), 0).amax(dim=1) == dense.amax(dim=1)).all()
+    with pytest.raises(UserError, match=r"activity 0.5 has no use with 'chosen', which chooses it: give another"):
+        MatchLabels(activity=0.5)
     for activity, by, said in ((-0.1, "share", " to 1"), (1.5, "quantile", " to 1"), (-1.0, "top", "")):
         with pytest.raises(
             UserError, match=rf"activity {activity} is out of range for '{by}': give a number from 0{said}$"
         ):
             MatchLabels(activity=activity, active_by=by)
+
+
+def figures_of(result):
+    return {row.method: {name: f for name, f in row.figures.items() if name != "ms"} for row in result.rows}
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_nothing_changes_when_scores_are_replaced_by_a_monotone_transform(cell, with_labels):
+    def rooted(labelled):
+        old = labelled.scores
+        values = old.values.sqrt()
+        return labelled._replace(scores=SparseScores(old.clips, old.features, values, old.num_clips, old.num_features))
+
+    clips, probing = scored(num_clips=60), scored(num_clips=80, seed=1) if with_labels else None
+    plain, _ = matched(cell, labelled=clips, probing=probing)
+    other, _ = matched(cell, labelled=rooted(clips), probing=probing and rooted(probing))
+    assert figures_of(plain) == figures_of(other)
+    assert plain.details == other.details
+    by_share, _ = matched(cell, labelled=clips, activity=0.5, active_by="share")
+    changed, _ = matched(cell, labelled=rooted(clips), activity=0.5, active_by="share")
+    assert figures_of(by_share) != figures_of(changed)
+
+
+def test_every_row_has_the_quantile_that_is_best_on_the_probing_clips(cell):
+    clips, probing = scored(num_clips=60), scored(num_clips=80, seed=1)
+    on_probing, _ = matched(cell, labelled=probing, probing=probing)  # so that the curves are those that choose
+    result, _ = matched(cell, labelled=clips, probing=probing)
+    assert result.choices["chosen_on"].startswith("labelled probing clips")
+    assert set(result.details["curves"]) == {"AR&D", "Mean Act.", "Coverage", "Rand. Rep."}
+    for method, points in on_probing.details["curves"].items():
+        best = max(points, key=lambda point: point[3])
+        assert result.details["quantiles"][method] == best[0]
+    chosen = {row.method: row.figures for row in result.rows}
+    for method, points in result.details["curves"].items():
+        at = next(point for point in points if point[0] == result.details["quantiles"][method])
+        assert [chosen[method][name].value for name in ("precision", "recall", "f1")] == pytest.approx(at[1:])
+
+
+def test_where_few_probing_clips_have_labels_the_number_of_predictions_chooses(cell):
+    clips, few = scored(num_clips=60), scored(num_clips=80, seed=1)._replace(share=0.4)
+    for wanted in (0.5, 1.5):
+        result, _ = matched(cell, labelled=clips, probing=few, names_per_clip=wanted)
+        unlabelled, _ = matched(cell, labelled=clips, names_per_clip=wanted)
+        assert result.details == unlabelled.details
+        assert result.choices["chosen_on"].endswith(f"nearest to {wanted} distinct names a clip")
+    assert matched(cell, labelled=clips, names_per_clip=99.0)[0].details["quantiles"]["AR&D"] == 0
+    _, strict = matched(cell, labelled=clips, names_per_clip=0.0)
+    assert strict["AR&D"]["recall"] == 0
+
+
+def test_the_resamples_of_every_row_are_kept_for_rows_of_other_cells(cell):
+    result, _ = matched(cell, num_shuffles=3)
+    kept = cell.tensors("resamples")
+    assert {method: tuple(values.shape) for method, values in kept.items()} == {
+        **dict.fromkeys(("AR&D", "Mean Act.", "Coverage", "Labels as names"), (1, 1001, 5)),
+        "Rand. Rep.": (2, 1001, 5),
+        "AR&D, names shuffled": (3, 1001, 5),
+    }
+    rows = {row.method: row.figures for row in result.rows}
+    for method, values in kept.items():
+        assert [rows[method][name].value for name in METRICS] == pytest.approx(values[:, 0].mean(dim=0).tolist())
+    differences = result.details["differences"]
+    assert list(differences["AR&D"]) == [method for method in rows if method != "AR&D"]
+    for index, name in enumerate(METRICS):
+        one, other = (kept[method][..., index].numpy() for method in ("AR&D", "Rand. Rep."))
+        figure, p = paired_difference(one, other, n=20)
+        assert differences["AR&D"]["Rand. Rep."][name] == {
+            "value": figure.value,
+            "low": figure.low,
+            "high": figure.high,
+            "p": p,
+        }
+    matched(cell, result="other", num_shuffles=4)
+    assert len(cell.tensors("resamples")["AR&D, names shuffled"]) == 3
+    assert rows["Rand. Rep."]["f1"].over == "clips and draws"
+    assert rows["AR&D"]["f1"].over == "clips"
+
+
+def test_the_active_concepts_are_those_of_the_cells_own_row(cell):
+    clips = scored(num_clips=60)
+    result, _ = matched(cell, labelled=clips, activity=0.5, active_by="share")
+    active = cell.tensors("active")
+    chosen = cell.tensors("selections")["ard/0/features"]
+    dense, weakest = clips.scores.dense("ard", chosen), cell.tensors("representatives")["ard/top_scores"][chosen, -1]
+    expected = ((dense > 0) & (dense >= 0.5 * weakest)).nonzero()
+    assert torch.equal(torch.stack([active["clips"], active["concepts"]], dim=1), expected)
+    assert result.details["quantiles"] == dict.fromkeys(result.details["quantiles"])
+
+
+def test_captions_as_names_are_a_ceiling_over_the_clips_that_were_captioned(cell):
+    clips = scored(num_clips=6)._replace(clip_ids=[f"eval-{i}" for i in range(6)])
+    naming = Result("naming", (), {"captioner": "m"}, {"evaluation_clips": ["eval-1", "eval-2", "eval-3"]})
+    naming.save(cell.result_path("naming"))
+    captions = {"eval-1": "The rain, and a dog.", "eval-2": "dog", "eval-5": "rain", "probe-0": "rain"}
+    write_parquet(({"id": i, "caption": caption, "model": "m"} for i, caption in captions.items()), cell.run.captions)
+    result, found = matched(cell, labelled=clips)
+    row = result.rows[-1]
+    assert row.method == "Captions as names"
+    assert {figure.n for figure in row.figures.values()} == {3}
+    assert {figure.better for figure in row.figures.values()} == {"neither"}
+    # rain of rain and wild animals, dog of dog and wild animals, and nothing of wild animals; one dog is not there
+    assert found["Captions as names"]["precision"] == pytest.approx(2 / 3)
+    assert found["Captions as names"]["recall"] == pytest.approx(2 / 5)
+    assert "Captions as names" not in result.details["differences"]["AR&D"]
+
+
+def test_groups_of_clips_are_resampled_whole(cell):
+    clips = scored(num_clips=40)
+    alone, _ = matched(cell, labelled=clips)
+    grouped, _ = matched(cell, labelled=clips._replace(groups=[str(i // 10) for i in range(40)]))
+    one, other = alone.rows[0].figures["f1"], grouped.rows[0].figures["f1"]
+    assert (one.n, one.over, other.n, other.over) == (40, "clips", 4, "groups of clips")
+    assert one.value == other.value

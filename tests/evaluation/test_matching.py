@@ -184,6 +184,15 @@ def test_a_row_of_weights_is_the_figure_of_the_clips_it_drew(seed):
         np.testing.assert_allclose(mean_average_precision(of_clips, row[None]), of_clips[clips].mean())
 
 
+def test_groups_are_drawn_whole():
+    groups = ("b", "a", "b", "c", "a")
+    weights = resampled(5, 50, 0, groups)
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 1] == weights[:, 4]).all()
+    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
+    assert len({tuple(row) for row in weights}) > 5
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_pooled_is_one_ranking_of_all_pairs(seed):
     rng = np.random.default_rng(seed)

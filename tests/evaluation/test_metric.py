@@ -45,6 +45,16 @@ def test_the_figures_are_those_of_the_clips_counted_one_by_one():
     assert float(metric.compute()[0]) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("num_labels", [1, 2, 3])
+def test_a_perfect_answer_has_an_average_precision_of_1_at_matches_and_by_label_but_not_over_ranks(num_labels):
+    labels = [torch.arange(num_labels), torch.arange(1, num_labels + 1)]
+    metric = ConceptAveragePrecision(torch.eye(4), kinds=("references", "classes", "ranks"), num_resamples=1)
+    metric.update(labels, labels)
+    references, classes, ranks = metric.compute()[0].tolist()
+    assert references == classes == 1
+    assert ranks == pytest.approx({1: 1.0, 2: 0.79, 3: 0.67}[num_labels], abs=0.005)
+
+
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [5, 0, 7]])
 def test_the_size_and_the_order_of_batches_do_not_matter(sizes):
     predictions, references = clips()

@@ -1,7 +1,7 @@
 import torch
 
 from ard.naming import ConsensusNamer
-from ard.naming.consensus import phrases
+from ard.naming.consensus import parts, phrases
 
 
 def space(**places):
@@ -30,6 +30,14 @@ def test_phrases_neither_start_nor_end_with_an_empty_word():
         "barking in the rain",
         "dog barking in the rain",
     }
+
+
+def test_a_caption_is_cut_at_its_punctuation_and_empty_words():
+    assert parts("A dog's bark; the rain -- and rain, in a wind-chime.") == ["dog's bark", "rain", "wind-chime"]
+    assert parts("a man speaking in a sad voice") == ["man speaking", "sad voice"]
+    assert parts("of the, and!") == parts("") == []
+    caption = "the wood is sawing and an owl"
+    assert set(parts(caption)) <= phrases(caption)
 
 
 def test_the_name_is_the_agreed_phrase_that_is_closest_to_the_clips():

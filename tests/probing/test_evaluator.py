@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ard.activations import ActivationDataModule
 from ard.evaluation import CompareNames, DetectConcepts, FindLabels, MatchLabels, ProbeLabels, StateLabels
 from ard.monosemanticity import ScoreMonosemanticity, read_selections
-from ard.probing import STAMPS, Encoding, Evaluator, InputNorms, KeepScores
+from ard.probing import STAMPS, Encoding, Evaluator, InputNorms, KeepScores, numbered
 from ard.representatives import RetrieveRepresentatives
 from ard.results import Result
 from ard.stamps import Stamp, read_stamp
@@ -40,6 +40,7 @@ def all_evaluators():
         ScoreMonosemanticity(num_selected=8, num_null_draws=100),
         KeepScores(),
         NameByFeature(),
+        MatchLabels(active_by="share", result="matching_paper"),
         MatchLabels(),
         CompareNames(),
         StateLabels(),
@@ -142,7 +143,8 @@ def test_every_evaluator_leaves_its_stamp_when_it_is_done_and_until_then_the_one
     cell = tiny_run.cell
 
     def stamps(time):
-        names = [type(evaluator).__name__ for evaluator in all_evaluators()]
+        classes = [type(evaluator).__name__ for evaluator in all_evaluators()]
+        names = [numbered(name, classes[: place + 1].count(name)) for place, name in enumerate(classes)]
         return [(cell.stamp(name), Stamp({"place": place, "time": time}, {})) for place, name in enumerate(names)]
 
     def fails(*_):
