@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from ard.evaluation.functional import paired_difference
+from ard.evaluation.match import METRICS
 from ard.results import CONTROL_METHODS, Figure, Result, Row
-from ard.run import Cell, Run
+from ard.run import RAW_METHODS, Cell, Run
 
 EVALUATIONS = (
     "matching",
@@ -63,7 +65,7 @@ def measure_gain(run: Run) -> Result | None:
     if not rows:
         return None
     choices = {"control": UNTRAINED, "num_draws": len(controls), "num_resamples": NUM_RESAMPLES}
-    result = Result("gain", tuple(rows), choices, seed=run.seed)
+    result = Result("gain", tuple(rows), choices, {"names_minus": _minus_others(run)}, run.seed)
     result.save(own.result_path("gain"))
     return result
 
@@ -83,10 +85,10 @@ def _gains(own: Cell, controls: Sequence[Cell], evaluation: str, seed: int) -> I
             theirs = [other for other in theirs if math.isfinite(other.value)]
             if not theirs or not math.isfinite(figure.value):
                 continue
-            paired = pairs and pairs(own, controls, row, name)
-            difference = paired_gain(*paired[:2], figure.unit, over=paired[2], seed=seed) if paired else None
-            gain = difference or unpaired_gain(figure, theirs)
-            yield row, name, Gain(figure, Figure.pooled(theirs), gain, paired[2] if paired else None)
+            paired = pairs and pairs(own, controls, row, name, seed)
+            gain = paired or unpaired_gain(figure, theirs)
+            over = gain.over.removesuffix(" and draws") if paired and gain.over else None
+            yield row, name, Gain(figure, Figure.pooled(theirs), gain, over)
 
 
 def _is_counterpart(other: Row, row: Row) -> bool:
@@ -137,10 +139,47 @@ def _variance(figure: Figure) -> float:
     return ((figure.high - figure.low) / 3.92) ** 2
 
 
-Paired = tuple[Float[np.ndarray, " things"], Float[np.ndarray, "draws things"], str]
+def _by_clip(own: Cell, controls: Sequence[Cell], row: Row, name: str, seed: int) -> Figure | None:
+    """Pair the resamples of Table 1, which are of the same clips in every cell."""
+    return names_minus(own, own.method, controls, UNTRAINED, name, row.figures[name].n, seed)
 
 
-def _by_label(own: Cell, controls: Sequence[Cell], row: Row, name: str) -> Paired | None:
+def names_minus(
+    own: Cell, method: str, others: Sequence[Cell], other: str, name: str, num_clips: int, seed: int
+) -> Figure | None:
+    """Return a figure of Table 1 of one method minus that of another, in cells of its own; None without resamples."""
+    cells = [cell for cell in (own, *others) if cell.path("resamples").is_file()]
+    if len(cells) <= len(others) or name not in METRICS:
+        return None
+    column = list(METRICS).index(name)
+    stored = [
+        cell.tensors("resamples").get(of) for cell, of in zip(cells, (method, *[other] * len(others)), strict=True)
+    ]
+    values = [tensor[..., column].numpy() for tensor in stored if tensor is not None]
+    if len(values) < len(cells):
+        return None
+    return paired_difference(values[0], np.concatenate(values[1:]), n=num_clips, seed=seed).figure
+
+
+def _minus_others(run: Run) -> dict[str, dict[str, Any]]:
+    """Return by how much AR&D's names are better than those of each other dictionary, paired over clips."""
+    own, matching = run.own, run.own.result("matching")
+    if matching is None:
+        return {}
+    num_clips = next(row for row in matching.rows if row.method == own.method).figures["f1"].n
+    by_method: dict[str, list[Cell]] = {}
+    for cell in (*run.controls(run.layer, run.expansion), *(run.cell(run.layer, label) for label in RAW_METHODS)):
+        if cell.result("matching") is not None:
+            by_method.setdefault(cell.method, []).append(cell)
+    found: dict[str, dict[str, Any]] = {}
+    for method, cells in by_method.items():
+        for name in METRICS:
+            if (figure := names_minus(own, own.method, cells, method, name, num_clips, run.seed)) is not None:
+                found.setdefault(method, {})[name] = {key: getattr(figure, key) for key in ("value", "low", "high")}
+    return found
+
+
+def _by_label(own: Cell, controls: Sequence[Cell], row: Row, name: str, seed: int) -> Figure | None:
     """Pair the AUROCs of the labels that every dictionary was measured on."""
     results = [cell.result("label_auroc") for cell in (own, *controls)]
     per_label = [result.details["per_label"] for result in results if result is not None]
@@ -151,10 +190,10 @@ def _by_label(own: Cell, controls: Sequence[Cell], row: Row, name: str) -> Paire
     result = results[0]
     assert result is not None
     values = areas if name == "mean_auroc" else (areas >= result.choices["found"]).astype(float)
-    return values[0], values[1:], "labels"
+    return paired_gain(values[0], values[1:], row.figures[name].unit, over="labels", seed=seed)
 
 
-def _by_answer(own: Cell, controls: Sequence[Cell], row: Row, name: str) -> Paired | None:
+def _by_answer(own: Cell, controls: Sequence[Cell], row: Row, name: str, seed: int) -> Figure | None:
     """Pair the steered answers of the same clips, where every judge's verdict could be read."""
     if name != "sensitivity":
         return None
@@ -163,7 +202,7 @@ def _by_answer(own: Cell, controls: Sequence[Cell], row: Row, name: str) -> Pair
     if len(reached) < 2 or not clips:
         return None
     values = np.array([[of[clip] for clip in clips] for of in reached])
-    return values[0], values[1:], "clips"
+    return paired_gain(values[0], values[1:], row.figures[name].unit, over="clips", seed=seed)
 
 
 def _reached(cell: Cell, row: Row) -> Mapping[str, float] | None:
@@ -173,4 +212,4 @@ def _reached(cell: Cell, row: Row) -> Mapping[str, float] | None:
     return reached and {clip: value for clip, value in reached.items() if value is not None}
 
 
-_PAIRS = {"label_auroc": _by_label, "steering": _by_answer}
+_PAIRS = {"matching": _by_clip, "label_auroc": _by_label, "steering": _by_answer}

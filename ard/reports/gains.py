@@ -16,6 +16,7 @@ GAINS = {
     "stated_labels/unseen_precision": "names true on unseen clips",
     "probes/f1_k1": "F1 of a label by its best feature",
     "probes/f1_k4": "F1 of a label by four features",
+    "probes/absorption": "absorption (lower is better)",
     "label_auroc/share_found": "labels found",
     "label_auroc/mean_auroc": "AUROC of labels",
     "detection/auroc": "detection by name",
@@ -31,15 +32,17 @@ GAINS = {
 }
 """Figures of ``gain.json``, as the table names them."""
 
-VERDICTS = ("beyond untrained", "not told apart", "below untrained")
+VERDICTS = ("better", "not told apart", "worse")
 
 
 def verdict(row: Row) -> str:
     """Return what the interval of a gain says."""
-    gain = row.figures["gain"]
+    gain, sign = row.figures["gain"], -1 if row.figures["trained"].better == "lower" else 1
     if not (math.isfinite(gain.low) and math.isfinite(gain.high)):
         return VERDICTS[1]
-    return VERDICTS[0] if gain.low > 0 else VERDICTS[2] if gain.high < 0 else VERDICTS[1]
+    if gain.low <= 0 <= gain.high:
+        return VERDICTS[1]
+    return VERDICTS[0] if sign * gain.value > 0 else VERDICTS[2]
 
 
 def gains_table(run: Run) -> Table:
@@ -59,7 +62,7 @@ def gains_table(run: Run) -> Table:
         number=0,
         preset=run.preset,
         title="What training gives: AR&D beside dictionaries of the same width and K that were never trained",
-        stub_heads=("Figure", "Verdict"),
+        stub_heads=("Figure", "Trained is"),
         heads=("AR&D", "Untrained SAE", "gain"),
         paper_heads=(),
         lines=lines,

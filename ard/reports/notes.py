@@ -6,7 +6,7 @@ from typing import Any
 
 from ard.reports import paper
 from ard.reports.table import Line, interval_text, value_text
-from ard.results import Result, Row
+from ard.results import OWN_METHOD, Result, Row
 from ard.run import Run
 
 TRUE_LABELS = (
@@ -21,6 +21,7 @@ _SCOPES = {
     "distinct": "all distinct names at once against all labels, so that there is one matching and no interval",
 }
 _ACTIVE = {
+    "chosen": "active where its score is above 0 and above a quantile chosen on the probing clips for every row",
     "share": "active where its score is above 0 and at least {} of that of the weakest clip in H^k",
     "quantile": "active where its score is above 0 and above the {} quantile of its scores",
     "top": "active where its score is above 0 and among the {:.0f} highest of the clip",
@@ -80,6 +81,34 @@ def unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
         if rows:
             by_column.append(f"{head}: {', '.join(rows)}")
     return [f"Where the interval of AR&D does not lie above another row's: {'; '.join(by_column)}"] if by_column else []
+
+
+def differences(results: Iterable[Result], gains: Iterable[Result]) -> list[str]:
+    """Say how much better AR&D's names are than every other row's, in F1 and mAP, paired over the same clips."""
+    found: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    for result in gains:
+        found |= result.details.get("names_minus", {})
+    for row, others in ((row, of) for result in results for row, of in result.details.get("differences", {}).items()):
+        for other, difference in others.items():
+            if row == OWN_METHOD:
+                found[other] = difference
+            elif other == OWN_METHOD:
+                found[row] = {metric: _turned(of) for metric, of in difference.items()}
+    return [
+        f"AR&D's {paper.METRICS[metric]} minus another row's, the same clips resampled: "
+        + "; ".join(f"{method} {_span(of[metric])}" for method, of in found.items() if metric in of)
+        + "."
+        for metric in ("f1", "map")
+        if any(metric in of for of in found.values())
+    ]
+
+
+def _turned(difference: Mapping[str, float]) -> dict[str, float]:
+    return {"value": -difference["value"], "low": -difference["high"], "high": -difference["low"]}
+
+
+def _span(difference: Mapping[str, float]) -> str:
+    return f"{difference['value']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
 
 
 def orders(results: Iterable[Result]) -> list[str]:

@@ -62,12 +62,10 @@ def _table1(run: Run) -> Table:
     missing = [name for name in paper.COMPARED if rows and name not in {row.method for row in rows}]
     texts = [f"Not measured in this run: {', '.join(missing)}"] if missing else []
     if rows:
-        heads = list(paper.METRICS.values())
-        at_own_layer = [line for line, row in zip(lines, rows, strict=True) if row.layer == run.layer]
         texts += [
             *notes.reading(results, run.results("monosemanticity", [run.layer], [run.expansion])),
             paper.TABLE1_MS_NOTE,
-            *notes.unbeaten(at_own_layer, heads),
+            *notes.differences(results, run.results("gain", [run.layer], [run.expansion])),
             *notes.map_at_matches([row for row in rows if row.layer == run.layer]),
         ]
     else:

@@ -1,9 +1,11 @@
 """What a trained dictionary has beyond untrained ones: paired where it can be, and honest where it cannot."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from ard.evaluation.gain import measure_gain, paired_gain, unpaired_gain
 from ard.reports import build_tables
@@ -92,13 +94,22 @@ def test_the_table_puts_first_what_training_gives(run):
     measure_gain(run)
     (table,) = build_tables(run.folder, [0])
     assert [line.stub for line in table.lines] == [
-        ("AUROC of labels", "beyond untrained"),
-        ("steering (Table 3), sad to happy", "beyond untrained"),
+        ("AUROC of labels", "better"),
+        ("steering (Table 3), sad to happy", "better"),
         ("mean m of the top C (Table 4)", "not told apart"),
     ]
     assert table.notes[0].startswith("2 of 3 figures tell the trained dictionary from the untrained ones. The other 1")
-    assert table.columns == ["Figure", "Verdict", "AR&D", "Untrained SAE", "gain"]
+    assert table.columns == ["Figure", "Trained is", "AR&D", "Untrained SAE", "gain"]
     assert table.caption.startswith("What training gives")
+
+
+def test_less_absorption_is_better(run):
+    for folder, method, value in (("e8", "AR&D", 0.3), ("e8-untrained-0", "Untrained SAE", 0.6)):
+        absorption = replace(figure(value), better="lower")
+        save(run.folder, folder, "probes", method, {"absorption": absorption})
+    measure_gain(run)
+    lines = build_tables(run.folder, [0])[0].lines
+    assert ("absorption (lower is better)", "better") in [line.stub for line in lines]
 
 
 def test_without_untrained_dictionaries_there_is_nothing_to_compare(tmp_path):
@@ -114,3 +125,32 @@ def test_draws_stand_in_tables_as_one_row(run):
     rows = {row["method"]: row for row in build_tables(run.folder, [4])[0].rows}
     assert set(rows) == {"AR&D", "Untrained SAE"}
     assert rows["Untrained SAE"]["mean_ms"]["value"] == pytest.approx(5.0025)
+
+
+def test_names_are_paired_over_the_same_clips_in_every_cell(run):
+    """Both dictionaries find the same clips hard: their resamples move together, and the difference hardly at all."""
+    hard = np.random.default_rng(0).normal(0.5, 0.05, (1, 1001, 1)).repeat(5, axis=2)
+    for folder, method, more in (
+        ("e8", "AR&D", 0.06),
+        ("e8-untrained-0", "Untrained SAE", 0.0),
+        ("e8-untrained-1", "Untrained SAE", 0.01),
+        ("poly", "Poly. Feats.", -0.2),
+    ):
+        values = hard + more
+        f1 = Figure.resampled(values[0, :, 2], 400, "share", over="clips")
+        expansion = None if folder == "poly" else 8
+        save(run.folder, folder, "matching", method, {"f1": f1}, expansion)
+        run.cell(3, folder).save_tensors("resamples", {method: torch.from_numpy(values)})
+    row = gains(run)["matching/f1", None]
+    gain = row.figures["gain"]
+    assert row.figures["trained"].low < row.figures["untrained"].value
+    assert (gain.value, gain.over) == (pytest.approx(0.055), "clips and draws")
+    assert gain.low == pytest.approx(0.05)
+    assert gain.high == pytest.approx(0.06)
+    minus = measure_gain(run).details["names_minus"]
+    assert {method: round(of["f1"]["value"], 3) for method, of in minus.items()} == {
+        "Untrained SAE": 0.055,
+        "Poly. Feats.": 0.2 + 0.06,
+    }
+    notes = build_tables(run.folder, [1])[0].notes
+    assert any("Untrained SAE +0.06 [+0.05, +0.06]; Poly. Feats. +0.26" in note for note in notes)

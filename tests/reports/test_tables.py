@@ -78,7 +78,9 @@ def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but
     figures = {"f1": Figure(0.5, 0.45, 0.55, 9, "share"), "map_at_matches": Figure(0.4, 0.3, 0.5, 9, "share")}
     rows = [Row(method, 3, 8, figures) for method in ("AR&D", paper.SHUFFLED, paper.CEILING)]
     choices = {**asdict(MatchReading(threshold="before")), "activity": 0.5, "active_by": "share"}
-    Result("matching", tuple(rows), choices).save(run / "layer-3/e8/matching.json")
+    higher, lower = ({"f1": {"value": x, "low": x - 0.02, "high": x + 0.03, "p": 0.1}} for x in (0.1, -0.1))
+    between = {"Coverage": {"AR&D": lower}, "AR&D": {paper.SHUFFLED: higher, paper.CEILING: lower}}
+    Result("matching", tuple(rows), choices, {"differences": between}).save(run / "layer-3/e8/matching.json")
     table = build_tables(run, [1])[0]
     assert [line.stub[0] for line in table.lines] == ["Poly. Feats.", "AR&D (l = 3)", paper.SHUFFLED, paper.CEILING]
     (read,) = (note for note in table.notes if note.startswith("Read as: "))
@@ -89,8 +91,9 @@ def test_table1_says_how_the_paper_was_read_and_holds_ours_against_every_row_but
     Result("monosemanticity", (Row("AR&D", 3, 8, {}),), drawn).save(run / "layer-3/e8/monosemanticity.json")
     said = "Rand. Rep. draws H^k from the clips where the feature is active, and L^k is drawn too."
     assert any(said in note for note in build_tables(run, [1])[0].notes)
-    (unbeaten,) = (note for note in table.notes if note.startswith("Where the interval of AR&D"))
-    assert unbeaten.endswith(f"F1: Poly. Feats., {paper.SHUFFLED}")
+    (paired,) = (note for note in table.notes if note.startswith("AR&D's F1 minus another row's, the same clips"))
+    spans = f"Coverage +0.10 [+0.07, +0.12]; {paper.SHUFFLED} +0.10 [+0.08, +0.13]"
+    assert paired.endswith(f"resampled: {spans}; {paper.CEILING} -0.10 [-0.12, -0.07].")
     assert any(note.endswith(f"AR&D 0.40, {paper.SHUFFLED} 0.40, {paper.CEILING} 0.40.") for note in table.notes)
 
 
