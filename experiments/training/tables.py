@@ -1,0 +1,458 @@
+"""The tables: what training gives, what orders settings and features without labels, which K follows."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import t
+
+from ard.results import sealed, unsealed, write_json, write_text
+from experiments.training.measure import MIN_CLIPS, NUM_DRAWS, NUM_SPLITS, QUANTILES, SCORES, P, rank_correlation
+from experiments.training.settings import Setting
+
+
+class Estimate(NamedTuple):
+    """A mean over half splits with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return it with a sign, as a difference."""
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def estimate(splits: Float[np.ndarray, " splits"]) -> Estimate:
+    """Return a mean over half splits, with an interval for other clips of the same source.
+
+    Splits of the same clips overlap, so that their spread alone is too small: the variance of the mean is
+    s^2 (1 / n + 1), where 1 is the other half's size over the first's (Nadeau and Bengio, 2003), with n - 1 degrees of
+    freedom.
+    """
+    mean, n = float(splits.mean()), len(splits)
+    reach = float(t.ppf(0.975, n - 1) * splits.std(ddof=1) * np.sqrt(1 / n + 1))
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+def _score(kind: str, key: str) -> Callable[[Mapping[str, Any]], float]:
+    return lambda split: split[kind][key]
+
+
+FIGURES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "f1": lambda split: split["f1_by"]["m"],
+    "f1_live": lambda split: split["f1"],
+    "f1_random": lambda split: split["f1_by"]["random"],
+    "m_top_fifth": lambda split: split["m_top_fifth"],
+    "above_chance": lambda split: split["above_chance"],
+    "num_live": lambda split: split["num_live"],
+    "feature_auroc": lambda split: split["feature_auroc"],
+    "feature_f1": lambda split: split["feature_f1"],
+    **{f"mean_{key}": _score("mean", key) for key in SCORES},
+    **{f"top_{key}": _score("top_fifth", key) for key in SCORES},
+}
+"""What is read of a dictionary on a split, by name."""
+
+
+class Measured(NamedTuple):
+    """A setting with all seeds that were measured."""
+
+    setting: Setting
+    seeds: list[int]
+    cells: list[Mapping[str, Any]]  # a seed each
+
+    def of(self, figure: str, who: str) -> Float[np.ndarray, "seeds splits"]:
+        """Return a figure of the ``trained`` SAEs, of the ``untrained`` ones (mean over draws), or the ``gain``."""
+        if who == "gain":
+            return self.of(figure, "trained") - self.of(figure, "untrained")
+        read = FIGURES[figure]
+        by_seed = [
+            [[read(split) for split in one["splits"]] for one in ([cell[who]] if who == "trained" else cell[who])]
+            for cell in self.cells
+        ]
+        return np.array([np.mean(draws, axis=0) for draws in by_seed], dtype=float)
+
+    def mean(self, figure: str, who: str) -> float:
+        """Return a figure's mean over splits and seeds."""
+        return float(self.of(figure, who).mean())
+
+    def gain(self, figure: str) -> Estimate:
+        """Return trained minus untrained, with its interval over half splits."""
+        return estimate(self.of(figure, "gain").mean(axis=0))
+
+    def quality(self, figure: str, who: str) -> float:
+        """Return FVU or L0, the mean over seeds and draws."""
+        return float(np.mean([np.mean([x[figure] for x in np.atleast_1d(cell[who])]) for cell in self.cells]))
+
+
+def read_work(work: Path) -> list[Measured]:
+    """Read what a work folder has measured, in the order of the grid."""
+    cells = [unsealed(path.read_bytes()) for path in sorted(work.glob("*/measured.json"))]
+    by_setting: dict[Setting, list[Mapping[str, Any]]] = {}
+    for cell in sorted(cells, key=lambda cell: cell["seed"]):
+        by_setting.setdefault(Setting(**cell["setting"]), []).append(cell)
+    # The plainest settings first.
+    order = sorted(by_setting, key=lambda s: (s.batch_top_k, s.matryoshka, s.anneal_from or 0, s.objective != "robust"))
+    order.sort(key=lambda s: (s.variation, s.steps, -s.expansion, -s.k))
+    return [Measured(s, [cell["seed"] for cell in by_setting[s]], by_setting[s]) for s in order]
+
+
+def setting_table(of_data: Sequence[Measured]) -> list[str]:
+    """Return a row a setting: what the trained SAE has, and what it has beyond the untrained control."""
+    lines = [
+        "| setting | seeds | F1, trained | beyond untrained | by seed | F1 of all live, trained | beyond untrained | "
+        "live, trained (untrained) | AUROC of names, trained (untrained) | mean m of the top fifth, trained "
+        "(untrained) | above chance, trained (untrained) | FVU, trained (untrained) | L0 |",
+        "| --- | ---: | ---: | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for one in of_data:
+        by_seed = one.of("f1", "gain").mean(axis=1)
+        both = {
+            key: tuple(one.mean(key, who) for who in ("trained", "untrained"))
+            for key in ("num_live", "feature_auroc", "m_top_fifth", "above_chance")
+        }
+        cells = [
+            one.setting.name,
+            str(len(one.seeds)),
+            f"{one.mean('f1', 'trained'):.3f}",
+            str(one.gain("f1")),
+            " ".join(f"{x:+.3f}" for x in by_seed) if len(by_seed) > 1 else "",
+            f"{one.mean('f1_live', 'trained'):.3f}",
+            str(one.gain("f1_live")),
+            "{:.0f} ({:.0f})".format(*both["num_live"]),
+            *("{:.2f} ({:.2f})".format(*both[key]) for key in ("feature_auroc", "m_top_fifth", "above_chance")),
+            f"{one.quality('fvu', 'trained'):.3f} ({one.quality('fvu', 'untrained'):.2f})",
+            f"{one.quality('l0', 'trained'):.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def variation_table(of_data: Sequence[Measured]) -> list[str]:
+    """Return what each variation changes in the same setting without it, on the seeds that both have."""
+    by_setting = {one.setting: one for one in of_data}
+    lines = [
+        "| variation | of | F1, with it minus without | F1 of all live, likewise | beyond untrained, likewise | FVU |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in of_data:
+        for words, without in one.setting.without(set(by_setting)):
+            base = by_setting[without]
+            shared = [seed for seed in one.seeds if seed in base.seeds]
+            if not shared:
+                continue
+            a, b = (Measured(x.setting, shared, [x.cells[x.seeds.index(seed)] for seed in shared]) for x in (one, base))
+            changes = [
+                estimate((a.of(figure, who) - b.of(figure, who)).mean(axis=0))
+                for figure, who in (("f1", "trained"), ("f1_live", "trained"), ("f1", "gain"))
+            ]
+            fvu = f"{b.quality('fvu', 'trained'):.3f} to {a.quality('fvu', 'trained'):.3f}"
+            lines.append(f"| {words} | {without.name} | {' | '.join(map(str, changes))} | {fvu} |")
+    return lines
+
+
+def orders(of_data: Sequence[Measured], truth: str) -> dict[str, dict[str, float]]:
+    """Return how well what needs no labels orders settings as F1 beyond untrained does: Spearman, by score and form."""
+    gained = np.array([one.mean(truth, "gain") for one in of_data])
+
+    def correlate(values: Sequence[float]) -> float:
+        return rank_correlation(np.array(values), gained)
+
+    found = {}
+    for key in SCORES:
+        found[key] = {
+            "trained": correlate([one.mean(f"mean_{key}", "trained") for one in of_data]),
+            "beyond untrained": correlate([one.mean(f"mean_{key}", "gain") for one in of_data]),
+            "top fifth, beyond untrained": correlate([one.mean(f"top_{key}", "gain") for one in of_data]),
+        }
+    found["share of live features above chance"] = {
+        "trained": correlate([one.mean("above_chance", "trained") for one in of_data]),
+        "beyond untrained": correlate([one.mean("above_chance", "gain") for one in of_data]),
+    }
+    found["minus FVU"] = {
+        "trained": correlate([-one.quality("fvu", "trained") for one in of_data]),
+        "beyond untrained": correlate(
+            [one.quality("fvu", "untrained") - one.quality("fvu", "trained") for one in of_data]
+        ),
+    }
+    found["minus L0"] = {"trained": correlate([-one.quality("l0", "trained") for one in of_data])}
+    found["minus the number of live features"] = {
+        "trained": correlate([-one.mean("num_live", "trained") for one in of_data]),
+        "beyond untrained": correlate([-one.mean("num_live", "gain") for one in of_data]),
+    }
+    return found
+
+
+def best_order(found: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
+    """Return the score and the form that order settings best."""
+    return max(
+        ((score, form) for score, forms in found.items() for form in forms),
+        key=lambda pair: np.nan_to_num(found[pair[0]][pair[1]], nan=-1.0),
+    )
+
+
+def order_table(by_data: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str]) -> list[str]:
+    """Return Spearman's correlations of settings, a score a row."""
+    forms = ("trained", "beyond untrained", "top fifth, beyond untrained")
+    head = [f"{name}: {form}" for form in forms for name in names]
+    lines = [f"| score | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
+    for score_words in by_data[0]:
+        values = [of_data[score_words].get(form) for form in forms for of_data in by_data]
+        cells = ["" if value is None or np.isnan(value) else f"{value:+.2f}" for value in values]
+        lines.append(f"| {score_words} | {' | '.join(cells)} |")
+    return lines
+
+
+class Selecting(NamedTuple):
+    """How well a score chooses features of trained SAEs, over settings."""
+
+    rho_f1: float  # Spearman with the F1 of a feature's name on the other half, mean over settings and splits
+    rho_auroc: float  # likewise with the AUROC
+    f1: float  # of the top C by it
+    beyond_m: Estimate  # F1 minus that of the top C by m
+    better: int  # settings in which it is higher
+    num_settings: int
+
+
+def selecting(of_data: Sequence[Measured], who: str, num_selected: int) -> dict[str, Selecting]:
+    """Return how well each score chooses the top C, in settings where there is a choice: more than C live features."""
+    choice = [one for one in of_data if one.mean("num_live", "trained") > 1.25 * num_selected]
+
+    def read(one: Measured, kind: str, key: str) -> np.ndarray:
+        dictionaries = [d for cell in one.cells for d in ([cell[who]] if who == "trained" else cell[who])]
+        return np.array([[np.nan if (x := s[kind].get(key)) is None else x for s in d["splits"]] for d in dictionaries])
+
+    found = {}
+    for key in (*SCORES, "random"):
+        f1 = np.array([read(one, "f1_by", key).mean(axis=0) for one in choice])
+        by_m = np.array([read(one, "f1_by", "m").mean(axis=0) for one in choice])
+        rho_f1, rho_auroc = (
+            float(np.nanmean([np.nanmean(read(one, kind, key)) for one in choice])) if key in SCORES else 0.0
+            for kind in ("rho_f1", "rho_auroc")
+        )
+        better = int(((f1 - by_m).mean(axis=1) > 0).sum())
+        found[key] = Selecting(
+            rho_f1, rho_auroc, float(f1.mean()), estimate((f1 - by_m).mean(axis=0)), better, len(choice)
+        )
+    return found
+
+
+def selecting_table(by_data: Sequence[Mapping[str, Selecting]], names: Sequence[str]) -> list[str]:
+    """Return a row a score: what it tells of features, and F1 of the top C by it."""
+    columns = ("Spearman with F1", "with AUROC", "F1 of its top C", "minus m's", "higher in")
+    head = [f"{name}: {column}" for name in names for column in columns]
+    lines = [f"| score | {' | '.join(head)} |", "| --- |" + " ---: | ---: | ---: | --- | ---: |" * len(names)]
+    for key in by_data[0]:
+        cells = []
+        for of_data in by_data:
+            one = of_data[key]
+            rho = [f"{x:+.2f}" if key in SCORES else "" for x in (one.rho_f1, one.rho_auroc)]
+            difference = str(one.beyond_m) if key != "m" else ""
+            better = f"{one.better} of {one.num_settings}" if key != "m" else ""
+            cells += [*rho, f"{one.f1:.3f}", difference, better]
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    return lines
+
+
+def choices_of_k(of_data: Sequence[Measured], order: tuple[str, str]) -> list[str]:
+    """Return the K that each rule takes on the first seed, and what it gains on the other seeds."""
+    plain = [one for one in of_data if one.setting.variation == 0 and len(one.seeds) > 1]
+    family = [one for one in plain if (one.setting.expansion, one.setting.steps) == _commonest(plain)]
+    if len(family) < 2:
+        return []
+    first = [Measured(one.setting, one.seeds[:1], one.cells[:1]) for one in family]
+    rest = [Measured(one.setting, one.seeds[1:], one.cells[1:]) for one in family]
+    rules: dict[str, Callable[[Measured], float]] = {
+        "highest F1 beyond untrained": lambda one: one.mean("f1", "gain"),
+        "highest F1": lambda one: one.mean("f1", "trained"),
+        f"highest {order[0]} ({order[1]})": lambda one: _score_of(one, order),
+        "highest mean m of the top fifth": lambda one: one.mean("m_top_fifth", "trained"),
+        "lowest FVU": lambda one: -one.quality("fvu", "trained"),
+    }
+    lines = [
+        f"| rule, on seed {first[0].seeds[0]} | K | F1 beyond untrained on seeds "
+        f"{', '.join(map(str, rest[0].seeds))} | F1 there |",
+        "| --- | ---: | --- | ---: |",
+    ]
+    for words, rule in rules.items():
+        place = int(np.argmax([rule(one) for one in first]))
+        chosen = rest[place]
+        lines.append(f"| {words} | {chosen.setting.k} | {chosen.gain('f1')} | {chosen.mean('f1', 'trained'):.3f} |")
+    return lines
+
+
+def _commonest(settings: Sequence[Measured]) -> tuple[int, int]:
+    shapes = [(one.setting.expansion, one.setting.steps) for one in settings]
+    return max(dict.fromkeys(shapes), key=shapes.count, default=(0, 0))
+
+
+def _score_of(one: Measured, order: tuple[str, str]) -> float:
+    """Return the value of a score of :func:`orders` for a setting."""
+    words, form = order
+    who = "trained" if form == "trained" else "gain"
+    if words == "minus FVU":
+        gained = one.quality("fvu", "untrained") if who == "gain" else 0.0
+        return gained - one.quality("fvu", "trained")
+    if words == "minus L0":
+        return -one.quality("l0", "trained")
+    if words == "minus the number of live features":
+        return -one.mean("num_live", who)
+    if words.startswith("share of live"):
+        return one.mean("above_chance", who)
+    return one.mean(f"{'top' if form.startswith('top') else 'mean'}_{words}", who)
+
+
+PAGE = """# What training gives
+
+An SAE that was never trained passes most tests that a trained one passes, so each figure here stands beside that of an
+untrained control: random unit directions, the encoder the decoder's transpose, TopK with the same K, the trained SAE's
+b_dec, {draws} draws. Generated by `python -m experiments.training`; {date}; 2 CPU cores. The figures are in
+[training.json](training.json).
+
+```
+python -m experiments.training run --grid demo --activations runs/demo/activations --layer 3 \\
+    --evaluation runs/demo/activations-eval --embeddings runs/demo/embeddings-embedded.safetensors --work work/demo
+ard shards fsd50k --root $ARD_REAL/clips --out work/audio
+ard extract --model.layers '[3]' --model.model $ARD_REAL/whisper-base-encoder --model.layers_path encoder.layers \\
+    --data.audio work/audio --data.activations work/activations --trainer.callbacks ard.activations.ActivationWriter \\
+    --trainer.callbacks.out work/activations
+python -m experiments.training run --grid real --activations work/activations --layer 3 \\
+    --embeddings computed:$ARD_REAL/embeddings --work work/real
+python -m experiments.training table work/demo work/real
+```
+
+- *Training*: `SAETraining` as in configs/demo/fit.yaml (`robust`, Adam at 1e-3, batches of 512 tokens, AuxK of 64);
+  `plain` is the paper's objective at the same rate and steps, not at the paper's 1e-5 for 1e5 steps. A setting counts
+  only the seeds that were run; a grid that was cut short says so by what is missing.
+- *Splits*: {splits} random splits of the labelled clips into halves, by seeds 0 to {last}. H^k ({p} clips), its
+  majority label, m, thresholds and every score that chooses features are of one half; F1, AUROC and other truths are
+  of the other half. The SAE itself has seen all of them, without labels. Labels of fewer than {least} clips do not
+  count.
+  Ties are broken at random: by the order of the data, L^k of the real clips would be four laughs for most features.
+- *F1*: micro F1 of the label sets that names predict. A feature is active in a clip above a quantile of its own scores
+  of the first half. One quantile serves all features of a dictionary: that which is best when names from one quarter of
+  the clips are measured on another, of {quantiles}.
+  `F1` is that of the top {c} live features by m, `F1 of all live` that of all; a feature is live if it is active in
+  {p} clips of the half.
+- *Above chance*: the share of the live features whose E_H is above that of as many random clips, at a false-discovery
+  rate of .05. It needs no L^k.
+- *Intervals* are over half splits, for other clips of the same source: draws and seeds are averaged, and the variance
+  is corrected for overlap (Nadeau and Bengio, 2003). They do not cover seeds, whose values stand apart.
+"""
+
+SETTINGS = """
+## What orders settings without labels
+
+{legend}
+
+Spearman's correlation over settings ({counts}) of a label-free figure with F1 beyond untrained. The figure is
+the mean over live features, of trained SAEs or as the difference from untrained; or that over the fifth where it is
+highest. About {tried} figures are tried on each data set: the best of one is to be believed only where the other
+agrees.
+"""
+
+FEATURES = """
+## What chooses features without labels
+
+Over features of trained SAEs, Spearman's correlation of a score with the F1 and the AUROC of the feature's name on the
+other half (the F1 of a feature without a name is 0); and F1 when the top {c} are chosen by it. Only settings with more
+than {many:.0f} live features count: elsewhere there is nothing to choose. Detection, correlation and agreement compare
+quarters of the first half: nothing of the other half is used to choose.
+"""
+
+
+def write_tables(works: Sequence[Path], folder: Path) -> None:
+    """Write training.json and training.md: the first work folder is what scores are chosen on, others check them."""
+    names = [work.name for work in works]
+    abouts = [json.loads((work / "data.json").read_text(encoding="utf-8")) for work in works]
+    all_measured = [read_work(work) for work in works]
+    c = abouts[0]["num_selected"]
+    quantiles = f"{', '.join(f'{q:g}' for q in QUANTILES[:-1])} and {QUANTILES[-1]:g}"
+    lines = [
+        PAGE.format(
+            draws=NUM_DRAWS,
+            date=date.today(),
+            splits=NUM_SPLITS,
+            last=NUM_SPLITS - 1,
+            p=P,
+            least=MIN_CLIPS,
+            quantiles=quantiles,
+            c=c,
+        )
+    ]
+    for work_name, about, of_data in zip(names, abouts, all_measured, strict=True):
+        held_out = "other clips" if about["held_out"] else "the clips that the SAE was trained on"
+        lines += [
+            f"## {work_name.capitalize()}",
+            "",
+            f"{about['num_clips']} clips, {about['num_labels']} labels, {about['num_tokens']} tokens of layer "
+            f"{about['layer']}, d_in {about['d_in']}. FVU and L0 are of {held_out}.",
+            "",
+            *setting_table(of_data),
+            "",
+            "What variations change, by the seeds that both settings have:",
+            "",
+            *variation_table(of_data),
+            "",
+        ]
+    counts = ", ".join(f"{len(of_data)} settings of {n}" for n, of_data in zip(names, all_measured, strict=True))
+    legend = "\n".join(f"- `{key}`: {words}" for key, words in SCORES.items())
+    lines.append(SETTINGS.strip("\n").format(legend=legend, counts=counts, tried=3 * len(SCORES) + 7))
+    of_orders = {}
+    for truth, words in (("f1", f"of the top {c} by m"), ("f1_live", "of all live features")):
+        found = [orders(of_data, truth) for of_data in all_measured]
+        of_orders[truth] = found
+        score_words, form = best_order(found[0])
+        values = ", ".join(f"{of[score_words][form]:+.2f} on {n}" for n, of in zip(names, found, strict=True))
+        lines += [
+            "",
+            f"F1 {words}; best on {names[0]}: {score_words} ({form}), {values}.",
+            "",
+            *order_table(found, names),
+        ]
+    lines += [FEATURES.format(c=c, many=1.25 * c)]
+    selections = [selecting(of_data, "trained", c) for of_data in all_measured]
+    best = max(SCORES, key=lambda key: selections[0][key].f1)
+    said = "; ".join(f"{of[best].beyond_m} of F1 more than m on {n}" for n, of in zip(names, selections, strict=True))
+    lines += [*selecting_table(selections, names), "", f"Best on {names[0]}: {best}; {said}."]
+    lines += [
+        "",
+        "## Which K",
+        "",
+        "What each rule takes on the first seed, and what the SAEs of other seeds with that K have. The third rule is",
+        f"by the figure that orders the settings of {names[0]} best.",
+    ]
+    for work_name, of_data in zip(names, all_measured, strict=True):
+        lines += ["", f"{work_name.capitalize()}:", "", *choices_of_k(of_data, best_order(of_orders["f1"][0]))]
+    content = {
+        "date": str(date.today()),
+        "machine": "2 CPU cores",
+        "choices": {"quantiles": QUANTILES, "p": P, "splits": NUM_SPLITS, "draws": NUM_DRAWS, "num_selected": c},
+        "data": {
+            work_name: {**about, "settings": [as_json(one) for one in of_data]}
+            for work_name, about, of_data in zip(names, abouts, all_measured, strict=True)
+        },
+        "orders": {truth: dict(zip(names, found, strict=True)) for truth, found in of_orders.items()},
+        "selecting": {
+            work_name: {key: one._asdict() for key, one in of_data.items()}
+            for work_name, of_data in zip(names, selections, strict=True)
+        },
+    }
+    write_json(folder / "training.json", sealed(content))
+    write_text(folder / "training.md", "\n".join(lines) + "\n")
+
+
+def as_json(one: Measured) -> dict[str, Any]:
+    """Return what training.json keeps of a setting: figures by split, means over draws."""
+    figures = {
+        figure: {who: one.of(figure, who).round(4).tolist() for who in ("trained", "untrained")} for figure in FIGURES
+    }
+    quality = {
+        figure: {who: round(one.quality(figure, who), 4) for who in ("trained", "untrained")}
+        for figure in ("fvu", "l0")
+    }
+    return {"setting": one.setting._asdict(), "seeds": one.seeds, **quality, "figures": figures}
