@@ -67,7 +67,7 @@ def demo_grid() -> list[tuple[Setting, int]]:
     first += [Setting(k, matryoshka=True) for k in (16, 4)]
     first += [Setting(k, anneal_from=64) for k in (16, 4)]
     first += [Setting(1), Setting(2, expansion=4), Setting(4, objective="plain", steps=1800)]
-    return [(s, 0) for s in first] + [(Setting(k), seed) for seed in (1, 2) for k in ks]
+    return [(s, 0) for s in first] + [(Setting(k), seed) for seed in (1, 2) for k in (*ks, 1)]
 
 
 def real_grid() -> list[tuple[Setting, int]]:
@@ -75,16 +75,17 @@ def real_grid() -> list[tuple[Setting, int]]:
     base = Setting(8, steps=1500)
     small = base._replace(expansion=2)
     first = [base._replace(k=k) for k in (8, 4, 32, 2, 64)]
-    first += [small, small._replace(steps=500), small._replace(objective="plain"), small._replace(steps=4500)]
-    first += [
+    first += [small, small._replace(steps=500), small._replace(objective="plain")]
+    first += [small._replace(k=k) for k in (32, 4, 2)]
+    seeds = [(small._replace(k=k), 1) for k in (32, 8, 4, 2)] + [(base._replace(k=k), 1) for k in (4, 32)]
+    last = [
         small._replace(batch_top_k=True),
+        small._replace(steps=4500),
         small._replace(matryoshka=True),
         small._replace(anneal_from=64),
-        small._replace(k=2),
-        small._replace(k=32),
     ]
-    key = [(setting, seed) for seed in (1, 2) for setting in (*(base._replace(k=k) for k in (4, 8, 32)), small)]
-    return [*((s, 0) for s in first), *key, (base._replace(steps=4500), 0)]
+    more = [(base._replace(k=8), 1), *((base._replace(k=k), 2) for k in (4, 8, 32))]
+    return [*((s, 0) for s in first), *seeds, *((s, 0) for s in last), *more]
 
 
 GRIDS = {"demo": demo_grid, "real": real_grid}

@@ -53,9 +53,12 @@ FIGURES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "feature_auroc": lambda split: split["feature_auroc"],
     "feature_f1": lambda split: split["feature_f1"],
     **{f"mean_{key}": _score("mean", key) for key in SCORES},
-    **{f"top_{key}": _score("top_fifth", key) for key in SCORES},
 }
 """What is read of a dictionary on a split, by name."""
+
+
+FIGURE_WORDS = {"above_chance": "share of live features above chance", "num_live": "minus the number of live features"}
+AT_EQUAL_K = ", at equal K"
 
 
 class Measured(NamedTuple):
@@ -155,58 +158,58 @@ def variation_table(of_data: Sequence[Measured]) -> list[str]:
     return lines
 
 
+def label_free_figures(one: Measured) -> dict[str, dict[str, float]]:
+    """Return what is known of a setting without labels, by figure and form; more is better."""
+    found = {
+        key: {
+            "trained": one.mean(f"mean_{key}", "trained"),
+            "beyond untrained": one.mean(f"mean_{key}", "gain"),
+        }
+        for key in SCORES
+    }
+    for figure, sign in (("above_chance", 1), ("num_live", -1)):
+        values = {who: sign * one.mean(figure, who) for who in ("trained", "gain")}
+        found[FIGURE_WORDS[figure]] = {"trained": values["trained"], "beyond untrained": values["gain"]}
+    trained, control = (-one.quality("fvu", who) for who in ("trained", "untrained"))
+    found["minus FVU"] = {"trained": trained, "beyond untrained": trained - control}
+    found["minus L0"] = {"trained": -one.quality("l0", "trained")}
+    return found
+
+
 def orders(of_data: Sequence[Measured], truth: str) -> dict[str, dict[str, float]]:
-    """Return how well what needs no labels orders settings as F1 beyond untrained does: Spearman, by score and form."""
+    """Return how well each label-free figure orders settings as F1 beyond untrained does: Spearman, by form.
+
+    At equal K, the mean over the settings of that K is taken off both; a K of which there is one setting is left out.
+    """
     gained = np.array([one.mean(truth, "gain") for one in of_data])
-
-    def correlate(values: Sequence[float]) -> float:
-        return rank_correlation(np.array(values), gained)
-
     of_k = np.array([one.setting.k for one in of_data])
-    several = np.isin(of_k, [k for k in set(of_k.tolist()) if (of_k == k).sum() > 1])
+    several = np.array([(of_k == k).sum() > 1 for k in of_k])
 
-    def within(values: np.ndarray) -> np.ndarray:
-        """Return the values minus the mean of the settings of the same K, where there are several."""
+    def within(values: Float[np.ndarray, " settings"]) -> Float[np.ndarray, " some"]:
         return np.array([x - values[of_k == k].mean() for x, k in zip(values, of_k, strict=True)])[several]
 
-    found = {}
-    for key in SCORES:
-        trained = np.array([one.mean(f"mean_{key}", "trained") for one in of_data])
-        found[key] = {
-            "trained": rank_correlation(trained, gained),
-            "trained, at equal K": rank_correlation(within(trained), within(gained)),
-            "beyond untrained": correlate([one.mean(f"mean_{key}", "gain") for one in of_data]),
-            "top fifth, beyond untrained": correlate([one.mean(f"top_{key}", "gain") for one in of_data]),
-        }
-    found["share of live features above chance"] = {
-        "trained": correlate([one.mean("above_chance", "trained") for one in of_data]),
-        "beyond untrained": correlate([one.mean("above_chance", "gain") for one in of_data]),
-    }
-    found["minus FVU"] = {
-        "trained": correlate([-one.quality("fvu", "trained") for one in of_data]),
-        "beyond untrained": correlate(
-            [one.quality("fvu", "untrained") - one.quality("fvu", "trained") for one in of_data]
-        ),
-    }
-    found["minus L0"] = {"trained": correlate([-one.quality("l0", "trained") for one in of_data])}
-    found["minus the number of live features"] = {
-        "trained": correlate([-one.mean("num_live", "trained") for one in of_data]),
-        "beyond untrained": correlate([-one.mean("num_live", "gain") for one in of_data]),
-    }
+    figures = [label_free_figures(one) for one in of_data]
+    found: dict[str, dict[str, float]] = {}
+    for figure, forms in figures[0].items():
+        found[figure] = {}
+        for form in forms:
+            values = np.array([of_setting[figure][form] for of_setting in figures])
+            found[figure][form] = rank_correlation(values, gained)
+            found[figure][f"{form}{AT_EQUAL_K}"] = rank_correlation(within(values), within(gained))
     return found
 
 
 def best_order(found: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
     """Return the score and the form that order settings best."""
     return max(
-        ((score, form) for score, forms in found.items() for form in forms),
+        ((score, form) for score, forms in found.items() for form in forms if not form.endswith(AT_EQUAL_K)),
         key=lambda pair: np.nan_to_num(found[pair[0]][pair[1]], nan=-1.0),
     )
 
 
 def order_table(by_data: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str]) -> list[str]:
     """Return Spearman's correlations of settings, a score a row."""
-    forms = ("trained", "trained, at equal K", "beyond untrained", "top fifth, beyond untrained")
+    forms = [f"{form}{equal}" for form in ("trained", "beyond untrained") for equal in ("", AT_EQUAL_K)]
     head = [f"{name}: {form}" for form in forms for name in names]
     lines = [f"| score | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for score_words in by_data[0]:
@@ -267,52 +270,41 @@ def selecting_table(by_data: Sequence[Mapping[str, Selecting]], names: Sequence[
     return lines
 
 
-def choices_of_k(of_data: Sequence[Measured], order: tuple[str, str]) -> list[str]:
-    """Return the K that each rule takes on the first seed, and what it gains on the other seeds."""
-    plain = [one for one in of_data if one.setting.variation == 0 and len(one.seeds) > 1]
-    family = [one for one in plain if (one.setting.expansion, one.setting.steps) == _commonest(plain)]
+def choices_of_k(of_data: Sequence[Measured]) -> list[str]:
+    """Return the K that each rule takes on the first seed, and what the SAEs of the other seeds gain with it."""
+    several = [one for one in of_data if one.setting.variation == 0 and len(one.seeds) > 1]
+    shapes = [(one.setting.expansion, one.setting.steps) for one in several]
+    family = [one for one, shape in zip(several, shapes, strict=True) if shape == max(shapes, key=shapes.count)]
     if len(family) < 2:
-        return []
+        return ["Too few settings have several seeds."]
     first = [Measured(one.setting, one.seeds[:1], one.cells[:1]) for one in family]
     rest = [Measured(one.setting, one.seeds[1:], one.cells[1:]) for one in family]
-    rules: dict[str, Callable[[Measured], float]] = {
-        "highest F1 beyond untrained": lambda one: one.mean("f1", "gain"),
-        "highest F1": lambda one: one.mean("f1", "trained"),
-        f"highest {order[0]} ({order[1]})": lambda one: _score_of(one, order),
-        "highest mean m of the top fifth": lambda one: one.mean("m_top_fifth", "trained"),
-        "lowest FVU": lambda one: -one.quality("fvu", "trained"),
+    free = [label_free_figures(one) for one in first]
+    rules = {
+        "F1 beyond untrained": [one.mean("f1", "gain") for one in first],
+        "F1 of all live beyond untrained": [one.mean("f1_live", "gain") for one in first],
+        **{
+            f"{figure}, {form}": [of_setting[figure][form] for of_setting in free]
+            for form in ("beyond untrained", "trained")
+            for figure in free[0]
+            if form in free[0][figure]
+        },
+        "mean m of the top fifth": [one.mean("m_top_fifth", "trained") for one in first],
     }
+    by_choice: dict[int, list[str]] = {}
+    for words, values in rules.items():
+        by_choice.setdefault(int(np.argmax(values)), []).append(words)
+    shape = f"e {first[0].setting.expansion}, {first[0].setting.steps} steps"
     lines = [
-        f"| rule, on seed {first[0].seeds[0]} | K | F1 beyond untrained on seeds "
-        f"{', '.join(map(str, rest[0].seeds))} | F1 there |",
-        "| --- | ---: | --- | ---: |",
+        f"| K ({shape}) | F1 beyond untrained, other seeds | of all live | F1 there | rules that take it on seed "
+        f"{first[0].seeds[0]}: highest |",
+        "| ---: | --- | --- | ---: | --- |",
     ]
-    for words, rule in rules.items():
-        place = int(np.argmax([rule(one) for one in first]))
-        chosen = rest[place]
-        lines.append(f"| {words} | {chosen.setting.k} | {chosen.gain('f1')} | {chosen.mean('f1', 'trained'):.3f} |")
+    for place, one in enumerate(rest):
+        said = "; ".join(by_choice.get(place, []))
+        gains = f"{one.gain('f1')} | {one.gain('f1_live')} | {one.mean('f1', 'trained'):.3f}"
+        lines.append(f"| {one.setting.k} | {gains} | {said} |")
     return lines
-
-
-def _commonest(settings: Sequence[Measured]) -> tuple[int, int]:
-    shapes = [(one.setting.expansion, one.setting.steps) for one in settings]
-    return max(dict.fromkeys(shapes), key=shapes.count, default=(0, 0))
-
-
-def _score_of(one: Measured, order: tuple[str, str]) -> float:
-    """Return the value of a score of :func:`orders` for a setting."""
-    words, form = order
-    who = "trained" if form == "trained" else "gain"
-    if words == "minus FVU":
-        gained = one.quality("fvu", "untrained") if who == "gain" else 0.0
-        return gained - one.quality("fvu", "trained")
-    if words == "minus L0":
-        return -one.quality("l0", "trained")
-    if words == "minus the number of live features":
-        return -one.mean("num_live", who)
-    if words.startswith("share of live"):
-        return one.mean("above_chance", who)
-    return one.mean(f"{'top' if form.startswith('top') else 'mean'}_{words}", who)
 
 
 EXTRACT = (  # in one line, as tests read commands
@@ -361,11 +353,10 @@ SETTINGS = """
 
 {legend}
 
-Spearman's correlation over settings ({counts})
-of a label-free figure with F1 beyond untrained. The figure is the mean over live features, of trained
-SAEs or as the difference from untrained; or that over the fifth where it is highest. K itself orders settings (`minus L0`), so that a figure
-says something only where it also does so at equal K, with the mean of that K taken off. About {tried} figures are tried
-on each data set: the best of one is to be believed only where the other agrees.
+Spearman's correlation of a label-free figure with F1 beyond untrained, over {counts}.
+The figure is the mean over live features, of trained SAEs or as the difference from untrained. K itself orders settings
+(`minus L0`), so that a figure says something only where it also does so at equal K, with the mean of that K taken off.
+{tried} figures are tried on each data set: the best of one is to be believed only where the other agrees.
 """
 
 FEATURES = """
@@ -415,7 +406,7 @@ def write_tables(works: Sequence[Path], folder: Path) -> None:
         ]
     counts = ", ".join(f"{len(of_data)} settings of {n}" for n, of_data in zip(names, all_measured, strict=True))
     legend = "\n".join(f"- `{key}`: {words}" for key, words in SCORES.items())
-    lines.append(SETTINGS.strip("\n").format(legend=legend, counts=counts, tried=3 * len(SCORES) + 7))
+    lines.append(SETTINGS.strip("\n").format(legend=legend, counts=counts, tried=2 * len(SCORES) + 7))
     of_orders = {}
     for truth, words in (("f1", f"of the top {c} by m"), ("f1_live", "of all live features")):
         found = [orders(of_data, truth) for of_data in all_measured]
@@ -437,11 +428,10 @@ def write_tables(works: Sequence[Path], folder: Path) -> None:
         "",
         "## Which K",
         "",
-        "What each rule takes on the first seed, and what the SAEs of other seeds with that K have. The third rule is",
-        f"by the figure that orders the settings of {names[0]} best.",
+        "What the SAEs of other seeds have with each K, and the rules that take that K on the first seed alone.",
     ]
     for work_name, of_data in zip(names, all_measured, strict=True):
-        lines += ["", f"{work_name.capitalize()}:", "", *choices_of_k(of_data, best_order(of_orders["f1"][0]))]
+        lines += ["", f"{work_name.capitalize()}:", "", *choices_of_k(of_data)]
     content = {
         "date": str(date.today()),
         "machine": "2 CPU cores",

@@ -153,7 +153,7 @@ def test_a_grid_is_trained_measured_and_shown_and_nothing_is_done_twice(clips, t
     page = (tmp_path / "training.md").read_text(encoding="utf-8")
     assert "| K 2, e 2, 30 steps, robust | 2 |" in page
     assert "| BatchTopK | K 2, e 2, 30 steps, robust |" in page
-    assert "| highest F1 |" in page
+    assert "| K (e 2, 30 steps) |" in page
     kept = unsealed((tmp_path / "training.json").read_bytes())
     assert len(kept["data"]["toy"]["settings"]) == 4
     json.dumps(kept, allow_nan=False)
