@@ -63,11 +63,11 @@ def demo_grid() -> list[tuple[Setting, int]]:
     first += [Setting(k, objective="plain") for k in ks]
     first += [Setting(k, expansion=e) for k in (16, 4) for e in (4, 16)]
     first += [Setting(k, steps=1800) for k in (16, 4)]
-    first += [Setting(k, batch_top_k=True) for k in (16, 4)]
     first += [Setting(k, matryoshka=True) for k in (16, 4)]
     first += [Setting(k, anneal_from=64) for k in (16, 4)]
     first += [Setting(1), Setting(2, expansion=4), Setting(4, objective="plain", steps=1800)]
-    return [(s, 0) for s in first] + [(Setting(k), seed) for seed in (1, 2) for k in (*ks, 1)]
+    batch = [(Setting(k, batch_top_k=True), seed) for seed in (0, 1, 2) for k in (4, 16, 2, 1)]
+    return [*((s, 0) for s in first), *((Setting(k), seed) for seed in (1, 2) for k in (*ks, 1)), *batch]
 
 
 def real_grid() -> list[tuple[Setting, int]]:
@@ -77,15 +77,11 @@ def real_grid() -> list[tuple[Setting, int]]:
     first = [base._replace(k=k) for k in (8, 4, 32, 2, 64)]
     first += [small, small._replace(steps=500), small._replace(objective="plain")]
     first += [small._replace(k=k) for k in (32, 4, 2)]
-    seeds = [(small._replace(k=k), 1) for k in (32, 8, 4, 2)] + [(base._replace(k=k), 1) for k in (4, 32)]
-    last = [
-        small._replace(batch_top_k=True),
-        small._replace(steps=4500),
-        small._replace(matryoshka=True),
-        small._replace(anneal_from=64),
-    ]
-    more = [(base._replace(k=8), 1), *((base._replace(k=k), 2) for k in (4, 8, 32))]
-    return [*((s, 0) for s in first), *seeds, *((s, 0) for s in last), *more]
+    seeds = [(small._replace(k=k), 1) for k in (32, 8, 4, 2)]
+    varied = [small._replace(batch_top_k=True), small._replace(steps=4500)]
+    last = [small._replace(matryoshka=True), small._replace(anneal_from=64)]
+    more = [(base._replace(k=k), seed) for seed in (1, 2) for k in (4, 32, 8)]
+    return [*((s, 0) for s in first), *seeds, *((s, 0) for s in varied), *more, *((s, 0) for s in last)]
 
 
 GRIDS = {"demo": demo_grid, "real": real_grid}

@@ -135,6 +135,34 @@ def setting_table(of_data: Sequence[Measured]) -> list[str]:
     return lines
 
 
+def told_apart(of_data: Sequence[Measured]) -> list[str]:
+    """Return which settings can be told from untrained ones, by the interval of each F1, as a list."""
+    lines = []
+    for figure, words in (("f1", "F1"), ("f1_live", "F1 of all live")):
+        parts: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+        for one in of_data:
+            gain = one.gain(figure)
+            where = "above" if gain.low > 0 else "below" if gain.high < 0 else "not told apart from"
+            parts[where].append(one.setting.name)
+        said = "; ".join(
+            f"{where} untrained in {len(settings)} of {len(of_data)}"
+            + f" ({' | '.join(settings)})" * (where == "below")
+            for where, settings in parts.items()
+            if settings
+        )
+        lines.append(f"- {words} is {said}.".replace(" | ", "; "))
+    return lines
+
+
+def paired(one: Measured, other: Measured) -> tuple[Measured, Measured] | None:
+    """Return two settings with the seeds that both have; None if there are none."""
+    shared = [seed for seed in one.seeds if seed in other.seeds]
+    if not shared:
+        return None
+    a, b = (Measured(x.setting, shared, [x.cells[x.seeds.index(seed)] for seed in shared]) for x in (one, other))
+    return a, b
+
+
 def variation_table(of_data: Sequence[Measured]) -> list[str]:
     """Return what each variation changes in the same setting without it, on the seeds that both have."""
     by_setting = {one.setting: one for one in of_data}
@@ -144,11 +172,10 @@ def variation_table(of_data: Sequence[Measured]) -> list[str]:
     ]
     for one in of_data:
         for words, without in one.setting.without(set(by_setting)):
-            base = by_setting[without]
-            shared = [seed for seed in one.seeds if seed in base.seeds]
-            if not shared:
+            pair = paired(one, by_setting[without])
+            if pair is None:
                 continue
-            a, b = (Measured(x.setting, shared, [x.cells[x.seeds.index(seed)] for seed in shared]) for x in (one, base))
+            a, b = pair
             changes = [
                 estimate((a.of(figure, who) - b.of(figure, who)).mean(axis=0))
                 for figure, who in (("f1", "trained"), ("f1_live", "trained"), ("f1", "gain"))
@@ -280,30 +307,33 @@ def choices_of_k(of_data: Sequence[Measured]) -> list[str]:
     first = [Measured(one.setting, one.seeds[:1], one.cells[:1]) for one in family]
     rest = [Measured(one.setting, one.seeds[1:], one.cells[1:]) for one in family]
     free = [label_free_figures(one) for one in first]
+    forms = {"trained": " (trained)", "beyond untrained": ""}
     rules = {
-        "F1 beyond untrained": [one.mean("f1", "gain") for one in first],
-        "F1 of all live beyond untrained": [one.mean("f1_live", "gain") for one in first],
+        "F1": [one.mean("f1", "gain") for one in first],
+        "F1 of all live": [one.mean("f1_live", "gain") for one in first],
         **{
-            f"{figure}, {form}": [of_setting[figure][form] for of_setting in free]
-            for form in ("beyond untrained", "trained")
+            f"{figure}{suffix}": [of_setting[figure][form] for of_setting in free]
             for figure in free[0]
+            for form, suffix in forms.items()
             if form in free[0][figure]
         },
-        "mean m of the top fifth": [one.mean("m_top_fifth", "trained") for one in first],
+        "mean m of the top fifth (trained)": [one.mean("m_top_fifth", "trained") for one in first],
     }
     by_choice: dict[int, list[str]] = {}
     for words, values in rules.items():
         by_choice.setdefault(int(np.argmax(values)), []).append(words)
     shape = f"e {first[0].setting.expansion}, {first[0].setting.steps} steps"
     lines = [
-        f"| K ({shape}) | F1 beyond untrained, other seeds | of all live | F1 there | rules that take it on seed "
-        f"{first[0].seeds[0]}: highest |",
-        "| ---: | --- | --- | ---: | --- |",
+        f"| K ({shape}) | F1 beyond untrained, other seeds | of all live | F1 there | minus that of K "
+        f"{family[0].setting.k}, all seeds | rules that take it on seed {first[0].seeds[0]}: highest beyond untrained |",
+        "| ---: | --- | --- | ---: | --- | --- |",
     ]
     for place, one in enumerate(rest):
-        said = "; ".join(by_choice.get(place, []))
+        said = ", ".join(by_choice.get(place, []))
         gains = f"{one.gain('f1')} | {one.gain('f1_live')} | {one.mean('f1', 'trained'):.3f}"
-        lines.append(f"| {one.setting.k} | {gains} | {said} |")
+        pair = paired(family[place], family[0]) if place else None
+        more = estimate((pair[0].of("f1", "trained") - pair[1].of("f1", "trained")).mean(axis=0)) if pair else ""
+        lines.append(f"| {one.setting.k} | {gains} | {more} | {said} |")
     return lines
 
 
@@ -398,6 +428,10 @@ def write_tables(works: Sequence[Path], folder: Path) -> None:
             f"{about['layer']}, d_in {about['d_in']}. FVU and L0 are of {held_out}.",
             "",
             *setting_table(of_data),
+            "",
+            "By the intervals:",
+            "",
+            *told_apart(of_data),
             "",
             "What variations change, by the seeds that both settings have:",
             "",
