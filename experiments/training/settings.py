@@ -78,6 +78,7 @@ def real_grid() -> list[tuple[Setting, int]]:
     first += [small, small._replace(steps=500), small._replace(objective="plain")]
     first += [small._replace(k=k) for k in (32, 4, 2)]
     seeds = [(small._replace(k=k), 1) for k in (32, 8, 4, 2)]
+    seeds += [(small._replace(k=1), seed) for seed in (0, 1)]
     varied = [small._replace(batch_top_k=True), small._replace(steps=4500)]
     last = [small._replace(matryoshka=True), small._replace(anneal_from=64)]
     more = [(base._replace(k=k), seed) for seed in (1, 2) for k in (4, 32, 8)]

@@ -138,7 +138,13 @@ def setting_table(of_data: Sequence[Measured]) -> list[str]:
 def told_apart(of_data: Sequence[Measured]) -> list[str]:
     """Return which settings can be told from untrained ones, by the interval of each F1, as a list."""
     lines = []
-    for figure, words in (("f1", "F1"), ("f1_live", "F1 of all live")):
+    for figure, words in (
+        ("f1", "F1"),
+        ("f1_live", "F1 of all live"),
+        ("feature_auroc", "AUROC of names"),
+        ("above_chance", "The share above chance"),
+        ("m_top_fifth", "Mean m of the top fifth"),
+    ):
         parts: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
         for one in of_data:
             gain = one.gain(figure)
@@ -167,8 +173,8 @@ def variation_table(of_data: Sequence[Measured]) -> list[str]:
     """Return what each variation changes in the same setting without it, on the seeds that both have."""
     by_setting = {one.setting: one for one in of_data}
     lines = [
-        "| variation | of | F1, with it minus without | F1 of all live, likewise | beyond untrained, likewise | FVU |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| variation | of | F1 | F1 of all live | F1 beyond untrained | F1 of all live beyond untrained | FVU |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in of_data:
         for words, without in one.setting.without(set(by_setting)):
@@ -178,7 +184,7 @@ def variation_table(of_data: Sequence[Measured]) -> list[str]:
             a, b = pair
             changes = [
                 estimate((a.of(figure, who) - b.of(figure, who)).mean(axis=0))
-                for figure, who in (("f1", "trained"), ("f1_live", "trained"), ("f1", "gain"))
+                for figure, who in (("f1", "trained"), ("f1_live", "trained"), ("f1", "gain"), ("f1_live", "gain"))
             ]
             fvu = f"{b.quality('fvu', 'trained'):.3f} to {a.quality('fvu', 'trained'):.3f}"
             lines.append(f"| {words} | {without.name} | {' | '.join(map(str, changes))} | {fvu} |")
@@ -325,7 +331,7 @@ def choices_of_k(of_data: Sequence[Measured]) -> list[str]:
     shape = f"e {first[0].setting.expansion}, {first[0].setting.steps} steps"
     lines = [
         f"| K ({shape}) | F1 beyond untrained, other seeds | of all live | F1 there | minus that of K "
-        f"{family[0].setting.k}, all seeds | rules that take it on seed {first[0].seeds[0]}: highest beyond untrained |",
+        f"{family[0].setting.k}, all seeds | highest beyond untrained on seed {first[0].seeds[0]} |",
         "| ---: | --- | --- | ---: | --- | --- |",
     ]
     for place, one in enumerate(rest):
@@ -433,7 +439,7 @@ def write_tables(works: Sequence[Path], folder: Path) -> None:
             "",
             *told_apart(of_data),
             "",
-            "What variations change, by the seeds that both settings have:",
+            "What variations change, with them minus without, by the seeds that both settings have:",
             "",
             *variation_table(of_data),
             "",
