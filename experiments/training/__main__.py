@@ -20,6 +20,7 @@ def run_grid(options: argparse.Namespace) -> None:
         options.activations, options.layer, options.evaluation, options.embeddings, options.num_selected
     )
     about = {
+        "grid": options.grid,
         "num_clips": len(data.labels),
         "num_labels": len(vocabulary),
         "d_in": read_manifest(options.activations).d_in,

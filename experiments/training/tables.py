@@ -12,7 +12,7 @@ from scipy.stats import t
 
 from ard.results import sealed, unsealed, write_json, write_text
 from experiments.training.measure import MIN_CLIPS, NUM_DRAWS, NUM_SPLITS, QUANTILES, SCORES, P, rank_correlation
-from experiments.training.settings import Setting
+from experiments.training.settings import GRIDS, Setting
 
 
 class Estimate(NamedTuple):
@@ -158,6 +158,15 @@ def told_apart(of_data: Sequence[Measured]) -> list[str]:
         )
         lines.append(f"- {words} is {said}.".replace(" | ", "; "))
     return lines
+
+
+def not_run(of_data: Sequence[Measured], grid: str) -> str:
+    """Say which trainings of a grid have not been run."""
+    planned = GRIDS[grid]()
+    measured = {(one.setting, seed) for one in of_data for seed in one.seeds}
+    missing = [f"{setting.name}, seed {seed}" for setting, seed in planned if (setting, seed) not in measured]
+    said = f"Not run of the grid's {len(planned)} trainings: {'; '.join(missing)}."
+    return said if missing else f"All {len(planned)} trainings of the grid were run."
 
 
 def paired(one: Measured, other: Measured) -> tuple[Measured, Measured] | None:
@@ -366,8 +375,7 @@ python -m experiments.training table work/demo work/real
 ```
 
 - *Training*: `SAETraining` as in configs/demo/fit.yaml (`robust`, Adam at 1e-3, batches of 512 tokens, AuxK of 64);
-  `plain` is the paper's objective at the same rate and steps, not at the paper's 1e-5 for 1e5 steps. A setting counts
-  only the seeds that were run; a grid that was cut short says so by what is missing.
+  `plain` is the paper's objective at the same rate and steps, not at the paper's 1e-5 for 1e5 steps.
 - *Splits*: {splits} random splits of the labelled clips into halves, by seeds 0 to {last}. H^k ({p} clips), its
   majority label, m, thresholds and every score that chooses features are of one half; F1, AUROC and other truths are
   of the other half. The SAE itself has seen all of them, without labels. Labels of fewer than {least} clips do not
@@ -434,6 +442,8 @@ def write_tables(works: Sequence[Path], folder: Path) -> None:
             f"{about['layer']}, d_in {about['d_in']}. FVU and L0 are of {held_out}.",
             "",
             *setting_table(of_data),
+            "",
+            not_run(of_data, about["grid"]),
             "",
             "By the intervals:",
             "",
