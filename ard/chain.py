@@ -134,8 +134,6 @@ class Chain:
                         self._train(int(layer or 0), list(of_layer))
                 case "study":
                     self.score_study()
-                case "gain":
-                    measure_gain(self.run)
                 case _:
                     for one in group:
                         self._evaluate(one)
@@ -154,7 +152,7 @@ class Chain:
 
     def parts(self, one: Work) -> list[Part]:
         """Return what there is to do on a split or a cell, and why."""
-        if one.step.name in ("study", "gain"):  # quick, and done whenever a table is made
+        if one.step.name == "study":
             return []
         if one.split is not None:
             return [self._on_split(one, one.split)]
@@ -372,8 +370,9 @@ class Chain:
         write_json(self.run.failures, {"failures": [f._asdict() for f in failures], "notes": notes})
 
     def finish(self) -> None:
-        """Write tables and report, show them, and send the tables to W&B."""
+        """Compare with what was never trained; write tables and report, show them, and send the tables to W&B."""
         out = self.run.folder
+        measure_gain(self.run)
         tables = write_tables(out)
         logger = WandbLogger(project="ard", group=str(out), name="tables", offline=True, save_dir=out)
         log_tables(logger, tables)

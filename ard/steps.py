@@ -105,12 +105,6 @@ STEPS = (
         cells={3: ("own", "poly", "half-waves", "controls")},
     ),
     Step("study", ("test",), "layer-<l>/<cell>/study.json", cells={2: ("own",)}),
-    Step(
-        "gain",
-        ("test", "score", "steer"),
-        "layer-<l>/<cell>/gain.json: what the trained dictionary has beyond the controls",
-        cells=dict.fromkeys((1, 2, 3, 4), ("own",)),
-    ),
 )
 """All steps, in their order."""
 

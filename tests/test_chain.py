@@ -96,7 +96,15 @@ def tiny(tiny_audiollm, tiny_clap, tmp_path_factory):
         split: [{"source": "synthetic", "split": split, "seed": 0, "num_clips": 12}] for split in ("probe", "eval")
     }
     facts = {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "num_selected": 12, "audio": audio}
-    return configs, {**facts, "layer": 2, "layers": [2], "expansion": 2, "expansions": [2], "tasks": []}
+    return configs, {
+        **facts,
+        "layer": 2,
+        "layers": [2],
+        "expansion": 2,
+        "expansions": [2],
+        "tasks": [],
+        "num_untrained": 0,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +170,7 @@ def test_another_setting_of_an_evaluator_runs_that_evaluator_alone(tiny, out, ca
     assert lines(capsys) == [
         f"test: layer 2, expansion 2 {changed}",
         f"test: layer 2, Poly. Feats. {changed}",
+        f"test: layer 2, half-waves {changed}",
     ]
     assert Run(out).own.result("matching").choices["gamma"] == 0.5
 
@@ -207,8 +216,31 @@ def test_redo_does_it_and_what_comes_of_it(tiny, out, capsys):
     assert redone(out, before) == []
 
 
+def test_untrained_dictionaries_are_drawn_once_and_measured_like_the_trained_one(tiny, out, capsys):
+    untrained = {"num_untrained": 2}
+    chained(tiny, out, **untrained).fill([1])
+    trained, drawn = Run(out).own, Run(out).controls(2, 2)
+    assert [cell.method for cell in drawn] == ["Random tokens", "Untrained SAE", "Untrained SAE"]
+    own = TopKSAE.from_pretrained(trained.sae)
+    for cell in drawn:
+        control = TopKSAE.from_pretrained(cell.sae)
+        assert (control.d_sae, control.k, control.method) == (own.d_sae, own.k, cell.method)
+        assert [row.method for row in cell.result("matching").rows] == [cell.method]
+        assert cell.result("label_auroc").rows[0].expansion == 2
+    rows = {row["method"]: row for row in build_tables(out, [1])[0].rows}
+    values = [cell.result("matching").rows[0].figures["f1"].value for cell in drawn[1:]]
+    assert rows["Untrained SAE"]["f1"]["value"] == pytest.approx(np.mean(values))
+    before = written(out)
+    chained(tiny, out, **untrained).fill([1])
+    assert [redone(out, before, cell.label) for cell in drawn] == [[], [], []]
+    capsys.readouterr()
+    chained(tiny, out, redo=["fit"], k=5, **untrained).fill([1])  # and again with another training
+    assert "control: layer 2, e2-untrained-0 (fit has changed)" in lines(capsys)
+    assert {TopKSAE.from_pretrained(cell.sae).k for cell in drawn} == {5}
+
+
 def test_an_unknown_step_cannot_be_redone(tiny, tmp_path):
-    with pytest.raises(UserError, match=r"step 'fitt' does not exist: the steps are audio, extract, fit, test"):
+    with pytest.raises(UserError, match=r"step 'fitt' does not exist: the steps are audio, extract, fit, control"):
         chained(tiny, tmp_path, redo=["fitt"])
 
 
@@ -316,6 +348,7 @@ def test_a_dry_run_lists_what_is_to_do_and_writes_nothing(tiny, out, tmp_path, c
         "fit: layer 2, expansion 2: done",
         "score: layer 2, expansion 2: done",
         "score: layer 2, Poly. Feats.: done",
+        "score: layer 2, half-waves: done",
     ]
     (line,) = [line for line in chained(tiny, out, k=5).list_work([4]) if line.startswith("fit")]
     assert line == "fit: layer 2, expansion 2: model.k changed from 4 to 5"

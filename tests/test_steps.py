@@ -103,5 +103,4 @@ def test_without_labels_there_are_the_cells_of_table_4_and_the_concepts():
         "score: layer 2, e8-untrained-0",
         "score: layer 2, e8-untrained-1",
         "score: layer 2, half-waves",
-        "gain: layer 2, expansion 8",
     ]

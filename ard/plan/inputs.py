@@ -20,7 +20,13 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "SAETraining": {"robust": False, "k_aux": 256},
     "ModelCheckpoint": {"save_top_k": 1},
     "ScoreMonosemanticity": {"num_draws": 10},
-    "NameConcepts": {"namer": None, "audiollm": "embedded", "max_new_tokens": 128, "clips_per_batch": 32},
+    "NameConcepts": {
+        "namer": None,
+        "audiollm": "embedded",
+        "max_new_tokens": 128,
+        "clips_per_batch": 32,
+        "num_evaluation_clips": 200,
+    },
     "MeasureSteering": {
         "audio": None,
         "selection": None,

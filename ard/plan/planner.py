@@ -288,6 +288,10 @@ class _Planner:
             with_baselines = isinstance(of, int) and layer == self.fact("layer") and self.fact("baselines")
             num_names += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
         frames = self.frames["probe"][: num_names * self.fact("p")]
+        if "eval" in self.frames and self.fact("baselines"):
+            frames = np.append(
+                frames, self.frames["eval"][: self.setting("test", "NameConcepts", "num_evaluation_clips")]
+            )
         self.assumptions.append(f"at most {len(frames):,} clips are captioned, all captions at the greatest length")
         if self.setting("test", "NameConcepts", "namer") is not None:
             self.assumptions.append(

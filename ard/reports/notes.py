@@ -114,7 +114,7 @@ def _span(difference: Mapping[str, float]) -> str:
 def orders(results: Iterable[Result]) -> list[str]:
     """Say what the highest m has instead of an interval: its range over orders of the data set."""
     ranges = [
-        f"{row.method}{'' if row.expansion is None else f', e = {row.expansion}'}, l = {row.layer}: "
+        f"{row.method}{'' if row.expansion is None else f', e = {row.expansion}'} "
         + " / ".join(f"{m:.2f}" for m in result.details["ms_over_orders"])
         for result in results
         if result.details.get("ms_over_orders")
@@ -124,7 +124,9 @@ def orders(results: Iterable[Result]) -> list[str]:
         return []
     return [
         "The highest m has no interval, since a bootstrap's would end at the value itself. It depends on which silent "
-        "clips come first. Lowest, median and highest over random orders of the data set: " + "; ".join(ranges) + "."
+        "clips come first. Lowest, median and highest over random orders of the data set, at the run's own layer: "
+        + "; ".join(ranges)
+        + "."
     ]
 
 

@@ -224,7 +224,11 @@ def _table4(run: Run) -> Table:
         data.append(_json_row(row, row.figures, {"ms": figure} if figure else {}, layer=at, expansion=row.expansion))
     heads = tuple(f"l = {layer}" for layer in layers)
     why = "run `ard run` or `ard demo` to the end"
-    texts = notes.orders(results) if rows else [notes.left_out(why, "monosemanticity")]
+    texts = (
+        notes.orders([result for result in results if result.rows[0].layer == run.layer])
+        if rows
+        else [notes.left_out(why, "monosemanticity")]
+    )
     texts += notes.other_seeds(run)
     return Table(
         number=4,

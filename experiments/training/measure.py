@@ -18,7 +18,8 @@ from ard.activations import ActivationDataModule, read_clips_metadata
 from ard.embedding import load_clap
 from ard.evaluation import paired_auroc
 from ard.monosemanticity import score_lists
-from ard.monosemanticity.functional import draw_clips, p_values, q_values
+from ard.monosemanticity.chance import draw_clips
+from ard.monosemanticity.functional import q_values
 from ard.probing import score
 from ard.results import sealed, unsealed, write_json
 from ard.sae import Quality, TopKSAE
@@ -277,7 +278,8 @@ def above_chance(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.from_numpy(rows)[draw_clips(len(rows), P, NUM_CHANCE_DRAWS, generator)]
     chance = pairs_mean(data.embeddings, drawn).sort().values
-    p = p_values(torch.from_numpy(coherence), torch.zeros(len(coherence), dtype=torch.int64), {0: chance})
+    reach = len(chance) - torch.searchsorted(chance, torch.from_numpy(coherence))
+    p = (1 + reach).double() / (1 + len(chance))
     return float((q_values(p) <= FALSE_DISCOVERY_RATE).double().mean())
 
 

@@ -57,7 +57,7 @@ def test_the_steps_are_shown_as_they_are_written_down():
     assert head == "| Step | Needs | Makes | For tables | Runs | Costly |"
     assert [row.split("`")[1] for row in rows] == [step.name for step in STEPS]
     assert rows[2] == ("| `fit` | extract | `layer-<l>/e<e>/sae/` | 1, 2, 3, 4, concepts | `fit.yaml` | yes |")
-    assert "| 4 | `test.yaml`: RetrieveRepresentatives, ScoreMonosemanticity | no |" in rows[4]
+    assert "| 4 | `test.yaml`: RetrieveRepresentatives, ScoreMonosemanticity | no |" in rows[5]
 
 
 def test_one_run_has_no_other_seeds():

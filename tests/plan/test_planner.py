@@ -161,10 +161,10 @@ def test_the_demo_is_planned_with_its_steering():
     made = plan(facts_of("demo", out="/nowhere/at/all"), **ON)
     (steering,) = stages(made, "steering")
     assert steering.part == "4 tasks"
-    # all clips unsteered, with two questions; of the source class 32 clips in 6 trials of SAE and of coordinates, all
-    # clips in 3 conditions, and 32 in 6 draws, 4 doses, 2 ways back and 3 times the other question
-    some = 32 * (2 * 6 + 6 + 4 + 2 + 3)
-    assert steering.num_clips == pytest.approx(2 * 480 + 3 * (3 * 80 + some) + 3 * 160 + some)
+    # all clips unsteered, with two questions; of the source class 32 clips in 6 trials of each of 7 dictionaries, all
+    # clips under each and without clamp, and 32 in 6 draws, 4 doses, 2 ways back and 3 times the other question
+    some = 32 * (7 * 6 + 6 + 4 + 2 + 3)
+    assert steering.num_clips == pytest.approx(2 * 480 + 3 * (8 * 80 + some) + 8 * 160 + some)
     assert "no steering: the preset has no tasks" in plan(facts_of("demo", tasks=[]), **ON).assumptions
     assert {stage.part for stage in stages(made, "audio shards")} == {"probe", "eval", "steer-select", "steer"}
 
@@ -201,7 +201,7 @@ def test_what_is_rendered_says_what_was_assumed(paper):
     assert "118,356 probing clips, 28.2 M audio tokens, 231 GB of activations a layer" in said
     assert "an SAE's training sees them 14.5 times" in said
     assert "dimensions of Qwen/Qwen2-Audio-7B-Instruct: as published" in said
-    assert "at most 79,096 names are made by a language model elsewhere" in said
+    assert "at most 104,096 names are made by a language model elsewhere" in said
     assert "as the preset states, all at its mean length: 108,317 of 10 s, 10,039 of 4.5 s" in said
     assert "GPU: extraction needs at least 16.8 GB of 80 GB: enough" in said
     assert "SAEs train in float32 (trainer.precision 32-true in fit.yaml); 2 checkpoints of each stay" in said

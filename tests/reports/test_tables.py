@@ -158,7 +158,7 @@ def test_table4_gives_the_highest_m_a_range_over_orders(run):
         run / "layer-3/e8/monosemanticity.json"
     )
     (note,) = (note for note in build_tables(run, [4])[0].notes if "has no interval" in note)
-    assert note.endswith("over random orders of the data set: AR&D, e = 8, l = 3: 9.30 / 14.80 / 29.20.")
+    assert note.endswith("own layer: AR&D, e = 8 9.30 / 14.80 / 29.20.")
 
 
 def test_table4_says_what_comes_back_with_other_seeds_where_that_was_asked(run):
