@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ard.plan import Plan, plan
 from ard.presets import preset_files
 from ard.reports import build_tables, paper
+from ard.reports.gains import GAINS
 from ard.reports.table import markdown, paper_text
 from ard.results import Result, replacing, write_json
 from ard.run import Run
@@ -95,6 +96,10 @@ def _run(run: Run) -> dict[str, Any]:
             }
             for found in found_features(run)
         ],
+        "gains": [
+            [_line(row), row["verdict"], *_rounded([row["gain"][part] for part in ("value", "low", "high")])]
+            for row in build_tables(run.folder, [0])[0].rows
+        ],
         "figures": [
             (*key, *_rounded([figure[part] for part in ("value", "low", "high")]), figure["n"])
             for key, figure in figures(run.folder)
@@ -135,7 +140,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "readings": render({row["reading"]: row["figures"] for row in kept["readings"]}),
         "measures": measures(kept["runs"][0]),
         "seeds": seeds(kept["runs"]),
-        "gains": table(kept, 0),
+        "gains": gains(kept),
         "shifts": shifts(kept["runs"]),
         "features": features(kept["runs"]),
         "steps": steps(),
@@ -214,6 +219,25 @@ def table(kept: Mapping[str, Any], number: int) -> str:
     """Return a table of the first run as its own files have it, less the notes that all tables share."""
     shared = {f"- {note}" for note in _shared_notes(kept)}
     return "\n".join(line for line in kept["tables"][str(number)] if line not in shared)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return GAINS[row["figure"]] + (f", {row['source']} to {row['target']}" if "source" in row else "")
+
+
+def gains(kept: Mapping[str, Any]) -> str:
+    """Return the gains of the first run, then those of all runs side by side."""
+    first = table(kept, 0)
+    if len(kept["runs"]) < 2:
+        return first
+    cells = {
+        (figure, f"seed {run['seed']}"): f"{_number(value)} [{_number(low)}, {_number(high)}]: {verdict}"
+        for run in kept["runs"]
+        for figure, verdict, value, low, high in run["gains"]
+    }
+    return (
+        f"{first}\n\nThe gain with other seeds, and what it says of the trained dictionary:\n\n{pivot(cells, 'Gain')}"
+    )
 
 
 def measures(run: Mapping[str, Any]) -> str:

@@ -94,9 +94,9 @@ def test_the_table_puts_first_what_training_gives(run):
     measure_gain(run)
     (table,) = build_tables(run.folder, [0])
     assert [line.stub for line in table.lines] == [
-        ("AUROC of labels", "better"),
+        ("label AUROC", "better"),
         ("steering (Table 3), sad to happy", "better"),
-        ("mean m of the top C (Table 4)", "not told apart"),
+        ("mean m of the top C", "not told apart"),
     ]
     assert table.notes[0].startswith("2 of 3 figures tell the trained dictionary from the untrained ones. The other 1")
     assert table.columns == ["Figure", "Trained is", "AR&D", "Untrained SAE", "gain"]
@@ -109,7 +109,7 @@ def test_less_absorption_is_better(run):
         save(run.folder, folder, "probes", method, {"absorption": absorption})
     measure_gain(run)
     lines = build_tables(run.folder, [0])[0].lines
-    assert ("absorption (lower is better)", "better") in [line.stub for line in lines]
+    assert ("absorption, less is better", "better") in [line.stub for line in lines]
 
 
 def test_without_untrained_dictionaries_there_is_nothing_to_compare(tmp_path):
