@@ -256,8 +256,8 @@ def reading(words, method):
 
 
 CLAIMS = {
-    "F1 tells the trained dictionary from untrained ones on every seed; the highest m, Table 4's measure, does on none": (
-        lambda: verdicts("F1 (Table 1)") == {"better"} and "better" not in verdicts("highest m (Table 4)")
+    "F1 tells the trained dictionary from untrained ones on every seed; the highest m": lambda: (
+        verdicts("F1 (Table 1)") == {"better"} and "better" not in verdicts("highest m (Table 4)")
     ),
     "On every seed training gives better names (F1, mAP), features that say a label alone (absorption, AUROC), and a "
     "score m that agrees on two halves of the clips": lambda: all(
@@ -271,11 +271,9 @@ CLAIMS = {
     "`Mean Act.` is a little ahead of AR&D* on seed 0": lambda: (
         0 < value(0, 1, "Mean Act.", OWN_CELL, "f1") - value(0, 1, "AR&D", OWN_CELL, "f1") < 0.05
     ),
-    "Three random dictionaries turn more answers on Neutral → Happy than the trained one does on seeds 0 and 1": lambda: (
-        all(
-            value(seed, 3, "Untrained SAE", NEUTRAL, "sensitivity") > value(seed, 3, "AR&D", NEUTRAL, "sensitivity")
-            for seed in (0, 1)
-        )
+    "random dictionaries turn more answers on Neutral → Happy than the trained one does on seeds 0 and 1": lambda: all(
+        value(seed, 3, "Untrained SAE", NEUTRAL, "sensitivity") > value(seed, 3, "AR&D", NEUTRAL, "sensitivity")
+        for seed in (0, 1)
     ),
     "Only Female → Male needs training, and not on every seed": lambda: (
         verdicts("steering (Table 3), female to male") == {"better", "not told apart"}
