@@ -54,7 +54,10 @@ def test_a_folder_of_sounds_gives_concepts_and_a_report(mine, capsys):
     assert [concept["feature"] for concept in concepts] == list(range(256))
     assert all(len(concept["top_ids"]) == len(concept["bottom_ids"]) == 3 for concept in concepts)
     table = json.loads((out / "tables" / "table4.json").read_text(encoding="utf-8"))
-    assert {row["method"] for row in table["rows"]} == {"Poly. Feats.", "AR&D"}
+    raw, untrained = {"Poly. Feats.", "Poly. Feats., half-waves"}, {"Untrained SAE", "Random tokens"}
+    assert {row["method"] for row in table["rows"]} == {"AR&D", *raw, *untrained}
+    gains = json.loads((out / "tables" / "gains.json").read_text(encoding="utf-8"))
+    assert "monosemanticity/above_chance" in {row["figure"] for row in gains["rows"]}
     assert (out / "report" / "index.html").is_file()
     assert not list(out.rglob("*.partial"))
     assert list((out / "wandb").glob("offline-run-*"))

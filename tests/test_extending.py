@@ -135,7 +135,7 @@ def lab(tiny_audiollm, tiny_clap, tmp_path_factory):
         with Path("mine/test.yaml").open("a", encoding="utf-8") as file:
             file.write(block("evaluator in test.yaml"))
         facts = {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "num_selected": 12}
-        facts |= {"layer": 2, "layers": [2], "expansion": 2, "expansions": [2], "tasks": []}
+        facts |= {"layer": 2, "layers": [2], "expansion": 2, "expansions": [2], "tasks": [], "num_untrained": 0}
         facts |= yaml.safe_load(block("corpus in run.yaml"))
         edit(Path("mine"), "run", lambda run: run.update(facts))
         edit(Path("mine"), "fit", lambda fit: fit["trainer"].update(max_steps=30, val_check_interval=30))
@@ -206,7 +206,7 @@ def test_a_changed_setting_of_ones_own_evaluator_is_a_reason_to_run_it_alone_aga
     after = written(Path("runs/changed"))
     anew = {path for path in after if path.startswith("layer-2/") and before.get(path) != after[path]}
     files = "stamps/LabelSharing.json", "label_sharing.json"
-    assert anew == {f"layer-2/{one}/{file}" for one in ("e2", "poly") for file in files}
+    assert anew == {f"layer-2/{one}/{file}" for one in ("e2", "poly", "half-waves") for file in files}
 
 
 def test_an_evaluator_of_ones_own_runs_on_a_cell_that_is_there(cell, capsys, tmp_path):

@@ -3,7 +3,7 @@
 from torchmetrics import Metric
 
 from ard.evaluation.metric import ConceptAveragePrecision, ConceptMatching
-from ard.monosemanticity.metric import WeightedMonosemanticity
+from ard.monosemanticity.metric import SilentFeatures, WeightedMonosemanticity
 from ard.probing.scores import CollectScores
 from ard.representatives.metric import RandomActiveClips, RepresentativeClips
 from ard.sae.metric import BETTER, NormByPosition, Quality
@@ -17,6 +17,7 @@ def test_every_metric_says_whether_higher_is_better():
         RepresentativeClips,
         RandomActiveClips,
         CollectScores,
+        SilentFeatures,
     )  # several figures, or none
     assert all(metric.higher_is_better is known for metric, known in {**better, **dict.fromkeys(neither)}.items())
     ours = {metric for metric in Metric.__subclasses__() if metric.__module__.startswith("ard.")}

@@ -29,7 +29,6 @@ from ard.probing.module import score
 from ard.results import Figure, Result, Row
 from ard.run import Cell
 from ard.sae import Dictionary, TopKSAE, load_dictionary
-from ard.sae.autoencoder import SAE
 from ard.types import UserError
 
 MOST_LIVE = 4096  # live features of the first run that are paired with all of the other's; more are drawn from
@@ -218,8 +217,8 @@ def _side(cell: Cell, dictionary: Dictionary, data: _Data | None) -> _Side:
     if cell.path("representatives").is_file():
         live = (cell.tensors("representatives")["n_active"] > 0).nonzero()[:, 0]
     vectors = {"decoder": dictionary.directions().float()}
-    if isinstance(dictionary, SAE):
-        vectors["encoder"] = dictionary.W_enc.detach().T.float()
+    if (encoder := getattr(dictionary, "W_enc", None)) is not None:
+        vectors["encoder"] = encoder.detach().T.float()
     if data is not None:
         vectors["profile"] = _profiles(dictionary, data)
     return _Side({measure: of[live] for measure, of in vectors.items()}, live)

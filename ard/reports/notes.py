@@ -85,7 +85,7 @@ def unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
 
 def differences(results: Iterable[Result], gains: Iterable[Result]) -> list[str]:
     """Say how much better AR&D's names are than every other row's, in F1 and mAP, paired over the same clips."""
-    found: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    found: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
     for result in gains:
         found |= result.details.get("names_minus", {})
     for row, others in ((row, of) for result in results for row, of in result.details.get("differences", {}).items()):
@@ -103,12 +103,16 @@ def differences(results: Iterable[Result], gains: Iterable[Result]) -> list[str]
     ]
 
 
-def _turned(difference: Mapping[str, float]) -> dict[str, float]:
-    return {"value": -difference["value"], "low": -difference["high"], "high": -difference["low"]}
+def _turned(difference: Mapping[str, float | None]) -> dict[str, float | None]:
+    pairs = {"value": "value", "low": "high", "high": "low"}
+    return {part: None if (other := difference[of]) is None else -other for part, of in pairs.items()}
 
 
-def _span(difference: Mapping[str, float]) -> str:
-    return f"{difference['value']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
+def _span(difference: Mapping[str, float | None]) -> str:
+    value, low, high = (difference[part] for part in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    return f"{value:+.2f}" + ("" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]")
 
 
 def orders(results: Iterable[Result]) -> list[str]:

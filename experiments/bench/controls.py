@@ -4,6 +4,7 @@ Activations are drawn at random, at the demo's size; the SAE is a random one too
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,9 +47,9 @@ def main() -> list[Line]:
         own = run.cell(0, EXPANSION)
         TopKSAE(D_IN, EXPANSION * D_IN, k=K, pre_bias=True).save_pretrained(own.sae)
         controls = [run.cell(0, f"e{EXPANSION}-{name}-0") for name in ("untrained", "tokens")]
-        drawn = [median_seconds(lambda c=cell: draw_control(c, seed=0), 3) for cell in controls]
+        drawn = [median_seconds(partial(draw_control, cell, seed=0), 3) for cell in controls]
         trained, *others = (
-            median_seconds(lambda c=cell: measure(c), 3) for cell in (own, *controls, run.cell(0, "half-waves"))
+            median_seconds(partial(measure, cell), 3) for cell in (own, *controls, run.cell(0, "half-waves"))
         )
     all_of_them = 3 * (drawn[0] + others[0]) + drawn[1] + others[1] + others[2]
     return [

@@ -162,7 +162,8 @@ def test_every_evaluator_leaves_its_stamp_when_it_is_done_and_until_then_the_one
     finally:
         STAMPS.reset(token)
     kept = [read_stamp(path).settings["time"] for path, _ in first]
-    assert kept == ["second"] * 4 + ["first"] * 7
+    failed = [type(evaluator) for evaluator in all_evaluators()].index(MatchLabels)
+    assert kept == ["second"] * failed + ["first"] * (len(first) - failed)
 
 
 def test_a_test_by_hand_takes_back_the_stamps_of_what_it_does_again(tiny_run):
