@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from ard.reports import html as report_html
 from ard.reports import write_report
 from ard.reports.sounds import HEIGHT, NUM_BARS, waveform_path
-from ard.results import Result, Row
+from ard.results import Figure, Result, Row
 from ard.types import UserError
 
 from .conftest import NASTY, concept, write_concepts
@@ -231,3 +232,13 @@ def test_a_louder_stretch_is_drawn_taller(tmp_path):
     samples, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
     heights = [float(h) for h in re.findall(r"v([\d.]+)", waveform_path(samples))]
     assert max(heights[: NUM_BARS // 2 - 1]) < min(heights[NUM_BARS // 2 + 1 :])
+
+
+def test_the_gains_stand_first_and_have_no_columns_of_the_paper(run):
+    figures = {name: Figure(0.1, 0.05, 0.2, 3, "share", over="clips") for name in ("trained", "untrained", "gain")}
+    figures["untrained"] = replace(figures["untrained"], spread=0.01)
+    Result("gain", (Row("matching/f1", 3, 8, figures),), {}).save(run / "layer-3/e8/gain.json")
+    first, second, *_ = re.findall(r"<table>.*?</table>", write_report(run).read_text(encoding="utf-8"), re.DOTALL)
+    assert "F1 (Table 1)" in first
+    assert 'class="paper"' not in first
+    assert 'class="paper"' in second
