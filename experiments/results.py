@@ -240,15 +240,23 @@ def gains(kept: Mapping[str, Any]) -> str:
     )
 
 
+def _is_shown(method: str) -> bool:
+    """Return whether a method has a column beside the tables; of shuffled names those of AR&D are enough."""
+    return method == paper.SHUFFLED or "names shuffled" not in method
+
+
 def measures(run: Mapping[str, Any]) -> str:
     """Return what a run measures beside the paper's tables, a row a measure and a column a method."""
     words = {metric: text for metrics in MEASURES.values() for metric, text in metrics.items()}
-    cells = {(words[e.metric], e.method): _figure(e) for e in entries(run) if e.table == 0}
+    shown = [e for e in entries(run) if e.table == 0 and _is_shown(e.method)]
+    own = {(words[e.metric], e.method): _figure(e) for e in shown if e.metric not in MEASURES["seeds"]}
+    back = {(e.method, words[e.metric]): _figure(e) for e in shown if e.metric in MEASURES["seeds"]}
     stated = run["stated_labels"]
     missing = ", ".join(stated["missing"]) or "none"
     return "\n\n".join(
         [
-            pivot(cells, "Measure"),
+            pivot(own, "Measure"),
+            *([pivot(back, "What other seeds have too, and what chance gives")] if back else []),
             f"Labels that no name of AR&D states: {missing}.",
             f"Names of AR&D with no label of most of their clips: {stated['num_wrong']} of {stated['num_named']}.",
         ]
@@ -274,7 +282,7 @@ def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
             cells[3][method, _shift(where)] = shown
         elif number == 4 and metric == "ms":
             cells[4][f"{method}, {expansion}" if expansion else method, f"highest m, {layer}"] = shown
-        elif number == 0 and len(values) == len(runs):
+        elif number == 0 and len(values) == len(runs) and _is_shown(method):
             cells[0][words[metric], method] = shown
     heads = {
         1: f"**Table 1** at layer {runs[0]['layer']}",

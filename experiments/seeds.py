@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ard.reports.tables import control_rows
 from ard.run import Run
 
 Key = tuple[int, str, str, str]  # table, method, where, metric
 
 MEASURES = {
-    "monosemanticity": {"mean_ms": "mean m of the top C"},
+    "monosemanticity": {"mean_ms": "mean m of the top C", "halves_agreement": "rank correlation of m on two halves"},
     "label_auroc": {"share_found": "share of the labels for which some feature has an AUROC of 0.9 or more"},
     "stated_labels": {"share_stated": "share of the labels that some name states"},
+    "probes": {"f1_k1": "F1 of a label by its best feature", "absorption": "absorption: its best feature is silent"},
     "detection": {"auroc": "AUROC of a name's similarity to an unseen clip, for whether the feature is active there"},
     "naming": {"distinct_share": "share of the concepts whose name no better concept has"},
     "seeds": {
@@ -36,11 +38,12 @@ def figures(run: Path) -> Iterator[tuple[Key, Mapping[str, Any]]]:
                     yield (table["table"], row["method"], _where(row), metric), figure
     about = Run.load(run)
     for evaluation, metrics in MEASURES.items():
-        for result in about.results(evaluation, [about.layer], [about.expansion]):
-            for row in result.rows:
-                for metric in (metric for metric in metrics if metric in row.figures):
-                    where = _where({"layer": row.layer, "expansion": row.expansion})
-                    yield (0, row.method, where, metric), vars(row.figures[metric])
+        results = about.results(evaluation, [about.layer], [about.expansion])
+        rows = [row for result in results for row in result.rows]
+        for row in (*rows, *control_rows(about, evaluation, [about.layer])):
+            for metric in (metric for metric in metrics if metric in row.figures):
+                where = _where({"layer": row.layer, "expansion": row.expansion})
+                yield (0, row.method, where, metric), vars(row.figures[metric])
 
 
 def _where(row: Mapping[str, Any]) -> str:

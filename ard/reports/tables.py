@@ -48,7 +48,7 @@ def write_tables(folder: Path, numbers: Iterable[int] = NUMBERS) -> list[Table]:
 
 def _table1(run: Run) -> Table:
     results = run.results("matching", run.layers, [run.expansion])
-    controls = _controls(run, "matching", [run.layer])
+    controls = control_rows(run, "matching", [run.layer])
     rows = [row for row in _ordered(results, controls) if row.layer == run.layer or row.is_own]
     rows = _with_figures_of_others(run, rows, paper.METRICS)
     beside = paper.counterparts(run.layers, run.layer)
@@ -94,7 +94,7 @@ def _with_figures_of_others(run: Run, rows: Iterable[Row], metrics: Iterable[str
     for metric in metrics:
         evaluation, slash, name = metric.partition("/")
         others = run.results(evaluation, run.layers, [run.expansion]) if slash else []
-        controls = _controls(run, evaluation, [run.layer]) if slash else []
+        controls = control_rows(run, evaluation, [run.layer]) if slash else []
         for row in (row for row in _ordered(others, controls) if name in row.figures):
             added.setdefault((row.method, row.layer, row.expansion), {})[metric] = row.figures[name]
     return [
@@ -112,7 +112,7 @@ def _table2(run: Run) -> Table:
     stand_ins = [_true_labels(row, result) for result in corpora for row in result.rows]
     stand_ins += [
         replace(row, method=f"{row.method}, true labels as raters")
-        for row in _controls(run, "name_similarity", [run.layer])
+        for row in control_rows(run, "name_similarity", [run.layer])
     ]
     stand_ins.sort(key=lambda row: (row.method.count(","), _place(paper.METHODS)(row.method.split(",")[0])))
     lines, data, kinds = [], [], []
@@ -166,7 +166,7 @@ def _true_labels(row: Row, result: Result) -> Row:
 
 def _table3(run: Run) -> Table:
     results = run.results("steering", [run.layer], [run.expansion])
-    rows = _ordered(results, _controls(run, "steering", [run.layer]))
+    rows = _ordered(results, control_rows(run, "steering", [run.layer]))
     shifts = sorted(dict.fromkeys(_shift(row) for row in rows), key=_place(paper.SHIFTS))
     lines = []
     for method in dict.fromkeys(row.method for row in rows):
@@ -203,7 +203,7 @@ def _table3(run: Run) -> Table:
 
 def _table4(run: Run) -> Table:
     results = run.results("monosemanticity", run.layers, run.expansions)
-    rows = _ordered(results, _controls(run, "monosemanticity", run.layers))
+    rows = _ordered(results, control_rows(run, "monosemanticity", run.layers))
     layers = sorted({row.layer for row in rows})
     beside = paper.counterparts(run.layers, max(run.layers))
     lines: dict[str, list[Line]] = {measure: [] for measure in _MEASURES}
@@ -257,7 +257,7 @@ _MEASURES = {
 """The measures of Table 4: the paper's, then those that compare dictionaries of any width: all are of live features."""
 
 
-def _controls(run: Run, evaluation: str, layers: Iterable[int]) -> list[Row]:
+def control_rows(run: Run, evaluation: str, layers: Iterable[int]) -> list[Row]:
     """Return the rows of dictionaries that were never trained; several draws of one kind become one row."""
     cells = [cell for layer in layers for cell in run.controls(layer, run.expansion)]
     drawn: dict[tuple[Any, ...], list[Row]] = {}
