@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+import wandb
 import yaml
 from lightning import Callback
 from safetensors.torch import load_file
@@ -130,6 +131,7 @@ def lab(tiny_audiollm, tiny_clap, tmp_path_factory):
         (folder / f"{module}.py").write_text(block(marker), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        wandb.teardown()  # its service writes into the folder that it was started in
         patch.setattr(sys, "path", [str(folder), *sys.path])
         subprocess.run(block("preset"), shell=True, check=True)
         with Path("mine/test.yaml").open("a", encoding="utf-8") as file:

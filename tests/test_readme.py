@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import wandb
 
 from ard.audio import SyntheticCorpus
 from ard.cli import main
@@ -80,6 +81,7 @@ def desk(tmp_path_factory):
     (desk / "configs").symlink_to(HOME / "configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(desk)
+        wandb.teardown()  # its service writes into the folder that it was started in
         main(["run", "--audio", "my-sounds", "--out", "runs/demo", "--layer", "3"])
     for other in ("demo-1", "demo-2", "mine"):
         shutil.copytree(desk / "runs/demo", desk / "runs" / other, ignore=shutil.ignore_patterns("wandb"))
