@@ -73,3 +73,22 @@ def test_no_stage_asks_which_dictionary_it_has():
     ]
     assert len(files) > 100
     assert found == []
+
+
+def test_half_waves_are_both_signs_of_every_coordinate():
+    x = torch.tensor([[1.5, -2.0, 0.0], [-0.5, 3.0, 1.0]])
+    halves = load_dictionary("half-waves", 3)
+    assert (halves.method, halves.d_sae, halves.expansion) == ("Poly. Feats., half-waves", 6, None)
+    assert halves.is_baseline
+    codes = halves.encode(x)
+    dense = torch.zeros(2, 6).scatter(1, codes.indices, codes.values)
+    assert torch.equal(dense, torch.cat([x.relu(), (-x).relu()], dim=1))
+    assert torch.equal(halves.decode(codes), x)
+    assert torch.equal(halves.directions(), torch.cat([torch.eye(3), -torch.eye(3)]))
+    steered = halves.decode(halves.encode(x, {1: 4.0, 3: 2.0}))  # of coordinate 1 the positive half, of 0 the negative
+    assert torch.equal(steered, torch.tensor([[-2.0, 4.0, 0.0], [-2.0, 4.0, 1.0]]))
+    assert torch.equal(halves.pre_activations(x), torch.cat([x, -x], dim=1))
+    with pytest.raises(UserError, match=r"raw coordinates \('half-waves'\) have no width of their own: give d_in"):
+        load_dictionary("half-waves")
+    with pytest.raises(UserError, match="cannot be set to -1"):
+        halves.check_clamp({2: -1.0})
