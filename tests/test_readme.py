@@ -227,10 +227,8 @@ def test_no_figure_is_typed_by_hand(page):
 
 def value(seed, *key):
     """Return a figure of the run of a seed, by table, method, where and metric."""
-    runs = [run for run in KEPT["runs"] if run["seed"] == seed]
-    if not runs:
-        pytest.skip(f"docs/results.json has no run of seed {seed}")
-    (figure,) = [entry for entry in results.entries(runs[0]) if entry[:4] == key]
+    (run,) = [run for run in KEPT["runs"] if run["seed"] == seed]
+    (figure,) = [entry for entry in results.entries(run) if entry[:4] == key]
     return figure.value
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ard.evaluation.matching import MatchReading, match, precision_recall_f1
+from ard.evaluation.matching import MatchReading, eligible_and_worth, match, precision_recall_f1
 from ard.evaluation.scores import Active, places
 from ard.probing import SparseScores
 
@@ -184,8 +184,8 @@ def _try_all(
     """Return the number of matches of the best assignment of each row, by trying all, of all rows at once."""
     size = labels.shape[1]
     cosine = similarity[closest.clip(min=0), labels[:, :, None]]
-    eligible = (cosine > reading.gamma if reading.strict else cosine >= reading.gamma) & (closest >= 0)
-    worth = np.where(eligible, cosine, 0.0) if reading.threshold == "before" else cosine
+    eligible, worth = eligible_and_worth(cosine, reading)
+    eligible &= closest >= 0
     worth = np.where(closest >= 0, worth, -10.0)  # as few labels as possible stay without a word
     best, found = np.full(len(labels), -np.inf), np.zeros(len(labels), dtype=np.int64)
     every = np.arange(size)

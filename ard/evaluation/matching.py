@@ -84,8 +84,7 @@ def match(
         array([[False,  True],
                [ True, False]])
     """
-    eligible = similarity > reading.gamma if reading.strict else similarity >= reading.gamma
-    worth = np.where(eligible, similarity, 0.0) if reading.threshold == "before" else similarity
+    eligible, worth = eligible_and_worth(similarity, reading)
     matched = np.zeros(similarity.shape, dtype=bool)
     if reading.assignment == "hungarian":
         matched[linear_sum_assignment(worth, maximize=True)] = True
@@ -96,6 +95,14 @@ def match(
             matched[row, column] = True
             left[row], left[:, column] = -np.inf, -np.inf
     return matched & eligible
+
+
+def eligible_and_worth(
+    similarity: Float[np.ndarray, "..."], reading: MatchReading
+) -> tuple[Bool[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Return which pairs may match, and what the assignment adds up: their cosines, or 0 below an early threshold."""
+    eligible = similarity > reading.gamma if reading.strict else similarity >= reading.gamma
+    return eligible, np.where(eligible, similarity, 0.0) if reading.threshold == "before" else similarity
 
 
 class AveragePrecision(NamedTuple):
