@@ -40,7 +40,7 @@ class _Fitted(NamedTuple):
     dense: Probes
 
 
-class _Heard(NamedTuple):
+class _Evaluated(NamedTuple):
     """The evaluation clips: where a label is, where the dense probe finds it, where its main feature is active."""
 
     truth: Bool[np.ndarray, "clips labels"]
@@ -121,7 +121,7 @@ class ProbeLabels(Evaluator):
             for i, label in enumerate(labels)
         ]
         per_label = {
-            label: self._label(i, fitted, f1, auroc, _Heard(truth, found, active, alone), unseen, of_strata[i])
+            label: self._label(i, fitted, f1, auroc, _Evaluated(truth, found, active, alone), unseen, of_strata[i])
             for i, label in enumerate(labels)
         }
         details = {"per_label": per_label, "not_measured": [label for label in every if label not in per_label]}
@@ -168,14 +168,14 @@ class ProbeLabels(Evaluator):
         fitted: _Fitted,
         f1: dict[str, np.ndarray],
         auroc: dict[str, np.ndarray],
-        heard: _Heard,
+        evaluated: _Evaluated,
         unseen: csr_array,
         parts: list[Stratum],
     ) -> dict[str, Any]:
         """Return what is measured of one label."""
-        main, has, active = int(fitted.features[i, 0]), heard.truth[:, i], heard.active[:, i]
-        right = has & heard.found[:, i]
-        absorbed, missed = right & ~active, right & ~heard.alone[:, i]
+        main, has, active = int(fitted.features[i, 0]), evaluated.truth[:, i], evaluated.active[:, i]
+        right = has & evaluated.found[:, i]
+        absorbed, missed = right & ~active, right & ~evaluated.alone[:, i]
         return {
             "num_clips": int(has.sum()),
             "features": fitted.features[i].tolist(),

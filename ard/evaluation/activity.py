@@ -76,7 +76,7 @@ def grade(
     return Graded(clips[kept], concepts[kept], level[kept], scores.num_clips)
 
 
-class Said(NamedTuple):
+class Predicted(NamedTuple):
     """The distinct words that active concepts of every clip say, in order of the clips, and the level of each."""
 
     clips: Int[np.ndarray, " entries"]
@@ -93,7 +93,7 @@ class Said(NamedTuple):
         return at[:, ::-1].cumsum(axis=1)[:, -2::-1].T.astype(float)
 
 
-def say(graded: Graded, words: Int[np.ndarray, " concepts"], num_levels: int) -> Said:
+def predict(graded: Graded, words: Int[np.ndarray, " concepts"], num_levels: int) -> Predicted:
     """Return what each clip's active concepts say: each concept its word, or nothing where that is -1."""
     of_entries = words[graded.concepts]
     named = of_entries >= 0
@@ -102,11 +102,11 @@ def say(graded: Graded, words: Int[np.ndarray, " concepts"], num_levels: int) ->
     pairs = keys // size
     last = np.flatnonzero(np.append(np.diff(pairs) != 0, len(pairs) > 0))
     pairs, level = pairs[last], keys[last] % size
-    return Said(pairs // width, pairs % width, level, graded.num_clips, num_levels)
+    return Predicted(pairs // width, pairs % width, level, graded.num_clips, num_levels)
 
 
 def count_matches(
-    said: Said, references: Clips, similarity: Float[np.ndarray, "names labels"], reading: MatchReading
+    predictions: Predicted, references: Clips, similarity: Float[np.ndarray, "names labels"], reading: MatchReading
 ) -> Float[np.ndarray, "quantiles clips 3"]:
     """Return every clip's numbers of matches, predictions and references, at each quantile.
 
@@ -114,34 +114,34 @@ def count_matches(
     matched to one of the k predictions closest to it, if to any.
 
     Args:
-        said: the predictions, as rows of ``similarity``.
+        predictions: the predictions, as rows of ``similarity``.
         references: the labels of every clip, as columns of ``similarity``.
         similarity: cosine of every name with every label.
         reading: how Sec. 4 is read.
     """
     num_labels = np.array([len(of_clip) for of_clip in references])
-    counts = np.zeros((said.num_levels, said.num_clips, 3))
-    counts[..., 1], counts[..., 2] = said.counts, num_labels
-    if not len(said.clips):
+    counts = np.zeros((predictions.num_levels, predictions.num_clips, 3))
+    counts[..., 1], counts[..., 2] = predictions.counts, num_labels
+    if not len(predictions.clips):
         return counts
     nearest = np.argsort(-similarity, axis=0, kind="stable")
     rank = np.empty(similarity.shape, dtype=np.int64)  # of a name among all, for a label
     np.put_along_axis(rank, nearest, np.arange(len(similarity))[:, None], axis=0)
-    levels = np.unique(np.append(said.level, said.num_levels))  # up to each of them, the same predictions
-    which = np.searchsorted(levels, np.arange(said.num_levels), side="right")
+    levels = np.unique(np.append(predictions.level, predictions.num_levels))  # up to each of them, the same predictions
+    which = np.searchsorted(levels, np.arange(predictions.num_levels), side="right")
     for size in np.unique(num_labels[num_labels > 0]).tolist():
         members = np.flatnonzero(num_labels == size)
         labels = np.stack([references[clip].numpy() for clip in members])
-        closest = _closest(said, members, labels, rank, nearest, levels)
+        closest = _closest(predictions, members, labels, rank, nearest, levels)
         flat = closest.reshape(-1, size, size), np.tile(labels, (len(levels), 1))
         few = reading.assignment == "hungarian" and size <= MOST_TRIED
-        found = (_try_all if few else _match_each)(*flat, similarity, reading)
-        counts[:, members, 0] = found.reshape(len(levels), len(members))[which]
+        num_matches = (_try_all if few else _match_each)(*flat, similarity, reading)
+        counts[:, members, 0] = num_matches.reshape(len(levels), len(members))[which]
     return counts
 
 
 def _closest(
-    said: Said,
+    predictions: Predicted,
     members: Int[np.ndarray, " clips"],
     labels: Int[np.ndarray, "clips size"],
     rank: Int[np.ndarray, "names labels"],
@@ -154,13 +154,13 @@ def _closest(
     places, i being the place of the label.
     """
     (num_clips, size), (num_names, _) = labels.shape, rank.shape
-    number = np.full(said.num_clips, -1)
+    number = np.full(predictions.num_clips, -1)
     number[members] = np.arange(num_clips)
-    clips = number[said.clips]
-    clips, words, level = clips[clips >= 0], said.words[clips >= 0], said.level[clips >= 0]
+    clips = number[predictions.clips]
+    clips, words, level = clips[clips >= 0], predictions.words[clips >= 0], predictions.level[clips >= 0]
     top = np.empty((len(levels), num_clips, size, size), dtype=np.int64)
     top[:] = -1 - np.arange(size)[:, None]
-    width = said.num_levels + 1
+    width = predictions.num_levels + 1
     for column in range(size):
         keys = np.sort((clips * num_names + rank[words, labels[clips, column]]) * width + level)
         places = keys // width
@@ -187,15 +187,15 @@ def _try_all(
     eligible, worth = eligible_and_worth(cosine, reading)
     eligible &= closest >= 0
     worth = np.where(closest >= 0, worth, -10.0)  # as few labels as possible stay without a word
-    best, found = np.full(len(labels), -np.inf), np.zeros(len(labels), dtype=np.int64)
+    best, num_matches = np.full(len(labels), -np.inf), np.zeros(len(labels), dtype=np.int64)
     every = np.arange(size)
     for chosen in product(range(size), repeat=size):
         total = worth[:, every, chosen].sum(axis=1)
         for one, other in combinations(range(size), 2):
             total[closest[:, one, chosen[one]] == closest[:, other, chosen[other]]] = -np.inf
         better = total > best
-        best[better], found[better] = total[better], eligible[:, every, chosen].sum(axis=1)[better]
-    return found
+        best[better], num_matches[better] = total[better], eligible[:, every, chosen].sum(axis=1)[better]
+    return num_matches
 
 
 def _match_each(
@@ -209,8 +209,8 @@ def _match_each(
     distinct, which = np.unique(np.concatenate([flat, labels], axis=1), axis=0, return_inverse=True)
     words, of_row = distinct[:, : flat.shape[1]], distinct[:, flat.shape[1] :]
     kept = (words >= 0) & (np.diff(words, axis=1, prepend=-1) != 0)
-    found = [match(similarity[w[k]][:, of], reading).sum() for w, k, of in zip(words, kept, of_row, strict=True)]
-    return np.array(found, dtype=np.int64)[which]
+    num_matches = [match(similarity[w[k]][:, of], reading).sum() for w, k, of in zip(words, kept, of_row, strict=True)]
+    return np.array(num_matches, dtype=np.int64)[which]
 
 
 def curve(

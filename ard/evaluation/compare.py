@@ -152,9 +152,11 @@ class StateLabels(Evaluator):
         fires[active["clips"].numpy(), active["concepts"].numpy()] = True
         vocabulary = sorted({*concepts.frequency, *labelled.vocabulary})
         has_label = {label: np.array([label in of_clip for of_clip in labelled.labels]) for label in vocabulary}
-        said = {name: labels_in(name, vocabulary) for name in set(concepts.names)}
-        judged = [place for place, name in enumerate(concepts.names) if said[name]]
-        precision, recall = unseen_support([said[concepts.names[p]] for p in judged], fires[:, judged], has_label)
+        labels_of_name = {name: labels_in(name, vocabulary) for name in set(concepts.names)}
+        judged = [place for place, name in enumerate(concepts.names) if labels_of_name[name]]
+        precision, recall = unseen_support(
+            [labels_of_name[concepts.names[p]] for p in judged], fires[:, judged], has_label
+        )
         num_fires = fires[:, judged].sum(axis=0)
         figures = {
             "unseen_precision": Figure.estimate(

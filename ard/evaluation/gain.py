@@ -171,12 +171,12 @@ def _minus_others(run: Run) -> dict[str, dict[str, Any]]:
     for cell in (*run.controls(run.layer, run.expansion), *(run.cell(run.layer, label) for label in RAW_METHODS)):
         if cell.result("matching") is not None:
             by_method.setdefault(cell.method, []).append(cell)
-    found: dict[str, dict[str, Any]] = {}
+    minus: dict[str, dict[str, Any]] = {}
     for method, cells in by_method.items():
         for name in METRICS:
             if (figure := names_minus(own, own.method, cells, method, name, num_clips, run.seed)) is not None:
-                found.setdefault(method, {})[name] = {key: getattr(figure, key) for key in ("value", "low", "high")}
-    return found
+                minus.setdefault(method, {})[name] = {key: getattr(figure, key) for key in ("value", "low", "high")}
+    return minus
 
 
 def _by_label(own: Cell, controls: Sequence[Cell], row: Row, name: str, seed: int) -> Figure | None:

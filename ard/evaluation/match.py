@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ard.embedding import EMBEDDED
-from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, say, score_quantiles
+from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, predict, score_quantiles
 from ard.evaluation.functional import Difference, LabelText, label_text, over_draws, paired_difference
 from ard.evaluation.matching import DEFAULT, AveragePrecisionKind, MatchReading
 from ard.evaluation.metric import Clips, ConceptAveragePrecision, ConceptMatching
@@ -32,7 +32,7 @@ LEAST_LABELLED = 0.5  # share of the probing clips that have labels, for the act
 EmbedText = Callable[[Sequence[str]], Tensor]
 
 
-class Known(NamedTuple):
+class Target(NamedTuple):
     """Labelled clips, with their labels as references: row numbers of ``space``, the embeddings of all labels."""
 
     clips: Labelled
@@ -145,8 +145,8 @@ class MatchLabels(Evaluator):
             embed: embeds texts in the space where they are compared.
             probing: scores and labels of the probing clips, on which the activity is chosen.
         """
-        unseen = self._known(labelled, embed)
-        known = self._known(probing, embed) if probing and probing.share >= LEAST_LABELLED else None
+        unseen = self._target(labelled, embed)
+        target = self._target(probing, embed) if probing and probing.share >= LEAST_LABELLED else None
         stored, selections, names = cell.tensors("representatives"), read_selections(cell), read_names(cell)
         vocabulary = sorted({name for draws in names.values() for draw in draws for name in draw if name is not None})
         space, word = embed(vocabulary), {name: i for i, name in enumerate(vocabulary)}
@@ -165,15 +165,15 @@ class MatchLabels(Evaluator):
         for row, scorer, of_draws, draws in parts_of_table:
             kept = "ard" if scorer == "random" else scorer  # Rand. Rep. only gives AR&D's features other names
             if kept not in activity:
-                activity[kept] = self._activity(unseen, known, stored, kept, draws[0].features)
+                activity[kept] = self._activity(unseen, target, stored, kept, draws[0].features)
             named = _read(of_draws, word, space)
-            active, quantiles[row.method] = self._choose(activity[kept], known, named)
-            said = [self._predict(active, words, labelled) for words in named.words]
-            values[row.method] = self._measure(said, space, unseen)
+            active, quantiles[row.method] = self._choose(activity[kept], target, named)
+            word_lists = [self._predict(active, words, labelled) for words in named.words]
+            values[row.method] = self._measure(word_lists, space, unseen)
             rows.append(self._row(row, values[row.method], labelled, draws))
             if not draws:
                 continue
-            silent[row.method] = sum(len(of_clip) == 0 for of_clip in said[0])
+            silent[row.method] = sum(len(of_clip) == 0 for of_clip in word_lists[0])
             if graded := activity[kept].unseen:
                 shape = curve(self._counts(graded, named, unseen), self.reading)
                 curves[row.method] = [[q, *at] for q, at in zip(GRID, shape.tolist(), strict=True)]
@@ -194,9 +194,9 @@ class MatchLabels(Evaluator):
             "curves": curves,
             "differences": self._differences(values, labelled),
         }
-        return Result(self.result, tuple(rows), self._choices(known), details)
+        return Result(self.result, tuple(rows), self._choices(target), details)
 
-    def _choices(self, probing: Known | None) -> dict[str, Any]:
+    def _choices(self, probing: Target | None) -> dict[str, Any]:
         by_labels = "labelled probing clips: highest F1 of the names against the labels"
         by_number = f"evaluation clips, without labels: nearest to {self.names_per_clip:g} distinct names a clip"
         return {
@@ -208,18 +208,18 @@ class MatchLabels(Evaluator):
             "label_text": self.labels,
         }
 
-    def _known(self, labelled: Labelled, embed: EmbedText) -> Known:
+    def _target(self, labelled: Labelled, embed: EmbedText) -> Target:
         vocabulary = labelled.vocabulary
         index = {label: i for i, label in enumerate(vocabulary)}
         references = [torch.tensor([index[label] for label in dict.fromkeys(of)]) for of in labelled.labels]
         if self.reading.scope != "clip":
             references = [torch.arange(len(vocabulary))]
-        return Known(labelled, references, embed([label_text(label, self.labels) for label in vocabulary]))
+        return Target(labelled, references, embed([label_text(label, self.labels) for label in vocabulary]))
 
     def _activity(
         self,
-        unseen: Known,
-        probing: Known | None,
+        unseen: Target,
+        probing: Target | None,
         stored: Mapping[str, Tensor],
         scorer: str,
         features: Int[Tensor, " concepts"],
@@ -235,24 +235,24 @@ class MatchLabels(Evaluator):
         graded = grade(scores, scorer, features, thresholds)
         return Activity(None, graded, grade(of, scorer, features, thresholds) if probing else graded)
 
-    def _choose(self, activity: Activity, probing: Known | None, named: Names) -> tuple[Active, float | None]:
+    def _choose(self, activity: Activity, probing: Target | None, named: Names) -> tuple[Active, float | None]:
         """Return where concepts are active, by one rule for all draws of their names, and the quantile, if any."""
         if activity.fixed is not None:
             return activity.fixed, None
         assert activity.unseen is not None
         assert activity.probing is not None
         if probing is None:
-            numbers = [say(activity.probing, words, len(GRID)).counts.mean(axis=1) for words in named.words]
+            numbers = [predict(activity.probing, words, len(GRID)).counts.mean(axis=1) for words in named.words]
             index = int(np.abs(np.mean(numbers, axis=0) - self.names_per_clip).argmin())
         else:
             f1 = curve(self._counts(activity.probing, named, probing), self.reading)[:, 2]
             index = int(np.nan_to_num(f1).argmax())
         return activity.unseen.active(index), GRID[index]
 
-    def _counts(self, graded: Graded, named: Names, known: Known) -> list[Float[np.ndarray, "quantiles clips 3"]]:
-        similarity = (named.space @ known.space.T).double().numpy()
-        said = (say(graded, words, len(GRID)) for words in named.words)
-        return [count_matches(of_draw, known.references, similarity, self.reading) for of_draw in said]
+    def _counts(self, graded: Graded, named: Names, target: Target) -> list[Float[np.ndarray, "quantiles clips 3"]]:
+        similarity = (named.space @ target.space.T).double().numpy()
+        word_lists = (predict(graded, words, len(GRID)) for words in named.words)
+        return [count_matches(of_draw, target.references, similarity, self.reading) for of_draw in word_lists]
 
     def _predict(self, active: Active, words: Int[np.ndarray, " concepts"], labelled: Labelled) -> Clips:
         """Return the names of the active concepts as predictions; a concept without a name predicts nothing."""
@@ -262,21 +262,21 @@ class MatchLabels(Evaluator):
         return [named_words if self.reading.scope == "vocabulary" else named_words.unique()]
 
     def _measure(
-        self, draws: Sequence[Clips], space: Float[Tensor, "names d"], known: Known
+        self, draws: Sequence[Clips], space: Float[Tensor, "names d"], target: Target
     ) -> Float[np.ndarray, "draws resamples metrics"]:
         """Return the figures of the predictions of every draw, and their resamples."""
-        similarity, values = space @ known.space.T, []
+        similarity, values = space @ target.space.T, []
         kinds = (self.reading.average_precision, AT_MATCHES)
         alone: dict[str, Any] = {"seed": self.seed, "sync_on_compute": False}  # other ranks would not answer
         if self.reading.scope == "clip":
-            alone["groups"] = known.clips.groups
+            alone["groups"] = target.clips.groups
         for of_clips in draws:
             metrics = (
                 ConceptMatching(similarity, self.reading, **alone),
                 ConceptAveragePrecision(similarity, self.reading, kinds=kinds, **alone),
             )
             for metric in metrics:
-                metric.update(of_clips, known.references)
+                metric.update(of_clips, target.references)
             values.append(np.concatenate([metric.compute().numpy() for metric in metrics], axis=1))
         return np.stack(values)
 
@@ -322,13 +322,13 @@ class MatchLabels(Evaluator):
         if naming is None or not places or self.reading.scope != "clip":
             return []
         captions = read_captions(cell.run.captions, naming.choices["captioner"])
-        said = [parts(captions.get(labelled.clip_ids[place], "")) for place in places]
-        vocabulary = sorted({phrase for of_clip in said for phrase in of_clip})
+        word_lists = [parts(captions.get(labelled.clip_ids[place], "")) for place in places]
+        vocabulary = sorted({phrase for of_clip in word_lists for phrase in of_clip})
         word = {phrase: i for i, phrase in enumerate(vocabulary)}
-        predictions = [torch.tensor([word[phrase] for phrase in of_clip], dtype=torch.int64) for of_clip in said]
+        predictions = [torch.tensor([word[phrase] for phrase in of_clip], dtype=torch.int64) for of_clip in word_lists]
         groups = labelled.groups and [labelled.groups[place] for place in places]
         some = labelled._replace(labels=[labelled.labels[place] for place in places], groups=groups)
-        values = self._measure([predictions], embed(vocabulary), self._known(some, embed))
+        values = self._measure([predictions], embed(vocabulary), self._target(some, embed))
         return [self._row(replace(cell.row({}), method="Captions as names"), values, some)]
 
     def _differences(

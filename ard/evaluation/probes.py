@@ -216,11 +216,11 @@ def _means(x: csr_array) -> Float[np.ndarray, " features"]:
 
 
 def f1_scores(
-    said: Bool[np.ndarray, "clips labels"], truth: Bool[np.ndarray, "clips labels"]
+    predicted: Bool[np.ndarray, "clips labels"], truth: Bool[np.ndarray, "clips labels"]
 ) -> Float[np.ndarray, " labels"]:
     """Return the F1 of every label: harmonic mean of precision and recall; NaN where nothing is said, nor true."""
     with np.errstate(invalid="ignore"):
-        return 2 * (said & truth).sum(axis=0) / (said.sum(axis=0) + truth.sum(axis=0))
+        return 2 * (predicted & truth).sum(axis=0) / (predicted.sum(axis=0) + truth.sum(axis=0))
 
 
 class Stratum(NamedTuple):

@@ -300,8 +300,8 @@ def _similarity(
 
     Those without a profile are left out.
     """
-    found = np.stack([(of[measure].live if suffix else of[measure].concepts).cosines for of in compared])
-    return found[:, ~np.isnan(found).any(axis=0)]
+    matched = np.stack([(of[measure].live if suffix else of[measure].concepts).cosines for of in compared])
+    return matched[:, ~np.isnan(matched).any(axis=0)]
 
 
 def _strongest(measure: str, suffix: str, nulls: Mapping[str, Sequence[Mapping[str, _Compared]]]) -> str:
@@ -321,9 +321,9 @@ class _Summary(NamedTuple):
         figures = {}
         for measure in (measure for measure in WORDS if measure in compared[0]):
             for suffix, over in SCOPES.items():
-                found = _similarity(measure, suffix, compared)
-                same = (found >= self.cosine).mean(axis=0)
-                figures[f"{measure}_mcc{suffix}"] = self._of(found.mean(axis=0), UNITS[measure], over)
+                matched = _similarity(measure, suffix, compared)
+                same = (matched >= self.cosine).mean(axis=0)
+                figures[f"{measure}_mcc{suffix}"] = self._of(matched.mean(axis=0), UNITS[measure], over)
                 figures[f"{measure}_share{suffix}"] = self._of(same, f"share of the {over}", over)
             if len(compared) > 1:
                 means = _similarity(measure, "", compared).mean(axis=1).tolist()
@@ -374,15 +374,15 @@ class _Summary(NamedTuple):
         }
         rows = []
         for control, draws in given.items():
-            if said := [[name for name in draw if name] for draw in draws if any(draw)]:
-                figures = [self._of_names(draw, others) for draw in said]
+            if listed := [[name for name in draw if name] for draw in draws if any(draw)]:
+                figures = [self._of_names(draw, others) for draw in listed]
                 middle = sorted(figures, key=lambda of: of["name_share"].value)[len(figures) // 2]
                 rows.append(cells[0].row(middle, control=control).as_control())
         return rows
 
-    def _of_names(self, said: Sequence[str], others: Sequence[Mapping[int, str | None]]) -> dict[str, Figure]:
-        back = np.array([all(name in of.values() for of in others) for name in said], dtype=float)
-        once = np.mean([_found_once(said, of.values()) for of in others], axis=0)
+    def _of_names(self, listed: Sequence[str], others: Sequence[Mapping[int, str | None]]) -> dict[str, Figure]:
+        back = np.array([all(name in of.values() for of in others) for name in listed], dtype=float)
+        once = np.mean([_matched_once(listed, of.values()) for of in others], axis=0)
         return {
             "name_share": self._of(once, "share of the named", "concepts"),
             "name_comes_back": self._of(back, "share of the named", "concepts"),
@@ -392,15 +392,15 @@ class _Summary(NamedTuple):
         return Figure.estimate(samples, np.mean, unit, over=over, seed=self.seed)
 
 
-def _found_once(said: Sequence[str], there: Iterable[str | None]) -> Float[np.ndarray, " said"]:
+def _matched_once(listed: Sequence[str], there: Iterable[str | None]) -> Float[np.ndarray, " said"]:
     """Return which names are there, each name there being given to one that says it, the first ones first."""
     left = Counter(there)
-    found = np.zeros(len(said))
-    for place, name in enumerate(said):
+    matched = np.zeros(len(listed))
+    for place, name in enumerate(listed):
         if left[name] > 0:
             left[name] -= 1
-            found[place] = 1
-    return found
+            matched[place] = 1
+    return matched
 
 
 def verdict(rows: Sequence[Row], strongest: Mapping[str, str]) -> str:
@@ -418,14 +418,16 @@ def verdict(rows: Sequence[Row], strongest: Mapping[str, str]) -> str:
         for measure in UNITS:
             if null := strongest.get(f"{measure}{suffix}"):
                 excess = own[f"{measure}_beyond{suffix}"]
-                said = f"{WORDS[measure]} ({own[f'{measure}_mcc{suffix}'].value:.2f}, {_signed(excess)} against {null})"
-                (beyond if excess.low > 0 else chance).append(said)
+                listed = (
+                    f"{WORDS[measure]} ({own[f'{measure}_mcc{suffix}'].value:.2f}, {_signed(excess)} against {null})"
+                )
+                (beyond if excess.low > 0 else chance).append(listed)
         given = [null for null in NAME_NULLS if null in controls]
         if not suffix and "name_share" in own and given:
             null = max(given, key=lambda name: controls[name]["name_share"].value)
             figure, of_null = own["name_share"], controls[null]["name_share"]
-            said = f"{WORDS['name']} ({figure.value:.2f}; {null} {of_null.value:.2f})"
-            (beyond if figure.low > of_null.high else chance).append(said)
+            listed = f"{WORDS['name']} ({figure.value:.2f}; {null} {of_null.value:.2f})"
+            (beyond if figure.low > of_null.high else chance).append(listed)
         if beyond:
             but = f", but not {', '.join(chance)}" if chance else ""
             sentences.append(f"of the {over}, beyond every null come back {', '.join(beyond)}{but}")
@@ -453,8 +455,8 @@ def _concepts(
     for i, (feature, m) in enumerate(zip(selection.features.tolist(), selection.m.tolist(), strict=True)):
         elsewhere = []
         for (values, places), (_, kept), of, compared in zip(nearest, sides[1:], names[1:], matches, strict=True):
-            found = int(kept[places[i]])
-            entry: dict[str, object] = {"feature": found, "cosine": float(values[i]), "name": of.get(found)}
+            matched = int(kept[places[i]])
+            entry: dict[str, object] = {"feature": matched, "cosine": float(values[i]), "name": of.get(matched)}
             if "profile" in compared:
                 pairs = compared["profile"].concepts
                 has_partner = pairs.partners[i] >= 0 and not np.isnan(pairs.cosines[i])

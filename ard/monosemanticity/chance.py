@@ -72,10 +72,10 @@ def conditional_p_values(
     which most dictionaries have few.
     """
     p_values, p = torch.full_like(m, torch.nan), top_ids.shape[1]
-    known = (~m.isnan()).nonzero()[:, 0]
-    if not len(known):
+    scored = (~m.isnan()).nonzero()[:, 0]
+    if not len(scored):
         return p_values
-    top, bottom = top_ids[known], bottom_ids[known].sort(dim=1).values
+    top, bottom = top_ids[scored], bottom_ids[scored].sort(dim=1).values
     shared = (top[:, :, None] == bottom[:, None, :]).any(dim=2)
     kept = top.masked_fill(~shared, -1).sort(dim=1).values
     keys, group = torch.cat([bottom, kept], dim=1).unique(dim=0, return_inverse=True)
@@ -92,7 +92,7 @@ def conditional_p_values(
         else:
             chance = contrast(drawn.moments, Moments(mean, variance), reading)
             chance[draws_with(in_lowest)] = torch.nan
-        of_features = known[features]
+        of_features = scored[features]
         p_values[of_features] = _share_reached(m[of_features], chance)
     return p_values
 

@@ -85,21 +85,21 @@ def unbeaten(lines: Sequence[Line], heads: Sequence[str]) -> list[str]:
 
 def differences(results: Iterable[Result], gains: Iterable[Result]) -> list[str]:
     """Say how much better AR&D's names are than every other row's, in F1 and mAP, paired over the same clips."""
-    found: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
+    minus: dict[str, Mapping[str, Mapping[str, float | None]]] = {}
     for result in gains:
-        found |= result.details.get("names_minus", {})
+        minus |= result.details.get("names_minus", {})
     for row, others in ((row, of) for result in results for row, of in result.details.get("differences", {}).items()):
         for other, difference in others.items():
             if row == OWN_METHOD:
-                found[other] = difference
+                minus[other] = difference
             elif other == OWN_METHOD:
-                found[row] = {metric: _turned(of) for metric, of in difference.items()}
+                minus[row] = {metric: _turned(of) for metric, of in difference.items()}
     return [
         f"AR&D's {paper.METRICS[metric]} minus another row's, the same clips resampled: "
-        + "; ".join(f"{method} {_span(of[metric])}" for method, of in found.items() if metric in of)
+        + "; ".join(f"{method} {_span(of[metric])}" for method, of in minus.items() if metric in of)
         + "."
         for metric in ("f1", "map")
-        if any(metric in of for of in found.values())
+        if any(metric in of for of in minus.values())
     ]
 
 

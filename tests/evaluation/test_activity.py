@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, say, score_quantiles
+from ard.evaluation.activity import GRID, Graded, count_matches, curve, grade, predict, score_quantiles
 from ard.evaluation.matching import MatchReading, match
 from ard.evaluation.scores import predicted
 from ard.probing import SCORERS, SparseScores
@@ -42,9 +42,9 @@ def test_at_most_the_stated_share_of_clips_is_above_a_quantile_and_none_that_is_
         assert ((of > row).sum(axis=0) == np.minimum((of > 0).sum(axis=0), most)).all()
     graded = grade(sparse(dense), "mean", features, thresholds)
     for index, row in enumerate(thresholds):
-        found = np.zeros_like(of, dtype=bool)
-        found[tuple(graded.active(index))] = True
-        assert (found == (of > row)).all()
+        num_matched = np.zeros_like(of, dtype=bool)
+        num_matched[tuple(graded.active(index))] = True
+        assert (num_matched == (of > row)).all()
 
 
 def test_of_equal_scores_none_is_above_the_quantile_that_parts_them():
@@ -67,22 +67,22 @@ def drawn(seed, num_clips=30, num_concepts=20, num_names=12, most_labels=6):
 @pytest.mark.parametrize("reading", READINGS)
 def test_the_counts_of_all_quantiles_are_those_of_matching_each_clip_alone(seed, reading):
     graded, words, references, similarity = drawn(seed)
-    said = say(graded, words, 4)
-    found = count_matches(said, references, similarity, reading)
+    predictions = predict(graded, words, 4)
+    num_matched = count_matches(predictions, references, similarity, reading)
     for index in range(4):
         of_clips = predicted(graded.active(index), words, graded.num_clips)
         alone = [similarity[np.ix_(p, r)] for p, r in zip(of_clips, references, strict=True)]
-        assert found[index].tolist() == [[match(s, reading).sum(), *s.shape] for s in alone]
-    assert (said.counts == found[..., 1]).all()
-    of_curve = curve([found, found], reading)
+        assert num_matched[index].tolist() == [[match(s, reading).sum(), *s.shape] for s in alone]
+    assert (predictions.counts == num_matched[..., 1]).all()
+    of_curve = curve([num_matched, num_matched], reading)
     assert of_curve.shape == (4, 3)
-    assert all(low >= high for low, high in pairwise(found[..., 1].sum(axis=1)))
+    assert all(low >= high for low, high in pairwise(num_matched[..., 1].sum(axis=1)))
 
 
 def test_without_predictions_every_count_is_that_of_the_labels():
     graded, words, references, similarity = drawn(0)
     for silent, names in ((graded._replace(level=graded.level * 0), words), (graded, np.full_like(words, -1))):
         kept = Graded(*(column[silent.level > 0] for column in silent[:3]), graded.num_clips)
-        found = count_matches(say(kept, names, 4), references, similarity, READINGS[0])
-        assert found[..., :2].sum() == 0
-        assert found[0, :, 2].tolist() == [len(of_clip) for of_clip in references]
+        num_matched = count_matches(predict(kept, names, 4), references, similarity, READINGS[0])
+        assert num_matched[..., :2].sum() == 0
+        assert num_matched[0, :, 2].tolist() == [len(of_clip) for of_clip in references]
