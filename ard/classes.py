@@ -13,12 +13,12 @@ def import_class(path: str) -> type:
     """
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        target = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"class_path {path!r} names no class ({error}): write it as package.module.Class, and put the folder of a "
             "module of your own into PYTHONPATH"
         ) from error
-    if not isinstance(found, type):
-        raise UserError(f"class_path {path!r} names no class but {found!r}: write it as package.module.Class")
-    return found
+    if not isinstance(target, type):
+        raise UserError(f"class_path {path!r} names no class but {target!r}: write it as package.module.Class")
+    return target

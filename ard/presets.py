@@ -28,9 +28,9 @@ def preset_folder(preset: str) -> Path:
     """
     folder = next((folder for folder in (CONFIGS / preset, Path(preset)) if (folder / "run.yaml").is_file()), None)
     if folder is None:
-        known = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
+        presets = sorted(folder.parent.name for folder in CONFIGS.glob("*/run.yaml"))
         raise UserError(
-            f"preset {preset!r} does not exist: choose one of {known}, or give a folder of your own with a run.yaml"
+            f"preset {preset!r} does not exist: choose one of {presets}, or give a folder of your own with a run.yaml"
         )
     return folder
 

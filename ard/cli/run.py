@@ -56,9 +56,9 @@ def table(
     goal: Goal | None = next((one for one in GOALS if one == number), None)
     if goal is None:
         raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
-    known = preset_facts(preset, {})
-    if unknown := sorted(set(run or {}) - set(known)):
-        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(known))}")
+    stated = preset_facts(preset, {})
+    if unknown := sorted(set(run or {}) - set(stated)):
+        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(stated))}")
     chain = Chain(preset, {"out": str(out or Path("runs") / Path(preset).name), "seed": seed, **(run or {})}, redo)
     if dry_run:
         for line in chain.list_work([goal]):

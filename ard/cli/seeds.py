@@ -69,14 +69,14 @@ def seeds_table(result: Result) -> Table:
         table.add_column(column)
     for measure, words in WORDS.items():
         for suffix, of in (("", "top-C"), ("_live", "live")):
-            for figure, said in (
+            for figure, measure_text in (
                 (f"{measure}_mcc{suffix}", "mean"),
                 (f"{measure}_share{suffix}", "equal" if measure == "name" else f">= {cosine:g}"),
             ):
                 if figure in own.figures:
-                    found = own.figures[figure]
+                    measured = own.figures[figure]
                     values = (_value(figures.get(figure)) for figures in nulls.values())
-                    table.add_row(words, f"{of}, {found.n}", said, _with_interval(found), *values)
+                    table.add_row(words, f"{of}, {measured.n}", measure_text, _with_interval(measured), *values)
     return table
 
 

@@ -44,7 +44,7 @@ class _Evaluated(NamedTuple):
     """The evaluation clips: where a label is, where the dense probe finds it, where its main feature is active."""
 
     truth: Bool[np.ndarray, "clips labels"]
-    found: Bool[np.ndarray, "clips labels"]
+    detected: Bool[np.ndarray, "clips labels"]
     active: Bool[np.ndarray, "clips labels"]  # at the threshold in use
     alone: Bool[np.ndarray, "clips labels"]  # by the probe on the main feature
 
@@ -114,14 +114,14 @@ class ProbeLabels(Evaluator):
         f1, auroc = _quality(fitted, unseen, truth)
         active = self._active(cell, evaluation.scores, fitted.features[:, 0])
         alone = predicted_shares(of_labels(unseen, fitted.features[:, :1]), fitted.sparse[1]) >= 0.5
-        found = predicted_shares(unseen, fitted.dense) >= 0.5
+        detected = predicted_shares(unseen, fitted.dense) >= 0.5
         vocabulary = evaluation.vocabulary
         of_strata = [
             strata(_truth(evaluation, vocabulary), vocabulary, vocabulary.index(label), active[:, i], self.least_clips)
             for i, label in enumerate(labels)
         ]
         per_label = {
-            label: self._label(i, fitted, f1, auroc, _Evaluated(truth, found, active, alone), unseen, of_strata[i])
+            label: self._label(i, fitted, f1, auroc, _Evaluated(truth, detected, active, alone), unseen, of_strata[i])
             for i, label in enumerate(labels)
         }
         details = {"per_label": per_label, "not_measured": [label for label in every if label not in per_label]}
@@ -174,7 +174,7 @@ class ProbeLabels(Evaluator):
     ) -> dict[str, Any]:
         """Return what is measured of one label."""
         main, has, active = int(fitted.features[i, 0]), evaluated.truth[:, i], evaluated.active[:, i]
-        right = has & evaluated.found[:, i]
+        right = has & evaluated.detected[:, i]
         absorbed, missed = right & ~active, right & ~evaluated.alone[:, i]
         return {
             "num_clips": int(has.sum()),

@@ -22,10 +22,10 @@ class Pairs(NamedTuple):
 def cosines(of: Float[Tensor, "of d"], among: Float[Tensor, "among d"]) -> Float[np.ndarray, "of among"]:
     """Return the cosine of every two vectors; 0 where one of them is 0. Of centred vectors it is Pearson's r."""
     among = normalize(among, dim=-1).T
-    found = np.empty((len(of), among.shape[1]))
+    cosines = np.empty((len(of), among.shape[1]))
     for start in range(0, len(of), CHUNK):
-        found[start : start + CHUNK] = (normalize(of[start : start + CHUNK], dim=-1) @ among).numpy()
-    return found
+        cosines[start : start + CHUNK] = (normalize(of[start : start + CHUNK], dim=-1) @ among).numpy()
+    return cosines
 
 
 def assigned(similarity: Float[np.ndarray, "of among"]) -> Pairs:

@@ -143,7 +143,7 @@ def label_text(label: str, style: LabelText = "space") -> str:
     return (label.replace("_and_", ", ") if style == "audioset" else label).replace("_", " ")
 
 
-def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence[str]]]) -> list[list[str]]:
+def stated_labels(names: Sequence[str | None], labels_of_clips: Sequence[Sequence[Sequence[str]]]) -> list[list[str]]:
     """Return for each concept the labels that its name states and that are true of it.
 
     A name states a label if it contains the label's words in sequence. A label is true of a concept if more than half
@@ -151,7 +151,7 @@ def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence
 
     Args:
         names: the concepts' names.
-        heard: the labels of each clip, for each concept.
+        labels_of_clips: the labels of each clip, for each concept.
 
     Example:
         >>> from ard.evaluation import stated_labels
@@ -159,7 +159,7 @@ def stated_labels(names: Sequence[str | None], heard: Sequence[Sequence[Sequence
         [['dog']]
     """
     stated = []
-    for name, clips in zip(names, heard, strict=True):
+    for name, clips in zip(names, labels_of_clips, strict=True):
         counts = Counter(label for labels in clips for label in set(labels))
         stated.append(labels_in(name, [label for label, count in counts.items() if 2 * count > len(clips)]))
     return stated

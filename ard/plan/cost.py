@@ -104,14 +104,16 @@ def model_cost(audio: Mapping[str, Any], text: Mapping[str, Any], deepest: int |
         text["num_attention_heads"] * d_head,
         (text["num_key_value_heads"] or text["num_attention_heads"]) * d_head,
     )
-    attention, heard = d * (2 * queries + 2 * keys), 3 * num_mels * a  # heard: the first convolution, at each mel frame
+    attention, convolution = d * (2 * queries + 2 * keys), 3 * num_mels * a
     encoder_layer = 4 * a * a + 2 * a * ffn
-    encoder_weights = heard + a + 3 * a * a + a + audio["max_source_positions"] * a + 2 * a
+    encoder_weights = convolution + a + 3 * a * a + a + audio["max_source_positions"] * a + 2 * a
     encoder_weights += num_encoder_layers * (encoder_layer + 3 * a + ffn + a + 4 * a)  # no bias on the keys
     decoder_weights = num_layers * (attention + queries + 2 * keys + 3 * d * mlp + 2 * d) + d
     num_read = num_layers if deepest is None else deepest + 1
     return ModelCost(
-        encoder=Stack(2 * (2 * heard + 3 * a * a + num_encoder_layers * encoder_layer), 4 * a * num_encoder_layers),
+        encoder=Stack(
+            2 * (2 * convolution + 3 * a * a + num_encoder_layers * encoder_layer), 4 * a * num_encoder_layers
+        ),
         window=audio["max_source_positions"],
         projector=2 * a * d,
         decoder=Stack(2 * num_read * (attention + 3 * d * mlp), 4 * num_read * queries),

@@ -16,12 +16,12 @@ truly belong to it, or all. The paper does not say."""
 
 
 def counted(
-    denominator: Denominator, heard: Float[np.ndarray, " clips"], true: Bool[np.ndarray, " clips"]
+    denominator: Denominator, is_source: Float[np.ndarray, " clips"], true: Bool[np.ndarray, " clips"]
 ) -> Bool[np.ndarray, " clips"]:
     """Return which clips a denominator counts, from verdicts on the unsteered answers (1 source, 0 not, NaN unread)."""
     if denominator == "dataset":
         return np.ones_like(true)
-    return true if denominator == "truth" else heard == 1
+    return true if denominator == "truth" else is_source == 1
 
 
 def sensitivity_samples(

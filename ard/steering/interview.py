@@ -80,21 +80,21 @@ class Interview:
                     self._answers.keep(f"{key}/{clip.id}", answer)
         return [[stored[f"{key}/{clip_id}"] for clip_id in clip_ids] for key in keys]
 
-    def surprise(self, audio: Path, prompt: str, said: Mapping[str, str]) -> list[tuple[float, int]]:
+    def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
         """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
         keys = {
             clip_id: self._key(audio, {"log_likelihood_of": answer, "prompt": prompt}) + f"/{clip_id}"
-            for clip_id, answer in said.items()
+            for clip_id, answer in answers_of_clips.items()
         }
         stored = self._answers.known
         missing = {clip_id for clip_id, key in keys.items() if key not in stored}
-        for group in self._groups(audio, list(said), missing, "perplexity"):
+        for group in self._groups(audio, list(answers_of_clips), missing, "perplexity"):
             # whole batches, so that a resumed run has the same numbers to the last bit
-            surprises = self._surprise(group, prompt, [said[clip.id] for clip in group])
+            surprises = self._surprise(group, prompt, [answers_of_clips[clip.id] for clip in group])
             for clip, surprise in zip(group, surprises, strict=True):
                 if clip.id in missing:
                     self._answers.keep(keys[clip.id], json.dumps(surprise))
-        return [(log_p, num) for log_p, num in (json.loads(stored[keys[clip_id]]) for clip_id in said)]
+        return [(log_p, num) for log_p, num in (json.loads(stored[keys[clip_id]]) for clip_id in answers_of_clips)]
 
     def _surprise(self, clips: Sequence[Clip], prompt: str, answers: Sequence[str]) -> list[tuple[float, int]]:
         prompts = self.model.prompter(clips, [prompt] * len(clips))

@@ -132,9 +132,9 @@ class ChatJudge(Judge):
         self.chat.check()
 
 
-def read_verdict(said: str) -> Verdict:
+def read_verdict(reply: str) -> Verdict:
     """Return the rating in a judge's last line; None if that line has none, or another line rates otherwise."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in reply.splitlines() if line.strip()]
     ratings = [match and match[1] for match in map(_RATING.fullmatch, lines)]
     if not lines or ratings[-1] is None or len({rating for rating in ratings if rating}) > 1:
         return None
