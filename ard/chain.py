@@ -28,7 +28,7 @@ from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
-from ard.steps import STEPS, Goal, Step, Work, work
+from ard.steps import STEPS, Goal, Step, Work, listed, work
 from ard.study import Store, score_study
 from ard.trainer import run_config
 from ard.types import Clip, Failure, UserError
@@ -108,13 +108,13 @@ class Chain:
 
     def fill(self, goals: Iterable[Goal]) -> None:
         """Do all that some goals take and that is not done yet."""
-        listed = work(self.facts, goals)
+        planned = work(self.facts, goals)
         self.check(goals)
-        sources = self._sources(one.split for one in listed if one.step.name == "audio" and one.split)
+        sources = self._sources(one.split for one in planned if one.step.name == "audio" and one.split)
         # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
         movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
         self.run = Run.open(self.run.folder, {"preset": self.preset, **movable})
-        for name, group in groupby(listed, key=lambda one: one.step.name):
+        for name, group in groupby(planned, key=lambda one: one.step.name):
             match name:
                 case "audio":
                     for one in group:
@@ -135,8 +135,8 @@ class Chain:
                 case "study":
                     self.score_study()
                 case _:
-                    for one in group:
-                        self._evaluate(one)
+                    for together in self._passes(group):
+                        self._evaluate(together)
 
     def list_work(self, goals: Iterable[Goal]) -> Iterable[str]:
         """Say of each thing that some goals take whether it is done, and why not."""
@@ -320,24 +320,32 @@ class Chain:
             write_stamp(part.path, part.stamp)
         self._seal(one, [part])
 
-    def _evaluate(self, one: Work) -> None:
-        """Run the evaluators of a step on a cell that have not done their work with these settings."""
-        parts = self.parts(one)
-        todo = [part for part in parts if part.why]
-        self._seal(one, parts)
-        if not todo:
-            return
-        first = next((part for part in todo if part.changed), todo[0])
-        self._announce(str(one), first)
+    def _passes(self, works: Iterable[Work]) -> Iterator[list[tuple[Work, list[Part]]]]:
+        """Gather the cells that the same evaluators have yet to work on: they share a pass over their layer's clips."""
+        passes: dict[str, list[tuple[Work, list[Part]]]] = {}
+        for one in works:
+            parts = self.parts(one)
+            self._seal(one, parts)
+            if todo := [part for part in parts if part.why]:
+                alike = json.dumps([self._cell(one).layer, [part.config for part in todo]], default=str)
+                passes.setdefault(alike, []).append((one, todo))
+        yield from passes.values()
+
+    def _evaluate(self, together: Sequence[tuple[Work, Sequence[Part]]]) -> None:
+        """Run the evaluators of a step that have not done their work with these settings, on cells of one layer."""
+        (one, todo), works = together[0], [one for one, _ in together]
+        changed = [part for _, parts in together for part in parts if part.changed]
+        self._announce(listed(works), next(iter(changed), todo[0]))
         config = self._resolved(str(one.step.file), self._cell_facts(self._cell(one)))
         callbacks = config["trainer"]["callbacks"]
         others = [callback for callback in callbacks if not issubclass(import_class(callback["class_path"]), Evaluator)]
         config["trainer"]["callbacks"] = [*(part.config for part in todo), *others]
+        config["model"]["init_args"]["cell"] = [str(self._cell(work).folder) for work in works]
         if not one.step.evaluates:
             config["data"]["init_args"]["evaluation"] = None
         if not any(part.streams for part in todo):
             config["trainer"]["limit_test_batches"] = 1  # of the activations only the layer is of interest
-        token = STAMPS.set([(part.path, part.stamp) for part in todo])
+        token = STAMPS.set([[(part.path, part.stamp) for part in parts] for _, parts in together])
         try:
             run_config("test", f"{one.step.file}.yaml", config)
         finally:
@@ -394,9 +402,9 @@ class Chain:
         return str(self.facts.activations if split == "probe" else self.facts.evaluation)
 
     def _cell_facts(self, cell: Cell) -> dict[str, Any]:
-        """Return the facts of a cell; of the cells that Table 1 has at other layers it prints AR&D alone."""
+        """Return the facts of a cell; at layers other than the run's own, the tables print AR&D alone."""
         facts = {"layer": cell.layer, "expansion": cell.expansion, "cell": str(cell.folder)}
-        if cell.layer != self.facts.layer and cell.expansion == self.facts.expansion:
+        if cell.layer != self.facts.layer:
             facts["baselines"] = False
         return facts
 

@@ -65,7 +65,7 @@ class CLI(LightningCLI):
     def _folders(self, writer: Any) -> list[Path]:
         """Return where a callback writes: into the cell, or to its ``out``, a folder or a file."""
         if isinstance(writer, Evaluator):
-            return [self.model.cell.folder] if isinstance(self.model, Encoding) else []
+            return [cell.folder for cell in self.model.cells] if isinstance(self.model, Encoding) else []
         if isinstance(writer, SaveSAE) and isinstance(self.model, SAETraining):
             return [writer.folder(expansion) for expansion in self.model.expansions]
         return [writer.out.parent if writer.out.suffix in (".json", ".ckpt") else writer.out]

@@ -248,25 +248,29 @@ class _Planner:
         )
 
     def _probing(self) -> StagePlan:
-        """Every cell reads the probing set once; a cell that is tested also reads the evaluation set."""
+        """The cells of a step and a layer share a pass over the probing set; tests read the evaluation set too."""
         probe, *others = (int(self.tokens[split].sum()) for split in self.extracted)
-        passes = [(of, probe + sum(others)) for _, of in self._cells("test")]
-        passes += [(of, probe) for _, of in self._cells("score")]
-        widths, p = [width(of, self.d_in) for of, _ in passes], self.fact("p")
+        read = {"test": probe + sum(others), "score": probe}
+        passes: dict[tuple[str, int], list[int | str | None]] = {}
+        for step in read:
+            for layer, of in self._cells(step):
+                passes.setdefault((step, layer), []).append(of)
+        widths, p = {key: [width(of, self.d_in) for of in cells] for key, cells in passes.items()}, self.fact("p")
         lists = 8 + 4 + len(SCORERS) * 2 * p * (8 + 4)  # bytes per feature: counts and maxima, then ids and scores
         return StagePlan(
             "probing",
-            f"{len(passes)} passes",
+            f"{sum(map(len, passes.values()))} cells in {len(passes)} passes",
             "float32",
             num_clips=len(self.tokens["probe"]),
-            num_tokens=sum(num_tokens for _, num_tokens in passes),
-            num_bytes=sum(widths) * lists,
+            num_tokens=sum(read[step] for step, _ in passes),
+            num_bytes=sum(map(sum, widths.values())) * lists,
             flops=sum(
-                num_tokens * cost.encoding_flops(self.d_in, width(of, self.d_in))
-                for of, num_tokens in passes
+                read[step] * cost.encoding_flops(self.d_in, width(of, self.d_in))
+                for (step, _), cells in passes.items()
+                for of in cells
                 if of not in RAW
             ),
-            gpu_bytes=4 * 2 * max(widths) * self.d_in,
+            gpu_bytes=4 * 2 * max(map(sum, widths.values())) * self.d_in,
         )
 
     def _embedding(self) -> StagePlan:

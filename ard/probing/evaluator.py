@@ -1,5 +1,6 @@
 """The base class of evaluations: settings, and a function from a cell to a result. All plumbing is here."""
 
+import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,9 @@ from ard.sae import Dictionary, load_dictionary
 from ard.stamps import Stamp, write_stamp
 from ard.types import UserError
 
-STAMPS: ContextVar[Sequence[tuple[Path, Stamp]]] = ContextVar("STAMPS", default=())
-"""The stamps that the evaluators of a `test` write, each when it is done, in their order; set by the caller."""
+STAMPS: ContextVar[Sequence[Sequence[tuple[Path, Stamp]]]] = ContextVar("STAMPS", default=())
+"""For each cell of a `test`, the stamps that its evaluators write, each when it is done, in their order; set by the
+caller."""
 
 CLIPS_PER_BATCH = 32  # without a DataModule to define it
 
@@ -41,8 +43,8 @@ class Evaluator(Callback):
     """The base of all evaluations of a dictionary.
 
     As a callback of `test`, it takes part in the pass over the clips that all evaluators share, on every rank, and
-    writes its result when the pass has ended. It can also be called without a Trainer, on a cell whose files exist:
-    ``MatchLabels(...)(cell)`` writes and returns the result.
+    writes its result when the pass has ended. If the pass is for several cells, a copy of it works on each. It can also
+    be called without a Trainer, on a cell whose files exist: ``MatchLabels(...)(cell)`` writes and returns the result.
 
     An evaluation implements :meth:`evaluate`. One that needs the activations themselves implements :meth:`start`,
     :meth:`update` and :meth:`gather` too.
@@ -67,6 +69,7 @@ class Evaluator(Callback):
         self.clap_name, self.seed = clap, seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dictionary: Dictionary | None = None
+        self._on_cells: list[tuple[Cell, Evaluator]] = []
 
     def check(self, cell: Cell) -> None:
         """Fail before any work if something is known to be missing."""
@@ -156,8 +159,7 @@ class Evaluator(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything is done by any evaluator: an order, or something that is missing."""
-        cell = _cell(trainer, pl_module)
-        evaluators = _evaluators(trainer)
+        cells, evaluators = _cells(trainer, pl_module), _evaluators(trainer)
         place = evaluators.index(self)
         before, after = evaluators[:place], evaluators[place + 1 :]
         for file in self.needs:
@@ -168,24 +170,27 @@ class Evaluator(Callback):
                 raise UserError(
                     f"{_name(self)} needs {FILES[file]}, which {_name(late)} makes: list {_name(late)} before it"
                 )
-            if not cell.path(file).is_file():
-                raise UserError(_missing(self, file, cell))
+            if lacking := [cell for cell in cells if not cell.path(file).is_file()]:
+                raise UserError(_missing(self, file, lacking[0]))
         if trainer.is_global_zero:
-            self.check(cell)
+            for cell in cells:
+                self.check(cell)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Embed this rank's share of the clips, and prepare for the pass."""
         assert isinstance(pl_module, Encoding)
-        cell, self.device = _cell(trainer, pl_module), str(pl_module.device)
-        self._dictionary = pl_module.dictionary
+        cells, self.device = _cells(trainer, pl_module), str(pl_module.device)
         self._seconds = 0.0
-        started = time.monotonic()
         ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
         for split in self.embeds:
-            self.embeddings(cell, cell.unseen if split == "unseen" else split, ranks)
-        if self.streams():
-            self.start(cell, pl_module.dictionary)
-        self._seconds += time.monotonic() - started
+            self.embeddings(cells[0], cells[0].unseen if split == "unseen" else split, ranks)
+        self._on_cells = [(cell, copy.copy(self)) for cell in cells]
+        for (cell, own), dictionary in zip(self._on_cells, pl_module.dictionaries, strict=True):
+            started = time.monotonic()
+            own._dictionary = dictionary  # type: ignore[assignment]
+            if self.streams():
+                own.start(cell, dictionary)  # type: ignore[arg-type]
+            own._seconds = time.monotonic() - started
 
     def on_test_batch_end(
         self,
@@ -198,26 +203,28 @@ class Evaluator(Callback):
     ) -> None:
         """Take in a batch."""
         if self.streams():
-            started = time.monotonic()
-            self.update(SPLITS[dataloader_idx], outputs["scored"])
-            self._seconds += time.monotonic() - started
+            for (_, own), scored in zip(self._on_cells, outputs["scored"], strict=True):
+                started = time.monotonic()
+                own.update(SPLITS[dataloader_idx], scored)
+                own._seconds += time.monotonic() - started
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Combine the ranks; the first one evaluates, writes and logs every figure."""
-        started = time.monotonic() - self._seconds
-        if self.streams():
-            self.gather()
-        if trainer.is_global_zero:
-            cell = _cell(trainer, pl_module)
-            stamps = STAMPS.get()
-            if not stamps:
-                self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
-            result = self._conclude(cell, started)
-            if stamps:  # until now there was the one from before, which says other settings
-                write_stamp(*stamps[_evaluators(trainer).index(self)])
-            if result is not None:
-                _log(pl_module, result)
-        trainer.strategy.barrier()
+        stamps = STAMPS.get()
+        for place, (cell, own) in enumerate(self._on_cells):
+            started = time.monotonic() - own._seconds
+            if self.streams():
+                own.gather()
+            if trainer.is_global_zero:
+                if not stamps:
+                    self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
+                result = own._conclude(cell, started)
+                if stamps:  # until now there was the one from before, which says other settings
+                    write_stamp(*stamps[place][_evaluators(trainer).index(self)])
+                if result is not None:
+                    _log(pl_module, result, f"{cell.label}/" if len(self._on_cells) > 1 else "")
+            trainer.strategy.barrier()
+        self._on_cells = []
 
     def _place_of_stamp(self, trainer: Trainer, cell: Cell) -> Path:
         """Return where its stamp is; the second evaluator of a class has a number."""
@@ -230,10 +237,10 @@ def numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
 
 
-def _log(module: LightningModule, result: Result) -> None:
+def _log(module: LightningModule, result: Result, prefix: str) -> None:
     for row in result.rows:
         shift = f"/{row.source} to {row.target}" if row.source else ""
-        named = {f"{result.evaluation}/{row.method}{shift}/{name}": f.value for name, f in row.figures.items()}
+        named = {f"{prefix}{result.evaluation}/{row.method}{shift}/{name}": f.value for name, f in row.figures.items()}
         module.log_dict(named, rank_zero_only=True)
 
 
@@ -241,17 +248,22 @@ def _evaluators(trainer: Trainer) -> list[Evaluator]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Evaluator)]  # type: ignore[attr-defined]
 
 
-def _cell(trainer: Trainer, module: LightningModule) -> Cell:
-    """Return the cell, with the activations that this `test` reads."""
+def _cells(trainer: Trainer, module: LightningModule) -> list[Cell]:
+    """Return the cells, with the activations that this `test` reads."""
     assert isinstance(module, Encoding)
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ActivationDataModule)
-    if data.layer != module.cell.layer:
-        raise UserError(
-            f"the data are of layer {data.layer} and the cell {str(module.cell.folder)!r} is of layer "
-            f"{module.cell.layer}: give both the same"
-        )
-    return _of(replace(module.cell, probe=data.activations, evaluation=data.evaluation), module.dictionary)
+    for cell in module.cells:
+        if data.layer != cell.layer:
+            raise UserError(
+                f"the data are of layer {data.layer} and the cell {str(cell.folder)!r} is of layer {cell.layer}: give "
+                "both the same"
+            )
+    read = {"probe": data.activations, "evaluation": data.evaluation}
+    return [
+        _of(replace(cell, **read), dictionary)  # type: ignore[arg-type]
+        for cell, dictionary in zip(module.cells, module.dictionaries, strict=True)
+    ]
 
 
 def _of(cell: Cell, dictionary: Dictionary) -> Cell:

@@ -138,7 +138,7 @@ def test_the_order_of_the_clips_decides_where_ties_are_broken_by_it(world, ties,
 def test_an_sae_has_the_p_values_of_every_scorer(world, tmp_path, monkeypatch):
     cell = make_cell(tmp_path, world.scores, monkeypatch, world.embeddings)
     own = cell.run.cell(0, 1)
-    dictionary = Encoding(cell.folder, FEATURES).dictionary
+    dictionary = Encoding(cell.folder, FEATURES).dictionaries[0]
     dictionary.is_baseline = False
     RetrieveRepresentatives()(own, dictionary)
     result = ScoreMonosemanticity(num_selected=6, num_draws=2, num_null_draws=500)(own, dictionary)
