@@ -45,11 +45,9 @@ TEMPLATE = "the sound of {}"
 Names = list[str | None]
 NameAll = Callable[[Concepts], Names]
 COLUMNS = {
-    "named": "named",
-    "right": "right",
-    "right_of_named": "right, of the named",
+    "right": "{num_selected} concepts: right",
     "right_by_chance": "another feature's names",
-    "named_live": "named",
+    "named_live": "{num_live} live features: named",
     "right_live": "right",
     "right_of_named_live": "right, of the named",
     "nameless_shuffled": "shuffled clips: no name",
@@ -219,9 +217,7 @@ def _written(difference: Float[np.ndarray, " live"]) -> dict[str, float]:
 def render(result: Result) -> str:
     """Return the table of the page, and what stands below it."""
     about: Mapping[str, Any] = result.details
-    head = [f"{about['num_selected']} concepts: named", *list(COLUMNS.values())[1:]]
-    head[4] = f"{about['num_live']} live features: named"
-    lines = [["Names by", *head]]
+    lines = [["Names from", *(column.format(**about) for column in COLUMNS.values())]]
     lines += [[row.method, *(_text(row.figures[name]) for name in COLUMNS)] for row in result.rows]
     notes = [
         f"- {words}, minus cosine: right {of['value']:+.3f} [{of['low']:+.3f}, {of['high']:+.3f}] of the live features."
