@@ -48,11 +48,16 @@ class Named(NamedTuple):
                 "feature": feature,
                 "m": m,
                 "name": name.name,
+                "phrases": _phrases(name),
                 "duplicate_of": repeated,
                 **dict(zip(Evidence._fields, evidence, strict=True)),
             }
             for feature, m, name, repeated, *evidence in columns
         ]
+
+
+def _phrases(name: Name) -> list[str]:
+    return list(name.phrases) or ([name.name] if name.name is not None else [])
 
 
 class Space(NamedTuple):
@@ -119,6 +124,7 @@ def write_concepts(
                 "layer": cell.layer,
                 "name": name.name,
                 "made_from": made_from if name.name is not None else None,
+                "phrases": _phrases(name),
                 "support": list(name.support),
                 "m": float(scored["ard/m"][feature]),
                 "q_value": float(scored["ard/q_value"][feature]),

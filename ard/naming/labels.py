@@ -9,6 +9,7 @@ from ard.naming.namer import Concepts, Name, Namer
 from ard.types import UserError
 
 NUM_CANDIDATES = 8
+LEAST_CLIPS = 2  # a label of a single clip says nothing of what clips have in common
 
 
 class LabelNamer(Namer):
@@ -16,10 +17,10 @@ class LabelNamer(Namer):
 
     That k of the p clips of H^k have a label which K of all N clips have is weighed by the hypergeometric test, with
     the false-discovery rate of Benjamini and Hochberg over all labels and all concepts named together
-    (:func:`~ard.naming.functional.over_represented`). The most over-represented label that passes names the feature.
-    A further one is added if it passes, and at least half of the clips have it, or half of those that the labels before
-    it leave out, two or more. Of two labels, such as ``Dog`` and ``Animal``, where all clips with the one have the
-    other too, only the first is named.
+    (:func:`~ard.naming.functional.over_represented`). The most over-represented label that passes, and that two clips
+    have, names the feature. A further one is added if at least half of the clips have it, or half of those that the
+    labels before it leave out, two or more. Of two labels, such as ``Dog`` and ``Animal``, where all clips with the one
+    have the other too, only the first is named.
 
     Clips without labels do not count, neither in H^k nor among all clips: nobody said what they are.
 
@@ -75,18 +76,18 @@ class LabelNamer(Namer):
 
         chosen: list[Occurrence] = []
         left = top
-        for occurrence in (one for one in occurrences if one.q_value <= self.rate):
+        passed = [one for one in occurrences if one.q_value <= self.rate]
+        for occurrence in (one for one in passed if one.num_clips >= LEAST_CLIPS):
             own, rest = top & clips_with[occurrence.label], left & clips_with[occurrence.label]
             is_needed = 2 * len(own) >= len(top) or (len(rest) >= 2 and 2 * len(rest) >= len(left))
             if not chosen or (is_needed and not any(_nested(clips_with, occurrence, other) for other in chosen)):
                 chosen.append(occurrence)
                 left = left - own
         if not chosen:
-            return Name(
-                None, candidates, float("nan"), f"no label is over-represented: at best {supported(occurrences[0])}"
-            )
-        name = " and ".join(_spelled(occurrence.label) for occurrence in chosen)
-        return Name(name, candidates, float("nan"), support=[supported(occurrence) for occurrence in chosen])
+            why = "no over-represented label is in two clips" if passed else "no label is over-represented"
+            return Name(None, candidates, float("nan"), f"{why}: at best {supported(occurrences[0])}")
+        phrases = [_spelled(occurrence.label) for occurrence in chosen]
+        return Name.joined(phrases, [supported(occurrence) for occurrence in chosen], candidates)
 
 
 def _nested(clips_with: Mapping[str, set[int]], one: Occurrence, other: Occurrence) -> bool:

@@ -1,5 +1,6 @@
 """The interface of namers: what they see, and the names that they return."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -34,7 +35,13 @@ class Name(NamedTuple):
     candidates: list[str]  # the texts it was chosen or made from, best first
     agreement: float  # share of the captions that contain it; NaN if the namer does not count
     reason: str | None = None  # why there is no name: a kind that can be counted, and details after a colon
+    phrases: Sequence[str] = ()  # those that the name joins, if it is made of several
     support: Sequence[str] = ()  # what supports each phrase of the name, in words
+
+    @classmethod
+    def joined(cls, phrases: Sequence[str], support: Sequence[str], candidates: list[str]) -> "Name":
+        """Return the name that joins some phrases."""
+        return cls(" and ".join(phrases), candidates, math.nan, None, phrases, support)
 
 
 class Namer(ABC):

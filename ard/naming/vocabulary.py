@@ -79,9 +79,10 @@ class VocabularyNamer(Namer):
         candidates = [self.phrases[row] for row in alike.ranked]
         support = [self._support(phrase, p) for phrase in alike.passed or alike.failed]
         if not alike.passed:
-            return Name(None, candidates, float("nan"), f"no phrase stands out: at best {support[0]}")
-        name = " and ".join(self.phrases[phrase.row] for phrase in alike.passed)
-        return Name(name, candidates, float("nan"), support=support)
+            beats_chance = alike.failed[0].p_value <= self.rate
+            why = "no phrase that stands out is in two clips" if beats_chance else "no phrase stands out"
+            return Name(None, candidates, float("nan"), f"{why}: at best {support[0]}")
+        return Name.joined([self.phrases[phrase.row] for phrase in alike.passed], support, candidates)
 
     def _support(self, phrase: Phrase, p: int) -> str:
         text, contrast, p_value = self.phrases[phrase.row], phrase.contrast, phrase.p_value

@@ -52,6 +52,7 @@ def test_labels_name_concepts_without_captions_and_clap(cell, monkeypatch):
         of_all = sum(label in of_clip for of_clip in labels.values())
         assert row["support"][0].startswith(f"{row['name']} in {count} of 4 clips ({of_all} of 12 in all, q ")
         assert row["made_from"] == "labels"
+        assert row["phrases"] == [row["name"]]
         assert row["captions"] == []
         assert math.isnan(row["clap"])
         assert row["duplicate_of"] == first.get(row["name"])  # the same words

@@ -34,9 +34,17 @@ def test_a_rare_label_of_half_of_the_clips_is_evidence():
     assert name.support[0].startswith("owl in 2 of 4 clips (3 of 400 in all, q ")
 
 
+def test_a_label_of_a_single_clip_is_no_name_however_rare():
+    labels = corpus(40_000, owl={0})
+    name = name_of(labels, [0, 1, 2, 3])
+    assert name.name is None
+    assert name.reason.startswith("no over-represented label is in two clips: at best owl in 1 of 4 clips (1 of 40000 ")
+
+
 def test_several_labels_name_a_concept_that_has_them_all_or_is_shared_among_them():
     both = corpus(400, owl=range(8), forest=[*range(6), 20, 21])
     assert name_of(both, [0, 1, 2, 3]).name == "forest and owl"
+    assert name_of(both, [0, 1, 2, 3]).phrases == ["forest", "owl"]
     shared = corpus(400, owl=range(8), bell=range(20, 28))
     assert name_of(shared, [0, 1, 20, 21]).name == "bell and owl"
     few = corpus(4000, owl=range(8), bell=range(20, 28))
