@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ard.classes import import_class
 from ard.naming import CAPTION_PROMPT
 from ard.plan import cost
 from ard.plan.gpus import GPUS, Gpu
@@ -158,7 +159,7 @@ class _Planner:
             *(self._activations(layer) for layer in self.layers),
             *(self._training(layer, of) for layer, of in self._cells("fit") if isinstance(of, int)),
             *(self._probing(), self._embedding()),
-            *([self._captions()] if self._cells("test") else []),
+            *([self._captions()] if self._cells("test") and self._has_captions() else []),
             *(self._steering() if self._cells("steer") else []),
         ]
         self.assumptions += [
@@ -282,6 +283,11 @@ class _Planner:
         num_bytes, flops = 4 * len(windows) * clap["projection_dim"], int(windows.sum()) * cost.clap_flops(clap)
         part = ", ".join(self.extracted)
         return StagePlan("CLAP embedding", part, "float32", len(windows), num_bytes=num_bytes, flops=flops)
+
+    def _has_captions(self) -> bool:
+        """Return whether the namer needs captions, as the default one does."""
+        namer = self.setting("test", "NameConcepts", "namer")
+        return namer is None or "captions" in import_class(namer["class_path"]).needs  # type: ignore[attr-defined]
 
     def _captions(self) -> StagePlan:
         """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""

@@ -56,7 +56,7 @@ class Evaluator(Callback):
         embeds: splits whose CLAP embeddings it needs: ``probe``, or ``unseen``, the split on which names are tested.
 
     Args:
-        clap: the CLAP model.
+        clap: the CLAP model; None for an evaluation that does without.
         seed: seed for draws and the bootstrap.
     """
 
@@ -65,7 +65,7 @@ class Evaluator(Callback):
     results: ClassVar[tuple[str, ...]] = ()
     embeds: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *, clap: str = EMBEDDED, seed: int = 0) -> None:
+    def __init__(self, *, clap: str | None = EMBEDDED, seed: int = 0) -> None:
         self.clap_name, self.seed = clap, seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dictionary: Dictionary | None = None
@@ -103,17 +103,21 @@ class Evaluator(Callback):
         return self._dictionary
 
     def clap(self) -> Clap:
-        """Return the CLAP model, loaded once per process."""
+        """Return the CLAP model, loaded once per process.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if self.clap_name is None:
+            raise UserError(f"{_name(self)} needs a CLAP model, and its clap is null: give it one, or leave it out")
         return load_clap(self.clap_name, device=self.device)
 
     def embeddings(self, cell: Cell, split: str, ranks: Ranks = Ranks()) -> Tensor:  # noqa: B008
         """Return the embeddings [clips, d] of a split's clips, each computed once per run."""
-        clip_ids = read_manifest(cell.splits[split]).clip_ids
-        path = cell.run.embeddings(self.clap_name, split)
+        clip_ids, clap = read_manifest(cell.splits[split]).clip_ids, self.clap()
+        path = cell.run.embeddings(clap.name, split)
         audio = cell.run.audio(split)
-        return embed_clips(
-            self.clap(), audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier
-        )
+        return embed_clips(clap, audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier)
 
     def __call__(self, cell: Cell, dictionary: Dictionary | None = None) -> Result | None:
         """Evaluate a cell without a Trainer: pass over the clips if needed, then write and return the result.
@@ -182,7 +186,7 @@ class Evaluator(Callback):
         cells, self.device = _cells(trainer, pl_module), str(pl_module.device)
         self._seconds = 0.0
         ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
-        for split in self.embeds:
+        for split in self.embeds if self.clap_name is not None else ():
             self.embeddings(cells[0], cells[0].unseen if split == "unseen" else split, ranks)
         self._on_cells = [(cell, copy.copy(self)) for cell in cells]
         for (cell, own), dictionary in zip(self._on_cells, pl_module.dictionaries, strict=True):

@@ -46,7 +46,10 @@ class ClipCard(NamedTuple):
 
 
 class ConceptCard(NamedTuple):
-    """One concept: its numbers (None where there are none) and its most and least representative clips, best first."""
+    """One concept: its numbers (None where there are none) and its most and least representative clips, best first.
+
+    ``support`` says what supports each phrase of the name, and ``made_from`` what the name was made from.
+    """
 
     feature: int
     layer: int
@@ -57,6 +60,8 @@ class ConceptCard(NamedTuple):
     clap: float | None
     detection: float | None
     candidates: list[str]
+    made_from: str | None
+    support: list[str]
     top: list[ClipCard]
     bottom: list[ClipCard]
 
@@ -167,6 +172,8 @@ def _concept(
         clap=_number(row["clap"]),
         detection=_number(row.get("detection")),
         candidates=row["candidates"] or [],
+        made_from=row.get("made_from"),
+        support=row.get("support") or [],
         top=[
             _clip(clip_id, caption, clips, sounds, where)
             for clip_id, caption, where in zip(top, padded, activities, strict=False)

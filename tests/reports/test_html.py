@@ -194,6 +194,14 @@ def test_missing_audio_numbers_and_names_are_said(run):
         assert words in page.text
 
 
+def test_what_supports_a_name_is_on_its_card(run):
+    support = ["rain in 4 of 4 clips (29 of 1200 in all, q 0.001)", "<wind> in 2 of 4 clips"]
+    write_concepts(run, [concept(5, 2.0, NASTY, made_from="a vocabulary: mine.txt", support=support)])
+    page = Page(write_report(run))
+    assert " · ".join(support) in page.text
+    assert "from a vocabulary: mine.txt" in page.text
+
+
 def test_writing_again_leaves_no_old_audio(run):
     write_report(run)
     write_concepts(run, [concept(5, 2.0, NASTY, bottom_ids=[])])
