@@ -38,7 +38,7 @@ class NameConcepts(Evaluator):
     to random clips.
 
     Args:
-        audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B).
+        audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B); None if none does.
         captioner: a chat model that takes audio and writes the captions instead, at an endpoint.
         namer: makes names from captions; by default, from their consensus.
         clap: the CLAP model for the consensus namer, for duplicates and for the names' evidence.
@@ -58,7 +58,7 @@ class NameConcepts(Evaluator):
     def __init__(
         self,
         *,
-        audiollm: str = EMBEDDED,
+        audiollm: str | None = EMBEDDED,
         captioner: Chat | None = None,
         namer: Namer | None = None,
         clap: str = EMBEDDED_CLAP,
@@ -116,6 +116,8 @@ class NameConcepts(Evaluator):
 
     def _captioner(self, cell: Cell) -> Callable[[str, list[str]], dict[str, str]]:
         """Return what captions a split's clips, with a model that is loaded at most once; some may get no caption."""
+        if self.captioner is None and self.audiollm is None:
+            return lambda split, clip_ids: {}
         if self.captioner is not None:
             model, load = self.captioner.model, cache(partial(chat_captioner, self.captioner))
         else:
