@@ -103,7 +103,7 @@ class Extraction(LightningModule):
             **({"computed_in": str(network.dtype).removeprefix("torch.")} if has_weights else {}),
             "dtype": self.store_dtype,
             "prompt": "chat template with the audio and an empty user text",
-            "tokens": "audio placeholders only; of an encoder the positions of sound",
+            "tokens": "audio placeholders only; of an encoder the frames of sound",
         }
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Extracted:

@@ -120,7 +120,8 @@ class AudioLLM:
     def _capture(self, batch: AudioPrompts, layers: Sequence[int]) -> dict[int, list[Tensor]]:
         """Capture a batch in one pass."""
         features = self._inputs(batch.features)
-        positions, order = self.positions(features), slice(None)
+        positions = self.positions(features)
+        order: Any = slice(None)
         with ExitStack() as stack:
             if self._encoder is None:
                 needed = stack.enter_context(needed_frames(self._tower, features)) | {"use_cache": False}

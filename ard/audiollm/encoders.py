@@ -80,9 +80,9 @@ class Encoder(ABC):
     def moments(self, features: Any) -> Int[Tensor, " positions"]:
         """Return the moment of every position, from the network's input; -1 where one stands for none."""
 
+    @abstractmethod
     def prepare(self, waveform: Waveform) -> BatchFeature:
         """Return one clip as the network's input."""
-        return self._extracted(waveform)
 
     @contextmanager
     def fitted(self, network: Any, features: Any) -> Iterator[None]:
@@ -104,19 +104,24 @@ class WhisperEncoder(Encoder):
 
     @property
     def window_s(self) -> float:
+        """The window of the feature extractor: 30 s of all that were published."""
         return float(self.extractor.chunk_length)
 
     @property
     def token_s(self) -> float:
+        """Two mel frames: 20 ms."""
         return 2 * self.extractor.hop_length / self.extractor.sampling_rate
 
     def num_moments(self, num_samples: Int[Tensor, " clips"]) -> Int[Tensor, " clips"]:
+        """Count pairs of mel frames, the last of which may be half filled."""
         return -(-num_samples // (2 * self.extractor.hop_length))
 
     def moments(self, features: Any) -> Int[Tensor, " positions"]:
+        """Number all positions of the window, or of the clip where it was cut."""
         return torch.arange(features["input_features"].shape[-1] // 2)
 
     def prepare(self, waveform: Waveform) -> BatchFeature:
+        """Extract the window, and cut it after the clip if asked."""
         features = self._extracted(waveform)
         if self.cuts:
             features["input_features"] = features["input_features"][..., : 2 * int(self.num_moments(features[LENGTH]))]
@@ -124,6 +129,7 @@ class WhisperEncoder(Encoder):
 
     @contextmanager
     def fitted(self, network: Any, features: Any) -> Iterator[None]:
+        """Give the network as many positions as a cut clip has frames: the first ones."""
         if not self.cuts:
             yield
             return
@@ -141,21 +147,26 @@ class WaveformEncoder(Encoder):
 
     @property
     def alone(self) -> bool:
+        """Whether a norm would read the padding of other clips."""
         return self.config.feat_extract_norm == "group" or getattr(self.config, "conv_pos_batch_norm", False)
 
     @property
     def token_s(self) -> float:
+        """The strides of all convolutions: 20 ms."""
         return math.prod(self.config.conv_stride) / self.extractor.sampling_rate
 
     def num_moments(self, num_samples: Int[Tensor, " clips"]) -> Int[Tensor, " clips"]:
+        """Count the frames that the convolutions give."""
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
             num_samples = (num_samples - kernel) // stride + 1
         return num_samples
 
     def moments(self, features: Any) -> Int[Tensor, " positions"]:
+        """Number the frames of the longest clip."""
         return torch.arange(int(self.num_moments(torch.tensor([features["input_values"].shape[-1]]))))
 
     def prepare(self, waveform: Waveform) -> BatchFeature:
+        """Normalise the samples, with a mask where the model was trained with one."""
         shortest = 1  # of samples that give one frame
         for kernel, stride in zip(self.config.conv_kernel[::-1], self.config.conv_stride[::-1], strict=True):
             shortest = (shortest - 1) * stride + kernel
@@ -172,10 +183,12 @@ class SpectrogramTransformer(Encoder):
 
     @property
     def window_s(self) -> float:
+        """The frames of the feature extractor: 10.24 s of all that were published."""
         return self.config.max_length * FRAME_S
 
     @property
     def token_s(self) -> float:
+        """The stride of the patches in time, 0.1 s, over the bands."""
         return self.config.time_stride * FRAME_S / self._bands
 
     @property
@@ -186,15 +199,18 @@ class SpectrogramTransformer(Encoder):
         return (num_frames - self.config.patch_size) // self.config.time_stride + 1
 
     def num_moments(self, num_samples: Int[Tensor, " clips"]) -> Int[Tensor, " clips"]:
+        """Count the columns of patches that begin on a frame of sound."""
         rate_hz = self.extractor.sampling_rate
         num_frames = (num_samples - round(2.5 * FRAME_S * rate_hz)) // round(FRAME_S * rate_hz) + 1  # of 25 ms
         return (-(-num_frames // self.config.time_stride)).clamp(max=self._columns(self.config.max_length))
 
     def moments(self, features: Any) -> Int[Tensor, " positions"]:
+        """Number the columns, row by row."""
         columns = torch.arange(self._columns(features["input_values"].shape[1]))
         return torch.cat([torch.tensor([-1, -1]), columns.repeat(self._bands)])
 
     def prepare(self, waveform: Waveform) -> BatchFeature:
+        """Extract the window, and cut it after the clip's last patch if asked."""
         features = self._extracted(waveform, round(2.5 * FRAME_S * self.extractor.sampling_rate))
         if self.cuts:
             needed = (int(self.num_moments(features[LENGTH])) - 1) * self.config.time_stride + self.config.patch_size
@@ -203,6 +219,7 @@ class SpectrogramTransformer(Encoder):
 
     @contextmanager
     def fitted(self, network: Any, features: Any) -> Iterator[None]:
+        """Give the network the positions of the columns that a cut clip has."""
         if not self.cuts:
             yield
             return
@@ -233,10 +250,12 @@ class ClapEncoder(Encoder):
 
     @property
     def window_s(self) -> float:
+        """The window of the feature extractor: 10 s of all that were published."""
         return float(self.extractor.max_length_s)
 
     @property
     def d_in(self) -> int:
+        """The width of the stage, which doubles from one to the next."""
         return int(self._audio.patch_embeds_hidden_size * 2**self._stage)
 
     @property
@@ -251,19 +270,23 @@ class ClapEncoder(Encoder):
 
     @property
     def token_s(self) -> float:
+        """The window over all positions of the picture."""
         return self.window_s / self._side**2
 
     def num_moments(self, num_samples: Int[Tensor, " clips"]) -> Int[Tensor, " clips"]:
+        """Count the columns of all pieces that begin within the clip."""
         num_moments = self._pieces * self._side
         return -(-num_samples * num_moments // self.extractor.nb_max_samples)
 
     def moments(self, features: Any) -> Int[Tensor, " positions"]:
+        """Number the columns of each piece after those of the pieces before."""
         piece = torch.arange(self._side) // (self._side // self._pieces)
         return (piece[:, None] * self._side + torch.arange(self._side)).flatten()
 
     def prepare(self, waveform: Waveform) -> BatchFeature:
+        """Extract the window, without the long clips of a "fusion" model, which none is."""
         features = self._extracted(waveform)
-        features["is_longer"] = torch.zeros_like(features["is_longer"])  # which a "fusion" model's marks at random
+        features["is_longer"] = torch.zeros_like(features["is_longer"])  # the extractor may mark one at random
         return features
 
 

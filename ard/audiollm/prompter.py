@@ -246,9 +246,7 @@ def only_hears(model: str) -> bool:
     return FAMILIES.get(config.model_type, PLAIN).encoder is not None
 
 
-def load_prompter(
-    model: str = EMBEDDED, *, layers_path: str | None = None, window: str | None = None
-) -> AudioPrompter:
+def load_prompter(model: str = EMBEDDED, *, layers_path: str | None = None, window: str | None = None) -> AudioPrompter:
     """Load the part that makes a model's input, without the weights; for the arguments see ``load_audiollm``.
 
     Raises:
@@ -279,5 +277,6 @@ def explained(model: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"model {model!r} cannot be loaded ({reason}): give a local folder or a hub id of an AudioLLM or audio encoder"
+            f"model {model!r} cannot be loaded ({reason}): give a local folder or a hub id of an AudioLLM or of an "
+            "audio encoder"
         ) from error

@@ -116,10 +116,10 @@ class NameConcepts(Evaluator):
 
     def _captioner(self, cell: Cell) -> Callable[[str, list[str]], dict[str, str]]:
         """Return what captions a split's clips, with a model that is loaded at most once; some may get no caption."""
-        if self.captioner is None and self.audiollm is None:
-            return lambda split, clip_ids: {}
         if self.captioner is not None:
             model, load = self.captioner.model, cache(partial(chat_captioner, self.captioner))
+        elif self.audiollm is None:
+            return lambda split, clip_ids: {}
         else:
             own = partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
             model, load = self.audiollm, cache(own)
