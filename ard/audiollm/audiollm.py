@@ -319,7 +319,8 @@ def load_audiollm(
     family = FAMILIES.get(config.model_type, PLAIN)
     if torch.device(device).type == "meta":
         with torch.device("meta"):
-            network = family.model_class.from_config(config)
+            of_config = getattr(family.model_class, "from_config", family.model_class)  # an auto class has the former
+            network = of_config(config)
     else:
         network = _with_weights(model, config, family, dtype, attention).to(device)
         keep_plain_options(network)
