@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ard.activations import read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
-from ard.audiollm import EMBEDDED
+from ard.audiollm import EMBEDDED, only_hears
 from ard.classes import import_class
 from ard.console import say, say_failures, say_notes, tracked
 from ard.evaluation import MatchReading, measure_gain
@@ -79,6 +79,20 @@ class Chain:
                 f"`matching` {reading} of the run is no reading ({error}): see ard.evaluation.MatchReading"
             ) from error
         self.run = Run(Path(self.facts.out))
+        self._left_out = self._leave_out()
+
+    def _leave_out(self) -> list[str]:
+        """Leave out what only a model that answers can do, if the run's is an encoder; return what, with the reason."""
+        if not only_hears(self.facts.model):
+            return []
+        asked: dict[str, tuple[str, Any]] = {}
+        if self.facts.get("captioner") == self.facts.model:
+            asked["captioner"] = ("captions", None)
+        if self.facts.get("tasks"):
+            asked["tasks"] = ("steering", [])
+        self.change(**{fact: nothing for fact, (_, nothing) in asked.items()})
+        reason = f"left out, since {str(self.facts.model)!r} is an encoder, which answers nothing"
+        return [f"{what}: {reason}" for what, _ in asked.values()]
 
     def change(self, **facts: Any) -> None:
         """Change facts, before anything is filled."""
@@ -110,6 +124,8 @@ class Chain:
         """Do all that some goals take and that is not done yet."""
         planned = work(self.facts, goals)
         self.check(goals)
+        for line in self._left_out:
+            say(line)
         sources = self._sources(one.split for one in planned if one.step.name == "audio" and one.split)
         # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
         movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))

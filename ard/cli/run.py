@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from ard.audio import FolderClips, read_audio_manifest
-from ard.audiollm import EMBEDDED, load_audiollm
+from ard.audiollm import EMBEDDED, AudioLLM, load_audiollm
 from ard.chain import Chain, claim_run
 from ard.files import refuse_inside
 from ard.presets import preset_facts
@@ -76,6 +76,9 @@ def run(
     *,
     clap: str = EMBEDDED,
     layer: int | None = None,
+    layers: list[int] | None = None,
+    layers_path: str | None = None,
+    window: str | None = None,
     expansion: int = 8,
     k: int | None = None,
     seed: int = 0,
@@ -85,10 +88,15 @@ def run(
 
     Args:
         audio: a folder of wav, flac, ogg or mp3 files, at any depth, or one file.
-        model: a Qwen2-Audio-class model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
+        model: an AudioLLM or an audio encoder (Whisper, wav2vec 2.0, HuBERT, WavLM, AST, CLAP's), a local folder or hub
+            id; ``embedded`` is the small AudioLLM that comes with ard.
         out: the run's folder.
         clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
-        layer: decoder layer, 0-based; by default the one at the depth of the paper's layer 26 of 32.
+        layer: the layer, 0-based, whose concepts are named; by default the middle one of ``layers``, or of an encoder,
+            or the one of a decoder at the depth of the paper's layer 26 of 32.
+        layers: all layers that get an SAE, for Table 4; by default ``layer`` alone.
+        layers_path: module path of the layers, if not the decoder's or, of an encoder, its own (docs/families.md).
+        window: `clip` leaves out the padding that Whisper and AST would compute: faster, but another model.
         expansion: e, features of the SAE per dimension of the model.
         k: features that a token keeps; by default the paper's share of the model's width, at least 16.
         seed: seed of the SAE and every draw.
@@ -96,11 +104,9 @@ def run(
     """
     source = FolderClips(audio)
     refuse_inside(audio, out)
-    audiollm = load_audiollm(model)
+    audiollm = load_audiollm(model, layers_path=layers_path, window=window)
     source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
-    chosen = int(PAPER_LAYER * len(audiollm.layers)) if layer is None else layer
-    if not 0 <= chosen < len(audiollm.layers):
-        raise UserError(f"layer {chosen} does not exist in {model!r}: it has layers 0 to {len(audiollm.layers) - 1}")
+    chosen = _choose_layer(audiollm, layer, layers)
     facts = {
         "out": str(out),
         "seed": seed,
@@ -109,7 +115,9 @@ def run(
         "d_in": audiollm.d_in,
         "data": f"the sounds in {audio.resolve().name!r} ({source.fingerprint()})",
         "audio": {},
-        "layers": [chosen],
+        "layers_path": layers_path,
+        "window": window,
+        "layers": sorted({chosen, *(layers or [])}),
         "layer": chosen,
         "expansions": [expansion],
         "expansion": expansion,
@@ -132,3 +140,14 @@ def run(
         chain.change(p=min(4, num_clips // 2))
         chain.fill(goals)
         chain.finish()
+
+
+def _choose_layer(audiollm: AudioLLM, layer: int | None, layers: list[int] | None) -> int:
+    """Return the layer whose concepts are named; refuse layers that do not exist."""
+    num_layers = len(audiollm.layers)
+    if layer is None and layers:
+        layer = sorted(layers)[len(layers) // 2]
+    if layer is None:
+        layer = int(PAPER_LAYER * num_layers) if audiollm.answers else num_layers // 2
+    audiollm.check_layers([layer, *(layers or [])])
+    return layer

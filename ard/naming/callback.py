@@ -38,7 +38,7 @@ class NameConcepts(Evaluator):
     random clips.
 
     Args:
-        audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B).
+        audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B); None if none does.
         captioner: a chat model that takes audio and writes the captions instead, at an endpoint.
         namer: makes the names; by default, from the consensus of captions.
         clap: the CLAP model for a namer that needs embeddings, for duplicates and for how close names are to clips.
@@ -59,7 +59,7 @@ class NameConcepts(Evaluator):
     def __init__(
         self,
         *,
-        audiollm: str = EMBEDDED,
+        audiollm: str | None = EMBEDDED,
         captioner: Chat | None = None,
         namer: Namer | None = None,
         clap: str | None = EMBEDDED_CLAP,
@@ -139,6 +139,8 @@ class NameConcepts(Evaluator):
         """Return what captions a split's clips, with a model that is loaded at most once; some may get no caption."""
         if self.captioner is not None:
             model, load = self.captioner.model, cache(partial(chat_captioner, self.captioner))
+        elif self.audiollm is None:
+            return lambda split, clip_ids: {}
         else:
             own = partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
             model, load = self.audiollm, cache(own)
