@@ -84,7 +84,7 @@ def run(
     """Run the whole method on a folder of your own sounds: named concepts with audio players.
 
     Args:
-        audio: a folder of wav, flac, ogg or mp3 files, at any depth, or one file.
+        audio: a folder of sound files, at any depth, or one file.
         model: a Qwen2-Audio-class model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
         out: the run's folder.
         clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
