@@ -57,6 +57,10 @@ class FolderClips:
         for path in files:
             yield from self._read(path, taken)
 
+    def __len__(self) -> int:
+        """Count the files; a long one gives several clips."""
+        return len(self.files()[0])
+
     def files(self) -> tuple[list[Path], list[OSError]]:
         """Return the files to read, and the errors of folders that could not be read."""
         if self._only:

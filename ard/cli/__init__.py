@@ -128,7 +128,10 @@ a small SAE on a quiet machine. `experiments/bench/busy.py` measures both.
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command; bad input ends with one line on stderr and exit code 2 (``--debug`` shows the traceback)."""
+    """Run a command.
+
+    Bad input ends with one line on stderr and exit code 2 (``--debug`` shows the traceback), Ctrl-C with one and 130.
+    """
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
@@ -137,7 +140,15 @@ def main(args: list[str] | None = None) -> None:
     if not {*WAITING, "KMP_BLOCKTIME"} & os.environ.keys():
         os.environ |= WAITING  # OpenMP reads it when torch is loaded, here and in the processes that this one starts
     _degrade()
-    name, words = _choose(args)
+    try:
+        name, words = _choose(args)
+        _run_or_refuse(name, words, debug=debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("ard: stopped; the same command goes on from what is finished\n")
+        raise SystemExit(130) from None
+
+
+def _run_or_refuse(name: str, words: list[str], *, debug: bool) -> None:
     from ard.console import console  # after the help: both bring torch
     from ard.types import UserError
 
@@ -149,9 +160,6 @@ def main(args: list[str] | None = None) -> None:
             raise
         console.print(f"ard: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        console.print("ard: stopped; the same command goes on from what is finished", style="red")
-        raise SystemExit(130) from None
 
 
 def _degrade() -> None:
@@ -217,7 +225,9 @@ def _silence() -> None:
 
     for library in (lightning.fabric, lightning.pytorch):  # which set their level when they are imported
         logging.getLogger(library.__name__).setLevel(logging.WARNING)
-    wandb.setup()  # W&B heeds WANDB_SILENT only from here on
+    settings = wandb.Settings()
+    settings.update_from_env_vars(dict(os.environ))
+    wandb.termsetup(settings, None)  # or W&B heeds WANDB_SILENT only from its first run on
     disable_progress_bar()
 
 

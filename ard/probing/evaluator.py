@@ -15,6 +15,7 @@ from torch import Tensor
 from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
 from ard.activations.store import read_layer
 from ard.activations.stream import Probe
+from ard.console import at_work
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
 from ard.probing.module import SPLITS, Encoding, Scored, score
 from ard.results import Result
@@ -212,7 +213,9 @@ class Evaluator(Callback):
             stamps = STAMPS.get()
             if not stamps:
                 self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
-            result = self._conclude(cell, started)
+            place, num = _evaluators(trainer).index(self) + 1, len(_evaluators(trainer))
+            with at_work(f"{_name(self)}, {place} of {num}"):
+                result = self._conclude(cell, started)
             if stamps:  # until now there was the one from before, which says other settings
                 write_stamp(*stamps[_evaluators(trainer).index(self)])
             if result is not None:
