@@ -45,7 +45,9 @@ class CLI(LightningCLI):
                 callback for callback in cast(Any, self.trainer).callbacks if isinstance(callback, SaveWhenStopped)
             ]
             console.print(
-                "ard: stopped; the same command goes on from its checkpoint, `fit` with --ckpt_path", style="red"
+                "ard: stopped; the same command goes on from its checkpoint, `fit` with --ckpt_path",
+                style="red",
+                soft_wrap=True,
             )
             number = signal.SIGINT if any(saver.by_ctrl_c for saver in savers) else signal.SIGTERM
             raise SystemExit(128 + number) from None
