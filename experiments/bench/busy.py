@@ -41,15 +41,14 @@ def training_step(expansions: list[int]) -> Callable[[], object]:
         module.on_before_optimizer_step(optimizer)
         optimizer.step()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there is no Trainer to log to
-        step()
+    step()
     module._start_from = lambda x: None  # type: ignore[method-assign]  # of the first step alone
     return step
 
 
 def answer() -> None:
     """Read the name of a size from stdin, take some steps of it, and print the seconds of one; until stdin ends."""
+    warnings.simplefilter("ignore")  # there is no Trainer to log to
     steps = {name: training_step(expansions) for name, expansions in SIZES.items()}
     for line in sys.stdin:
         step = steps[line.strip()]
