@@ -1,7 +1,10 @@
 import inspect
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 
 import pyarrow.parquet as pq
@@ -11,7 +14,7 @@ from safetensors.torch import load_file
 
 import ard
 from ard.audiollm import load_audiollm
-from ard.cli import COMMANDS, main
+from ard.cli import COMMANDS, WAITING, main
 from ard.cli.run import _choose_layer
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
@@ -331,3 +334,15 @@ def test_a_fact_is_changed_on_the_command_line(capsys):
     assert re.search(r"^ *layer: 1$", printed, re.MULTILINE)
     assert re.search(r"^ *expansion: 16$", printed, re.MULTILINE)
     assert re.search(r"out: runs/demo/layer-1/e16/sae$", printed, re.MULTILINE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP, which can be asked what it has read, is Linux's")
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, WAITING["GOMP_SPINCOUNT"]), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")]
+)
+def test_threads_wait_as_ard_says_unless_the_user_says_otherwise(own, spins):
+    environment = {name: value for name, value in os.environ.items() if name not in (*WAITING, "KMP_BLOCKTIME")}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **own}
+    command = [sys.executable, "-m", "ard", "report", "--run", "nowhere"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in shown

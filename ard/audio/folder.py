@@ -13,11 +13,9 @@ from ard.audio.paths import files_under, id_of, printable
 from ard.files import LOCK
 from ard.types import Clip, Failure, UserError
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-
 
 class FolderClips:
-    """Iterate over the sounds under a folder, at any depth, in the order of their names.
+    """Iterate over the sounds under a folder, at any depth, in the order of their names; content tells the format.
 
     A clip's id is its path below the folder, as :func:`~ard.audio.paths.id_of` writes it: dots are replaced, and bytes
     that are not text are escaped. Linked folders are followed, each real folder once. Files that cannot be used and
@@ -38,9 +36,7 @@ class FolderClips:
             is_folder = stat.S_ISDIR(root.stat().st_mode)
         except OSError as error:
             reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-            raise UserError(
-                f"audio folder {str(root)!r} {reason}: give a folder of wav, flac, ogg or mp3 files"
-            ) from error
+            raise UserError(f"audio folder {str(root)!r} {reason}: give a folder of sound files") from error
         if segment_s is not None and not segment_s > 0:
             raise UserError(f"segment_s {segment_s} cuts files into nothing: give a number of seconds above 0")
         self.root = root if is_folder else root.parent
@@ -60,6 +56,10 @@ class FolderClips:
                 yield Failure(name, "audio", f"this folder cannot be read ({error.strerror})")
         for path in files:
             yield from self._read(path, taken)
+
+    def __len__(self) -> int:
+        """Count the files; a long one gives several clips."""
+        return len(self.files()[0])
 
     def files(self) -> tuple[list[Path], list[OSError]]:
         """Return the files to read, and the errors of folders that could not be read."""
@@ -91,9 +91,6 @@ class FolderClips:
         below = path.relative_to(self.root).as_posix()
         name, clip_id = printable(below), _unique(id_of(below), taken)
         dataset = printable(os.path.basename(os.path.abspath(self.root)))
-        if path.suffix.lower() not in SUFFIXES:
-            yield Failure(name, "audio", f"not a {', '.join(s[1:] for s in SUFFIXES)} file")
-            return
         for suffix, recording in decode_pieces(path, name, self.segment_s):
             if isinstance(recording, Failure):
                 yield recording._replace(reason=f"piece of a longer file: {recording.reason}") if suffix else recording
@@ -110,7 +107,7 @@ def read_clip(path: Path) -> Clip:
     """
     recording = decode(path, path.name)
     if isinstance(recording, Failure):
-        raise UserError(f"audio file {str(path)!r} cannot be used ({recording.reason}): give wav, flac, ogg or mp3")
+        raise UserError(f"audio file {str(path)!r} cannot be used ({recording.reason}): give another one")
     waveform, sample_rate_hz, note = recording
     return Clip(printable(path.name), waveform, sample_rate_hz, printable(path.parent.name), note=note)
 

@@ -87,7 +87,7 @@ def run(
     """Run the whole method on a folder of your own sounds: named concepts with audio players.
 
     Args:
-        audio: a folder of wav, flac, ogg or mp3 files, at any depth, or one file.
+        audio: a folder of sound files, at any depth, or one file.
         model: an AudioLLM or an audio encoder (Whisper, wav2vec 2.0, HuBERT, WavLM, AST, CLAP's), a local folder or hub
             id; ``embedded`` is the small AudioLLM that comes with ard.
         out: the run's folder.

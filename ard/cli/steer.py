@@ -36,7 +36,7 @@ def steer(
 
     Args:
         run: the run's folder.
-        audio: the clip, a wav, flac, ogg or mp3 file.
+        audio: the clip, a sound file.
         value: the value to set the feature to, 0 or more; a list has one for each feature.
         prompt: the question.
         feature: the feature by its number, or several as [12,40].

@@ -162,7 +162,7 @@ class NameConcepts(Evaluator):
                 names[row] = name
         return names
 
-    def _captioned_by(self) -> Mapping[str, str]:
+    def _captioned_by(self) -> Mapping[str, str | None]:
         if "captions" not in self.namer.needs:
             return {}
         captioner = self.captioner.model if self.captioner else self.audiollm

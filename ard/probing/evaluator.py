@@ -16,6 +16,7 @@ from torch import Tensor
 from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
 from ard.activations.store import read_layer
 from ard.activations.stream import Probe
+from ard.console import at_work
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
 from ard.probing.module import SPLITS, Encoding, Scored, score
 from ard.results import Result
@@ -214,7 +215,7 @@ class Evaluator(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Combine the ranks; the first one evaluates, writes and logs every figure."""
-        stamps = STAMPS.get()
+        stamps, number, num = STAMPS.get(), _evaluators(trainer).index(self), len(_evaluators(trainer))
         for place, (cell, own) in enumerate(self._on_cells):
             started = time.monotonic() - own._seconds
             if self.streams():
@@ -222,9 +223,10 @@ class Evaluator(Callback):
             if trainer.is_global_zero:
                 if not stamps:
                     self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
-                result = own._conclude(cell, started)
+                with at_work(f"{_name(self)}, {number + 1} of {num}"):
+                    result = own._conclude(cell, started)
                 if stamps:  # until now there was the one from before, which says other settings
-                    write_stamp(*stamps[place][_evaluators(trainer).index(self)])
+                    write_stamp(*stamps[place][number])
                 if result is not None:
                     _log(pl_module, result, f"{cell.label}/" if len(self._on_cells) > 1 else "")
             trainer.strategy.barrier()
