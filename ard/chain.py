@@ -94,6 +94,16 @@ class Chain:
         reason = f"left out, since {str(self.facts.model)!r} is an encoder, which answers nothing"
         return [f"{what}: {reason}" for what, _ in asked.values()]
 
+    def _lacking(self, planned: Iterable[Work]) -> Iterator[str]:
+        """Say which evaluators are left out, and what they lack."""
+        for file in dict.fromkeys(one.step.file for one in planned if one.step.file in ("test", "steer")):
+            for callback in self._resolved(
+                str(file), self._cell_facts(self.run.cell(self.facts.layer, self.facts.expansion))
+            )["trainer"]["callbacks"]:
+                evaluator = import_class(callback["class_path"])
+                if issubclass(evaluator, Evaluator) and (what := evaluator.lacks(callback.get("init_args") or {})):
+                    yield f"{evaluator.__name__}: left out, since there is no {what.removeprefix('a ')}"
+
     def change(self, **facts: Any) -> None:
         """Change facts, before anything is filled."""
         self._given |= facts
@@ -124,7 +134,7 @@ class Chain:
         """Do all that some goals take and that is not done yet."""
         planned = work(self.facts, goals)
         self.check(goals)
-        for line in self._left_out:
+        for line in [*self._left_out, *self._lacking(planned)]:
             say(line)
         sources = self._sources(one.split for one in planned if one.step.name == "audio" and one.split)
         # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
@@ -239,7 +249,7 @@ class Chain:
         names = Counter[str]()
         for callback in self._resolved(file, self._cell_facts(cell))["trainer"]["callbacks"]:
             evaluator = import_class(callback["class_path"])
-            if issubclass(evaluator, Evaluator):
+            if issubclass(evaluator, Evaluator) and not evaluator.lacks(callback.get("init_args") or {}):
                 names[evaluator.__name__] += 1
                 yield numbered(evaluator.__name__, names[evaluator.__name__]), evaluator, callback
 

@@ -71,16 +71,22 @@ def table(
 
 def run(
     audio: Path,
-    model: str = EMBEDDED,
+    model: str | None = None,
     out: Path = Path("runs/mine"),
     *,
-    clap: str = EMBEDDED,
+    preset: str = "laptop",
+    clap: str | None = None,
+    labels: Path | None = None,
+    label_column: str | None = None,
+    namer: str | None = None,
+    held_out: float = 0.25,
     layer: int | None = None,
     layers: list[int] | None = None,
     layers_path: str | None = None,
     window: str | None = None,
-    expansion: int = 8,
+    expansion: int | None = None,
     k: int | None = None,
+    steps: int | None = None,
     seed: int = 0,
     redo: list[str] = [],  # noqa: B006
 ) -> None:
@@ -89,55 +95,79 @@ def run(
     Args:
         audio: a folder of sound files, at any depth, or one file.
         model: an AudioLLM or an audio encoder (Whisper, wav2vec 2.0, HuBERT, WavLM, AST, CLAP's), a local folder or hub
-            id; ``embedded`` is the small AudioLLM that comes with ard.
+            id; by default the preset's, Whisper base. ``embedded`` is the small AudioLLM that comes with ard, which
+            knows simulated sounds alone.
         out: the run's folder.
-        clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
+        preset: a folder of `configs`, or the path of one of your own.
+        clap: a CLAP model, a local folder or hub id, by default the preset's; ``embedded`` is the small one that comes
+            with ard; ``computed:FOLDER`` has embeddings made elsewhere; ``none`` leaves out what needs one.
+        labels: a CSV or parquet file with the labels of clips; they are then what names are tested with (Table 1).
+        label_column: its column, if it is not `label` or `labels`.
+        namer: what names are made from: ``vocabulary``, ``captions`` of a model that answers, ``labels``; or a text file
+            with a vocabulary of your own, one phrase a line. By default the vocabulary AudioSet, and labels without a
+            CLAP model that reads texts.
+        held_out: share of the clips that nothing is trained on and no name is made from, drawn by the seed; names and
+            the reconstruction are tested on these.
         layer: the layer, 0-based, whose concepts are named; by default the middle one of ``layers``, or of an encoder,
             or the one of a decoder at the depth of the paper's layer 26 of 32.
         layers: all layers that get an SAE, for Table 4; by default ``layer`` alone.
         layers_path: module path of the layers, if not the decoder's or, of an encoder, its own (docs/families.md).
         window: `clip` leaves out the padding that Whisper and AST would compute: faster, but another model.
-        expansion: e, features of the SAE per dimension of the model.
-        k: features that a token keeps; by default the paper's share of the model's width, at least 16.
-        seed: seed of the SAE and every draw.
+        expansion: e, features of the SAE per dimension of the model; by default the preset's.
+        k: features that a token keeps; by default the preset's.
+        steps: steps of the training; by default so many passes over the tokens, within limits.
+        seed: seed of the held-out clips, the SAE and every draw.
         redo: steps to do again even if they are done: audio, extract, fit, test, score.
     """
-    source = FolderClips(audio)
     refuse_inside(audio, out)
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out {held_out} is out of range: give a share from 0 to below 1")
+    stated = preset_facts(preset, {})
+    model, clap = model or stated.model, stated.clap if clap is None else clap
+    clap = None if clap == "none" else clap
+    ensure_models([model, clap])
+    source = FolderClips(audio, labels=labels, label_column=label_column)
     audiollm = load_audiollm(model, layers_path=layers_path, window=window)
     source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
     chosen = _choose_layer(audiollm, layer, layers)
+    text_clap = None if clap is None or clap.startswith(COMPUTED) else clap
     facts = {
         "out": str(out),
         "seed": seed,
         "model": model,
         "clap": clap,
+        "text_clap": text_clap,
         "d_in": audiollm.d_in,
-        "data": f"the sounds in {audio.resolve().name!r} ({source.fingerprint()})",
+        "data": _describe(source, audio, labels, held_out),
         "audio": {},
         "layers_path": layers_path,
         "window": window,
         "layers": sorted({chosen, *(layers or [])}),
         "layer": chosen,
-        "expansions": [expansion],
-        "expansion": expansion,
-        "k": k or max(16, audiollm.d_in * 250 // 4096),
-        "evaluation": None,
+        "expansions": [expansion or stated.expansion],
+        "expansion": expansion or stated.expansion,
+        "k": k or stated.k,
         "tasks": [],
+        **_naming(namer, model, labels=labels is not None, text_clap=text_clap is not None),
+        **({} if held_out else {"evaluation": None}),
     }
-    goals: tuple[Goal, ...] = (4, "concepts")
+    goals: tuple[Goal, ...] = (1, 4, "concepts") if labels and held_out else (4, "concepts")
     with claim_run(out):
-        chain = Chain("demo", facts, redo)
+        chain = Chain(preset, facts, redo)
         chain.check(goals)
-        chain.write_audio("probe", source)
-        num_clips = read_audio_manifest(chain.run.audio("probe")).num_clips
-        if num_clips < LEAST_CLIPS:
+        source.held_out, source.seed = held_out, seed
+        for split in ("probe", *(["eval"] if held_out else [])):
+            source.part = split if held_out else None
+            chain.write_audio(split, source)
+        manifest = read_audio_manifest(chain.run.audio("probe"))
+        if manifest.num_clips < LEAST_CLIPS:
             chain.report_failures()
             raise UserError(
-                f"{num_clips} usable clips in {str(audio)!r}, at least {LEAST_CLIPS} are needed: "
+                f"{manifest.num_clips} usable clips in {str(audio)!r} to train on, at least {LEAST_CLIPS} are needed: "
                 f"see {chain.run.failures} for what was left out and why"
             )
-        chain.change(p=min(4, num_clips // 2))
+        chain.change(p=min(stated.p, manifest.num_clips // 2))
+        _train_by_tokens(chain, audiollm, steps)
         chain.fill(goals)
         chain.finish()
 

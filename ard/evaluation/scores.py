@@ -88,11 +88,11 @@ def active_concepts(
     return Active(clips[kept][order], concepts[kept][order])
 
 
-def predicted(active: Active, words: Int[np.ndarray, " concepts"], num_clips: int) -> list[Int[Tensor, " _"]]:
+def predicted(active: Active, words: Int[np.ndarray, "concepts most"], num_clips: int) -> list[Int[Tensor, " _"]]:
     """Return for each clip the distinct words of its active concepts; -1 stands for no word."""
     of_entries = words[active.concepts]
     size = int(words.max(initial=0)) + 1
-    pairs = np.unique((active.clips * size + of_entries)[of_entries >= 0])
+    pairs = np.unique((active.clips[:, None] * size + of_entries)[of_entries >= 0])
     per_clip = np.bincount(pairs // size, minlength=num_clips)
     return list(torch.from_numpy(pairs % size).split(per_clip.tolist()))
 

@@ -1,5 +1,5 @@
 from .callback import NameConcepts
-from .catalogue import read_names
+from .catalogue import read_names, read_phrases
 from .chat import Chat, Reply
 from .consensus import ConsensusNamer
 from .endpoint import EndpointChat
@@ -26,5 +26,6 @@ __all__ = [
     "TransformersChat",
     "VocabularyNamer",
     "read_names",
+    "read_phrases",
     "read_vocabulary",
 ]

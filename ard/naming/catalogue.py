@@ -25,6 +25,18 @@ def read_names(cell: Cell) -> dict[str, list[list[str | None]]]:
     return names
 
 
+def read_phrases(cell: Cell) -> dict[str, list[list[list[str]]]]:
+    """Read the phrases that the names join, as :func:`read_names` reads the names; none for a concept without one."""
+    phrases: dict[str, list[list[list[str]]]] = {}
+    for row in cell.rows("names"):
+        draws = phrases.setdefault(row["scorer"], [])
+        if row["draw"] == len(draws):
+            draws.append([])
+        whole = [row["name"]] if row["name"] is not None else []
+        draws[row["draw"]].append(row.get("phrases") or whole)
+    return phrases
+
+
 class Named(NamedTuple):
     """A selection's features, their names, and the evidence for these; every field has one entry per concept."""
 

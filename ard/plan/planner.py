@@ -328,7 +328,8 @@ class _Planner:
         num_draws = self.setting("test", "ScoreMonosemanticity", "num_draws")
         num_names = 0
         for layer, of in self._cells("test"):
-            num_selected = min(self.fact("num_selected"), width(of, self.d_in))
+            num_features = width(of, self.d_in)
+            num_selected = min(self.fact("num_selected") or num_features, num_features)
             with_baselines = isinstance(of, int) and layer == self.fact("layer") and self.fact("baselines")
             num_names += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
         frames = self.frames["probe"][: num_names * self.fact("p")]

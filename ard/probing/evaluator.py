@@ -54,6 +54,7 @@ class Evaluator(Callback):
         needs: names of ``ard.run.FILES`` that :meth:`evaluate` reads.
         makes: names of ``ard.run.FILES`` that it writes.
         results: names of the results that it writes, if the cell has the data for them.
+        compares_texts: whether it compares texts by CLAP, and cannot do without.
         embeds: splits whose CLAP embeddings it needs: ``probe``, or ``unseen``, the split on which names are tested.
 
     Args:
@@ -65,6 +66,7 @@ class Evaluator(Callback):
     makes: ClassVar[tuple[str, ...]] = ()
     results: ClassVar[tuple[str, ...]] = ()
     embeds: ClassVar[tuple[str, ...]] = ()
+    compares_texts: ClassVar[bool] = False
 
     def __init__(self, *, clap: str | None = EMBEDDED, seed: int = 0) -> None:
         self.clap_name, self.seed = clap, seed
@@ -90,6 +92,11 @@ class Evaluator(Callback):
 
         It also writes any other files. It runs on one rank only.
         """
+
+    @classmethod
+    def lacks(cls, settings: Mapping[str, Any]) -> str | None:
+        """Return what it cannot work without and does not have by its settings, and is left out for; None if nothing."""
+        return "a CLAP model that reads texts" if cls.compares_texts and settings.get("clap", "") is None else None
 
     @classmethod
     def streams(cls) -> bool:

@@ -54,6 +54,7 @@ class MeasureSteering(Evaluator):
 
     needs = ("representatives", "selections", "names")
     results = ("steering",)
+    compares_texts = True
 
     def __init__(
         self,
