@@ -102,7 +102,7 @@ class Extraction(LightningModule):
             "layers_path": self.layers_path,
             **({"computed_in": str(network.dtype).removeprefix("torch.")} if has_weights else {}),
             "dtype": self.store_dtype,
-            "prompt": "chat template with the audio and an empty user text",
+            "prompt": "chat template with the audio and an empty user text" if self.audiollm.answers else None,
             "tokens": "audio placeholders only; of an encoder the frames of sound",
         }
 
