@@ -23,7 +23,7 @@ from ard.evaluation import MatchReading, measure_gain
 from ard.files import LOCK, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator, draw_control, numbered
-from ard.reports import Table, render_table, write_report, write_tables
+from ard.reports import Table, headline, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
@@ -130,17 +130,25 @@ class Chain:
                 f"--redo [{','.join(names)}] to do it again, or another --out"
             )
 
-    def fill(self, goals: Iterable[Goal]) -> None:
-        """Do all that some goals take and that is not done yet."""
+    def setting(self, file: str, part: str, name: str) -> Any:
+        """Return a setting of the model or the data of one of the preset's files."""
+        return self._resolved(file, {})[part]["init_args"][name]
+
+    def fill(self, goals: Iterable[Goal], *, until: str | None = None) -> None:
+        """Do all that some goals take and that is not done yet, up to and with a step, if one is named."""
         planned = work(self.facts, goals)
         self.check(goals)
-        for line in [*self._left_out, *self._lacking(planned)]:
+        for line in [*self._left_out, *self._lacking(planned)] if until is None else ():
             say(line)
         sources = self._sources(one.split for one in planned if one.step.name == "audio" and one.split)
         # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
         movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
         self.run = Run.open(self.run.folder, {"preset": self.preset, **movable})
+        names = [step.name for step in STEPS]
+        wanted = names if until is None else names[: names.index(until) + 1]
         for name, group in groupby(planned, key=lambda one: one.step.name):
+            if name not in wanted:
+                break
             match name:
                 case "audio":
                     for one in group:
@@ -411,6 +419,8 @@ class Chain:
         logger = WandbLogger(project="ard", group=str(out), name="tables", offline=True, save_dir=out)
         log_tables(logger, tables)
         logger.experiment.finish()
+        for line in headline(self.run):
+            Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
         for made in tables:
             Console().print(render_table(made))
         Console().print(f"report: {write_report(out)}", soft_wrap=True)

@@ -1,21 +1,35 @@
 """The commands that run the method: `ard demo`, `ard table` and `ard run`."""
 
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
+from ard.activations import read_manifest
 from ard.audio import FolderClips, read_audio_manifest
-from ard.audiollm import EMBEDDED, AudioLLM, load_audiollm
+from ard.audiollm import AudioLLM, load_audiollm
 from ard.chain import Chain, claim_run
+from ard.classes import import_class
+from ard.console import console
+from ard.embedding import load_clap
+from ard.embedding.clap import COMPUTED
 from ard.files import refuse_inside
+from ard.naming import read_vocabulary
 from ard.presets import preset_facts
+from ard.run import MANIFEST
+from ard.sae import TopKSAE
+from ard.sae.functional import squared_error
 from ard.steps import GOALS, Goal
-from ard.types import UserError
+from ard.types import Clip, UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 6  # three in H^k and three in L^k: two have no spread
 LONGEST_S = 30.0  # of a clip, even if the model could hear an hour at once
+PASSES, LEAST_STEPS, MOST_STEPS = 40, 600, 20_000  # of a training over the tokens
+REST_S = 60  # of a run, beside the models and the training
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) -> None:  # noqa: B006
@@ -126,9 +140,10 @@ def run(
     model, clap = model or stated.model, stated.clap if clap is None else clap
     clap = None if clap == "none" else clap
     ensure_models([model, clap])
-    source = FolderClips(audio, labels=labels, label_column=label_column)
+    sources = _sources(audio, labels, label_column, held_out, seed)
     audiollm = load_audiollm(model, layers_path=layers_path, window=window)
-    source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
+    for source in sources.values():
+        source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
     chosen = _choose_layer(audiollm, layer, layers)
     text_clap = None if clap is None or clap.startswith(COMPUTED) else clap
     facts = {
@@ -138,7 +153,7 @@ def run(
         "clap": clap,
         "text_clap": text_clap,
         "d_in": audiollm.d_in,
-        "data": _describe(source, audio, labels, held_out),
+        "data": _describe(sources["probe"]),
         "audio": {},
         "layers_path": layers_path,
         "window": window,
@@ -148,16 +163,16 @@ def run(
         "expansion": expansion or stated.expansion,
         "k": k or stated.k,
         "tasks": [],
-        **_naming(namer, model, labels=labels is not None, text_clap=text_clap is not None),
+        **_naming(namer, audiollm, labels=labels is not None, text_clap=text_clap is not None),
         **({} if held_out else {"evaluation": None}),
     }
     goals: tuple[Goal, ...] = (1, 4, "concepts") if labels and held_out else (4, "concepts")
     with claim_run(out):
         chain = Chain(preset, facts, redo)
+        _set_steps(chain, steps)
         chain.check(goals)
-        source.held_out, source.seed = held_out, seed
-        for split in ("probe", *(["eval"] if held_out else [])):
-            source.part = split if held_out else None
+        _show_plan(sources, audiollm, chain, goals, steps)
+        for split, source in sources.items():
             chain.write_audio(split, source)
         manifest = read_audio_manifest(chain.run.audio("probe"))
         if manifest.num_clips < LEAST_CLIPS:
@@ -167,9 +182,106 @@ def run(
                 f"see {chain.run.failures} for what was left out and why"
             )
         chain.change(p=min(stated.p, manifest.num_clips // 2))
-        _train_by_tokens(chain, audiollm, steps)
+        chain.fill(goals, until="extract")
+        _set_steps(chain, steps)
         chain.fill(goals)
         chain.finish()
+
+
+def _sources(
+    audio: Path, labels: Path | None, label_column: str | None, held_out: float, seed: int
+) -> dict[str, FolderClips]:
+    """Return the sounds to train on, and those that are held out, if any."""
+    options: dict[str, Any] = {"labels": labels, "label_column": label_column}
+    if not held_out:
+        return {"probe": FolderClips(audio, **options)}
+    options |= {"held_out_share": held_out, "seed": seed}
+    return {part: FolderClips(audio, part=part, **options) for part in ("probe", "eval")}
+
+
+def _describe(source: FolderClips) -> str:
+    """Return what the clips are, which changes if any of them does."""
+    folder = f"the sounds in {source.root.resolve().name!r} ({source.fingerprint()})"
+    return folder if source.part is None else f"{folder}, {source.held_out_share:g} held out by seed {source.seed}"
+
+
+def _naming(namer: str | None, audiollm: AudioLLM, *, labels: bool, text_clap: bool) -> dict[str, Any]:
+    """Return the facts that say what names are made from, and how they are compared with labels."""
+    answers = audiollm.answers
+    if namer is None:
+        namer = "labels" if labels and not text_clap else "captions" if answers else "vocabulary"
+    if namer == "labels":
+        if not labels:
+            raise UserError("namer 'labels' needs the labels of clips: give --labels FILE.csv, or another --namer")
+        return {"namer": {"class_path": "ard.naming.LabelNamer"}, "captioner": None, "similarity": "exact"}
+    if not text_clap:
+        raise UserError(f"namer {namer!r} needs a CLAP model that reads texts: give --clap, or --labels and --namer labels")
+    if namer == "captions":
+        if not answers:
+            raise UserError(f"namer 'captions' needs a model that answers, and {audiollm.name!r} is an encoder")
+        return {"namer": None, "captioner": audiollm.name, "similarity": "clap"}
+    vocabulary = "audioset" if namer == "vocabulary" else namer
+    read_vocabulary(vocabulary)
+    init_args = {"vocabulary": vocabulary}
+    made = {"class_path": "ard.naming.VocabularyNamer", "init_args": init_args}
+    return {"namer": made, "captioner": None, "similarity": "clap"}
+
+
+def _steps(num_tokens: int, batch_tokens: int) -> int:
+    """Return the steps of a training: so many passes over the tokens, within limits."""
+    return min(max(round(PASSES * num_tokens / batch_tokens), LEAST_STEPS), MOST_STEPS)
+
+
+def _set_steps(chain: Chain, steps: int | None) -> None:
+    """Set the steps of the training, which depend on the number of tokens: so they can be when these are extracted."""
+    extracted = chain.run.activations("probe")
+    if steps is None and (extracted / MANIFEST).is_file():
+        steps = _steps(read_manifest(extracted).num_tokens, chain.setting("fit", "data", "batch_tokens"))
+    if steps is not None:
+        chain.change(steps=steps)
+
+
+def _show_plan(sources: Mapping[str, FolderClips], audiollm: AudioLLM, chain: Chain, goals: Sequence[Goal], steps: int | None
+) -> None:
+    """Say what will be done, and about how long it takes; a first clip, and two steps of a training, are timed."""
+    facts, num_files = chain.facts, sum(map(len, sources.values()))
+    held = f", {len(sources['eval'])} of them held out" if "eval" in sources else ""
+    named = "captions" if facts.namer is None else import_class(facts.namer.class_path)(**facts.namer.get("init_args", {})).made_from
+    lines = [
+        f"{num_files:,} sound files in {sources['probe'].root.name!r}{held}",
+        f"{audiollm.name}, layer {facts.layer} of {len(audiollm.layers)}, {audiollm.d_in} wide: an SAE of "
+        f"{facts.expansion * audiollm.d_in:,} features, of which a token keeps {facts.k}",
+        f"names from {named}" + ("; tested against labels of the held-out clips" if 1 in goals else ""),
+    ]
+    clip = next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
+    if clip is not None:
+        lines.append(f"about {_spoken(_estimate_s(clip, num_files, audiollm, chain, steps))}, if all are like the first")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _estimate_s(clip: Clip, num_files: int, audiollm: AudioLLM, chain: Chain, steps: int | None) -> float:
+    """Return about how many seconds a run takes, by timing its parts on one clip."""
+    facts = chain.facts
+    started = time.monotonic()
+    num_tokens = len(audiollm.capture([clip], [facts.layer])[0][facts.layer])
+    if facts.clap is not None and not facts.clap.startswith(COMPUTED):
+        load_clap(facts.clap).audio([clip])
+    clip_s = time.monotonic() - started
+    batch_tokens = chain.setting("fit", "data", "batch_tokens")
+    sae = TopKSAE(audiollm.d_in, facts.expansion * audiollm.d_in, k=facts.k)
+    x = torch.randn(batch_tokens, audiollm.d_in)
+    started = time.monotonic()
+    for _ in range(2):
+        squared_error(x, sae(x)).backward()
+    step_s = (time.monotonic() - started) / 2
+    num_steps = steps or _steps(num_files * num_tokens, batch_tokens)
+    return num_files * clip_s + num_steps * step_s + REST_S
+
+
+def _spoken(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
 
 
 def _choose_layer(audiollm: AudioLLM, layer: int | None, layers: list[int] | None) -> int:

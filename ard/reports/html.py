@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
+from ard.reports.headline import headline
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds, remove_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
@@ -99,7 +100,7 @@ def write_report(run: Path) -> Path:
             num_features=len(features),
             num_dead=sum(_number(row["m"]) is None for row in features),
             num_selected=len(selected),
-            above_chance=_above_chance(opened),
+            headline=headline(opened),
             waveforms=sounds.values(),
             bars=NUM_BARS,
             height=HEIGHT,
@@ -213,15 +214,6 @@ def _truth(run: Run) -> Truth | None:
         figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
         labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),
     )
-
-
-def _above_chance(run: Run) -> tuple[int, float] | None:
-    """Return how many features are above chance, and at what false-discovery rate."""
-    for result in run.results("monosemanticity", [run.layer], [run.expansion])[-1:]:
-        number, rate = result.details.get("num_above_chance", {}).get("ard"), result.choices.get("false_discovery_rate")
-        if result.rows[0].expansion == run.expansion and number is not None and rate is not None:
-            return number, rate
-    return None
 
 
 def _failures(run: Run) -> list[Mapping[str, str]]:
