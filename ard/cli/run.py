@@ -17,6 +17,7 @@ from ard.console import console
 from ard.embedding import load_clap
 from ard.embedding.clap import COMPUTED
 from ard.files import refuse_inside
+from ard.hub import ensure_models
 from ard.naming import read_vocabulary
 from ard.presets import preset_facts
 from ard.run import MANIFEST
@@ -117,9 +118,9 @@ def run(
             with ard; ``computed:FOLDER`` has embeddings made elsewhere; ``none`` leaves out what needs one.
         labels: a CSV or parquet file with the labels of clips; they are then what names are tested with (Table 1).
         label_column: its column, if it is not `label` or `labels`.
-        namer: what names are made from: ``vocabulary``, ``captions`` of a model that answers, ``labels``; or a text file
-            with a vocabulary of your own, one phrase a line. By default the vocabulary AudioSet, and labels without a
-            CLAP model that reads texts.
+        namer: what names are made from: ``vocabulary``, ``labels``, or ``captions`` of a model that answers; or a text
+            file with a vocabulary of your own, one phrase a line. By default captions if the model answers, else the
+            class names of AudioSet; without a CLAP model that reads texts, the labels.
         held_out: share of the clips that nothing is trained on and no name is made from, drawn by the seed; names and
             the reconstruction are tested on these.
         layer: the layer, 0-based, whose concepts are named; by default the middle one of ``layers``, or of an encoder,
@@ -215,7 +216,9 @@ def _naming(namer: str | None, audiollm: AudioLLM, *, labels: bool, text_clap: b
             raise UserError("namer 'labels' needs the labels of clips: give --labels FILE.csv, or another --namer")
         return {"namer": {"class_path": "ard.naming.LabelNamer"}, "captioner": None, "similarity": "exact"}
     if not text_clap:
-        raise UserError(f"namer {namer!r} needs a CLAP model that reads texts: give --clap, or --labels and --namer labels")
+        raise UserError(
+            f"namer {namer!r} needs a CLAP model that reads texts: give --clap, or --labels and --namer labels"
+        )
     if namer == "captions":
         if not answers:
             raise UserError(f"namer 'captions' needs a model that answers, and {audiollm.name!r} is an encoder")
@@ -241,21 +244,25 @@ def _set_steps(chain: Chain, steps: int | None) -> None:
         chain.change(steps=steps)
 
 
-def _show_plan(sources: Mapping[str, FolderClips], audiollm: AudioLLM, chain: Chain, goals: Sequence[Goal], steps: int | None
+def _show_plan(
+    sources: Mapping[str, FolderClips], audiollm: AudioLLM, chain: Chain, goals: Sequence[Goal], steps: int | None
 ) -> None:
     """Say what will be done, and about how long it takes; a first clip, and two steps of a training, are timed."""
     facts, num_files = chain.facts, sum(map(len, sources.values()))
     held = f", {len(sources['eval'])} of them held out" if "eval" in sources else ""
-    named = "captions" if facts.namer is None else import_class(facts.namer.class_path)(**facts.namer.get("init_args", {})).made_from
+    made_from = "captions"
+    if facts.namer is not None:
+        made_from = import_class(facts.namer.class_path)(**facts.namer.get("init_args", {})).made_from
     lines = [
         f"{num_files:,} sound files in {sources['probe'].root.name!r}{held}",
         f"{audiollm.name}, layer {facts.layer} of {len(audiollm.layers)}, {audiollm.d_in} wide: an SAE of "
         f"{facts.expansion * audiollm.d_in:,} features, of which a token keeps {facts.k}",
-        f"names from {named}" + ("; tested against labels of the held-out clips" if 1 in goals else ""),
+        f"names from {made_from}" + ("; tested against the labels of the held-out clips" if 1 in goals else ""),
     ]
     clip = next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
     if clip is not None:
-        lines.append(f"about {_spoken(_estimate_s(clip, num_files, audiollm, chain, steps))}, if all are like the first")
+        duration = _spoken(_estimate_s(clip, num_files, audiollm, chain, steps))
+        lines.append(f"about {duration} if all files are like the first; Ctrl-C stops, the same command goes on")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -264,7 +271,7 @@ def _estimate_s(clip: Clip, num_files: int, audiollm: AudioLLM, chain: Chain, st
     """Return about how many seconds a run takes, by timing its parts on one clip."""
     facts = chain.facts
     started = time.monotonic()
-    num_tokens = len(audiollm.capture([clip], [facts.layer])[0][facts.layer])
+    num_tokens = len(audiollm.capture([clip], [facts.layer])[facts.layer][0])
     if facts.clap is not None and not facts.clap.startswith(COMPUTED):
         load_clap(facts.clap).audio([clip])
     clip_s = time.monotonic() - started

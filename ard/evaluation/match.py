@@ -59,12 +59,12 @@ class Activity(NamedTuple):
 class MatchLabels(Evaluator):
     """Write ``matching.json``: precision, recall, F1 and mAP of every method (Sec. 4, Table 1).
 
-    A clip's predictions are the distinct names of the selected concepts that are active in it; a name that joins several
-    phrases is several predictions. Its references are its labels. They are compared by the cosine of their CLAP text
-    embeddings, or as words (``similarity``), and matched as the ``reading`` says. Controls show what an SAE's figures
-    are worth: its names shuffled among its concepts; and as ceilings the clips' own labels as predictions, and the
-    phrases of the clips' own captions (``Captions as names``): what would be reached if every clip were named by its
-    own caption. That row is over the clips that were captioned (``n``).
+    A clip's predictions are the distinct names of the selected concepts that are active in it; a name that joins
+    several phrases is several predictions. Its references are its labels. They are compared by the cosine of their CLAP
+    text embeddings, or as words (``similarity``), and matched as the ``reading`` says. Controls show what an SAE's
+    figures are worth: its names shuffled among its concepts; and as ceilings the clips' own labels as predictions, and
+    the phrases of the clips' own captions (``Captions as names``): what would be reached if every clip were named by
+    its own caption. That row is over the clips that were captioned (``n``).
 
     By the rule ``chosen``, a concept is active in a clip if its score is positive and above the q-quantile of its own
     scores on the labelled probing clips. Every row has the q of :data:`~ard.evaluation.activity.GRID` with which its

@@ -67,8 +67,8 @@ class KeepScores(Evaluator):
 class MeasureReconstruction(Evaluator):
     """Write ``reconstruction.json``: how well the dictionary reconstructs the tokens that it was not trained on.
 
-    They are those of the evaluation set; without one, those of the probing set, which ``tokens`` among the choices says.
-    The figures are ``fvu``, ``l0`` and ``dead_share`` of :class:`ard.sae.metric.Quality`; they have no interval.
+    They are those of the evaluation set; without one, those of the probing set (``tokens`` among the choices). The
+    figures are ``fvu``, ``l0`` and ``dead_share`` of :class:`ard.sae.metric.Quality`; they have no interval.
     """
 
     results = ("reconstruction",)

@@ -95,7 +95,7 @@ class Evaluator(Callback):
 
     @classmethod
     def lacks(cls, settings: Mapping[str, Any]) -> str | None:
-        """Return what it cannot work without and does not have by its settings, and is left out for; None if nothing."""
+        """Return what it cannot work without and its settings do not give; it is then left out. None if nothing."""
         return "a CLAP model that reads texts" if cls.compares_texts and settings.get("clap", "") is None else None
 
     @classmethod

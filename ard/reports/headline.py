@@ -35,10 +35,11 @@ def _above_chance(cell: Cell) -> Iterator[str]:
     elif cell.result("naming") is not None:
         selected = [concept for concept in read_concepts(cell) if concept["selected"]]
         named = [concept for concept in selected if concept["name"] is not None]
-        sources = {concept.get("made_from") for concept in named} or {"what they were to be named from"}
-        what = f"{len(named):,} of {len(selected):,} features" if named else f"None of {len(selected):,} features"
-        verb = "have" if len(named) != 1 and named else "has"
-        yield f"{what} {verb} a name that chance does not explain (from {', '.join(map(str, sorted(sources, key=str)))})."
+        what = (
+            f"{len(named):,} of {len(selected):,} features have" if named else f"None of {len(selected):,} features has"
+        )
+        source = f" (from {named[0]['made_from']})" if named else ""
+        yield f"{what} a name that chance does not explain{source}."
 
 
 def _foreign(run: Run) -> Iterator[str]:
@@ -54,7 +55,9 @@ def _reconstruction(cell: Cell) -> Iterator[str]:
     if result is None or fvu is None:
         return
     held_out = "held-out" if result.choices["tokens"] == "eval" else "its own training"
-    controls = [_fvu(control.result("reconstruction")) for control in cell.run.controls(cell.layer, cell.expansion or 0)]
+    controls = [
+        _fvu(control.result("reconstruction")) for control in cell.run.controls(cell.layer, cell.expansion or 0)
+    ]
     untrained = [value for value in controls if value is not None]
     beside = f"; {min(untrained):.2f} or more untrained" if untrained else ""
     yield f"FVU on {held_out} tokens is {fvu:.2f} ({USUAL_FVU}{beside})."
