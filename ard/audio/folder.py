@@ -28,9 +28,10 @@ class FolderClips:
         root: the folder, or a single file.
         segment_s: cut files into pieces of at most this many seconds, the window of the model that will hear them.
             Nothing of a long recording is lost, and only one piece is in memory. None leaves files whole.
-        labels: a table of files and labels (CSV or parquet), and of groups if some files belong together; see
-            :func:`~ard.audio.labels.read_labels`. The pieces of a file have its labels and its group. If it has no
-            group, they are one. How many of the table's names fit no file comes out as one failure.
+        labels: a CSV or parquet file with a column ``file`` (a path below the folder, or a name with or without
+            suffix), a column ``labels``, and a column ``group`` if some files belong together, such as those of a
+            speaker. The pieces of a file have its labels and its group; if it has no group, they are one. How many of
+            the table's names fit no file comes out as one failure.
         label_column: the table's column of labels, if it is not ``label`` or ``labels``.
         part: read only the files that are held out (``eval``), or only the others (``probe``); all files of a group are
             on the same side.
