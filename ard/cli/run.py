@@ -30,6 +30,7 @@ PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 6  # three in H^k and three in L^k: two have no spread
 LONGEST_S = 30.0  # of a clip, even if the model could hear an hour at once
 PASSES, LEAST_STEPS, MOST_STEPS = 40, 600, 20_000  # of a training over the tokens
+HELD_OUT, LEAST_TO_HOLD_OUT = 0.25, 40  # share of the files, and how many there have to be
 REST_S = 60  # of a run, beside the models and the training
 
 
@@ -94,7 +95,7 @@ def run(
     labels: Path | None = None,
     label_column: str | None = None,
     namer: str | None = None,
-    held_out: float = 0.25,
+    held_out: float | None = None,
     layer: int | None = None,
     layers: list[int] | None = None,
     layers_path: str | None = None,
@@ -122,7 +123,7 @@ def run(
             file with a vocabulary of your own, one phrase a line. By default captions if the model answers, else the
             class names of AudioSet; without a CLAP model that reads texts, the labels.
         held_out: share of the clips that nothing is trained on and no name is made from, drawn by the seed; names and
-            the reconstruction are tested on these.
+            the reconstruction are tested on these. By default a quarter, or none of fewer than 40 files.
         layer: the layer, 0-based, whose concepts are named; by default the middle one of ``layers``, or of an encoder,
             or the one of a decoder at the depth of the paper's layer 26 of 32.
         layers: all layers that get an SAE, for Table 4; by default ``layer`` alone.
@@ -135,7 +136,7 @@ def run(
         redo: steps to do again even if they are done: audio, extract, fit, test, score.
     """
     refuse_inside(audio, out)
-    if not 0 <= held_out < 1:
+    if held_out is not None and not 0 <= held_out < 1:
         raise UserError(f"held_out {held_out} is out of range: give a share from 0 to below 1")
     stated = preset_facts(preset, {})
     model, clap = model or stated.model, stated.clap if clap is None else clap
@@ -165,9 +166,9 @@ def run(
         "k": k or stated.k,
         "tasks": [],
         **_naming(namer, audiollm, labels=labels is not None, text_clap=text_clap is not None),
-        **({} if held_out else {"evaluation": None}),
+        **({} if "eval" in sources else {"evaluation": None}),
     }
-    goals: tuple[Goal, ...] = (1, 4, "concepts") if labels and held_out else (4, "concepts")
+    goals: tuple[Goal, ...] = (1, 4, "concepts") if labels and "eval" in sources else (4, "concepts")
     with claim_run(out):
         chain = Chain(preset, facts, redo)
         _set_steps(chain, steps)
@@ -190,12 +191,15 @@ def run(
 
 
 def _sources(
-    audio: Path, labels: Path | None, label_column: str | None, held_out: float, seed: int
+    audio: Path, labels: Path | None, label_column: str | None, held_out: float | None, seed: int
 ) -> dict[str, FolderClips]:
     """Return the sounds to train on, and those that are held out, if any."""
     options: dict[str, Any] = {"labels": labels, "label_column": label_column}
+    whole = FolderClips(audio, **options)
+    if held_out is None:
+        held_out = HELD_OUT if len(whole) >= LEAST_TO_HOLD_OUT else 0.0
     if not held_out:
-        return {"probe": FolderClips(audio, **options)}
+        return {"probe": whole}
     options |= {"held_out_share": held_out, "seed": seed}
     return {part: FolderClips(audio, part=part, **options) for part in ("probe", "eval")}
 

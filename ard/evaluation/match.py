@@ -148,7 +148,7 @@ class MatchLabels(Evaluator):
         if self.similarity == "clap":
             return self.match(cell, labelled, self.clap().text, probing)
         labels = {label for split in (labelled, probing) if split for label in split.vocabulary}
-        return self.match(cell, labelled, _SameWords(label_text(label, self.labels) for label in labels), probing)
+        return self.match(cell, labelled, SameWords(label_text(label, self.labels) for label in labels), probing)
 
     def match(self, cell: Cell, labelled: Labelled, embed: EmbedText, probing: Labelled | None = None) -> Result:
         """Match the names of a cell's concepts to the labels of clips.
@@ -390,13 +390,14 @@ def _read(draws: Sequence[Sequence[Sequence[str]]], word: Mapping[str, int], spa
     return Names([np.array(of_draw, dtype=np.int64).reshape(-1, most) for of_draw in words], space)
 
 
-class _SameWords:
+class SameWords:
     """Embed texts in a space where two have cosine 1 if they are the same, whatever their case, and 0 otherwise."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._place = {text: place for place, text in enumerate(dict.fromkeys(text.casefold() for text in texts))}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return a row for each text; a text that is not among those of the space is 0."""
         space = torch.zeros(len(texts), len(self._place))
         for row, text in enumerate(texts):
             if (place := self._place.get(text.casefold())) is not None:

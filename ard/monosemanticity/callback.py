@@ -236,11 +236,12 @@ class ScoreMonosemanticity(Evaluator):
             : min(self.num_selected or len(often), int((often >= p).sum()))
         ]
         tensors: dict[str, Tensor] = {}
+        undefined = torch.full((len(often),), math.nan, dtype=torch.float64)
         for scorer in self._scorers(cell):
-            tensors[f"{scorer}/m"] = torch.full((len(often),), math.nan, dtype=torch.float64)
+            tensors |= {f"{scorer}/{name}": undefined.clone() for name in ("m", "p_value", "q_value")}
             top = stored[f"{scorer}/top_ids"][features]
-            self._keep(tensors, f"{scorer}/0", Selection(features, tensors[f"{scorer}/m"][features], top))
-        if len(tensors) > 4:
+            self._keep(tensors, f"{scorer}/0", Selection(features, undefined[features], top))
+        if len(self._scorers(cell)) > 1:
             self._draw(tensors, stored, len(read_manifest(cell.probe).clip_ids))
         cell.save_tensors("selections", tensors)
 
