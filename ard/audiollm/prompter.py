@@ -16,6 +16,7 @@ from ard.audio import resample
 from ard.audiollm.encoders import LENGTH, Waveform
 from ard.audiollm.families import FAMILIES, PLAIN, Family, extractor
 from ard.audiollm.frames import MASKS
+from ard.hub import offline_if_cached
 from ard.types import Clip, UserError
 
 EMBEDDED = "embedded"  # the small model shipped with the package
@@ -271,9 +272,13 @@ def source(model: str) -> str:
 
 @contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Turn transformers' errors about a bad folder or id, or about a missing package, into one line."""
+    """Turn transformers' errors about a bad folder or id, or about a missing package, into one line.
+
+    A model that is in the hub's cache is loaded without asking the hub.
+    """
     try:
-        yield
+        with offline_if_cached(model):
+            yield
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -16,6 +16,7 @@ from transformers import ClapModel, ClapProcessor
 from ard.audiollm import widen_on_cpu
 from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
 from ard.embedding.laion import load_laion_clap
+from ard.hub import offline_if_cached
 from ard.results import write_json
 from ard.types import Clip, UserError
 
@@ -130,8 +131,9 @@ def _load(model: str, device: str) -> Clap:
         return ComputedClap(Path(model.removeprefix(COMPUTED)), model)
     source = str(Path(__file__).parent / "embedded") if model == EMBEDDED else model
     try:
-        weights: Any = ClapModel.from_pretrained(source, use_safetensors=True)
-        processor = ClapProcessor.from_pretrained(source)
+        with offline_if_cached(model):
+            weights: Any = ClapModel.from_pretrained(source)
+            processor = ClapProcessor.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"CLAP model {model!r} cannot be loaded ({reason}): give a local folder or a hub id") from error
