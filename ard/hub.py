@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi, ModelInfo, constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # it is public, and not in __all__
 from huggingface_hub.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from ard.console import Progress, console, say
 from ard.types import UserError
 
-MODEL_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights that transformers loads, the one that it prefers first; large models have them in parts."""
 EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
@@ -64,7 +70,11 @@ def ensure_models(models: Iterable[str | None]) -> None:
 
 def is_model_id(model: str) -> bool:
     """Return whether a model's name stands for one on the hub, rather than for a local folder or a model of ard's."""
-    return MODEL_ID.fullmatch(model) is not None and not Path(model).exists()
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return "/" in model and not Path(model).exists()
 
 
 def is_cached(model: str) -> bool:
@@ -169,12 +179,12 @@ def _bar(progress: Progress) -> type[Any]:
         def close(self) -> None:
             pass
 
-        def update(self, n: float | None = 1) -> None:
+        def update(self, n: Any = 1) -> None:
             nonlocal num_bytes
-            num_bytes += int(n or 0)
+            num_bytes += n or 0
             progress.advance(num_bytes // MB - progress.done)
 
-        def update_transfer(self, n: float | None = 1) -> None:
+        def update_transfer(self, n: Any = 1) -> None:
             """Pass over what comes through the network, since it is counted again when it is written."""
 
         def set_postfix_str(self, *_: Any, **__: Any) -> None:
@@ -233,7 +243,7 @@ def _reason(error: Exception) -> str:
         return "HF_HUB_OFFLINE is set"
     if isinstance(error, HfHubHTTPError):
         return f"it answered {error.response.status_code}"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(re.sub(r"^\[Errno -?\d+\] ", "", str(error)).split())[:200] or type(error).__name__
 
 
 def _listed(models: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -279,7 +280,7 @@ def explained(model: str) -> Iterator[None]:
     try:
         with offline_if_cached(model):
             yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"model {model!r} cannot be loaded ({reason}): give a local folder or a hub id of an AudioLLM or of an "

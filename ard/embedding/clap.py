@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ def _load(model: str, device: str) -> Clap:
         with offline_if_cached(model):
             weights: Any = ClapModel.from_pretrained(source)
             processor = ClapProcessor.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"CLAP model {model!r} cannot be loaded ({reason}): give a local folder or a hub id") from error
     widen_on_cpu(weights.to(device), f"CLAP model {model!r}")
