@@ -340,7 +340,6 @@ def _with_weights(model: str, config: Any, family: Family, dtype: str, attention
             config=config,
             dtype=dtype,
             attn_implementation=None if hears and attention == "sdpa" else attention,  # where the type has it
-            use_safetensors=True,
             output_loading_info=True,
         )
     if missing := sorted(name for name in info["missing_keys"] if not name.endswith(TRAINING_ONLY)):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from ard.audio import resample
 from ard.audiollm.encoders import LENGTH, Waveform
 from ard.audiollm.families import FAMILIES, PLAIN, Family, extractor
 from ard.audiollm.frames import MASKS
+from ard.hub import offline_if_cached
 from ard.types import Clip, UserError
 
 EMBEDDED = "embedded"  # the small model shipped with the package
@@ -271,10 +273,14 @@ def source(model: str) -> str:
 
 @contextmanager
 def explained(model: str) -> Iterator[None]:
-    """Turn transformers' errors about a bad folder or id, or about a missing package, into one line."""
+    """Turn transformers' errors about a bad folder or id, or about a missing package, into one line.
+
+    A model that is in the hub's cache is loaded without asking the hub.
+    """
     try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        with offline_if_cached(model):
+            yield
+    except (OSError, ValueError, KeyError, ImportError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"model {model!r} cannot be loaded ({reason}): give a local folder or a hub id of an AudioLLM or of an "
