@@ -196,7 +196,7 @@ class NameConcepts(Evaluator):
             "num_duplicates": int(repeats.sum()),
             "evaluation_clips": unseen,
         }
-        for line in _summary(named.names, self.namer.made_from, num_without_caption):
+        for line in () if cell.is_baseline else _summary(named.names, self.namer.made_from, num_without_caption):
             console.print(f"{cell.name}: {line}", markup=False, highlight=False, soft_wrap=True)
         return Result("naming", (cell.row(figures),), choices, details)
 
