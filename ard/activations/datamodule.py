@@ -244,9 +244,10 @@ class ActivationDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Cast to float32 after the transfer, which halves the bytes copied; count the tokens that a batch lacks."""
         if isinstance(batch, Tensor) and self.skip_not_finite and self.trainer and self.trainer.training:
-            num_tokens = int(
-                self.trainer.strategy.reduce(torch.tensor(len(batch), device=batch.device), reduce_op="sum")
-            )
+            num_tokens = len(batch)
+            if self.trainer.world_size > 1:
+                of_rank = torch.tensor(num_tokens, device=batch.device)
+                num_tokens = int(self.trainer.strategy.reduce(of_rank, reduce_op="sum"))
             if num_tokens < self.batch_tokens:
                 self._log_skipped(self.batch_tokens - num_tokens, self.trainer)
         return batch.float() if isinstance(batch, Tensor) else batch

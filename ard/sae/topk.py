@@ -88,10 +88,14 @@ class TopKSAE(SAE):
             return self.encode(x)
         codes = encode_above(self.centred(x), self.W_enc, self.b_enc, self.k)
         values = codes.values.detach()
-        if (values > 0).any():
-            smallest = values[values > 0].min()
-            self.threshold.lerp_(smallest, 1 - THRESHOLD_DECAY if self.threshold > 0 else 1.0)
+        smallest = torch.where(values > 0, values, torch.inf).amin()
+        moved = torch.where(self.threshold > 0, self.threshold.lerp(smallest, 1 - THRESHOLD_DECAY), smallest)
+        self.threshold.copy_(torch.where(smallest.isfinite(), moved, self.threshold))
         return codes
+
+    def width_to_train(self) -> int:
+        """Return how wide the codes of a training batch are; those of BatchTopK as far as most batches need it."""
+        return self.k if self.threshold is None else min(2 * self.k, self.d_sae)
 
     def check_clamp(self, clamp: Mapping[int, float]) -> None:
         """Refuse negative values, and more features than TopK keeps."""

@@ -27,8 +27,8 @@ from torch.nn.functional import linear
 
 from ard.activations import ActivationDataModule
 from ard.sae import SAETraining, TopKSAE
-from ard.sae import functional as sae_functional
 from ard.sae.functional import affine, squared_error
+from ard.sae.products import ALL_PRODUCTS, Way, using
 from experiments.bench.feeding import write_store
 from experiments.bench.report import FOLDER, Line
 
@@ -62,7 +62,6 @@ def ours_robust(d_sae: int, k: int, x: Tensor) -> Step:
         module.training_step(x, 0).backward()
         module.on_before_optimizer_step(optimizer)
         optimizer.step()
-        module.on_train_batch_end(None, x, 0)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there is no Trainer to log to
@@ -71,16 +70,15 @@ def ours_robust(d_sae: int, k: int, x: Tensor) -> Step:
     return step
 
 
-def dense(d_sae: int, k: int, x: Tensor) -> Step:
-    """Return our step with dense products throughout: what the choice by ``DENSE_SHARE`` is measured by."""
+def in_one_way(way: Way, d_sae: int, k: int, x: Tensor) -> Step:
+    """Return our step with all products in one way: what the choice between them is measured by."""
     step = ours(d_sae, k, x)
 
-    def with_dense_products() -> None:
-        share, sae_functional.DENSE_SHARE = sae_functional.DENSE_SHARE, 0.0
-        step()
-        sae_functional.DENSE_SHARE = share
+    def with_products_in_this_way() -> None:
+        with using({ALL_PRODUCTS: way}):
+            step()
 
-    return with_dense_products
+    return with_products_in_this_way
 
 
 def sparsify(d_sae: int, k: int, x: Tensor) -> Step:
@@ -188,21 +186,10 @@ def crossover() -> float:
     x = torch.randn(512, D_IN)
     for share in (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2):
         k = int(share * D_SAE)
-        found = median_times({"sparse": _sparse(D_SAE, k, x), "dense": dense(D_SAE, k, x)}, 3)
-        if found["dense"] < found["sparse"]:
+        found = median_times({way: in_one_way(way, D_SAE, k, x) for way in ("dense", "gather")}, 3)
+        if found["dense"] < found["gather"]:
             return share
     return 1.0
-
-
-def _sparse(d_sae: int, k: int, x: Tensor) -> Step:
-    step = ours(d_sae, k, x)
-
-    def with_sparse_products() -> None:
-        share, sae_functional.DENSE_SHARE = sae_functional.DENSE_SHARE, 2.0
-        step()
-        sae_functional.DENSE_SHARE = share
-
-    return with_sparse_products
 
 
 def side_by_side(d_in: int, k: int, batch_tokens: int, steps: int) -> tuple[float, float]:
@@ -242,7 +229,7 @@ def main() -> list[Line]:
             "as we make it": lambda: affine(x, weight.T, bias),
             **{name: contender(D_SAE, K, x) for name, contender in CONTENDERS.items()},
             "robust": ours_robust(D_SAE, K, x),
-            "dense": dense(D_SAE, K, x),
+            "dense": in_one_way("dense", D_SAE, K, x),
         },
         9,
     )
