@@ -52,8 +52,8 @@ class SAETraining(LightningModule):
         seed: seed for the initial weights.
         float32_products: how a GPU multiplies float32 matrices: ``highest`` without rounding, or ``high`` in TF32, with
             the rounding of :func:`torch.set_float32_matmul_precision`. It changes nothing under bf16-mixed.
-        products: how sparse codes are multiplied: ``fastest``, which a GPU measures on its first batch, or always in one
-            way of :mod:`ard.sae.products`.
+        products: how sparse codes are multiplied: ``fastest``, which a GPU measures on its first batch, or always in
+            one way of :mod:`ard.sae.products`.
     """
 
     def __init__(
@@ -217,7 +217,8 @@ class SAETraining(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         """Show the FVU in the progress bar as often as it is logged: a number that is shown is waited for."""
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.global_step % every == 0:
             self.trainer.progress_bar_metrics.update({name: float(fvu) for name, fvu in self.fvu.items()})
 
     def _weight(self, x: Tensor) -> float:
@@ -286,7 +287,7 @@ class SAETraining(LightningModule):
         active = torch.zeros_like(silent).index_add_(0, codes.indices.flatten(), (codes.values > 0).long().flatten())
         num_tokens: int | Tensor = len(codes.values)
         if dist.is_available() and dist.is_initialized():
-            num_tokens = torch.full((), num_tokens, device=silent.device)
+            num_tokens = torch.full((), len(codes.values), device=silent.device)
             dist.all_reduce(active)
             dist.all_reduce(num_tokens)
         silent.add_(num_tokens).mul_(active == 0)

@@ -108,8 +108,8 @@ def check_way(way: str, operand: Tensor) -> None:
         raise UserError(f"products are computed 'fastest' or by one of {', '.join(WAYS)}, not {way!r}")
     if way not in ways(operand):
         raise UserError(
-            f"products cannot be computed by {way!r} on {operand.device.type}: it takes a GPU and `pip install triton`; "
-            "leave out the setting, and the fastest way that there is will be taken"
+            f"products cannot be computed by {way!r} on {operand.device.type}: install Triton for a GPU (`pip install "
+            "triton`), or leave out the setting, and the fastest way that there is will be taken"
         )
 
 
@@ -127,9 +127,10 @@ def measure(
         "sum_tokens": lambda way: sum_tokens(codes, x, d_sae, way),
         "dots": lambda way: dots(x, codes.indices, rows, way),
     }
-    table, times = {}, {}
+    table: dict[str, str] = {}
+    times: dict[str, dict[str, float]] = {}
     for product, run in runs.items():
-        found = {way: _milliseconds(run, way, x.device) for way in ways(rows)}
+        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in ways(rows)}
         key = case(product, rows, k, d_sae)
         table[key], times[key] = min(found, key=found.__getitem__), found
     return table, times
@@ -172,6 +173,11 @@ class Order(NamedTuple):
         return kept[2]
 
 
+def forget_order() -> None:
+    """Let go of the order that is kept, and of the memory that it takes."""
+    _last.kept = None
+
+
 def sum_rows(codes: Codes, rows: Float[Tensor, "features d_in"], way: Way) -> Float[Tensor, "tokens d_in"]:
     """Compute Z rows: for every token, the weighted sum of the rows that it selects."""
     values, indices = codes.values.to(rows.dtype), codes.indices
@@ -186,9 +192,7 @@ def sum_rows(codes: Codes, rows: Float[Tensor, "features d_in"], way: Way) -> Fl
     return embedding_bag(indices, _wide(rows), per_sample_weights=_wide(values), mode="sum")
 
 
-def sum_tokens(
-    codes: Codes, x: Float[Tensor, "tokens d_in"], d_sae: int, way: Way
-) -> Float[Tensor, "features d_in"]:
+def sum_tokens(codes: Codes, x: Float[Tensor, "tokens d_in"], d_sae: int, way: Way) -> Float[Tensor, "features d_in"]:
     """Compute Z^T x: for every feature, the weighted sum of the tokens that select it."""
     values, indices = codes.values.to(x.dtype), codes.indices
     if way == "dense":

@@ -6,17 +6,13 @@ product (`linear`), which every one of them needs. The peers are those of the te
 """
 
 import logging
-import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import matplotlib as mpl
@@ -30,12 +26,12 @@ from ard.sae import SAETraining, TopKSAE
 from ard.sae.functional import affine, squared_error
 from ard.sae.products import ALL_PRODUCTS, Way, using
 from experiments.bench.feeding import write_store
+from experiments.bench.peers import find_peers
 from experiments.bench.report import FOLDER, Line
 
 TITLE = "SAE: one training step, d_in 512, d_sae 4096, K 32, 2048 tokens"
 D_IN, D_SAE, K, TOKENS = 512, 4096, 32, 2048
 MILLISECONDS = (20, 50, 100, 200, 500)
-PEERS = Path(sys.prefix) / "peers"
 Step = Callable[[], object]
 
 
@@ -120,21 +116,6 @@ def sae_lens(d_sae: int, k: int, x: Tensor) -> Step:
 
 
 CONTENDERS = {"ours": ours, "sparsify": sparsify, "dictionary_learning": dictionary_learning, "SAELens": sae_lens}
-
-
-def find_peers() -> None:
-    """Import the peers from their folder, which is on the path no longer than that (see tests/sae/conftest.py)."""
-    os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
-    package = ModuleType("dictionary_learning")
-    found = PathFinder.find_spec("dictionary_learning", [str(PEERS)])
-    if found is None or found.submodule_search_locations is None:
-        raise SystemExit(f"{PEERS} lacks the libraries that are compared: run `make test` once, which installs them")
-    package.__path__ = found.submodule_search_locations
-    sys.modules["dictionary_learning"] = package
-    sys.path.append(str(PEERS))
-    for name in ("dictionary_learning.trainers.top_k", "sae_lens.saes.topk_sae", "sparsify"):
-        import_module(name)
-    sys.path.remove(str(PEERS))
 
 
 def median_times(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The Triton kernels without a GPU: what they compute, interpreted; and what they are compiled to."""
 
 import os
-import re
 import subprocess
 import sys
 from importlib.machinery import PathFinder
@@ -111,7 +110,10 @@ def test_interpreted_kernels_give_what_torch_gives():
 
 @pytest.mark.slow
 def test_compiled_kernels_load_sixteen_bytes_at_a_time_and_spill_no_register(tmp_path):
-    lines = [line.split() for line in run(COMPILED, str(tmp_path / 'kernel.ptx'), TRITON_CACHE_DIR=str(tmp_path)).splitlines()]
+    lines = [
+        line.split()
+        for line in run(COMPILED, str(tmp_path / "kernel.ptx"), TRITON_CACHE_DIR=str(tmp_path)).splitlines()
+    ]
     assert len(lines) == 2 * 2 * 3 * 2
     assert {line[1] for line in lines} == {"sm_80", "sm_90a"}
     for kernel, arch, dtype, columns, wide, stores, loads in lines:
