@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXTRAS = str(Path(sys.prefix) / "extras")  # of `make test`; a process of its own must look there by itself
-PATH = os.pathsep.join([str(Path(__file__).parents[2]), EXTRAS])
+PATH = os.pathsep.join([str(Path(__file__).parents[2]), EXTRAS, os.environ.get("PYTHONPATH", "")])
 
 pytestmark = pytest.mark.skipif(
     PathFinder.find_spec("triton", [EXTRAS, *sys.path]) is None, reason="triton is not installed: `make test` does that"
