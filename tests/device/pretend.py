@@ -9,7 +9,7 @@ To C++, the tensors are on the CPU, so that autograd needs nothing that a CPU bu
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 
+from ard.activations import store
 from ard.sae import products
 
 CUDA = torch.device("cuda:0")
@@ -243,6 +244,22 @@ def _moved(func, tensor, *args, **kwargs):
     return tensor.clone() if always and not moves else tensor
 
 
+class _Stream:
+    """A stream, or an event on it: whatever is asked for has been done already."""
+
+    def __init__(self, *_):
+        pass
+
+    def record_event(self):
+        return self
+
+    def wait_event(self, event):
+        assert isinstance(event, _Stream)
+
+    def synchronize(self):
+        pass
+
+
 class _NoGrad(torch.no_grad):
     """In place of inference mode, which such tensors do not have."""
 
@@ -296,6 +313,11 @@ def pretend_cuda() -> Iterator[list[Wait]]:
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
         patch.setattr(torch.cuda, "get_device_name", lambda *_: "pretended")
         patch.setattr(torch.cuda, "synchronize", lambda *_: None)
+        patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "current_stream", _Stream)
+        patch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+        patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        patch.setattr(store, "pinned", bytearray)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)
         patch.setattr(products, "kernels_run_on", lambda _: False)
