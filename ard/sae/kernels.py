@@ -17,6 +17,9 @@ ROWS = 16
 """Rows of a matrix that a program gathers at once: enough loads in flight to hide the memory's latency."""
 
 NUM_WARPS = 4
+PART = 2**12
+"""Entries of a row that :func:`top_k` writes from at once."""
+
 SLICES = (512, 256, 128)
 """Columns that a program may sum, most first."""
 
@@ -78,6 +81,45 @@ def dots_kernel(
         tl.store(out + part.to(tl.int64) * num_entries + i * k + entries, product, mask=there)
 
 
+@triton.jit
+def ordered(row, BITS: tl.constexpr):
+    """Return integers that compare as the entries do."""
+    bits = row.to(tl.float32).to(tl.int32, bitcast=True)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> (32 - BITS)
+
+
+@triton.jit
+def top_k_kernel(x, values, indices, width, k, WIDTH: tl.constexpr, PART: tl.constexpr, BITS: tl.constexpr):
+    """Write the k largest entries of row i: those above the k-th, and the first of those that equal it.
+
+    The k-th largest is found bit by bit, with the row in registers. Then the row is gone through part by part.
+    """
+    i = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, WIDTH)
+    row = tl.load(x + i * width + columns, mask=columns < width, other=0.0)
+    least = -(2 ** (BITS - 1))
+    key = tl.where(columns < width, ordered(row, BITS), least)
+    kth = tl.where(tl.sum((key >= 0).to(tl.int32)) >= k, 0, least)
+    for bit in tl.static_range(BITS - 1):
+        higher = kth + (1 << (BITS - 2 - bit))
+        kth = tl.where(tl.sum((key >= higher).to(tl.int32)) >= k, higher, kth)
+    first_above = 0
+    first_equal = tl.sum((key > kth).to(tl.int32))
+    for start in range(0, width, PART):
+        place = start + tl.arange(0, PART)
+        entries = tl.load(x + i * width + place, mask=place < width, other=0.0)
+        above = (ordered(entries, BITS) > kth) & (place < width)
+        equal = (ordered(entries, BITS) == kth) & (place < width)
+        # Both are counted in one scan: what is above in the lower half of a word, what is equal in the upper one.
+        counted = tl.cumsum(above.to(tl.int32) + (equal.to(tl.int32) << 16))
+        slot = tl.where(above, first_above + (counted & 0xFFFF), first_equal + (counted >> 16)) - 1
+        kept = above | (equal & (slot < k))
+        tl.store(values + i * k + slot, entries, mask=kept)
+        tl.store(indices + i * k + slot, place.to(tl.int64), mask=kept)
+        first_above += tl.sum(above.to(tl.int32))
+        first_equal += tl.sum(equal.to(tl.int32))
+
+
 def sum_rows(
     starts: Int[Tensor, " bags_and_1"],
     ids: Int[Tensor, " entries"],
@@ -121,6 +163,23 @@ def dots(
         grid = (num_tokens, parts)
         dots_kernel[grid](ids, x, rows, out, rows.shape[1], k, ids.numel(), ROWS, columns, num_warps=NUM_WARPS)
     return out.sum(dim=0)
+
+
+def top_k(x: Float[Tensor, "tokens features"], k: int) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    """Return the k largest entries of every row and their columns, as `torch.topk` does, in another order.
+
+    Of entries that are equal, the first are taken. A row must fit into the registers of a block of threads (see
+    :data:`ard.sae.products.WIDEST_ROW`).
+    """
+    num_tokens, width = x.shape
+    values = x.new_empty(num_tokens, k)
+    indices = torch.empty(num_tokens, k, dtype=torch.int64, device=x.device)
+    if values.numel():
+        held = triton.next_power_of_2(width)
+        num_warps = min(max(held // 1024, 4), 32)
+        sizes = (held, min(held, PART), 8 * x.element_size())
+        top_k_kernel[(num_tokens,)](x, values, indices, width, k, *sizes, num_warps=num_warps)
+    return values, indices
 
 
 def columns_of(rows: Float[Tensor, "rows d_in"]) -> int:

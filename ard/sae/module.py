@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ard.activations import ActivationDataModule
 from ard.sae.functional import (
     auxiliary_loss,
-    encode_top_k,
     geometric_median,
     nested_errors,
     rounded,
@@ -199,8 +198,7 @@ class SAETraining(LightningModule):
             rows = rounded(sae.W_dec)
             if all(case(product, rows, width, sae.d_sae) in self.table for product in PRODUCTS):
                 continue
-            codes = encode_top_k(sae.centred(x), sae.W_enc, sae.b_enc, width)
-            table, times = measure(codes, rounded(x), rows)
+            table, times = measure(sae.pre_activations(x), width, rounded(x), rows)
             self.table |= table
             for product, way in table.items():
                 each = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times[product].items())

@@ -1,9 +1,11 @@
-"""The sparse products of an SAE, and which way of computing each is the fastest on the device at hand.
+"""TopK and the sparse products of an SAE, and which way of computing each is the fastest on the device at hand.
 
 Codes Z are sparse, so there are three ways to multiply by them: ``dense`` builds Z and leaves the rest to the device's
 matrix units, ``gather`` reads only the rows that are selected, by PyTorch's own operators, and ``triton`` does so by
 the kernels of :mod:`ard.sae.kernels`. All ways multiply operands as they are given, bfloat16 or wider, and add up in
 float32 or wider; no sum depends on the order in which threads arrive.
+
+TopK itself is torch's own, ``gather`` or ``dense`` alike, or that of ``triton``.
 
 A table says which way is taken: on a GPU, training measures it on its first batch (:func:`measure`); where nothing has
 been measured, :func:`by_rule` decides.
@@ -28,7 +30,7 @@ from ard.types import Codes, UserError
 
 Way = Literal["dense", "gather", "triton"]
 WAYS: tuple[Way, ...] = get_args(Way)
-Product = Literal["sum_rows", "sum_tokens", "dots"]
+Product = Literal["top_k", "sum_rows", "sum_tokens", "dots"]
 PRODUCTS: tuple[Product, ...] = get_args(Product)
 
 ALL_PRODUCTS = "all"
@@ -37,6 +39,9 @@ ALL_PRODUCTS = "all"
 DENSE_FROM: Mapping[str, float] = {"cpu": 0.25, "float32": 0.024, "tf32": 0.0032, "bfloat16": 0.0055}
 """If a token keeps at least this share of the features, dense products are faster than sparse ones: on a CPU by
 measurement (docs/bench.md), on a GPU by arithmetic for an H100, by dtype."""
+
+WIDEST_ROW = 2**16
+"""Features up to which Triton's TopK can hold a token's pre-activations in registers."""
 
 REPEATS = 3
 """How often :func:`measure` times each way, after one run that is not counted."""
@@ -58,8 +63,8 @@ def using(table: Mapping[str, str]) -> Iterator[None]:
 def way_of(product: Product, operand: Float[Tensor, "rows d_in"], k: int, d_sae: int) -> Way:
     """Return how a product is computed by the table in use, or else by the rule."""
     table = _table.get({})
-    way = table.get(case(product, operand, k, d_sae)) or table.get(ALL_PRODUCTS)
-    return next((known for known in WAYS if known == way), None) or by_rule(operand, k, d_sae)
+    listed = table.get(case(product, operand, k, d_sae)) or table.get(ALL_PRODUCTS)
+    return next((way for way in WAYS if way == listed), None) or by_rule(operand, k, d_sae)
 
 
 def by_rule(operand: Float[Tensor, "rows d_in"], k: int, d_sae: int) -> Way:
@@ -114,15 +119,20 @@ def check_way(way: str, operand: Tensor) -> None:
 
 
 def measure(
-    codes: Codes, x: Float[Tensor, "tokens d_in"], rows: Float[Tensor, "features d_in"]
+    pre_activations: Float[Tensor, "tokens features"],
+    k: int,
+    x: Float[Tensor, "tokens d_in"],
+    rows: Float[Tensor, "features d_in"],
 ) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
     """Time every way of every product on these operands.
 
     Returns:
         The fastest way of each product, as a table for :func:`using`; and the milliseconds of all, for the log.
     """
-    k, d_sae = codes.indices.shape[1], len(rows)
-    runs: dict[Product, Callable[[Way], Tensor]] = {
+    d_sae = len(rows)
+    codes = Codes(*top_k(pre_activations, k, "gather"))
+    runs: dict[Product, Callable[[Way], object]] = {
+        "top_k": lambda way: top_k(pre_activations, k, way),
         "sum_rows": lambda way: sum_rows(codes, rows, way),
         "sum_tokens": lambda way: sum_tokens(codes, x, d_sae, way),
         "dots": lambda way: dots(x, codes.indices, rows, way),
@@ -136,7 +146,7 @@ def measure(
     return table, times
 
 
-def _milliseconds(run: Callable[[Way], Tensor], way: Way, device: torch.device) -> float:
+def _milliseconds(run: Callable[[Way], object], way: Way, device: torch.device) -> float:
     """Return the shortest of some runs; infinity where a way does not work, as for want of memory."""
     try:
         run(way)
@@ -176,6 +186,18 @@ class Order(NamedTuple):
 def forget_order() -> None:
     """Let go of the order that is kept, and of the memory that it takes."""
     _last.kept = None
+
+
+def top_k(
+    pre_activations: Float[Tensor, "tokens features"], k: int, way: Way
+) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
+    """Return the k largest pre-activations of every token and their features, in any order."""
+    if way == "triton" and pre_activations.shape[1] <= WIDEST_ROW:
+        from ard.sae import kernels  # which need Triton
+
+        return kernels.top_k(pre_activations, k)
+    values, indices = pre_activations.topk(k, dim=-1, sorted=False)
+    return values, indices
 
 
 def sum_rows(codes: Codes, rows: Float[Tensor, "features d_in"], way: Way) -> Float[Tensor, "tokens d_in"]:

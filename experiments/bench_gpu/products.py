@@ -85,10 +85,12 @@ def speed(shape: Shape) -> Iterator[Row]:
                 head: Row = {"e": e, "arithmetic": name}
                 encode = milliseconds(partial(affine, x_, w_, b_enc), shape)
                 yield {**head, "part": "encoder's product", "ms": encode}
-                if name != "tf32":
+                for way in products.ways(rows_):
+                    if way == "gather" or name == "tf32":  # torch's own, and float32's, as before
+                        continue
                     pre = affine(x_, w_, b_enc)
-                    topk = milliseconds(partial(torch.topk, pre, shape.k, sorted=False), shape)
-                    yield {**head, "part": "torch.topk", "ms": topk}
+                    ms = milliseconds(partial(products.top_k, pre, shape.k, way), shape)
+                    yield {**head, "part": "top_k", "way": way if way == "triton" else "torch", "ms": ms}
                     del pre
                 for product, compute in _ways(x_, rows_, codes).items():
                     for way in products.ways(rows_):

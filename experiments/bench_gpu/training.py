@@ -16,7 +16,7 @@ from torch import Tensor
 from ard.activations import ActivationDataModule
 from ard.activations.store import write_manifest, write_shard
 from ard.sae import SAETraining, TopKSAE
-from ard.sae.functional import encode_top_k, rounded, squared_error
+from ard.sae.functional import rounded, squared_error
 from ard.sae.products import ALL_PRODUCTS, measure, using, ways
 from experiments.bench.peers import find_peers
 from experiments.bench_gpu.measure import (
@@ -79,8 +79,7 @@ def _table(shape: Shape, e: int) -> tuple[dict[str, str], str]:
     sae, x = _sae(shape, e), torch.randn(shape.tokens, shape.d_in, device=shape.device)
     started = time.perf_counter()
     with torch.no_grad():
-        codes = encode_top_k(x, sae.W_enc, sae.b_enc, sae.k)
-        table, _ = measure(codes, rounded(x), rounded(sae.W_dec))
+        table, _ = measure(sae.pre_activations(x), sae.k, rounded(x), rounded(sae.W_dec))
     seconds = time.perf_counter() - started
     return table, "; ".join(f"{key.partition(',')[0]} {way}" for key, way in table.items()) + f" ({seconds:.2f} s)"
 

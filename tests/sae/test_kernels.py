@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 INTERPRETED = """
 import torch
 from ard.sae.functional import decode_sparse, encode_top_k
-from ard.sae.products import ALL_PRODUCTS, dots, kernels_run_on, sum_rows, sum_tokens, using
+from ard.sae.products import ALL_PRODUCTS, dots, kernels_run_on, sum_rows, sum_tokens, top_k, using
 from ard.types import Codes
 assert kernels_run_on("cpu")
 generator = torch.Generator().manual_seed(0)
@@ -47,6 +47,12 @@ for number in range(8):
             assert found.dtype == expected.dtype == torch.float32
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
+    for pre in (x @ rows.T, (x @ rows.T).round(), -(x @ rows.T).abs(), torch.zeros(tokens, d_sae).to(dtype)):
+        values, chosen = top_k(pre, k, "triton")
+        assert torch.equal(values, pre.gather(1, chosen))
+        assert torch.equal(values.sort(dim=1).values, pre.topk(k).values.sort(dim=1).values)
+        assert all(len(set(row)) == k for row in chosen.tolist())
+
     def gradients(way, autocast):
         given = [tensor.float().clone().requires_grad_() for tensor in (x, rows.T, torch.zeros(d_sae), rows)]
         with using({ALL_PRODUCTS: way}), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -65,9 +71,10 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from ard.sae import kernels
 
-def compiled(kernel, numbers, columns, capability, dtype):
-    constants = {"ROWS": kernels.ROWS, "COLUMNS": columns}
-    types = {"starts": "*i32", "ids": "*i32", "out": "*fp32", **dict.fromkeys(("x", "rows", "weights"), f"*{dtype}")}
+POINTERS = {"starts": "*i32", "ids": "*i32", "out": "*fp32", "indices": "*i64"}
+
+def report(kernel, constants, capability, dtype, num_warps):
+    types = {**POINTERS, **dict.fromkeys(("x", "rows", "weights", "values"), f"*{dtype}")}
     names = kernel.arg_names
     source = ASTSource(
         kernel,
@@ -75,24 +82,25 @@ def compiled(kernel, numbers, columns, capability, dtype):
         constants,
         {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if name in types or name == "width"},
     )
-    target, options = GPUTarget("cuda", capability, 32), {"num_warps": kernels.NUM_WARPS}
-    return triton.compile(source, target=target, options=options).asm["ptx"]
+    target = GPUTarget("cuda", capability, 32)
+    ptx = triton.compile(source, target=target, options={"num_warps": num_warps}).asm["ptx"]
+    with open(sys.argv[1], "w") as file:
+        file.write(ptx)
+    arch = re.search(r"[.]target (sm_[0-9]+a?)", ptx).group(1)
+    ptxas = [get_ptxas(capability).path, "-v", "--gpu-name", arch, sys.argv[1], "-o", sys.argv[1] + ".cubin"]
+    said = subprocess.run(ptxas, capture_output=True, text=True, check=True).stderr
+    wide = len(re.findall(r"ld[.]global[.]v4[.]b32", ptx))
+    spills = re.search(r"([0-9]+) bytes spill stores, ([0-9]+) bytes spill loads", said).groups()
+    print(kernel.__name__, arch, dtype, *constants.values(), num_warps, wide, *spills)
 
 for capability in (80, 90):
-    for dtype in ("bf16", "fp32"):
+    for dtype, bits in (("bf16", 16), ("fp32", 32)):
         for columns in kernels.SLICES:
             for kernel in (kernels.sum_rows_kernel, kernels.dots_kernel):
-                ptx = compiled(kernel, (), columns, capability, dtype)
-                with open(sys.argv[1], "w") as file:
-                    file.write(ptx)
-                arch = re.search(r"[.]target (sm_[0-9]+a?)", ptx).group(1)
-                report = subprocess.run(
-                    [get_ptxas(capability).path, "-v", "--gpu-name", arch, sys.argv[1], "-o", sys.argv[1] + ".cubin"],
-                    capture_output=True, text=True, check=True,
-                ).stderr
-                spills = re.search(r"(\\d+) bytes spill stores, (\\d+) bytes spill loads", report).groups()
-                wide = len(re.findall(r"ld[.]global[.]v4[.]b32", ptx))
-                print(kernel.__name__, arch, dtype, columns, wide, *spills)
+                report(kernel, {"ROWS": kernels.ROWS, "COLUMNS": columns}, capability, dtype, kernels.NUM_WARPS)
+    for width in (2**14, 2**15):
+        sizes = {"WIDTH": width, "PART": kernels.PART, "BITS": 16}
+        report(kernels.top_k_kernel, sizes, capability, "bf16", width // 1024)
 """
 
 
@@ -114,9 +122,10 @@ def test_compiled_kernels_load_sixteen_bytes_at_a_time_and_spill_no_register(tmp
         line.split()
         for line in run(COMPILED, str(tmp_path / "kernel.ptx"), TRITON_CACHE_DIR=str(tmp_path)).splitlines()
     ]
-    assert len(lines) == 2 * 2 * 3 * 2
+    assert len(lines) == 2 * (2 * 3 * 2 + 2)
     assert {line[1] for line in lines} == {"sm_80", "sm_90a"}
-    for kernel, arch, dtype, columns, wide, stores, loads in lines:
-        rows_by_columns = 16 * int(columns) * (2 if dtype == "bf16" else 4)
-        assert int(wide) >= rows_by_columns // (4 * 32 * 16), (kernel, arch, dtype, columns)  # 4 warps of 32 threads
-        assert (int(stores), int(loads)) == (0, 0), (kernel, arch, dtype, columns)
+    for kernel, arch, dtype, *constants, num_warps, wide, stores, loads in lines:
+        row, columns = (1, constants[0]) if kernel == "top_k_kernel" else constants
+        entries_of_a_thread = int(row) * int(columns) // (32 * int(num_warps))
+        assert int(wide) >= entries_of_a_thread * (2 if dtype == "bf16" else 4) // 16, (kernel, arch, dtype, constants)
+        assert (int(stores), int(loads)) == (0, 0), (kernel, arch, dtype, constants)
