@@ -20,6 +20,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
@@ -132,7 +133,7 @@ def _run(func, args, kwargs):
         plain_kwargs["device"] = CPU
     if plain_kwargs.get("pin_memory"):
         plain_kwargs["pin_memory"] = False
-    if func is torch.ops.aten.mm.dtype:  # which a CPU does not have
+    if func is torch.ops.aten.mm.dtype and not isinstance(plain_args[0], FakeTensor):  # which a CPU does not have
         wide = plain_args[2]
         found = torch.mm(plain_args[0].to(wide), plain_args[1].to(wide))
     else:
