@@ -66,13 +66,14 @@ def encode_top_k(
     w_enc: Float[Tensor, "d_in features"],
     b_enc: Float[Tensor, " features"],
     k: int,
+    centre: Float[Tensor, " d_in"] | None = None,
 ) -> Codes:
-    """Compute z = TopK(W_enc x + b_enc) as :func:`top_k` does, without keeping the pre-activations.
+    """Compute z = TopK(W_enc (x - centre) + b_enc) as :func:`top_k` does, without keeping the pre-activations.
 
     It is differentiable once. A pre-activation that is not selected, or not positive, gets no gradient. It is fastest
     when ``w_enc.T`` is contiguous, so that each feature is a row in memory.
     """
-    return Codes(*_Encode.apply(x, w_enc, b_enc, k))
+    return Codes(*_Encode.apply(x, w_enc, b_enc, centre, k))
 
 
 def decode_sparse(codes: Codes, w_dec: Float[Tensor, "features d_in"]) -> Float[Tensor, "tokens d_in"]:
@@ -93,6 +94,7 @@ def encode_above(
     b_enc: Float[Tensor, " features"],
     k: int,
     threshold: Tensor | None = None,
+    centre: Float[Tensor, " d_in"] | None = None,
 ) -> Codes:
     """BatchTopK: keep what is above one threshold for all tokens. Codes are as wide as the busiest token needs.
 
@@ -100,7 +102,7 @@ def encode_above(
     """
     width = min(2 * k, w_enc.shape[1])
     while True:
-        codes = encode_top_k(x, w_enc, b_enc, width)
+        codes = encode_top_k(x, w_enc, b_enc, width, centre)
         values = codes.values.detach()
         keep = values > threshold if threshold is not None else values >= values.flatten().topk(k * len(x)).values[-1]
         if width == w_enc.shape[1] or not (keep & (values > 0)).all(dim=1).any():
@@ -123,19 +125,25 @@ def top_k_clamped(codes: Codes, clamp: Mapping[int, float], k: int) -> Codes:
 
 
 class _Encode(torch.autograd.Function):
-    """TopK(W_enc x + b_enc), with the gradient of Eq. 1: for W_enc, the sum over tokens of dz_k x."""
+    """TopK(W_enc (x - centre) + b_enc), with the gradient of Eq. 1: for W_enc, the sum over tokens of dz_k x.
+
+    The centre's is that of b_enc seen through W_enc, -W_enc db: one product with a vector.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        dtype, d_sae = x.dtype, w_enc.shape[1]
-        x, w_enc = rounded(x), rounded(w_enc)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+    ) -> tuple[Tensor, Tensor]:
+        dtype, d_sae = x.dtype, weight.shape[1]
+        x, w_enc = rounded(x if centre is None else x - centre), rounded(weight)
         blocks = x.split(max(BLOCK_SIZE // d_sae, 1)) if x.device.type == "cpu" else (x,)
         way = products.way_of("top_k", w_enc.T, k, d_sae)
         selected = [products.top_k(affine(block, w_enc, b_enc), k, way) for block in blocks]
         values = torch.cat([values for values, _ in selected]).relu().to(dtype)
         indices = torch.cat([indices for _, indices in selected])
         ctx.way_of_x, ctx.way_of_w = (products.way_of(name, w_enc.T, k, d_sae) for name in ("sum_rows", "sum_tokens"))
-        ctx.save_for_backward(x, w_enc.T if ctx.needs_input_grad[0] else None, values, indices)
+        rows = w_enc.T if ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(x, rows, weight if ctx.needs_input_grad[3] else None, values, indices)
         ctx.d_sae = d_sae
         ctx.mark_non_differentiable(indices)
         return values, indices
@@ -143,12 +151,13 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_values: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, rows, values, indices = ctx.saved_tensors
+        x, rows, weight, values, indices = ctx.saved_tensors
         codes = Codes(d_values * (values > 0), indices)
         d_x = products.sum_rows(codes, rows.contiguous(), ctx.way_of_x) if rows is not None else None
         d_w = products.sum_tokens(codes, x, ctx.d_sae, ctx.way_of_w).T if ctx.needs_input_grad[1] else None
-        d_b = products.sum_values(codes, ctx.d_sae) if ctx.needs_input_grad[2] else None
-        return d_x, d_w, d_b, None
+        d_b = products.sum_values(codes, ctx.d_sae) if any(ctx.needs_input_grad[2:4]) else None
+        d_centre = None if weight is None or d_b is None else -torch.mv(weight, d_b)
+        return d_x, d_w, d_b, d_centre, None
 
 
 class _Decode(torch.autograd.Function):
@@ -266,6 +275,7 @@ def auxiliary_loss(
     w_dec: Float[Tensor, "features d_in"],
     dead: Bool[Tensor, " features"],
     k_aux: int,
+    centre: Float[Tensor, " d_in"] | None = None,
 ) -> Float[Tensor, ""]:
     """AuxK (reference [17], A.2): how badly the ``k_aux`` strongest dead features explain the live ones' residual.
 
@@ -282,7 +292,7 @@ def auxiliary_loss(
             return residual.new_zeros(())
     else:  # whose number of dead features would have to be waited for: live ones are kept from being selected
         b_enc, k_aux = b_enc.masked_fill(~dead, -torch.inf), min(k_aux, len(dead))
-    codes = encode_top_k(x, w_enc, b_enc, k_aux)
+    codes = encode_top_k(x, w_enc, b_enc, k_aux, centre)
     loss = squared_error(target, decode_sparse(codes, w_dec)) / joint_variance(target)
     return loss.nan_to_num(0.0) * dead.any()
 

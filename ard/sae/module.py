@@ -172,7 +172,7 @@ class SAETraining(LightningModule):
             dead = self._count_silence(codes, silent)
             if self.robust:
                 weights = (sae.W_enc, sae.b_enc, sae.W_dec)
-                auxiliary = auxiliary_loss(x - x_hat, sae.centred(x), *weights, dead, self.k_aux)
+                auxiliary = auxiliary_loss(x - x_hat, x, *weights, dead, self.k_aux, sae.centre)
                 loss = loss + self.auxk_coefficient * auxiliary
             total = total + loss
             self._log_step(

@@ -54,10 +54,10 @@ def on_device(module):
     return module
 
 
-def step(expansion, *, autocast=True, products="dense"):
+def step(expansion, *, autocast=True, products="dense", robust=False):
     """Take the second step of a training; return what was counted, and what was waited for."""
     with FakeTensorMode(), Count() as count, pretend_cuda() as waits:
-        module = on_device(SAETraining(D_IN, expansion, k=K, products=products))
+        module = on_device(SAETraining(D_IN, expansion, k=K, products=products, robust=robust))
         module.log_dict = module.log = lambda *_, **__: None
         optimizer = module.configure_optimizers()
         x = torch.randn(TOKENS, D_IN, device="cuda", dtype=torch.bfloat16)
@@ -97,6 +97,13 @@ def test_sparse_products_leave_one_dense_one_and_never_build_a_row_for_every_cod
     assert waits == []
     assert count.flops == {torch.bfloat16: product(8)}
     assert count.peak <= 7 * GB < TOKENS * K * D_IN * 2  # bytes of such rows in bfloat16, 8.4 GB
+
+
+def test_auxk_costs_as_much_again_and_a_bias_of_the_decoder_nothing():
+    count, waits = step(8, robust=True)
+    assert waits == []
+    assert count.flops == {torch.bfloat16: 10 * product(8)}
+    assert count.peak <= 9 * GB
 
 
 def test_expansions_side_by_side_fit_a_card():

@@ -162,6 +162,26 @@ def test_outputs_and_gradients_are_those_of_dense_autograd(monkeypatch, dtype, r
             torch.testing.assert_close(ours, oracle, atol=100 * rounding, rtol=rounding)
 
 
+@pytest.mark.parametrize("way", ["dense", "gather"])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_centre_gets_the_gradient_that_it_has_where_it_is_subtracted_before(seed, way):
+    (x, w_enc, b_enc, w_dec), k = weights(seed)
+    centre = torch.randn(
+        x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
+    inputs = [w_enc, b_enc, w_dec, centre]
+    with using({ALL_PRODUCTS: way}):
+        found = decode_sparse(encode_top_k(x.detach(), w_enc, b_enc, k, centre), w_dec)
+    expected = dense_sae(x.detach() - centre, w_enc, b_enc, w_dec, k)
+    torch.testing.assert_close(found, expected)
+    for ours, oracle in zip(
+        torch.autograd.grad(found.pow(3).sum(), inputs),
+        torch.autograd.grad(expected.pow(3).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, oracle)
+
+
 def test_gradients_lie_in_memory_as_the_weights_do():
     (x, w_enc, b_enc, w_dec), _ = weights(1)
     sparse_sae(x, w_enc, b_enc, w_dec, 1).sum().backward()
