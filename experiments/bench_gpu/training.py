@@ -14,7 +14,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ard.activations import ActivationDataModule
-from ard.activations.store import write_manifest, write_shard
+from ard.activations.store import read_layer, write_manifest, write_shard
+from ard.activations.stream import ShuffledOnDevice
 from ard.sae import SAETraining, TopKSAE
 from ard.sae.functional import rounded, squared_error
 from ard.sae.products import ALL_PRODUCTS, measure, using, ways
@@ -100,29 +101,48 @@ def _ours(shape: Shape, e: int, table: dict[str, str]) -> Callable[[], None]:
 
 
 class Clock(Callback):
-    """Time the second half of a training, and list what the host waited for in the steps before it."""
+    """Time the second half of a training; before it, list what the host waits for, and then what the GPU does."""
+
+    WATCHED = 4
+    """Steps for which the host and the GPU are watched, one after the other."""
 
     def __init__(self, steps: int, device: torch.device) -> None:
         self.first, self.device = steps // 2, device
-        self.seconds, self.waits = 0.0, []  # type: float, list[str]
+        self.seconds = 0.0
+        self.waits: list[str] = []
+        self.kernels: dict[str, float] = {}  # milliseconds a step
+        self.profile: Any = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start."""
-        if batch_idx == self.first:
-            self._list(False)
+        """Go on to what is next."""
+        before = self.first - batch_idx
+        if before == 0:
             wait(self.device)
             self.seconds = -time.perf_counter()
-        elif batch_idx == self.first - 4:
+        elif self.device.type == "cuda" and before == 2 * self.WATCHED + 1:
             self._list(True)
+        elif self.device.type == "cuda" and before == self.WATCHED + 1:
+            self._list(False)
+            wait(self.device)
+            self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]).__enter__()
+        elif self.profile and before == 1:
+            wait(self.device)
+            self.profile.__exit__(None, None, None)
+            events = [e for e in self.profile.key_averages() if "emcpy" not in e.key and e.self_device_time_total]
+            self.kernels = {e.key: e.self_device_time_total / 1000 / self.WATCHED for e in events}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop."""
         wait(self.device)
         self.seconds += time.perf_counter()
 
+    def longest(self) -> str:
+        """Return the kernels that take longest, in milliseconds a step."""
+        longest = sorted(self.kernels.items(), key=lambda item: -item[1])[:8]
+        return "; ".join(f"{name[:60]} {ms:.2f}" for name, ms in longest)
+
     def _list(self, on: bool) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("warn" if on else "default")
+        torch.cuda.set_sync_debug_mode("warn" if on else "default")
         warnings.showwarning = self._note if on else _SHOW
         warnings.simplefilter("always" if on else "default")
 
@@ -139,7 +159,8 @@ _SHOW = warnings.showwarning
 def loop(shape: Shape) -> Iterator[Row]:
     """The step in the Trainer's loop, with batches from shards on disk: what a training really takes.
 
-    ``waits`` are the places where the host waited for the GPU, over four steps.
+    ``waits`` are the places where the host waited for the GPU, over four steps; the kernels of four other steps are
+    compared with the time of a step that nothing watches: the rest of it, the GPU is idle.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -152,7 +173,10 @@ def loop(shape: Shape) -> Iterator[Row]:
         for _ in range(shape.loop_steps):
             next(reading)
         ms = 1000 * (time.perf_counter() - started) / shape.loop_steps
-        yield {"training": "batches alone", "ms a step": ms, "GB/s": _gb(shape) / ms * 1000}
+        yield {"training": "batches alone, mixed by the CPU", "ms a step": ms, "GB/s": _gb(shape) / ms * 1000}
+        if shape.device.type == "cuda":
+            ms = _mixed_by_the_gpu(folder, shape)
+            yield {"training": "batches alone, mixed by the GPU", "ms a step": ms, "GB/s": _gb(shape) / ms * 1000}
         runs: list[tuple[Any, str, dict[str, Any]]] = [
             *((e, "bfloat16", {}) for e in shape.expansions),
             (shape.middle, "float32", {}),
@@ -186,9 +210,25 @@ def loop(shape: Shape) -> Iterator[Row]:
                 "ms a step": ms,
                 "GB/s": _gb(shape) / ms * 1000,
                 "peak GB": peak_gb(shape.device),
+                "idle GPU": max(0.0, 1 - sum(clock.kernels.values()) / ms) if clock.kernels else float("nan"),
                 "waits": "; ".join(sorted(set(clock.waits))) or "none",
                 "ways": ", ".join(f"{key.partition(',')[0]} {way}" for key, way in module.table.items()),
+                "longest kernels, ms": clock.longest(),
             }
+
+
+def _mixed_by_the_gpu(folder: Path, shape: Shape) -> float:
+    layer = read_layer(folder, 0)
+    batches = iter(ShuffledOnDevice(layer, shape.tokens, shape.buffer_tokens, 0, False, device=shape.device))
+    next(batches)
+    wait(shape.device)
+    started = time.perf_counter()
+    for _ in range(2 * shape.loop_steps):
+        next(batches)
+    wait(shape.device)
+    ms = 1000 * (time.perf_counter() - started) / (2 * shape.loop_steps)
+    batches.close()  # type: ignore[attr-defined]
+    return ms
 
 
 def _gb(shape: Shape) -> float:
