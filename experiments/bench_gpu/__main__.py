@@ -22,6 +22,7 @@ from experiments.bench_gpu.report import page
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SECTIONS: dict[str, tuple[str, str, float]] = {
     "card": ("products", "The card's own matrix products", 20),
+    "checks": ("checks", "What must hold on a GPU", 30),
     "exactness": ("products", "Every way of every product, against float64", 20),
     "speed": ("products", "Every part of a step, alone", 45),
     "steps": ("training", "A training step: forward, backward, clipping, fused Adam", 50),

@@ -114,7 +114,7 @@ def peak_gb(device: torch.device) -> float:
 
 def peak_tflops(shape: Shape) -> dict[str, float]:
     """Return the TFLOP/s of the device's own square matrix product, in every arithmetic: the most that it gives."""
-    size = 8192 if shape.device.type == "cuda" else 128
+    size = 128 if shape.model_divisor > 1 else 8192
     a, b = (torch.randn(size, size, device=shape.device) for _ in range(2))
     found = {}
     for name in ARITHMETICS:

@@ -27,7 +27,7 @@ def card(shape: Shape) -> Iterator[Row]:
     """The device's own matrix products and copies: what all else is compared with."""
     for name, tflops in peak_tflops(shape).items():
         yield {"what": f"matrix product, {name}", "value": tflops, "unit": "TFLOP/s"}
-    source = torch.empty(2**28 if shape.device.type == "cuda" else 2**16, device=shape.device)
+    source = torch.empty(2**16 if shape.model_divisor > 1 else 2**28, device=shape.device)
     copied = torch.empty_like(source)
     ms = milliseconds(partial(copied.copy_, source), shape)
     yield {"what": "copy, read and written", "value": 2 * source.nbytes / ms / 1e6, "unit": "GB/s"}

@@ -165,7 +165,7 @@ def loop(shape: Shape) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         num_shards = max(1, 2 * shape.buffer_tokens // (CLIPS_PER_SHARD * TOKENS_PER_CLIP))
-        _write_store(folder, shape.d_in, num_shards)
+        write_store(folder, shape.d_in, num_shards)
         reading = iter(_data(folder, shape).train_dataloader())
         for _ in range(4):
             next(reading)
@@ -239,7 +239,8 @@ def _data(folder: Path, shape: Shape) -> ActivationDataModule:
     return ActivationDataModule(folder, layer=0, batch_tokens=shape.tokens, buffer_tokens=shape.buffer_tokens)
 
 
-def _write_store(folder: Path, d_in: int, num_shards: int) -> None:
+def write_store(folder: Path, d_in: int, num_shards: int) -> None:
+    """Write shards of random tokens, all of them with the same ones: only their number matters here."""
     generator, about = torch.Generator().manual_seed(0), {"model": "none", "layers": [0], "dtype": "bfloat16"}
     x = torch.randn(CLIPS_PER_SHARD * TOKENS_PER_CLIP, d_in, generator=generator).bfloat16().split(TOKENS_PER_CLIP)
     for shard in range(num_shards):

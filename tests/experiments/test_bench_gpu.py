@@ -14,6 +14,7 @@ def test_every_section_has_rows(tmp_path):
     for name, section in kept["sections"].items():
         assert "error" not in section, (name, section["error"])
         assert section["rows"], name
+    assert {row["holds"] for row in kept["sections"]["checks"]["rows"]} == {"yes"}
     errors = {(row["arithmetic"], row["way"]): row for row in kept["sections"]["exactness"]["rows"]}
     assert all(row["error"] < 1e-5 for row in errors.values())
     assert errors["bfloat16", "dense"]["with rounding"] > 1e-4
