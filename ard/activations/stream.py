@@ -64,6 +64,7 @@ class Shuffled(IterableDataset[Tensor]):
         self.fits = source.num_tokens <= buffer_tokens
         self.seed = seed
         self.start = start
+        self._mixed: dict[int, Tensor] = {}  # the order of the tokens of the last epochs, where all are mixed
 
     @property
     def not_finite(self) -> Int[Tensor, " clips"]:
@@ -136,8 +137,13 @@ class Shuffled(IterableDataset[Tensor]):
         """Return the tokens of a batch when the whole layer is mixed; the batch may span epochs."""
         num_tokens, first = self.source.num_tokens, batch * self.batch_tokens
         epochs = range(first // num_tokens, (first + self.batch_tokens - 1) // num_tokens + 1)
-        mixed = torch.cat([torch.randperm(num_tokens, generator=self._generator(0, epoch)) for epoch in epochs])
-        return mixed[first - epochs[0] * num_tokens :][: self.batch_tokens]
+        self._mixed = {
+            epoch: self._mixed[epoch]
+            if epoch in self._mixed
+            else torch.randperm(num_tokens, generator=self._generator(0, epoch))
+            for epoch in epochs
+        }
+        return torch.cat([*self._mixed.values()])[first - epochs[0] * num_tokens :][: self.batch_tokens]
 
     def _fill(self, buffer: Float[Tensor, "tokens d_in"], number: int) -> None:
         """Fill the buffer with its part of the stream, which may begin within an epoch and run into the next."""
@@ -181,7 +187,7 @@ class ShuffledOnDevice(Shuffled):
             x = torch.cat([x.clone() for x in self._read()]).to(self.device)
             for number in count(self.start):
                 yield self._cut(x, self._on_device(self._rows(number)))
-        self.stopped, self._copied = False, self.copying.synchronize
+        self.stopped, self._copied = False, lambda: self.copying.record_event().synchronize()
         buffers = [self._empty(self.device) for _ in range(2)]
         first, skipped = divmod(self.start, self.batches_per_buffer)
         with ThreadPoolExecutor(1) as reader:

@@ -20,7 +20,7 @@ from experiments.bench_gpu.training import write_store
 D_IN, EXPANSION, K, TOKENS, STEPS = 256, 8, 16, 512, 8
 SHARDS, BUFFER_TOKENS = 1, 4096
 LEAST_ALIKE = 0.98
-"""Share of features that must be selected alike among tokens of mere noise, where more are close calls than in audio."""
+"""Share of features that must be selected alike among tokens of mere noise, where many are close calls."""
 
 
 def checks(shape: Shape) -> Iterator[Row]:
