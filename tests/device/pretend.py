@@ -87,6 +87,9 @@ class OnCuda(torch.Tensor):
         memo[id(self)] = copied
         return copied
 
+    def __reduce_ex__(self, protocol):
+        return self.inner.detach().__reduce_ex__(protocol)  # on the CPU, as a checkpoint is loaded
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})

@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 
 from ard.activations import ActivationDataModule
 from ard.activations.store import write_manifest, write_shard
-from ard.sae import LogQuality, SAETraining, SaveSAE
+from ard.sae import LogQuality, SAETraining, SaveSAE, products
 from tests.device.pretend import CPU, CUDA, pretend_cuda
 
 D_IN, K, STEPS = 16, 4, 8
@@ -85,3 +85,38 @@ def test_a_step_waits_for_nothing_and_learns_what_it_learns_on_a_cpu(store, opti
     alone, _ = train(store, options, precision=precision)
     for ours, expected in zip(found, alone.parameters(), strict=True):
         torch.testing.assert_close(ours, expected.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_training_that_is_resumed_computes_products_as_it_began(store, tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+
+    class Keep(Callback):
+        def on_train_end(self, trainer, pl_module):
+            trainer.save_checkpoint(path)
+
+    def fit(max_steps, callbacks, ckpt_path=None):
+        module = SAETraining(D_IN, 4, k=K)
+        data = ActivationDataModule(store, layer=1, batch_tokens=64, buffer_tokens=128)
+        quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
+        trainer = Trainer(max_steps=max_steps, callbacks=callbacks, limit_val_batches=0, **quiet)
+        trainer.fit(module, data, ckpt_path=ckpt_path)
+        return module.table
+
+    slowest = {"dense": 1.0, "gather": 0.5}  # by chance, what is fast differs
+    monkeypatch.setattr(products, "_milliseconds", lambda run, way, device: slowest[way])
+    with pretend_cuda():
+        first = fit(2, [Keep()])
+        slowest["gather"] = 2.0
+        resumed, anew = fit(4, [], path), fit(2, [])
+    assert set(first.values()) == {"gather"}
+    assert len(first) == len(products.PRODUCTS)
+    assert resumed == first
+    assert set(anew.values()) == {"dense"}
+
+
+def test_what_is_chosen_is_logged(store, caplog):
+    with pretend_cuda(), caplog.at_level("INFO", "ard.sae.module"):
+        train(store, PLAIN, device=CUDA)
+    lines = [record.message for record in caplog.records if record.name == "ard.sae.module"]
+    assert len(lines) == len(products.PRODUCTS)
+    assert all(" ms" in line and "d_in 16, float32, pretended: " in line for line in lines)
