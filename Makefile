@@ -11,10 +11,10 @@ EXTRAS := .venv/.extras
 PEERS := .venv/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check bench torture table1 table2 table3 table4 tables clean
+.PHONY: help setup demo test quick check bench bench-gpu torture table1 table2 table3 table4 tables clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9 ]+:.*## / { printf "  make %-24s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "  make %-24s %s\n", $$1, $$2 }' Makefile
 	@echo "  Tables are made for PRESET=$(PRESET) in RUN=$(RUN), and again for SEEDS=\"1 2\" to see which concepts come back;"
 	@echo "  FACTS=\"--run.root /data\" changes facts of the preset's run.yaml."
 
@@ -40,6 +40,9 @@ check: $(STAMP) ## lint, format, types and the direction of imports: what pre-co
 
 bench: $(STAMP) $(PEERS) ## time what has to be fast, beside plain code and other libraries; writes docs/bench.md
 	$(BIN)/python -m experiments.bench
+
+bench-gpu: $(STAMP) $(PEERS) ## the same on a GPU, in four minutes; writes docs/bench-gpu.md
+	$(BIN)/python -m experiments.bench_gpu
 
 torture: $(STAMP) ## try on purpose what goes wrong for users, in one table; fails if anything falls short
 	$(BIN)/python -m experiments.torture

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ard.activations.module import ClipBatch, Extraction
 from ard.activations.sending import sent
 from ard.activations.store import Layer, finished_shards, read_layer, read_manifest
-from ard.activations.stream import InOrder, Probe, ProbeBatch, Shuffled
+from ard.activations.stream import InOrder, Probe, ProbeBatch, Shuffled, ShuffledOnDevice
 from ard.audio import clip_metadata, read_audio_manifest, read_shard
 from ard.audiollm import AudioPrompter
 from ard.types import Clip, Failure, UserError
@@ -166,7 +166,8 @@ class ActivationDataModule(LightningDataModule):
         layer: the layer to read.
         evaluation: folder of activation shards of clips that nothing was trained on; None if there are none.
         batch_tokens: tokens in a training batch, over all ranks.
-        buffer_tokens: tokens mixed before batches are cut; every worker of every rank holds these and one shard.
+        buffer_tokens: tokens mixed before batches are cut; every worker of every rank holds these and one shard. On a
+            GPU, without workers, its memory holds them twice: one half is filled while the other is used.
         clips_per_batch: clips in a probing batch.
         num_workers: processes that read and mix; another number changes the order of the batches.
         skip_not_finite: leave tokens that hold NaN or infinity out of training batches, name their clips once and log
@@ -238,6 +239,10 @@ class ActivationDataModule(LightningDataModule):
             )
         settings = self.batch_tokens, self.buffer_tokens, self.seed, self.skip_not_finite
         layer = read_layer(self.activations, self.layer)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type == "cuda" and self.num_workers == 0:
+            self.tokens = ShuffledOnDevice(layer, *settings, start, rank=rank, world_size=world_size, device=device)
+            return DataLoader(self.tokens, batch_size=None)
         self.tokens = Shuffled(layer, *settings, start, rank=rank, world_size=world_size)
         return DataLoader(
             self.tokens,
@@ -260,9 +265,10 @@ class ActivationDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Cast to float32 after the transfer, which halves the bytes copied; count the tokens that a batch lacks."""
         if isinstance(batch, Tensor) and self.skip_not_finite and self.trainer and self.trainer.training:
-            num_tokens = int(
-                self.trainer.strategy.reduce(torch.tensor(len(batch), device=batch.device), reduce_op="sum")
-            )
+            num_tokens = len(batch)
+            if self.trainer.world_size > 1:
+                of_rank = torch.tensor(num_tokens, device=batch.device)
+                num_tokens = int(self.trainer.strategy.reduce(of_rank, reduce_op="sum"))
             if num_tokens < self.batch_tokens:
                 self._log_skipped(self.batch_tokens - num_tokens, self.trainer)
         return batch.float() if isinstance(batch, Tensor) else batch

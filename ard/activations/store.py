@@ -8,7 +8,7 @@ after its tars.
 import errno
 import io
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,7 +232,9 @@ class Layer(NamedTuple):
         """Tokens of all clips."""
         return sum(sum(shard.num_tokens) for shard in self.shards)
 
-    def read(self, order: Iterable[int] | None = None) -> Iterator[tuple[Shard, list[Tensor]]]:
+    def read(
+        self, order: Iterable[int] | None = None, *, copied: Callable[[], object] | None = None
+    ) -> Iterator[tuple[Shard, list[Tensor]]]:
         """Read shard after shard: x [tokens, d_in] of every clip, in the stored dtype.
 
         A shard is read whole and checked before any of it is used. The next shard reuses its memory: the tensors are
@@ -240,17 +242,20 @@ class Layer(NamedTuple):
 
         Args:
             order: places of the shards to read, in this order; all of them by default.
+            copied: waits until what was copied from the tensors is copied; with it, they are in pinned memory, from
+                which a GPU copies by itself.
 
         Raises:
             UserError: if a shard is missing or damaged.
         """
-        memory = bytearray()
+        memory: Any = bytearray()
         for place in range(len(self.shards)) if order is None else order:
             shard = self.shards[place]
             if not shard.clip_ids:
                 continue
             if len(memory) <= shard.num_bytes[self.layer]:
-                memory = bytearray(shard.num_bytes[self.layer] + 1)  # one more, to see a shard that has grown
+                num_bytes = shard.num_bytes[self.layer] + 1  # one more, to see a shard that has grown
+                memory = bytearray(num_bytes) if copied is None else pinned(num_bytes)
             self._load(shard, memory)
             yield (
                 shard,
@@ -261,6 +266,8 @@ class Layer(NamedTuple):
                     for num_tokens, offset in zip(shard.num_tokens, shard.offsets, strict=True)
                 ],
             )
+            if copied is not None:
+                copied()
 
     def said(self, shard: Shard) -> str:
         """Return how a message names a shard."""
@@ -269,7 +276,7 @@ class Layer(NamedTuple):
     def _name(self, shard: Shard) -> str:
         return f"layer-{self.layer}/{shard.number:06d}.tar"
 
-    def _load(self, shard: Shard, memory: bytearray) -> None:
+    def _load(self, shard: Shard, memory: Any) -> None:
         name, expected = self.said(shard), shard.num_bytes[self.layer]
         again = "delete it and run `ard extract` again, which rebuilds it"
         try:
@@ -281,6 +288,11 @@ class Layer(NamedTuple):
             raise UserError(f"{name} is cut short or has grown ({size} of {expected} bytes): {again}")
         if xxhash.xxh3_64_hexdigest(memoryview(memory)[:size]) != shard.xxh3[self.layer]:
             raise UserError(f"{name} is damaged (its checksum does not match): {again}")
+
+
+def pinned(num_bytes: int) -> Any:
+    """Return memory that a GPU reads by itself, while the CPU goes on."""
+    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 def read_layer(folder: Path | str, layer: int, rank: int = 0, world_size: int = 1) -> Layer:
@@ -333,7 +345,7 @@ def _open(folder: Path | str, name: str) -> Any:
     return wds.gopen(url) if url.startswith("pipe:") else fsspec.open(url, "rb").open()
 
 
-def _fill(file: Any, memory: bytearray) -> int:
+def _fill(file: Any, memory: Any) -> int:
     """Read a file into memory, as much as fits, and return the number of bytes."""
     view, size = memoryview(memory), 0
     stream = getattr(file, "stream", file)  # of a command's output

@@ -1,7 +1,8 @@
 """Activation shards as streams of tokens: shuffled and endless, in order, or as whole clips."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from ctypes import c_int32
 from itertools import count
 from multiprocessing.sharedctypes import RawArray
@@ -63,6 +64,7 @@ class Shuffled(IterableDataset[Tensor]):
         self.fits = source.num_tokens <= buffer_tokens
         self.seed = seed
         self.start = start
+        self._mixed: dict[int, Tensor] = {}  # the order of the tokens of the last epochs, where all are mixed
 
     @property
     def not_finite(self) -> Int[Tensor, " clips"]:
@@ -79,19 +81,29 @@ class Shuffled(IterableDataset[Tensor]):
             x = torch.cat([x.clone() for x in self._read()])
             for number in mine:
                 yield self._cut(x, self._rows(number * num_workers + turn))
-        buffer = torch.empty(self.batches_per_buffer * self.batch_tokens, self.source.d_in, dtype=self.source.dtype)
+        buffer = self._empty()
         filled = -1
         for number in mine:
             own, place = divmod(number, self.batches_per_buffer)
             if own != filled:
                 filled = own
                 self._fill(buffer, own * num_workers + turn)
-                order = torch.randperm(len(buffer), generator=self._generator(1, own * num_workers + turn))
+                order = self._order(own * num_workers + turn)
             yield self._cut(buffer, order[place * self.batch_tokens :][: self.batch_tokens])
+
+    def _empty(self, device: torch.device | None = None) -> Float[Tensor, "tokens d_in"]:
+        num_tokens = self.batches_per_buffer * self.batch_tokens
+        return torch.empty(num_tokens, self.source.d_in, dtype=self.source.dtype, device=device)
+
+    def _order(self, number: int) -> Int[Tensor, " tokens"]:
+        """Return the order in which the tokens of a buffer are taken."""
+        return torch.randperm(self.batches_per_buffer * self.batch_tokens, generator=self._generator(1, number))
+
+    _copied: Callable[[], object] | None = None
 
     def _read(self, order: Iterable[int] | None = None) -> Iterator[Float[Tensor, "tokens d_in"]]:
         """Read shards clip by clip, and check for values that are not finite."""
-        for shard, xs in self.source.read(order):
+        for shard, xs in self.source.read(order, copied=self._copied):
             for row, x in enumerate(xs, start=self.first_clip[shard.number]):
                 if not all(map(math.isfinite, x.aminmax())):  # aminmax passes NaN on and is as fast as copying
                     self.not_finite[row] = int((~x.isfinite().all(dim=1)).sum())
@@ -125,8 +137,13 @@ class Shuffled(IterableDataset[Tensor]):
         """Return the tokens of a batch when the whole layer is mixed; the batch may span epochs."""
         num_tokens, first = self.source.num_tokens, batch * self.batch_tokens
         epochs = range(first // num_tokens, (first + self.batch_tokens - 1) // num_tokens + 1)
-        mixed = torch.cat([torch.randperm(num_tokens, generator=self._generator(0, epoch)) for epoch in epochs])
-        return mixed[first - epochs[0] * num_tokens :][: self.batch_tokens]
+        self._mixed = {
+            epoch: self._mixed[epoch]
+            if epoch in self._mixed
+            else torch.randperm(num_tokens, generator=self._generator(0, epoch))
+            for epoch in epochs
+        }
+        return torch.cat([*self._mixed.values()])[first - epochs[0] * num_tokens :][: self.batch_tokens]
 
     def _fill(self, buffer: Float[Tensor, "tokens d_in"], number: int) -> None:
         """Fill the buffer with its part of the stream, which may begin within an epoch and run into the next."""
@@ -139,7 +156,7 @@ class Shuffled(IterableDataset[Tensor]):
             skip -= int(sizes[begun - 1]) if begun else 0
             for x in self._read(order[begun:]):
                 part = x[skip : skip + len(buffer) - filled]
-                buffer[filled : filled + len(part)] = part
+                buffer[filled : filled + len(part)].copy_(part, non_blocking=True)
                 filled, skip = filled + len(part), max(0, skip - len(x))
                 if filled == len(buffer):
                     return
@@ -149,6 +166,62 @@ class Shuffled(IterableDataset[Tensor]):
         return torch.Generator().manual_seed(
             int(np.random.SeedSequence([self.seed, *key]).generate_state(1, np.uint64)[0])
         )
+
+
+class ShuffledOnDevice(Shuffled):
+    """The same batches in the same order, mixed in the memory of a GPU.
+
+    A thread reads and checks the clips and has them copied to one buffer while batches are cut from another. The host
+    waits only where reading is slower than training.
+    """
+
+    def __init__(self, *args: Any, device: torch.device, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.device = device
+        self.copying: Any = torch.cuda.Stream(device)
+        self.stopped = False
+
+    def __iter__(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
+        """Return the batches, from the first that is not yet consumed."""
+        if self.fits:
+            x = torch.cat([x.clone() for x in self._read()]).to(self.device)
+            for number in count(self.start):
+                yield self._cut(x, self._on_device(self._rows(number)))
+        self.stopped, self._copied = False, lambda: self.copying.record_event().synchronize()
+        buffers = [self._empty(self.device) for _ in range(2)]
+        first, skipped = divmod(self.start, self.batches_per_buffer)
+        with ThreadPoolExecutor(1) as reader:
+            try:
+                filled = reader.submit(
+                    self._fill_ahead, buffers[first % 2], first, torch.cuda.current_stream().record_event()
+                )
+                for number in count(first):
+                    buffer = buffers[number % 2]
+                    torch.cuda.current_stream().wait_event(filled.result())
+                    # The other buffer's batches have all been cut, though the GPU may not yet have got so far.
+                    free = torch.cuda.current_stream().record_event()
+                    filled = reader.submit(self._fill_ahead, buffers[(number + 1) % 2], number + 1, free)
+                    order = self._on_device(self._order(number))
+                    for rows in order.split(self.batch_tokens)[skipped if number == first else 0 :]:
+                        yield self._cut(buffer, rows)
+            finally:
+                self.stopped = True  # the thread ends with the clip that it is reading
+
+    def _fill_ahead(self, buffer: Float[Tensor, "tokens d_in"], number: int, free: Any) -> Any:
+        """Fill a buffer once it is free, and return the event that it is full."""
+        with torch.cuda.stream(self.copying):
+            self.copying.wait_event(free)
+            self._fill(buffer, number)
+            return self.copying.record_event()
+
+    def _read(self, order: Iterable[int] | None = None) -> Iterator[Float[Tensor, "tokens d_in"]]:
+        for x in super()._read(order):
+            if self.stopped:
+                raise CancelledError
+            yield x
+
+    def _on_device(self, rows: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
+        return rows.pin_memory().to(self.device, non_blocking=True)
 
 
 class InOrder(IterableDataset[Tensor]):

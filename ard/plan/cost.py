@@ -127,13 +127,13 @@ def encoding_flops(d_in: int, d_sae: int) -> int:
     return 2 * d_in * d_sae
 
 
-def training_flops(d_in: int, d_sae: int, k: int, *, robust: bool = False, k_aux: int = 0) -> tuple[int, int]:
+def training_flops(d_in: int, d_sae: int, k: int, *, k_aux: int = 0) -> tuple[int, int]:
     """Return the FLOPs of one token in training: of dense products, and of sparse ones, which gather rows of d_in.
 
-    The encoder is dense. The decoder and the gradients of z, W_dec, W_enc and, with ``robust``, of b_dec are sparse,
-    with k features each. AuxK does the same for k_aux dead features; the count is for the worst case, all dead.
+    The encoder is dense. The decoder and the gradients of z, W_dec and W_enc are sparse, with k features each. AuxK
+    does the same for k_aux dead features; the count is for the worst case, all dead.
     """
-    return (2 if k_aux else 1) * encoding_flops(d_in, d_sae), 2 * (5 if robust else 4) * (k + k_aux) * d_in
+    return (2 if k_aux else 1) * encoding_flops(d_in, d_sae), 2 * 4 * (k + k_aux) * d_in
 
 
 def clap_flops(audio: Mapping[str, Any]) -> int:

@@ -253,9 +253,8 @@ class _Planner:
     def _training(self, layer: int, expansion: int) -> StagePlan:
         """The steps of one SAE: Adam moves 28 bytes per weight, its gradient 8 more; gathered rows 2 per FLOP."""
         d_sae, num_steps = expansion * self.d_in, self.trained_tokens // self.batch_tokens
-        robust = self.setting("fit", "SAETraining", "robust")
-        k_aux = self.setting("fit", "SAETraining", "k_aux") if robust else 0
-        dense, sparse = cost.training_flops(self.d_in, d_sae, self.fact("k"), robust=robust, k_aux=k_aux)
+        k_aux = self.setting("fit", "SAETraining", "k_aux") if self.setting("fit", "SAETraining", "robust") else 0
+        dense, sparse = cost.training_flops(self.d_in, d_sae, self.fact("k"), k_aux=k_aux)
         precision = str(self.preset.trainer("precision", "32-true"))
         dtype = "float32" if precision.startswith("32") else "bfloat16"
         num_weights, copies = 2 * self.d_in * d_sae + d_sae + self.d_in, 0

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
+from ard.sae.products import Order
 from ard.types import Codes
 
 SCORERS = ("ard", "mean", "coverage")  # r = mu * c (Eq. 2), mu alone (`Mean Act.`), c alone (`Coverage`)
@@ -41,10 +43,15 @@ def clip_scores(codes: Codes, clip_of_token: Int[Tensor, " tokens"], num_clips: 
     num_tokens = torch.bincount(clip_of_token, minlength=num_clips)[:, None]
     if not num_tokens.all():
         raise ValueError(f"clips {(num_tokens[:, 0] == 0).nonzero()[:, 0].tolist()} of the batch have no token")
-    place = (clip_of_token[:, None] * num_features + codes.indices).flatten()
+    place = clip_of_token[:, None] * num_features + codes.indices
     values = codes.values.flatten().double()
-    flat = values.new_zeros(2, num_clips * num_features)
-    flat[0].index_add_(0, place, values)
-    flat[1].index_add_(0, place, (values > 0).double())
-    mean, coverage = flat.view(2, num_clips, num_features) / num_tokens
+    if values.device.type == "cpu":
+        flat = values.new_zeros(2, num_clips * num_features)
+        flat[0].index_add_(0, place.flatten(), values)
+        flat[1].index_add_(0, place.flatten(), (values > 0).double())
+    else:  # where that adds in any order: clips with equal activations would not have equal scores
+        order = Order.of(place, num_clips * num_features)
+        of_entry = torch.stack([values, (values > 0).double()], dim=1)
+        flat = embedding_bag(order.entries, of_entry, order.starts[:-1], mode="sum").T
+    mean, coverage = flat.reshape(2, num_clips, num_features) / num_tokens
     return ClipScores(mean * coverage, mean, coverage)

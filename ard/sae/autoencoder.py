@@ -59,11 +59,12 @@ class SAE(Dictionary):
 
     def pre_activations(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens features"]:
         """Return W_enc (x - b_dec) + b_enc, where b_dec is 0 without ``pre_bias``."""
-        return affine(self.centred(x), self.W_enc, self.b_enc)
+        return affine(x if self.centre is None else x - self.centre, self.W_enc, self.b_enc)
 
-    def centred(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """Return what the encoder reads: x - b_dec with ``pre_bias``, else x."""
-        return x - self.b_dec if self.pre_bias else x
+    @property
+    def centre(self) -> Float[Tensor, " d_in"] | None:
+        """What the encoder subtracts from x: b_dec with ``pre_bias``, else nothing."""
+        return self.b_dec if self.pre_bias else None
 
     def decode(self, codes: Codes) -> Float[Tensor, "tokens d_in"]:
         """Return x_hat from the codes."""

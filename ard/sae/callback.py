@@ -47,6 +47,7 @@ class SaveSAE(Callback):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         metadata = data.about() if isinstance(data, ActivationDataModule) else {}
+        metadata["precision"] = pl_module.precision()
         for expansion, sae in pl_module.trained().items():
             prefix = prefix_of(expansion, pl_module)
             measured = {

@@ -2,7 +2,8 @@
 
 Codes stay sparse in both directions: :func:`encode_top_k` and :func:`decode_sparse` define their own gradients, so that
 neither a dense z, nor its dense gradient, nor a [tokens * k, d_in] array is ever built. In a training step, only the
-encoder's product is dense.
+encoder's product is dense, unless :mod:`ard.sae.products` knows better. Under autocast to bfloat16, the operands of all
+five products of a step are rounded to it; they are added up in float32, and all else stays float32.
 """
 
 import math
@@ -11,18 +12,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag, linear
+from torch.nn.functional import linear
 
+from ard.sae import products
 from ard.types import Codes
 
 BLOCK_SIZE = 2**22
 """Pre-activations computed at once on the CPU: few enough to be still in its cache when TopK reads them."""
-
-DENSE_SHARE = 0.25
-"""If a token keeps at least this share of the features, dense products are faster than sparse ones (docs/bench.md)."""
 
 
 def top_k(pre_activations: Float[Tensor, "tokens features"], k: int) -> Codes:
@@ -49,7 +48,7 @@ def keep_positive(activations: Float[Tensor, "tokens features"]) -> Codes:
 def affine(
     x: Float[Tensor, "tokens d_in"], w_enc: Float[Tensor, "d_in features"], b_enc: Float[Tensor, " features"]
 ) -> Float[Tensor, "tokens features"]:
-    """Compute W_enc x + b_enc. Under autocast, this is the SAE's only product in lower precision."""
+    """Compute W_enc x + b_enc, in the lower precision of autocast."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -67,13 +66,14 @@ def encode_top_k(
     w_enc: Float[Tensor, "d_in features"],
     b_enc: Float[Tensor, " features"],
     k: int,
+    centre: Float[Tensor, " d_in"] | None = None,
 ) -> Codes:
-    """Compute z = TopK(W_enc x + b_enc) as :func:`top_k` does, without keeping the pre-activations.
+    """Compute z = TopK(W_enc (x - centre) + b_enc) as :func:`top_k` does, without keeping the pre-activations.
 
     It is differentiable once. A pre-activation that is not selected, or not positive, gets no gradient. It is fastest
     when ``w_enc.T`` is contiguous, so that each feature is a row in memory.
     """
-    return Codes(*_Encode.apply(x, w_enc, b_enc, k))
+    return Codes(*_Encode.apply(x, w_enc, b_enc, centre, k))
 
 
 def decode_sparse(codes: Codes, w_dec: Float[Tensor, "features d_in"]) -> Float[Tensor, "tokens d_in"]:
@@ -94,6 +94,7 @@ def encode_above(
     b_enc: Float[Tensor, " features"],
     k: int,
     threshold: Tensor | None = None,
+    centre: Float[Tensor, " d_in"] | None = None,
 ) -> Codes:
     """BatchTopK: keep what is above one threshold for all tokens. Codes are as wide as the busiest token needs.
 
@@ -101,7 +102,7 @@ def encode_above(
     """
     width = min(2 * k, w_enc.shape[1])
     while True:
-        codes = encode_top_k(x, w_enc, b_enc, width)
+        codes = encode_top_k(x, w_enc, b_enc, width, centre)
         values = codes.values.detach()
         keep = values > threshold if threshold is not None else values >= values.flatten().topk(k * len(x)).values[-1]
         if width == w_enc.shape[1] or not (keep & (values > 0)).all(dim=1).any():
@@ -124,27 +125,39 @@ def top_k_clamped(codes: Codes, clamp: Mapping[int, float], k: int) -> Codes:
 
 
 class _Encode(torch.autograd.Function):
-    """TopK(W_enc x + b_enc), with the gradient of Eq. 1: for W_enc, the sum over tokens of dz_k x."""
+    """TopK(W_enc (x - centre) + b_enc), with the gradient of Eq. 1: for W_enc, the sum over tokens of dz_k x.
+
+    The centre's is that of b_enc seen through W_enc, -W_enc db: one product with a vector.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        blocks = x.split(max(BLOCK_SIZE // w_enc.shape[1], 1)) if x.device.type == "cpu" else (x,)
-        selected = [top_k(affine(block, w_enc, b_enc), k) for block in blocks]
-        values = torch.cat([codes.values for codes in selected]).to(x.dtype)
-        indices = torch.cat([codes.indices for codes in selected])
-        ctx.save_for_backward(x, w_enc, values, indices)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+    ) -> tuple[Tensor, Tensor]:
+        dtype, d_sae = x.dtype, weight.shape[1]
+        x, w_enc = rounded(x if centre is None else x - centre), rounded(weight)
+        blocks = x.split(max(BLOCK_SIZE // d_sae, 1)) if x.device.type == "cpu" else (x,)
+        way = products.way_of("top_k", w_enc.T, k, d_sae)
+        selected = [products.top_k(affine(block, w_enc, b_enc), k, way) for block in blocks]
+        values = torch.cat([values for values, _ in selected]).relu().to(dtype)
+        indices = torch.cat([indices for _, indices in selected])
+        ctx.way_of_x, ctx.way_of_w = (products.way_of(name, w_enc.T, k, d_sae) for name in ("sum_rows", "sum_tokens"))
+        rows = w_enc.T if ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(x, rows, weight if ctx.needs_input_grad[3] else None, values, indices)
+        ctx.d_sae = d_sae
         ctx.mark_non_differentiable(indices)
         return values, indices
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_values: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_enc, values, indices = ctx.saved_tensors
+        x, rows, weight, values, indices = ctx.saved_tensors
         codes = Codes(d_values * (values > 0), indices)
-        d_x = _rows_of(codes, w_enc.T.contiguous()) if ctx.needs_input_grad[0] else None
-        d_w = _sum_by_feature(codes, x, w_enc.shape[1]).T if ctx.needs_input_grad[1] else None
-        d_b = x.new_zeros(w_enc.shape[1]).index_add_(0, indices.flatten(), codes.values.flatten())
-        return d_x, d_w, d_b, None
+        d_x = products.sum_rows(codes, rows.contiguous(), ctx.way_of_x) if rows is not None else None
+        d_w = products.sum_tokens(codes, x, ctx.d_sae, ctx.way_of_w).T if ctx.needs_input_grad[1] else None
+        d_b = products.sum_values(codes, ctx.d_sae) if any(ctx.needs_input_grad[2:4]) else None
+        d_centre = None if weight is None or d_b is None else -torch.mv(weight, d_b)
+        return d_x, d_w, d_b, d_centre, None
 
 
 class _Decode(torch.autograd.Function):
@@ -152,59 +165,28 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, indices: Tensor, w_dec: Tensor) -> Tensor:
+        w_dec, shape = rounded(w_dec), (indices.shape[1], len(w_dec))
+        ctx.way_of_z, ctx.way_of_w = (products.way_of(name, w_dec, *shape) for name in ("dots", "sum_tokens"))
         ctx.save_for_backward(values, indices, w_dec)
-        return _rows_of(Codes(values, indices), w_dec)
+        return products.sum_rows(Codes(values, indices), w_dec, products.way_of("sum_rows", w_dec, *shape))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_x_hat: Tensor) -> tuple[Tensor | None, ...]:
         values, indices, w_dec = ctx.saved_tensors
-        d_x_hat = d_x_hat.contiguous()
-        d_values = _dot_with_rows(d_x_hat, indices, w_dec) if ctx.needs_input_grad[0] else None
-        d_w = _sum_by_feature(Codes(values, indices), d_x_hat, len(w_dec)) if ctx.needs_input_grad[2] else None
+        codes, d_x_hat = Codes(values, indices), d_x_hat.contiguous().to(w_dec.dtype)
+        d_values = products.dots(d_x_hat, indices, w_dec, ctx.way_of_z) if ctx.needs_input_grad[0] else None
+        d_w = products.sum_tokens(codes, d_x_hat, len(w_dec), ctx.way_of_w) if ctx.needs_input_grad[2] else None
         return d_values, None, d_w
 
 
-def _rows_of(codes: Codes, rows: Float[Tensor, "features d_in"]) -> Float[Tensor, "tokens d_in"]:
-    """Compute Z rows: for every token, the weighted sum of the rows that it selects."""
-    if _dense_is_faster(codes.indices, len(rows)):
-        return _product(_dense(codes, len(rows)), rows)
-    return embedding_bag(codes.indices, rows, per_sample_weights=codes.values, mode="sum")
-
-
-def _sum_by_feature(codes: Codes, x: Float[Tensor, "tokens d_in"], d_sae: int) -> Float[Tensor, "features d_in"]:
-    """Compute Z^T x: for every feature, the weighted sum of the tokens that select it."""
-    if _dense_is_faster(codes.indices, d_sae):
-        return _product(_dense(codes, d_sae).T, x)
-    features, order = codes.indices.flatten().to(torch.int32).sort(stable=True)  # by feature, then by token
-    starts = torch.searchsorted(features, torch.arange(d_sae, device=x.device, dtype=torch.int32))
-    tokens, weights = order // codes.indices.shape[1], codes.values.flatten()[order]
-    return embedding_bag(tokens, x, starts, per_sample_weights=weights, mode="sum")
-
-
-def _dot_with_rows(
-    x: Float[Tensor, "tokens d_in"], indices: Int[Tensor, "tokens k"], rows: Float[Tensor, "features d_in"]
-) -> Float[Tensor, "tokens k"]:
-    """Compute only the selected entries of x rows^T."""
-    num_tokens, k = indices.shape
-    if _dense_is_faster(indices, len(rows)):
-        return _product(x, rows.T).gather(1, indices)
-    tokens = torch.arange(num_tokens, device=x.device)
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x, rows, indices.flatten(), tokens * k, tokens.repeat_interleave(k), 0
-    ).view(num_tokens, k)
-
-
-def _dense_is_faster(indices: Int[Tensor, "tokens k"], d_sae: int) -> bool:
-    return indices.shape[1] >= DENSE_SHARE * d_sae
-
-
-def _product(a: Float[Tensor, "m n"], b: Float[Tensor, "n l"]) -> Float[Tensor, "m l"]:
-    return torch.mm(a, b, out=a.new_empty(a.shape[0], b.shape[1]))  # with `out`, autocast keeps its precision
-
-
-def _dense(codes: Codes, d_sae: int) -> Float[Tensor, "tokens features"]:
-    return codes.values.new_zeros(len(codes.values), d_sae).scatter(1, codes.indices, codes.values)
+def rounded(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return an operand of a product as it is multiplied: in bfloat16 under autocast to that, else as it is."""
+    device = tensor.device.type
+    if tensor.dtype == torch.float32 and torch.amp.is_autocast_available(device):
+        bf16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        return tensor.bfloat16() if bf16 else tensor
+    return tensor
 
 
 def squared_error(x: Float[Tensor, "tokens d_in"], x_hat: Float[Tensor, "tokens d_in"]) -> Float[Tensor, ""]:
@@ -293,6 +275,7 @@ def auxiliary_loss(
     w_dec: Float[Tensor, "features d_in"],
     dead: Bool[Tensor, " features"],
     k_aux: int,
+    centre: Float[Tensor, " d_in"] | None = None,
 ) -> Float[Tensor, ""]:
     """AuxK (reference [17], A.2): how badly the ``k_aux`` strongest dead features explain the live ones' residual.
 
@@ -300,13 +283,18 @@ def auxiliary_loss(
     so that 1 means that they explain nothing. (sparsify divides by the variance of x, SAELens by nothing.) Gradients
     reach the encoder of the dead features, but not the residual. 0 if no feature is dead.
     """
-    features = dead.nonzero().flatten()
-    if len(features) == 0:
-        return residual.new_zeros(())
     target = residual.detach()
-    w_enc, w_dec = w_enc.T.index_select(0, features).T, w_dec.index_select(0, features)
-    codes = encode_top_k(x, w_enc, b_enc.index_select(0, features), min(k_aux, len(features)))
-    return (squared_error(target, decode_sparse(codes, w_dec)) / joint_variance(target)).nan_to_num(0.0)
+    if dead.device.type == "cpu":
+        features = dead.nonzero().flatten()
+        w_enc, w_dec = w_enc.T.index_select(0, features).T, w_dec.index_select(0, features)
+        b_enc, k_aux = b_enc.index_select(0, features), min(k_aux, len(features))
+        if k_aux == 0:
+            return residual.new_zeros(())
+    else:  # whose number of dead features would have to be waited for: live ones are kept from being selected
+        b_enc, k_aux = b_enc.masked_fill(~dead, -torch.inf), min(k_aux, len(dead))
+    codes = encode_top_k(x, w_enc, b_enc, k_aux, centre)
+    loss = squared_error(target, decode_sparse(codes, w_dec)) / joint_variance(target)
+    return loss.nan_to_num(0.0) * dead.any()
 
 
 def geometric_median(x: Float[Tensor, "tokens d_in"], num_steps: int = 20) -> Float[Tensor, " d_in"]:

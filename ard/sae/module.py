@@ -1,7 +1,8 @@
 """Training TopK-SAEs, as a LightningModule."""
 
+import logging
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -9,7 +10,15 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from ard.activations import ActivationDataModule
-from ard.sae.functional import auxiliary_loss, geometric_median, nested_errors, squared_error, variance
+from ard.sae.functional import (
+    auxiliary_loss,
+    geometric_median,
+    nested_errors,
+    rounded,
+    squared_error,
+    variance,
+)
+from ard.sae.products import ALL_PRODUCTS, PRODUCTS, case, check_way, measure, using
 from ard.sae.topk import Reconstruction, TopKSAE
 from ard.types import Codes, UserError
 
@@ -40,6 +49,10 @@ class SAETraining(LightningModule):
             the first group, the first two, and so on.
         max_norm_multiple: leave out tokens whose norm exceeds this multiple of the batch's median norm.
         seed: seed for the initial weights.
+        float32_products: how a GPU multiplies float32 matrices: ``highest`` without rounding, or ``high`` in TF32, with
+            the rounding of :func:`torch.set_float32_matmul_precision`. It changes nothing under bf16-mixed.
+        products: how sparse codes are multiplied: ``fastest``, which a GPU measures on its first batch, or always in
+            one way of :mod:`ard.sae.products`.
     """
 
     def __init__(
@@ -57,6 +70,8 @@ class SAETraining(LightningModule):
         matryoshka: list[float] | None = None,
         max_norm_multiple: float | None = None,
         seed: int = 0,
+        float32_products: Literal["highest", "high"] = "highest",
+        products: Literal["fastest", "dense", "gather", "triton"] = "fastest",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -64,6 +79,10 @@ class SAETraining(LightningModule):
         self.lr, self.robust = lr, robust
         self.k_aux, self.auxk_coefficient, self.dead_after_tokens = k_aux, auxk_coefficient, dead_after_tokens
         self.matryoshka, self.max_norm_multiple = matryoshka, max_norm_multiple
+        self.float32_products, self.products = float32_products, products
+        self.table: dict[str, str] = {} if products == "fastest" else {ALL_PRODUCTS: products}
+        self.chosen: set[tuple[int, int]] = set()  # expansions and k whose products the table lists
+        self.fvu: dict[str, Tensor] = {}  # of the last batch, for the progress bar
         self.saes = nn.ModuleList(
             TopKSAE(
                 d_in,
@@ -86,12 +105,26 @@ class SAETraining(LightningModule):
         if isinstance(data, ActivationDataModule):
             data.check_width(self.sae.d_in)
         if stage == "fit":
+            if self.products != "fastest":
+                check_way(self.products, torch.empty(0, device=self.trainer.strategy.root_device))
+            self.earlier_float32_products = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(self.float32_products)
             check_precision(self.trainer.precision, clips=bool(self.trainer.gradient_clip_val))
             if self.trainer.world_size > 1 and (self.max_norm_multiple is not None or self.sae.threshold is not None):
                 raise UserError(
                     "max_norm_multiple and batch_top_k need the whole batch, but each of "
                     f"{self.trainer.world_size} ranks has only a part: set trainer.devices to 1"
                 )
+
+    def teardown(self, stage: str) -> None:
+        """Restore how float32 is multiplied, which is one setting for the whole process."""
+        if stage == "fit":
+            torch.set_float32_matmul_precision(self.earlier_float32_products)
+
+    def precision(self) -> str:
+        """Return in which precision it is trained: that of the Trainer, and TF32 where it is what multiplies."""
+        rounds = self.device.type == "cuda" and self.float32_products != "highest"
+        return "32-true, products in TF32" if rounds and self.trainer.precision == "32-true" else self.trainer.precision
 
     @property
     def sae(self) -> TopKSAE:
@@ -119,6 +152,12 @@ class SAETraining(LightningModule):
         if self.robust and self.global_step == 0:
             self._start_from(x)
         x = x / self.scale if self.robust else x
+        if x.device.type == "cuda" and self.products == "fastest":
+            self._choose_ways(x)
+        with using(self.table):
+            return self._loss(x) * self._weight(x)
+
+    def _loss(self, x: Tensor) -> Tensor:
         spread = variance(x)
         total = x.new_zeros(())
         silences = self.tokens_silent.split([sae.d_sae for sae in self.by_expansion.values()])
@@ -133,37 +172,69 @@ class SAETraining(LightningModule):
             dead = self._count_silence(codes, silent)
             if self.robust:
                 weights = (sae.W_enc, sae.b_enc, sae.W_dec)
-                auxiliary = auxiliary_loss(x - x_hat, sae.centred(x), *weights, dead, self.k_aux)
+                auxiliary = auxiliary_loss(x - x_hat, x, *weights, dead, self.k_aux, sae.centre)
                 loss = loss + self.auxk_coefficient * auxiliary
             total = total + loss
-            fvu = error.detach() / spread
             self._log_step(
                 e,
                 {
                     "loss": loss.detach(),
                     "squared_error": error.detach() * self.scale**2,
-                    "fvu": fvu,
+                    "fvu": error.detach() / spread,
                     "dead_share": dead.float().mean(),
                     "not_positive_share": (codes.values <= 0).float().mean(),
                 },
             )
-        return total * self._weight(x)
+        return total
+
+    @torch.no_grad()
+    def _choose_ways(self, x: Tensor) -> None:
+        """Time the products of every SAE whose K is new; a training that is resumed has the table of the first."""
+        for e, sae in self.by_expansion.items():
+            width = sae.width_to_train()
+            if (e, width) in self.chosen:
+                continue
+            self.chosen.add((e, width))
+            rows = rounded(sae.W_dec)
+            if all(case(product, rows, width, sae.d_sae) in self.table for product in PRODUCTS):
+                continue
+            table, times = measure(sae.pre_activations(x), width, rounded(x), rows)
+            self.table |= table
+            for product, way in table.items():
+                each = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times[product].items())
+                logging.getLogger(__name__).info("%s: %s (%s)", product, way, each)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how products are computed."""
+        checkpoint["products"] = self.table
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on as the training began, unless the setting says otherwise."""
+        if self.products == "fastest":
+            self.table = {key: way for key, way in checkpoint.get("products", {}).items() if key != ALL_PRODUCTS}
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        """Show the FVU in the progress bar as often as it is logged: a number that is shown is waited for."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.global_step % every == 0:
+            self.trainer.progress_bar_metrics.update({name: float(fvu) for name, fvu in self.fvu.items()})
 
     def _weight(self, x: Tensor) -> float:
         """Return this rank's share of all tokens, times the number of ranks: gradients are averaged over ranks."""
         if not (dist.is_available() and dist.is_initialized()):
             return 1.0
-        num_tokens = torch.tensor(float(len(x)), device=x.device)
+        num_tokens = torch.full((), float(len(x)), device=x.device)
         dist.all_reduce(num_tokens)
         return len(x) * dist.get_world_size() / float(num_tokens)
 
     def validation_step(self, x: Tensor, batch_idx: int) -> dict[str, Reconstruction]:
         """Return each SAE's reconstruction and codes of held-out tokens, by expansion."""
         reconstructions = {}
-        for e, sae in self.by_expansion.items():
-            codes = sae.encode(x / self.scale)
-            values, x_hat = codes.values * self.scale, sae.decode(codes) * self.scale
-            reconstructions[str(e)] = Reconstruction(x_hat, Codes(values, codes.indices))
+        with using(self.table):
+            for e, sae in self.by_expansion.items():
+                codes = sae.encode(x / self.scale)
+                values, x_hat = codes.values * self.scale, sae.decode(codes) * self.scale
+                reconstructions[str(e)] = Reconstruction(x_hat, Codes(values, codes.indices))
         return reconstructions
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -212,8 +283,9 @@ class SAETraining(LightningModule):
     def _count_silence(self, codes: Codes, silent: Tensor) -> Tensor:
         """Count for how many tokens, over all ranks, each feature has been silent, and return which are dead."""
         active = torch.zeros_like(silent).index_add_(0, codes.indices.flatten(), (codes.values > 0).long().flatten())
-        num_tokens = torch.tensor(len(codes.values), device=silent.device)
+        num_tokens: int | Tensor = len(codes.values)
         if dist.is_available() and dist.is_initialized():
+            num_tokens = torch.full((), len(codes.values), device=silent.device)
             dist.all_reduce(active)
             dist.all_reduce(num_tokens)
         silent.add_(num_tokens).mul_(active == 0)
@@ -222,7 +294,7 @@ class SAETraining(LightningModule):
     def _log_step(self, expansion: int, figures: dict[str, Tensor]) -> None:
         one = len(self.expansions) == 1
         self.log_dict({f"train/{name}" if one else f"train/e{expansion}/{name}": x for name, x in figures.items()})
-        self.log("fvu" if one else f"fvu-e{expansion}", figures["fvu"], prog_bar=True, logger=False)
+        self.fvu["fvu" if one else f"fvu-e{expansion}"] = figures["fvu"]
 
 
 def check_precision(precision: str, *, clips: bool) -> None:

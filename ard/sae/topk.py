@@ -63,14 +63,14 @@ class TopKSAE(SAE):
         if clamp:
             return self.encode_both(x, clamp)[1]
         if self.threshold is None:
-            return encode_top_k(self.centred(x), self.W_enc, self.b_enc, self.k)
-        return encode_above(self.centred(x), self.W_enc, self.b_enc, self.k, self.threshold)
+            return encode_top_k(x, self.W_enc, self.b_enc, self.k, self.centre)
+        return encode_above(x, self.W_enc, self.b_enc, self.k, self.threshold, self.centre)
 
     def encode_both(self, x: Float[Tensor, "tokens d_in"], clamp: Mapping[int, float]) -> tuple[Codes, Codes]:
         """Return the codes of x without and with features set before TopK, from one encoder product."""
         if self.threshold is None:
             width = min(self.k + len(clamp), self.d_sae)
-            codes = encode_top_k(self.centred(x), self.W_enc, self.b_enc, width)
+            codes = encode_top_k(x, self.W_enc, self.b_enc, width, self.centre)
             return top_k_clamped(codes, {}, self.k), top_k_clamped(codes, clamp, self.k)
         pre_activations = self.pre_activations(x)
         codes = self._above_threshold(pre_activations)
@@ -86,12 +86,16 @@ class TopKSAE(SAE):
         """Return the codes of a training batch. BatchTopK uses the batch's own threshold and keeps a running mean."""
         if self.threshold is None:
             return self.encode(x)
-        codes = encode_above(self.centred(x), self.W_enc, self.b_enc, self.k)
+        codes = encode_above(x, self.W_enc, self.b_enc, self.k, centre=self.centre)
         values = codes.values.detach()
-        if (values > 0).any():
-            smallest = values[values > 0].min()
-            self.threshold.lerp_(smallest, 1 - THRESHOLD_DECAY if self.threshold > 0 else 1.0)
+        smallest = torch.where(values > 0, values, torch.inf).amin()
+        moved = torch.where(self.threshold > 0, self.threshold.lerp(smallest, 1 - THRESHOLD_DECAY), smallest)
+        self.threshold.copy_(torch.where(smallest.isfinite(), moved, self.threshold))
         return codes
+
+    def width_to_train(self) -> int:
+        """Return how wide the codes of a training batch are; those of BatchTopK as far as most batches need it."""
+        return self.k if self.threshold is None else min(2 * self.k, self.d_sae)
 
     def check_clamp(self, clamp: Mapping[int, float]) -> None:
         """Refuse negative values, and more features than TopK keeps."""

@@ -11,7 +11,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,14 @@ EMBEDDED = Path(__file__).parent.parent.parent / "ard" / "audiollm" / "embedded"
 def save_model(folder: Path, shrink: int = 8) -> None:
     """Save a Qwen2-Audio of random weights, ``shrink`` times as narrow as the real one."""
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    config = Qwen2AudioConfig(
+    Qwen2AudioForConditionalGeneration(config_of(tokenizer, shrink)).save_pretrained(folder)
+    features = WhisperFeatureExtractor(feature_size=128, sampling_rate=16000, chunk_length=30)
+    Qwen2AudioProcessor(features, tokenizer).save_pretrained(folder)
+
+
+def config_of(tokenizer: Any, shrink: int) -> Qwen2AudioConfig:
+    """Return the configuration of a Qwen2-Audio that is ``shrink`` times as narrow as the real one."""
+    return Qwen2AudioConfig(
         audio_config={
             "model_type": "qwen2_audio_encoder",
             "num_mel_bins": 128,
@@ -63,11 +70,8 @@ def save_model(folder: Path, shrink: int = 8) -> None:
             "num_attention_heads": 32 // shrink,
             "num_key_value_heads": 32 // shrink,
         },
-        audio_token_index=int(tokenizer.convert_tokens_to_ids("<|AUDIO|>")),  # type: ignore[arg-type]
+        audio_token_index=int(tokenizer.convert_tokens_to_ids("<|AUDIO|>")),
     )
-    Qwen2AudioForConditionalGeneration(config).save_pretrained(folder)
-    features = WhisperFeatureExtractor(feature_size=128, sampling_rate=16000, chunk_length=30)
-    Qwen2AudioProcessor(features, tokenizer).save_pretrained(folder)
 
 
 def save_encoder(folder: Path) -> None:

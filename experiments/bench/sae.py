@@ -6,17 +6,13 @@ product (`linear`), which every one of them needs. The peers are those of the te
 """
 
 import logging
-import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import matplotlib as mpl
@@ -27,15 +23,15 @@ from torch.nn.functional import linear
 
 from ard.activations import ActivationDataModule
 from ard.sae import SAETraining, TopKSAE
-from ard.sae import functional as sae_functional
 from ard.sae.functional import affine, squared_error
+from ard.sae.products import ALL_PRODUCTS, Way, using
 from experiments.bench.feeding import write_store
+from experiments.bench.peers import find_peers
 from experiments.bench.report import FOLDER, Line
 
 TITLE = "SAE: one training step, d_in 512, d_sae 4096, K 32, 2048 tokens"
 D_IN, D_SAE, K, TOKENS = 512, 4096, 32, 2048
 MILLISECONDS = (20, 50, 100, 200, 500)
-PEERS = Path(sys.prefix) / "peers"
 Step = Callable[[], object]
 
 
@@ -62,7 +58,6 @@ def ours_robust(d_sae: int, k: int, x: Tensor) -> Step:
         module.training_step(x, 0).backward()
         module.on_before_optimizer_step(optimizer)
         optimizer.step()
-        module.on_train_batch_end(None, x, 0)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there is no Trainer to log to
@@ -71,16 +66,15 @@ def ours_robust(d_sae: int, k: int, x: Tensor) -> Step:
     return step
 
 
-def dense(d_sae: int, k: int, x: Tensor) -> Step:
-    """Return our step with dense products throughout: what the choice by ``DENSE_SHARE`` is measured by."""
+def in_one_way(way: Way, d_sae: int, k: int, x: Tensor) -> Step:
+    """Return our step with all products in one way: what the choice between them is measured by."""
     step = ours(d_sae, k, x)
 
-    def with_dense_products() -> None:
-        share, sae_functional.DENSE_SHARE = sae_functional.DENSE_SHARE, 0.0
-        step()
-        sae_functional.DENSE_SHARE = share
+    def with_products_in_this_way() -> None:
+        with using({ALL_PRODUCTS: way}):
+            step()
 
-    return with_dense_products
+    return with_products_in_this_way
 
 
 def sparsify(d_sae: int, k: int, x: Tensor) -> Step:
@@ -122,21 +116,6 @@ def sae_lens(d_sae: int, k: int, x: Tensor) -> Step:
 
 
 CONTENDERS = {"ours": ours, "sparsify": sparsify, "dictionary_learning": dictionary_learning, "SAELens": sae_lens}
-
-
-def find_peers() -> None:
-    """Import the peers from their folder, which is on the path no longer than that (see tests/sae/conftest.py)."""
-    os.environ.setdefault("SPARSIFY_DISABLE_TRITON", "1")
-    package = ModuleType("dictionary_learning")
-    found = PathFinder.find_spec("dictionary_learning", [str(PEERS)])
-    if found is None or found.submodule_search_locations is None:
-        raise SystemExit(f"{PEERS} lacks the libraries that are compared: run `make test` once, which installs them")
-    package.__path__ = found.submodule_search_locations
-    sys.modules["dictionary_learning"] = package
-    sys.path.append(str(PEERS))
-    for name in ("dictionary_learning.trainers.top_k", "sae_lens.saes.topk_sae", "sparsify"):
-        import_module(name)
-    sys.path.remove(str(PEERS))
 
 
 def median_times(steps: Mapping[str, Step], rounds: int) -> dict[str, float]:
@@ -188,21 +167,10 @@ def crossover() -> float:
     x = torch.randn(512, D_IN)
     for share in (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2):
         k = int(share * D_SAE)
-        found = median_times({"sparse": _sparse(D_SAE, k, x), "dense": dense(D_SAE, k, x)}, 3)
-        if found["dense"] < found["sparse"]:
+        found = median_times({way: in_one_way(way, D_SAE, k, x) for way in ("dense", "gather")}, 3)
+        if found["dense"] < found["gather"]:
             return share
     return 1.0
-
-
-def _sparse(d_sae: int, k: int, x: Tensor) -> Step:
-    step = ours(d_sae, k, x)
-
-    def with_sparse_products() -> None:
-        share, sae_functional.DENSE_SHARE = sae_functional.DENSE_SHARE, 2.0
-        step()
-        sae_functional.DENSE_SHARE = share
-
-    return with_sparse_products
 
 
 def side_by_side(d_in: int, k: int, batch_tokens: int, steps: int) -> tuple[float, float]:
@@ -242,7 +210,7 @@ def main() -> list[Line]:
             "as we make it": lambda: affine(x, weight.T, bias),
             **{name: contender(D_SAE, K, x) for name, contender in CONTENDERS.items()},
             "robust": ours_robust(D_SAE, K, x),
-            "dense": dense(D_SAE, K, x),
+            "dense": in_one_way("dense", D_SAE, K, x),
         },
         9,
     )

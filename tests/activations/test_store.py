@@ -182,6 +182,12 @@ def test_training_batches_hold_every_token_as_often(store, layer, buffer_tokens)
             assert torch.bincount(seen[35 * epoch :][:35].long()).tolist() == [5] * 7
 
 
+def trainer(**settings):
+    """A stand-in for a Trainer on the CPU."""
+    on_cpu = SimpleNamespace(root_device=torch.device("cpu"))
+    return SimpleNamespace(accumulate_grad_batches=1, strategy=on_cpu, **settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("buffer_tokens", [100, 15])
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
@@ -190,7 +196,7 @@ def test_the_stream_goes_on_from_any_batch(store, buffer_tokens, num_workers):
     unbroken = list(islice(ActivationDataModule(store, **settings).train_dataloader(), 20))
     for start in (1, 2, 3, 7, 13):
         data = ActivationDataModule(store, **settings)
-        data.trainer = SimpleNamespace(global_step=start, accumulate_grad_batches=1, global_rank=0, world_size=1)
+        data.trainer = trainer(global_step=start, global_rank=0, world_size=1)
         for went_on, expected in zip(data.train_dataloader(), unbroken[start:], strict=False):
             assert torch.equal(went_on, expected)
 
@@ -203,14 +209,14 @@ def test_ranks_take_turns_at_the_tokens_of_every_batch(store, buffer_tokens, num
     whole = list(islice(ActivationDataModule(store, **settings).train_dataloader(), 12))
     for rank in range(3):
         data = ActivationDataModule(store, **settings)
-        data.trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, global_rank=rank, world_size=3)
+        data.trainer = trainer(global_step=0, global_rank=rank, world_size=3)
         for part, batch in zip(islice(data.train_dataloader(), 12), whole, strict=True):
             assert torch.equal(part, batch[rank::3])
 
 
 def test_a_batch_that_ranks_cannot_share_evenly_is_refused(store):
     data = ActivationDataModule(store, layer=1, batch_tokens=5)
-    data.trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, global_rank=0, world_size=2)
+    data.trainer = trainer(global_step=0, global_rank=0, world_size=2)
     with pytest.raises(UserError, match=r"batch_tokens is 5, which 2 ranks cannot share evenly: give a multiple of 2"):
         data.train_dataloader()
 

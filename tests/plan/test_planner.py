@@ -216,7 +216,7 @@ def test_what_is_rendered_says_what_was_assumed(paper):
     assert "at most 104,096 names are made by a language model elsewhere" in said
     assert "as the preset states, all at its mean length: 108,317 of 10 s, 10,039 of 4.5 s" in said
     assert "GPU: extraction needs at least 16.8 GB of 80 GB: enough" in said
-    assert "SAEs train in float32 (trainer.precision 32-true in fit.yaml); 2 checkpoints of each stay" in said
+    assert "SAEs train in bfloat16 (trainer.precision bf16-mixed in fit.yaml); 2 checkpoints of each stay" in said
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def peers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, folder])
         patch.setitem(sys.modules, "dictionary_learning", package)
+        patch.setenv("SPARSIFY_DISABLE_TRITON", "1")  # whose kernels take a GPU
         return SimpleNamespace(
             dictionary_learning=import_module("dictionary_learning.trainers"),
             sae_lens=import_module("sae_lens"),

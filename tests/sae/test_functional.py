@@ -19,6 +19,7 @@ from ard.sae.functional import (
     squared_error,
     top_k,
 )
+from ard.sae.products import ALL_PRODUCTS, using
 from ard.types import Codes
 
 
@@ -134,23 +135,24 @@ def sparse_sae(x, w_enc, b_enc, w_dec, k):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dense_share", [0.0, 2.0], ids=["dense products", "sparse products"])
+@pytest.mark.parametrize("way", ["dense", "gather"])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_gradients_are_those_of_finite_differences(monkeypatch, seed, dense_share):
-    monkeypatch.setattr(functional, "DENSE_SHARE", dense_share)
+def test_the_gradients_are_those_of_finite_differences(seed, way):
     tensors, k = weights(seed)
-    assert torch.autograd.gradcheck(lambda *tensors: sparse_sae(*tensors, k), tensors)
+    with using({ALL_PRODUCTS: way}):
+        assert torch.autograd.gradcheck(lambda *tensors: sparse_sae(*tensors, k), tensors)
 
 
-@pytest.mark.parametrize("dense_share", [0.0, 2.0], ids=["dense products", "sparse products"])
+@pytest.mark.parametrize("way", ["dense", "gather"])
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_outputs_and_gradients_are_those_of_dense_autograd(monkeypatch, dtype, rounding, dense_share):
-    monkeypatch.setattr(functional, "DENSE_SHARE", dense_share)
+def test_outputs_and_gradients_are_those_of_dense_autograd(monkeypatch, dtype, rounding, way):
     monkeypatch.setattr(functional, "BLOCK_SIZE", 50)  # so that there are several blocks
     for seed in range(40):
         tensors, k = weights(seed, dtype)
         weight = torch.randn(tensors[0].shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-        found, expected = (function(*tensors, k) for function in (sparse_sae, dense_sae))
+        with using({ALL_PRODUCTS: way}):
+            found = sparse_sae(*tensors, k)
+        expected = dense_sae(*tensors, k)
         torch.testing.assert_close(found, expected, atol=rounding, rtol=rounding)
         for ours, oracle in zip(
             torch.autograd.grad((found * weight).sum(), tensors),
@@ -158,6 +160,26 @@ def test_outputs_and_gradients_are_those_of_dense_autograd(monkeypatch, dtype, r
             strict=True,
         ):
             torch.testing.assert_close(ours, oracle, atol=100 * rounding, rtol=rounding)
+
+
+@pytest.mark.parametrize("way", ["dense", "gather"])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_centre_gets_the_gradient_that_it_has_where_it_is_subtracted_before(seed, way):
+    (x, w_enc, b_enc, w_dec), k = weights(seed)
+    centre = torch.randn(
+        x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_()
+    inputs = [w_enc, b_enc, w_dec, centre]
+    with using({ALL_PRODUCTS: way}):
+        found = decode_sparse(encode_top_k(x.detach(), w_enc, b_enc, k, centre), w_dec)
+    expected = dense_sae(x.detach() - centre, w_enc, b_enc, w_dec, k)
+    torch.testing.assert_close(found, expected)
+    for ours, oracle in zip(
+        torch.autograd.grad(found.pow(3).sum(), inputs),
+        torch.autograd.grad(expected.pow(3).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, oracle)
 
 
 def test_gradients_lie_in_memory_as_the_weights_do():
