@@ -174,7 +174,7 @@ FIT = CONFIGS / "demo" / "fit.yaml"
         ({"--layer": "9"}, "layer 9 does not exist"),
         ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
         ({"--audio": "{tmp_path}/empty"}, "0 usable clips"),
-        ({"--audio": "{tmp_path}/five"}, "/five', at least 6 are needed: see "),
+        ({"--audio": "{tmp_path}/five"}, "/five' to train on, at least 6 are needed: see "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

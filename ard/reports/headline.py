@@ -25,7 +25,7 @@ def headline(run: Run) -> list[str]:
 
 def _above_chance(cell: Cell) -> Iterator[str]:
     result = cell.result("monosemanticity")
-    if result is not None and "num_above_chance" in result.details:
+    if result is not None and "num_live" in result.details:
         number, live = result.details["num_above_chance"]["ard"], result.details["num_live"]
         rate = f"false-discovery rate {result.choices['false_discovery_rate']:.0%}"
         if number:

@@ -122,9 +122,9 @@ def test_waveforms_show_where_a_feature_is_active(run):
 def test_the_number_of_features_above_chance_is_said_where_it_is_known(run):
     assert "false-discovery rate" not in Page(write_report(run)).text
     row = Row("AR&D", 3, 8, {})
-    choices, details = {"false_discovery_rate": 0.05}, {"num_above_chance": {"ard": 2, "mean": 1}}
+    choices, details = {"false_discovery_rate": 0.05}, {"num_above_chance": {"ard": 2, "mean": 1}, "num_live": 3}
     Result("monosemanticity", (row,), choices, details, 0, 1.0).save(run / "layer-3/e8/monosemanticity.json")
-    assert "m above chance 2 of 3 at a false-discovery rate of 5.0 %" in Page(write_report(run)).text
+    assert "2 of 3 live features are above chance (false-discovery rate 5%)." in Page(write_report(run)).text
 
 
 def test_all_text_is_escaped(run):
