@@ -418,6 +418,7 @@ class Chain:
         tables = write_tables(out)
         logger = WandbLogger(project="ard", group=str(out), name="tables", offline=True, save_dir=out)
         log_tables(logger, tables)
+        logger.experiment.summary["headline"] = " ".join(headline(self.run))
         logger.experiment.finish()
         for line in headline(self.run):
             Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)

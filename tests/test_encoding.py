@@ -13,7 +13,18 @@ from ard.presets import resolved_arguments
 from experiments.torture.names import CASES
 
 METHODS = {"read_text", "write_text", "open"}
-LIBRARIES = {"tarfile", "fsspec", "wds", "Image", "self", "zipfile", "os", "Run", "av", "_av"}  # whose `open` is another
+LIBRARIES = {
+    "tarfile",
+    "fsspec",
+    "wds",
+    "Image",
+    "self",
+    "zipfile",
+    "os",
+    "Run",
+    "av",
+    "_av",
+}  # whose `open` is another
 
 
 def without_encoding(source):

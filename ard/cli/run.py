@@ -218,7 +218,7 @@ def _naming(namer: str | None, audiollm: AudioLLM, *, labels: bool, text_clap: b
     if namer == "labels":
         if not labels:
             raise UserError("namer 'labels' needs the labels of clips: give --labels FILE.csv, or another --namer")
-        return {"namer": {"class_path": "ard.naming.LabelNamer"}, "captioner": None, "similarity": "exact"}
+        return {"namer": {"class_path": "ard.naming.LabelNamer"}, "captioner": None, **_compared("exact")}
     if not text_clap:
         raise UserError(
             f"namer {namer!r} needs a CLAP model that reads texts: give --clap, or --labels and --namer labels"
@@ -226,12 +226,17 @@ def _naming(namer: str | None, audiollm: AudioLLM, *, labels: bool, text_clap: b
     if namer == "captions":
         if not answers:
             raise UserError(f"namer 'captions' needs a model that answers, and {audiollm.name!r} is an encoder")
-        return {"namer": None, "captioner": audiollm.name, "similarity": "clap"}
+        return {"namer": None, "captioner": audiollm.name, **_compared("clap")}
     vocabulary = "audioset" if namer == "vocabulary" else namer
     read_vocabulary(vocabulary)
     init_args = {"vocabulary": vocabulary}
     made = {"class_path": "ard.naming.VocabularyNamer", "init_args": init_args}
-    return {"namer": made, "captioner": None, "similarity": "clap"}
+    return {"namer": made, "captioner": None, **_compared("clap")}
+
+
+def _compared(similarity: str) -> dict[str, str]:
+    """Return the facts that say how names and labels are compared in Table 1, and how beside it."""
+    return {"similarity": similarity, "other_similarity": "clap" if similarity == "exact" else "exact"}
 
 
 def _steps(num_tokens: int, batch_tokens: int) -> int:

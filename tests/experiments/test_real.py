@@ -7,7 +7,7 @@ RUN = {
     "embedding": "computed",
     "headline": ["5 of 9 live features are above chance (false-discovery rate 5%)."],
     "f1": [0.4, 0.3, 0.5],
-    "minus": dict.fromkeys(real.COMPARED, [0.1, -0.05, 0.2]),
+    "minus": dict.fromkeys(real.COMPARED, (0.1, -0.05, 0.2)),
     "gains": {"matching/f1": [[0.4, 0.3, 0.5], [0.3, 0.2, 0.4], [0.1, -0.05, 0.2]]},
 }
 
