@@ -108,7 +108,9 @@ class AudioLLM:
                 f"{self.name!r} ({self.prompter.model_type}) hears one of these clips in several windows: cut them to "
                 "one, or capture layers of its decoder (leave layers_path out)"
             )
-        return {layer: [hidden[mask] for hidden, mask in zip(captured[layer], audio, strict=True)] for layer in layers}
+        lengths = audio.sum(dim=1).tolist()
+        rows = audio.flatten().nonzero()[:, 0]  # once for all clips and layers: a GPU is waited for
+        return {layer: list(captured[layer].flatten(0, 1).index_select(0, rows).split(lengths)) for layer in layers}
 
     @torch.inference_mode()
     def generate(
