@@ -9,6 +9,7 @@ import errno
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,15 +249,8 @@ class Layer(NamedTuple):
         Raises:
             UserError: if a shard is missing or damaged.
         """
-        memory: Any = bytearray()
-        for place in range(len(self.shards)) if order is None else order:
-            shard = self.shards[place]
-            if not shard.clip_ids:
-                continue
-            if len(memory) <= shard.num_bytes[self.layer]:
-                num_bytes = shard.num_bytes[self.layer] + 1  # one more, to see a shard that has grown
-                memory = bytearray(num_bytes) if copied is None else pinned(num_bytes)
-            self._load(shard, memory)
+        shards = [self.shards[place] for place in (range(len(self.shards)) if order is None else order)]
+        for shard, memory in self._loaded([shard for shard in shards if shard.clip_ids], copied):
             yield (
                 shard,
                 [
@@ -266,7 +260,26 @@ class Layer(NamedTuple):
                     for num_tokens, offset in zip(shard.num_tokens, shard.offsets, strict=True)
                 ],
             )
-            if copied is not None:
+
+    def _loaded(
+        self, shards: Sequence[Shard], copied: Callable[[], object] | None
+    ) -> Iterator[tuple[Shard, bytearray | Any]]:
+        """Load shard after shard into memory; with ``copied``, a thread loads the next one meanwhile."""
+        num_bytes = max((shard.num_bytes[self.layer] for shard in shards), default=0) + 1  # to see one that has grown
+        if copied is None:
+            memory = bytearray(num_bytes)
+            for shard in shards:
+                self._load(shard, memory)
+                yield shard, memory
+            return
+        memories = [pinned(num_bytes) for _ in range(2)]
+        with ThreadPoolExecutor(1) as ahead:
+            loading = [ahead.submit(self._load, shard, memories[0]) for shard in shards[:1]]
+            for place, shard in enumerate(shards):
+                loading.pop().result()
+                other = memories[(place + 1) % 2]
+                loading += [ahead.submit(self._load, following, other) for following in shards[place + 1 : place + 2]]
+                yield shard, memories[place % 2]
                 copied()
 
     def said(self, shard: Shard) -> str:
