@@ -9,7 +9,7 @@ import errno
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -219,6 +219,10 @@ def write_manifest(folder: Path, num_shards: int, d_in: int, about: Mapping[str,
     write_json(folder / MANIFEST, sealed(content))
 
 
+READERS = 3
+"""Threads that read shards for a GPU: one copies 3 to 4 GB/s, and a step may want 5."""
+
+
 class Layer(NamedTuple):
     """One layer of a folder of activation shards, or a rank's share of it."""
 
@@ -264,7 +268,7 @@ class Layer(NamedTuple):
     def _loaded(
         self, shards: Sequence[Shard], copied: Callable[[], object] | None
     ) -> Iterator[tuple[Shard, bytearray | Any]]:
-        """Load shard after shard into memory; with ``copied``, a thread loads the next one meanwhile."""
+        """Load shard after shard into memory; with ``copied``, threads load the next ones meanwhile."""
         num_bytes = max((shard.num_bytes[self.layer] for shard in shards), default=0) + 1  # to see one that has grown
         if copied is None:
             memory = bytearray(num_bytes)
@@ -272,14 +276,14 @@ class Layer(NamedTuple):
                 self._load(shard, memory)
                 yield shard, memory
             return
-        memories = [pinned(num_bytes) for _ in range(2)]
-        with ThreadPoolExecutor(1) as ahead:
-            loading = [ahead.submit(self._load, shard, memories[0]) for shard in shards[:1]]
+        memories = [pinned(num_bytes) for _ in range(READERS + 1)]
+        with ThreadPoolExecutor(READERS) as ahead:
+            loading: list[Future[None]] = []
             for place, shard in enumerate(shards):
-                loading.pop().result()
-                other = memories[(place + 1) % 2]
-                loading += [ahead.submit(self._load, following, other) for following in shards[place + 1 : place + 2]]
-                yield shard, memories[place % 2]
+                for following in range(place + len(loading), min(place + READERS + 1, len(shards))):
+                    loading.append(ahead.submit(self._load, shards[following], memories[following % len(memories)]))
+                loading.pop(0).result()
+                yield shard, memories[place % len(memories)]
                 copied()
 
     def said(self, shard: Shard) -> str:
