@@ -153,8 +153,9 @@ class Shuffled(IterableDataset[Tensor]):
             order = torch.randperm(len(self.source.shards), generator=self._generator(0, epoch)).tolist()
             sizes = np.cumsum([sum(self.source.shards[place].num_tokens) for place in order])
             begun = int(np.searchsorted(sizes, skip, side="right"))
+            ended = int(np.searchsorted(sizes, skip + len(buffer) - filled)) + 1
             skip -= int(sizes[begun - 1]) if begun else 0
-            for x in self._read(order[begun:]):
+            for x in self._read(order[begun:ended]):
                 part = x[skip : skip + len(buffer) - filled]
                 buffer[filled : filled + len(part)].copy_(part, non_blocking=True)
                 filled, skip = filled + len(part), max(0, skip - len(x))

@@ -136,9 +136,11 @@ class AudioLLM:
                 f"{self.name!r} ({self.prompter.model_type}) hears one of these clips in several windows: cut them to "
                 "one, or capture layers of its decoder (leave layers_path out)"
             )
-        return {
-            layer: [x[order][mask[order]] for x, mask in zip(captured[layer], audio, strict=True)] for layer in layers
-        }
+        audio = audio[:, order]
+        lengths = audio.sum(dim=1).tolist()
+        rows = audio.flatten().nonzero()[:, 0]  # once for all clips and layers: a GPU is waited for
+        ordered = {layer: captured[layer][:, order].flatten(0, 1) for layer in layers}
+        return {layer: list(x.index_select(0, rows).split(lengths)) for layer, x in ordered.items()}
 
     @torch.inference_mode()
     def generate(

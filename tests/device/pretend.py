@@ -150,8 +150,11 @@ def _run(func, args, kwargs):
             return same[id(tensor)]
         return OnCuda(tensor) if on_cuda else tensor
 
-    wrapped = tree_map(wrap, found)
-    if ours and on_cuda and not func._schema.is_mutable and func.is_view:
+    view = bool(ours) and on_cuda and func.is_view
+    normal = view and not ours[0].is_inference()  # then so is a view of it, also within inference mode
+    with torch._C._InferenceMode(False) if normal else nullcontext():
+        wrapped = tree_map(wrap, found)
+    if view and not torch.is_inference_mode_enabled():
         return return_and_correct_aliasing(func, args, kwargs, wrapped)
     return wrapped
 

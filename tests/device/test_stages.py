@@ -25,12 +25,18 @@ def test_every_stage_runs_on_the_device(facts):
     settings, out = facts
 
     def stage(command, config, *more):
-        with pretend_cuda():
+        with pretend_cuda() as waits:
             main([command, "--config", str(CONFIGS / "demo" / f"{config}.yaml"), *settings, *more])
+            return list(waits)
 
-    stage("extract", "extract")
-    stage("extract", "extract", "--run.split=eval", f"--run.activations={out}/activations-eval")
-    stage("fit", "fit", "--trainer.max_steps=30")
+    for more in ((), ("--run.split=eval", f"--run.activations={out}/activations-eval")):
+        waits = stage("extract", "extract", *more)
+        assert (
+            len([wait for wait in waits if "audiollm.py" in wait.place]) <= 8
+        )  # one batch of twelve clips, two layers
+    waits = stage("fit", "fit", "--trainer.max_steps=30")
+    assert [wait for wait in waits if wait.place.startswith(("sae/", "activations/"))] == []
+    assert len(waits) < 60  # at its end, weights and Adam's states are copied to the host
     stage("test", "test")
     stage("test", "quality")
     stage("test", "steer")
