@@ -171,14 +171,23 @@ class Order(NamedTuple):
 
     @classmethod
     def of(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
-        """Sort the entries of codes; the last order is kept, since all gradients of a step need it."""
+        """Sort the entries of codes; the last order is kept, since all gradients of a step need it.
+
+        In inference there are no gradients, and tensors do not tell whether they were changed: nothing is kept.
+        """
+        if indices.is_inference():
+            return cls._sorted(indices, d_sae)
         kept = getattr(_last, "kept", None)  # with its indices, so that no others can take their place in memory
         key = indices.untyped_storage()._cdata, indices._version, indices.shape, d_sae
         if kept is None or kept[0] != key:
-            features, entries = indices.flatten().to(torch.int32).sort(stable=True)
-            every = torch.arange(d_sae + 1, device=indices.device, dtype=torch.int32)
-            kept = _last.kept = key, indices, cls(entries, torch.searchsorted(features, every))
+            kept = _last.kept = key, indices, cls._sorted(indices, d_sae)
         return kept[2]
+
+    @classmethod
+    def _sorted(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
+        features, entries = indices.flatten().to(torch.int32).sort(stable=True)
+        every = torch.arange(d_sae + 1, device=indices.device, dtype=torch.int32)
+        return cls(entries, torch.searchsorted(features, every))
 
 
 def forget_order() -> None:

@@ -121,3 +121,11 @@ def test_the_order_of_entries_is_kept_for_these_indices_and_for_no_others():
 def test_values_are_summed_by_feature():
     codes = Codes(torch.tensor([[1.0, 2.0], [4.0, 8.0]]), torch.tensor([[0, 2], [2, 3]]))
     assert products.sum_values(codes, 5).tolist() == [1, 0, 6, 8, 0]
+
+
+def test_in_inference_the_order_of_changed_codes_is_made_anew():
+    with torch.inference_mode():
+        indices = torch.tensor([[2, 0], [1, 0]])
+        assert Order.of(indices, 3).entries.tolist() == [1, 3, 2, 0]
+        indices[0, 1] = 2
+        assert Order.of(indices, 3).entries.tolist() == [3, 2, 0, 1]
