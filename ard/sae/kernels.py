@@ -133,6 +133,7 @@ def sum_rows(
     weights: Float[Tensor, " entries"],
     rows: Float[Tensor, "rows d_in"],
     columns: int | None = None,
+    at_once: int = ROWS,
 ) -> Float[Tensor, "bags d_in"]:
     """Return the weighted sum of rows of each bag, in float32; bag i has the entries starts[i] to starts[i + 1].
 
@@ -142,13 +143,14 @@ def sum_rows(
         weights: the weight of each entry.
         rows: contiguous rows.
         columns: width of a slice; what :func:`columns_of` says if not given.
+        at_once: rows that a program gathers at once.
     """
     width = rows.shape[1]
     columns = columns or columns_of(rows)
     out = rows.new_empty(len(starts) - 1, width, dtype=torch.float32)
     if out.numel():
         grid = (len(out), triton.cdiv(width, columns))
-        sum_rows_kernel[grid](starts, ids, weights, rows, out, width, ROWS, columns, num_warps=NUM_WARPS)
+        sum_rows_kernel[grid](starts, ids, weights, rows, out, width, at_once, columns, num_warps=NUM_WARPS)
     return out
 
 
