@@ -5,7 +5,7 @@ matrix units, ``gather`` reads only the rows that are selected, by PyTorch's own
 the kernels of :mod:`ard.sae.kernels`. All ways multiply operands as they are given, bfloat16 or wider, and add up in
 float32 or wider; no sum depends on the order in which threads arrive.
 
-TopK itself is torch's own, ``gather`` or ``dense`` alike, or that of ``triton``.
+TopK itself is torch's own (``dense`` or ``gather``), or that of ``triton``.
 
 A table says which way is taken: on a GPU, training measures it on its first batch (:func:`measure`); where nothing has
 been measured, :func:`by_rule` decides.
@@ -138,7 +138,8 @@ def measure(
     table: dict[str, str] = {}
     times: dict[str, dict[str, float]] = {}
     for product, run in runs.items():
-        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in ways(rows)}
+        tried = [way for way in ways(rows) if (product, way) != ("top_k", "gather")]  # which is its dense one
+        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in tried}
         key = case(product, rows, k, d_sae)
         table[key], times[key] = min(found, key=found.__getitem__), found
     return table, times
