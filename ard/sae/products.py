@@ -172,19 +172,23 @@ class Order(NamedTuple):
 
     @classmethod
     def of(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
-        """Sort the entries of codes; the last order is kept, since all gradients of a step need it."""
-        kept = getattr(_last, "kept", None)  # with its indices, so that no others can take their place in memory
-        key = indices.untyped_storage()._cdata, indices._version, indices.shape, d_sae
+        """Sort the entries of codes."""
+        features, entries = indices.flatten().to(torch.int32).sort(stable=True)
+        every = torch.arange(d_sae + 1, device=indices.device, dtype=torch.int32)
+        return cls(entries, torch.searchsorted(features, every))
+
+    @classmethod
+    def of_step(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
+        """Sort the entries of codes, once for all gradients of a step: the last order is kept.
+
+        It is kept with its indices, so that no others can take their place in memory.
+        """
+        where = indices.untyped_storage()._cdata, indices.storage_offset(), indices.shape, indices.stride()
+        key = *where, indices._version, d_sae
+        kept = getattr(_last, "kept", None)
         if kept is None or kept[0] != key:
-            features, entries = indices.flatten().to(torch.int32).sort(stable=True)
-            every = torch.arange(d_sae + 1, device=indices.device, dtype=torch.int32)
-            kept = _last.kept = key, indices, cls(entries, torch.searchsorted(features, every))
+            kept = _last.kept = key, indices, cls.of(indices, d_sae)
         return kept[2]
-
-
-def forget_order() -> None:
-    """Let go of the order that is kept, and of the memory that it takes."""
-    _last.kept = None
 
 
 def top_k(
@@ -218,7 +222,7 @@ def sum_tokens(codes: Codes, x: Float[Tensor, "tokens d_in"], d_sae: int, way: W
     values, indices = codes.values.to(x.dtype), codes.indices
     if way == "dense":
         return product(_dense(Codes(values, indices), d_sae).T, x)
-    order = Order.of(indices, d_sae)
+    order = Order.of_step(indices, d_sae)
     tokens, weights = order.entries // indices.shape[1], values.flatten()[order.entries]
     if way == "triton":
         from ard.sae import kernels  # which need Triton
@@ -249,7 +253,7 @@ def sum_values(codes: Codes, d_sae: int) -> Float[Tensor, " features"]:
     values, indices = codes
     if values.device.type == "cpu":
         return values.new_zeros(d_sae).index_add_(0, indices.flatten(), values.flatten())
-    order = Order.of(indices, d_sae)
+    order = Order.of_step(indices, d_sae)
     return embedding_bag(order.entries, values.reshape(-1, 1), order.starts[:-1], mode="sum")[:, 0]
 
 

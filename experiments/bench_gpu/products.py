@@ -76,7 +76,7 @@ def speed(shape: Shape) -> Iterator[Row]:
         d_sae = e * shape.d_in
         x, rows, codes = _operands(shape, shape.tokens, d_sae)
         w_enc, b_enc = rows.T, torch.zeros(d_sae, device=shape.device)
-        yield {"e": e, "part": "sort by feature", "ms": milliseconds(partial(_sort, codes.indices, d_sae), shape)}
+        yield {"e": e, "part": "sort by feature", "ms": milliseconds(partial(Order.of, codes.indices, d_sae), shape)}
         yield {
             "e": e,
             "part": "gradient of b_enc",
@@ -156,8 +156,3 @@ def _ways(x: Tensor, rows: Tensor, codes: Codes) -> dict[str, Callable[[Way], Te
         "sum_tokens": lambda way: products.sum_tokens(codes, x, len(rows), way),
         "dots": lambda way: products.dots(x, codes.indices, rows, way),
     }
-
-
-def _sort(indices: Tensor, d_sae: int) -> Order:
-    products.forget_order()
-    return Order.of(indices, d_sae)
