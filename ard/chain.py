@@ -16,19 +16,19 @@ from rich.console import Console
 
 from ard.activations import read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
-from ard.audiollm import EMBEDDED
+from ard.audiollm import EMBEDDED, only_hears
 from ard.classes import import_class
 from ard.console import say, say_failures, say_notes, tracked
 from ard.evaluation import MatchReading, measure_gain
 from ard.files import LOCK, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator, draw_control, numbered
-from ard.reports import Table, render_table, write_report, write_tables
+from ard.reports import Table, headline, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
-from ard.steps import STEPS, Goal, Step, Work, work
+from ard.steps import STEPS, Goal, Step, Work, listed, work
 from ard.study import Store, score_study
 from ard.trainer import run_config
 from ard.types import Clip, Failure, UserError
@@ -79,6 +79,30 @@ class Chain:
                 f"`matching` {reading} of the run is no reading ({error}): see ard.evaluation.MatchReading"
             ) from error
         self.run = Run(Path(self.facts.out))
+        self._left_out = self._leave_out()
+
+    def _leave_out(self) -> list[str]:
+        """Leave out what only a model that answers can do, if the run's is an encoder; return what, with the reason."""
+        if not only_hears(self.facts.model):
+            return []
+        asked: dict[str, tuple[str, Any]] = {}
+        if self.facts.get("captioner") == self.facts.model:
+            asked["captioner"] = ("captions", None)
+        if self.facts.get("tasks"):
+            asked["tasks"] = ("steering", [])
+        self.change(**{fact: nothing for fact, (_, nothing) in asked.items()})
+        reason = f"left out, since {str(self.facts.model)!r} is an encoder, which answers nothing"
+        return [f"{what}: {reason}" for what, _ in asked.values()]
+
+    def _lacking(self, planned: Iterable[Work]) -> Iterator[str]:
+        """Say which evaluators are left out, and what they lack."""
+        for file in dict.fromkeys(one.step.file for one in planned if one.step.file in ("test", "steer")):
+            for callback in self._resolved(
+                str(file), self._cell_facts(self.run.cell(self.facts.layer, self.facts.expansion))
+            )["trainer"]["callbacks"]:
+                evaluator = import_class(callback["class_path"])
+                if issubclass(evaluator, Evaluator) and (what := evaluator.lacks(callback.get("init_args") or {})):
+                    yield f"{evaluator.__name__}: left out, since there is no {what.removeprefix('a ')}"
 
     def change(self, **facts: Any) -> None:
         """Change facts, before anything is filled."""
@@ -106,15 +130,25 @@ class Chain:
                 f"--redo [{','.join(names)}] to do it again, or another --out"
             )
 
-    def fill(self, goals: Iterable[Goal]) -> None:
-        """Do all that some goals take and that is not done yet."""
-        listed = work(self.facts, goals)
+    def setting(self, file: str, part: str, name: str) -> Any:
+        """Return a setting of the model or the data of one of the preset's files."""
+        return self._resolved(file, {})[part]["init_args"][name]
+
+    def fill(self, goals: Iterable[Goal], *, until: str | None = None) -> None:
+        """Do all that some goals take and that is not done yet, up to and with a step, if one is named."""
+        planned = work(self.facts, goals)
         self.check(goals)
-        sources = self._sources(one.split for one in listed if one.step.name == "audio" and one.split)
+        for line in [*self._left_out, *self._lacking(planned)] if until is None else ():
+            say(line)
+        sources = self._sources(one.split for one in planned if one.step.name == "audio" and one.split)
         # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
         movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
         self.run = Run.open(self.run.folder, {"preset": self.preset, **movable})
-        for name, group in groupby(listed, key=lambda one: one.step.name):
+        names = [step.name for step in STEPS]
+        wanted = names if until is None else names[: names.index(until) + 1]
+        for name, group in groupby(planned, key=lambda one: one.step.name):
+            if name not in wanted:
+                break
             match name:
                 case "audio":
                     for one in group:
@@ -135,8 +169,8 @@ class Chain:
                 case "study":
                     self.score_study()
                 case _:
-                    for one in group:
-                        self._evaluate(one)
+                    for together in self._passes(group):
+                        self._evaluate(together)
 
     def list_work(self, goals: Iterable[Goal]) -> Iterable[str]:
         """Say of each thing that some goals take whether it is done, and why not."""
@@ -223,7 +257,7 @@ class Chain:
         names = Counter[str]()
         for callback in self._resolved(file, self._cell_facts(cell))["trainer"]["callbacks"]:
             evaluator = import_class(callback["class_path"])
-            if issubclass(evaluator, Evaluator):
+            if issubclass(evaluator, Evaluator) and not evaluator.lacks(callback.get("init_args") or {}):
                 names[evaluator.__name__] += 1
                 yield numbered(evaluator.__name__, names[evaluator.__name__]), evaluator, callback
 
@@ -320,24 +354,32 @@ class Chain:
             write_stamp(part.path, part.stamp)
         self._seal(one, [part])
 
-    def _evaluate(self, one: Work) -> None:
-        """Run the evaluators of a step on a cell that have not done their work with these settings."""
-        parts = self.parts(one)
-        todo = [part for part in parts if part.why]
-        self._seal(one, parts)
-        if not todo:
-            return
-        first = next((part for part in todo if part.changed), todo[0])
-        self._announce(str(one), first)
+    def _passes(self, works: Iterable[Work]) -> Iterator[list[tuple[Work, list[Part]]]]:
+        """Gather the cells that the same evaluators have yet to work on: they share a pass over their layer's clips."""
+        passes: dict[str, list[tuple[Work, list[Part]]]] = {}
+        for one in works:
+            parts = self.parts(one)
+            self._seal(one, parts)
+            if todo := [part for part in parts if part.why]:
+                alike = json.dumps([self._cell(one).layer, [part.config for part in todo]], default=str)
+                passes.setdefault(alike, []).append((one, todo))
+        yield from passes.values()
+
+    def _evaluate(self, together: Sequence[tuple[Work, Sequence[Part]]]) -> None:
+        """Run the evaluators of a step that have not done their work with these settings, on cells of one layer."""
+        (one, todo), works = together[0], [one for one, _ in together]
+        changed = [part for _, parts in together for part in parts if part.changed]
+        self._announce(listed(works), next(iter(changed), todo[0]))
         config = self._resolved(str(one.step.file), self._cell_facts(self._cell(one)))
         callbacks = config["trainer"]["callbacks"]
         others = [callback for callback in callbacks if not issubclass(import_class(callback["class_path"]), Evaluator)]
         config["trainer"]["callbacks"] = [*(part.config for part in todo), *others]
+        config["model"]["init_args"]["cell"] = [str(self._cell(work).folder) for work in works]
         if not one.step.evaluates:
             config["data"]["init_args"]["evaluation"] = None
         if not any(part.streams for part in todo):
             config["trainer"]["limit_test_batches"] = 1  # of the activations only the layer is of interest
-        token = STAMPS.set([(part.path, part.stamp) for part in todo])
+        token = STAMPS.set([[(part.path, part.stamp) for part in parts] for _, parts in together])
         try:
             run_config("test", f"{one.step.file}.yaml", config)
         finally:
@@ -376,7 +418,10 @@ class Chain:
         tables = write_tables(out)
         logger = WandbLogger(project="ard", group=str(out), name="tables", offline=True, save_dir=out)
         log_tables(logger, tables)
+        logger.experiment.summary["headline"] = " ".join(headline(self.run))
         logger.experiment.finish()
+        for line in headline(self.run):
+            Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
         for made in tables:
             Console().print(render_table(made))
         Console().print(f"report: {write_report(out)}", soft_wrap=True)
@@ -394,9 +439,9 @@ class Chain:
         return str(self.facts.activations if split == "probe" else self.facts.evaluation)
 
     def _cell_facts(self, cell: Cell) -> dict[str, Any]:
-        """Return the facts of a cell; of the cells that Table 1 has at other layers it prints AR&D alone."""
+        """Return the facts of a cell; at layers other than the run's own, the tables print AR&D alone."""
         facts = {"layer": cell.layer, "expansion": cell.expansion, "cell": str(cell.folder)}
-        if cell.layer != self.facts.layer and cell.expansion == self.facts.expansion:
+        if cell.layer != self.facts.layer:
             facts["baselines"] = False
         return facts
 

@@ -42,8 +42,9 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
         UserError: if there is no such preset.
     """
     both = merged(OmegaConf.load(preset_folder(preset) / "run.yaml"), _facts(changes))
-    for name in (name for name, value in changes.items() if value == {}):
-        both[name] = {}  # merged with what the preset has, it changed nothing
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and (not value or "class_path" in value):
+            both[name] = value  # in place of what the preset has: merged with it, it were another thing
     return OmegaConf.create({"run": both}).run  # inside a root, so that ${run.<fact>} is found
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from uuid import uuid4
 import numpy as np
 import xxhash
 from jaxtyping import Float, Shaped
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
 from ard.files import partial_path
 
@@ -133,14 +134,18 @@ def _interval(
         return math.nan, math.nan
     if all_equal:
         return float(statistic(samples)), float(statistic(samples))
-    drawn = bootstrap(
-        (np.arange(num_groups),),
-        lambda rows: statistic(samples[rows if members is None else np.concatenate([members[row] for row in rows])]),
-        n_resamples=num_resamples,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # all resamples may give the same, as they do here
+        drawn = bootstrap(
+            (np.arange(num_groups),),
+            lambda rows: statistic(
+                samples[rows if members is None else np.concatenate([members[row] for row in rows])]
+            ),
+            n_resamples=num_resamples,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return float(drawn.low), float(drawn.high)
 
 

@@ -156,11 +156,6 @@ class Run:
         """Representative clips of a feature."""
         return int(self.fact("p"))
 
-    @property
-    def num_selected(self) -> int:
-        """The paper's C."""
-        return int(self.fact("num_selected"))
-
     def audio(self, split: str) -> Path:
         """Audio shards of a split."""
         return self.folder / "audio" / split

@@ -30,6 +30,9 @@ NO_EFFECT = {
 }
 """Settings that cannot change a result, wherever they occur."""
 
+READ = {"vocabulary"}
+"""Settings that may be the path of a file that people edit: what is in it counts too."""
+
 KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter")
 """Callbacks that only store what others compute."""
 
@@ -103,6 +106,8 @@ def _flat(value: Any, name: tuple[str, ...], out: str) -> Iterator[tuple[str, An
         yield ".".join(name), _moved(json.loads(json.dumps(value, default=str)), out)
     else:
         yield ".".join(name), _moved(value, out)
+        if name and name[-1] in READ and Path(str(value)).is_file():
+            yield ".".join((*name, "sha256")), hashlib.sha256(Path(str(value)).read_bytes()).hexdigest()[:16]
 
 
 def _moved(value: Any, out: str) -> Any:

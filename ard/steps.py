@@ -3,7 +3,7 @@
 `ard table` runs it, `ard plan` prices it, and the docs are generated from it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 TableNumber = Literal[1, 2, 3, 4]
@@ -118,12 +118,21 @@ class Work(NamedTuple):
 
     def __str__(self) -> str:
         """Return the step and what it works on."""
+        return listed([self])
+
+    @property
+    def place(self) -> str:
+        """The split, or the cell within its layer."""
         if self.cell is None:
-            return f"{self.step.name}: {self.split}"
-        layer, of = self.cell
-        return f"{self.step.name}: layer {layer}, " + (
-            f"expansion {of}" if isinstance(of, int) else of or "Poly. Feats."
-        )
+            return str(self.split)
+        of = self.cell[1]
+        return f"expansion {of}" if isinstance(of, int) else of or "Poly. Feats."
+
+
+def listed(works: Sequence[Work]) -> str:
+    """Return one line for a step's work on one split, or on one or several cells of a layer."""
+    layer = f"layer {works[0].cell[0]}, " if works[0].cell else ""
+    return f"{works[0].step.name}: {layer}{', '.join(work.place for work in works)}"
 
 
 def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
@@ -137,16 +146,16 @@ def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
             work.
     """
     wanted = [goal for goal in GOALS if goal in set(goals)]
-    listed: list[Work] = []
+    works: list[Work] = []
     for step in STEPS:
         splits = dict.fromkeys(s for goal in wanted if goal in step.splits for s in _splits(facts, step.splits[goal]))
         cells = dict.fromkeys(c for goal in wanted for kind in _kinds(facts, step, goal) for c in cells_of(facts, kind))
         if step.name == "score":
-            tested = {one.cell for one in listed if one.step.name == "test"}
+            tested = {one.cell for one in works if one.step.name == "test"}
             cells = dict.fromkeys(cell for cell in cells if cell not in tested)
-        listed += [Work(step, split=split) for split in splits]
-        listed += [Work(step, cell=cell) for cell in sorted(cells, key=_place)]
-    return listed
+        works += [Work(step, split=split) for split in splits]
+        works += [Work(step, cell=cell) for cell in sorted(cells, key=_place)]
+    return works
 
 
 def cells_of(facts: Mapping[str, Any], kind: str) -> list[CellKey]:

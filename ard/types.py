@@ -24,7 +24,9 @@ class UserError(Exception):
 class Clip:
     """One audio clip and its metadata. ``waveform`` is mono float32 in [-1, 1].
 
-    ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for example.
+    ``group`` names the clips that belong together, such as those of one speaker or one file: they are held out and
+    resampled together. ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for
+    example.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Clip:
     emotion: str | None = None
     gender: str | None = None
     transcript: str | None = None
+    group: str | None = None
     note: str | None = None
 
     @property

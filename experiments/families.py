@@ -3,11 +3,25 @@
 import argparse
 import subprocess
 import sys
+import textwrap
 from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
+
+import torch
+from transformers import (
+    ASTFeatureExtractor,
+    AutoConfig,
+    ClapFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
+
+from ard.audiollm import AudioLLM, AudioPrompter
+from ard.audiollm.encoders import encoder_layers
+from ard.audiollm.families import FAMILIES
 
 TESTS = "tests/audiollm/test_families.py"
 PROPERTIES = {
@@ -46,9 +60,47 @@ not run.
 - Only the thinker of an Omni checkpoint is loaded.
 
 Other models that have an audio token are tried in the plain way. Layers that are not the decoder's are named by their
-path, as in `load_audiollm("openai/whisper-small", layers_path="encoder.layers")`. Only encoders like Whisper's can be
-captured; the frames of sound take the place of audio tokens.
+path, as in `load_audiollm("Qwen/Qwen2-Audio-7B-Instruct", layers_path="audio_tower.layers")`; of these, only encoders
+like Whisper's can be captured.
+
+## Audio encoders
+
+Models that hear and do not answer: `ard run --model openai/whisper-base`. What needs answers (captions by the model,
+steering) is left out of their runs. The residual stream after every layer is captured at the positions that stand for
+sound, in order of time; where a spectrogram is taken for a picture, the bands of a moment follow one another, from low
+to high, and each is a token. Figures are those of transformers' default configuration of each type, which is that of
+the first model published (of Whisper, of `tiny`); wider and deeper ones have the same tokens.
+
+{encoders}
+
+- *Default*: the longest list of the encoder's own layers, which is the only one, except in CLAP: each of its stages is
+  a list, in which the picture's sides are half as long as before, and the width twice as large. The default is the
+  stage with most layers; `--layers_path audio_model.audio_encoder.layers.3.blocks` is the last one.
+- *Padding is sound*: Whisper and AST always compute their whole window, and have no mask: what follows the clip is
+  part of what they compute, as when they were trained. Its tokens are left out. `--window clip` computes only what is
+  there (with the first positions of the window): that is faster for short clips, and another model, by whose name the
+  manifest says so. CLAP repeats a clip until the window is full; the tokens of its first time are kept.
+- *Masked*: clips of like length are batched, and what pads them is masked: a clip's activations are those that it has
+  alone, to rounding.
+- *Alone*: models with `feat_extract_norm="group"` (wav2vec2-base, hubert-base, wavlm-base) normalise over the whole
+  clip and were trained without a mask; transformers says to pad with zeros and to pass none, so that a clip's frames
+  would depend on the longest one beside it. Here each clip is computed on its own. The large models
+  (`feat_extract_norm="layer"`) are masked.
+- wav2vec 2.0, HuBERT and WavLM have no window of their own: clips are cut at 30 s, since attention grows with the
+  square of the length.
+- Half-precision weights are computed in float32 on a CPU, as everywhere.
+- Only weights in safetensors are read; where the hub has none for a model, load it once with transformers elsewhere and
+  `save_pretrained` it.
 """
+EXTRACTORS = {
+    "whisper": WhisperFeatureExtractor,
+    "wav2vec2": Wav2Vec2FeatureExtractor,
+    "hubert": Wav2Vec2FeatureExtractor,
+    "wavlm": Wav2Vec2FeatureExtractor,
+    "audio-spectrogram-transformer": ASTFeatureExtractor,
+    "clap": ClapFeatureExtractor,
+    "clap_audio_model": ClapFeatureExtractor,
+}
 
 
 def outcome(case: ElementTree.Element) -> str:
@@ -86,6 +138,28 @@ def table(junit: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def encoder_table() -> str:
+    """Return the table of the audio encoders, from their classes without weights."""
+    columns = ["type", "default layers", "width", "window", "tokens a second", "in a batch"]
+    lines = [columns, ["---"] * len(columns)]
+    for name, extractor in EXTRACTORS.items():
+        family, config = FAMILIES[name], AutoConfig.for_model(name)
+        with torch.device("meta"):
+            network = getattr(family.model_class, "from_config", family.model_class)(config)
+        model = AudioLLM(network, AudioPrompter(extractor(), config, family), name)
+        encoder, lists = model.prompter.encoder, encoder_layers(network)
+        assert encoder is not None
+        path = next(path for path, layers in lists.items() if layers is model.layers)
+        batch = "alone" if encoder.alone else "padding is sound" if encoder.fills else "whole window"
+        if name in ("wav2vec2", "hubert", "wavlm"):
+            batch = f"{batch}; large models masked"
+        tokens = f"{1 / encoder.token_s:.4g}"
+        lines.append(
+            [f"`{name}`", f"`{path}`, {len(model.layers)}", str(model.d_in), f"{encoder.window_s:g} s", tokens, batch]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
     """Run the tests and write the page; exit as pytest does."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,9 +170,18 @@ def main() -> None:
         command = [sys.executable, "-m", "pytest", "-q", TESTS, "--junitxml", str(junit)]
         run = subprocess.run(command, check=False)
         found = table(junit.read_text(encoding="utf-8"))
-    properties = "\n".join(f"- {name}: {meaning}" for name, meaning in PROPERTIES.items())
+    properties = "\n".join(
+        textwrap.fill(f"- {name}: {meaning}", 120, subsequent_indent="  ") for name, meaning in PROPERTIES.items()
+    )
     args.out.write_text(
-        PAGE.format(tests=TESTS, version=version("transformers"), properties=properties, table=found), encoding="utf-8"
+        PAGE.format(
+            tests=TESTS,
+            version=version("transformers"),
+            properties=properties,
+            table=found,
+            encoders=encoder_table(),
+        ),
+        encoding="utf-8",
     )
     sys.exit(run.returncode)
 

@@ -77,7 +77,8 @@ def _run(run: Run) -> dict[str, Any]:
     saved = json.loads(scored.read_text(encoding="utf-8"))
     stated = Result.load(run.own.result_path("stated_labels")).details
     return {
-        **{name: getattr(run, name) for name in ("preset", "seed", "layer", "expansion", "num_selected")},
+        **{name: getattr(run, name) for name in ("preset", "seed", "layer", "expansion")},
+        "num_selected": run.fact("num_selected"),
         "date": date.fromtimestamp(scored.stat().st_mtime).isoformat(),
         "version": saved["version"],
         "git_commit": saved["git_commit"],

@@ -23,6 +23,7 @@ from ard.sae import TopKSAE
 from ard.steps import work
 from ard.study import Concept, Store
 from ard.types import UserError
+from tests.audiollm.families.encoders import hubert
 from tests.reports.conftest import write_about, write_results
 
 pytestmark = pytest.mark.slow
@@ -76,6 +77,21 @@ def test_table_2_scores_a_study_that_somebody_answered(tmp_path, facts, tiny_cla
     (row,) = chain.run.own.result("study").rows
     assert (row.method, row.figures["expert_score"].value) == ("AR&D", 4)
     assert capsys.readouterr().err.count("study: ") == 1
+
+
+def test_what_only_a_model_that_answers_can_do_is_left_out_of_an_encoders_run(tmp_path, capsys, tiny_audiollm):
+    (tmp_path / "hubert").mkdir()
+    hubert(tmp_path / "hubert")
+    chain = Chain("demo", {"out": str(tmp_path / "run"), "model": str(tmp_path / "hubert")})
+    assert (chain.facts.captioner, chain.facts.tasks) == (None, [])
+    chain.check = lambda goals: None
+    chain.fill([])
+    reason = f"left out, since '{tmp_path / 'hubert'}' is an encoder, which answers nothing"
+    assert lines(capsys) == [f"captions: {reason}", f"steering: {reason}"]
+    others = Chain("demo", {"out": str(tmp_path / "run"), "model": str(tmp_path / "hubert"), "captioner": "embedded"})
+    assert others.facts.captioner == "embedded"
+    answering = Chain("demo", {"out": str(tmp_path / "run"), "model": tiny_audiollm})
+    assert (answering.facts.captioner, len(answering.facts.tasks)) == (tiny_audiollm, 4)
 
 
 def edit(configs, file, change):
@@ -166,11 +182,8 @@ def test_another_setting_of_an_evaluator_runs_that_evaluator_alone(tiny, out, ca
     matched = ["active.safetensors", "matching.json", "matching_paper.json", "matching_resamples.safetensors"]
     for cell in ("e2", "poly"):
         assert redone(out, before, cell) == [*matched, "stated_labels.json"]
-    changed = "(MatchLabels: reading.gamma changed from 0.7 to 0.5)"
     assert lines(capsys) == [
-        f"test: layer 2, expansion 2 {changed}",
-        f"test: layer 2, Poly. Feats. {changed}",
-        f"test: layer 2, half-waves {changed}",
+        "test: layer 2, expansion 2, Poly. Feats., half-waves (MatchLabels: reading.gamma changed from 0.7 to 0.5)"
     ]
     assert Run(out).own.result("matching").choices["gamma"] == 0.5
 

@@ -1,7 +1,10 @@
 import inspect
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 
 import pyarrow.parquet as pq
@@ -10,9 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 import ard
-from ard.cli import COMMANDS, main
+from ard.audiollm import load_audiollm
+from ard.cli import COMMANDS, WAITING, main
+from ard.cli.run import _choose_layer
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
+from ard.types import UserError
+from tests.audiollm.families import encoders
 
 
 @pytest.fixture
@@ -121,6 +128,40 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
     )
 
 
+@pytest.mark.slow
+def test_a_run_with_an_encoder_has_all_but_what_needs_answers(sounds, tiny_clap, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    encoders.ast(tmp_path / "model")
+    out = tmp_path / "out"
+    args = ["run", "--audio", str(sounds), "--model", str(tmp_path / "model"), "--clap", tiny_clap, "--out", str(out)]
+    main([*args, "--layers_path", "layers", "--window", "clip", "--k", "4", "--expansion", "2"])
+    shown = capsys.readouterr().err
+    assert "names from a vocabulary: audioset" in shown  # an encoder has no captions
+    assert "left out, since" not in shown
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert [run[fact] for fact in ("layers", "layers_path", "window", "captioner")] == [[1], "layers", "clip", None]
+    cell = out / "layer-1" / "e2"
+    assert TopKSAE.from_pretrained(cell / "sae").metadata["model_name"] == f"{tmp_path / 'model'}, window clip"
+    assert load_file(cell / "representatives.safetensors")["ard/top_ids"].shape == (32, 3)
+    assert json.loads((cell / "monosemanticity.json").read_text(encoding="utf-8"))["rows"]
+    clips = pq.read_table(out / "clips.parquet").to_pylist()
+    assert [(clip["num_tokens"], clip["seconds_per_token"]) for clip in clips if clip["id"] == "a dog_wav"] == [
+        (8 * 3, pytest.approx(0.1 / 3))
+    ]
+    assert "is an encoder, which cannot answer" in refused(
+        capsys, "steer", "--run", out, "--audio", sounds / "a dog.wav", "--feature", 0, "--value", 1, "--prompt", "?"
+    )
+
+
+def test_the_layer_is_in_the_middle_of_an_encoder_and_deep_in_a_decoder(tiny_audiollm, tmp_path):
+    encoders.hubert(tmp_path)
+    encoder, decoder = load_audiollm(str(tmp_path)), load_audiollm(tiny_audiollm)
+    assert [_choose_layer(encoder, *given) for given in ((None, None), (None, [2, 0]), (0, [2]))] == [1, 2, 0]
+    assert [_choose_layer(decoder, *given) for given in ((None, None), (1, None))] == [3, 1]
+    with pytest.raises(UserError, match=r"layer 3 does not exist in .*: it has layers 0 to 2"):
+        _choose_layer(encoder, 1, [3])
+
+
 FIT = CONFIGS / "demo" / "fit.yaml"
 
 
@@ -128,16 +169,16 @@ FIT = CONFIGS / "demo" / "fit.yaml"
     ("changes", "said"),
     [
         ({"--audio": "{tmp_path}/nowhere"}, "does not exist: give a folder"),
-        ({"--model": "{tiny_clap}"}, "is not an AudioLLM"),
+        ({"--model": "{tiny_roberta}"}, "is neither an AudioLLM, which has an audio token, nor an encoder"),
         ({"--model": "{tmp_path}"}, "cannot be loaded"),
         ({"--layer": "9"}, "layer 9 does not exist"),
         ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
         ({"--audio": "{tmp_path}/empty"}, "0 usable clips"),
-        ({"--audio": "{tmp_path}/five"}, "/five', at least 6 are needed: see "),
+        ({"--audio": "{tmp_path}/five"}, "/five' to train on, at least 6 are needed: see "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_run_that_cannot_be_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_clap, capsys, changes, said):
+def test_a_run_that_cannot_be_ends_with_one_line_and_exit_code_2(mine, tmp_path, tiny_roberta, capsys, changes, said):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "five").mkdir()
@@ -145,7 +186,7 @@ def test_a_run_that_cannot_be_ends_with_one_line_and_exit_code_2(mine, tmp_path,
         shutil.copy(tmp_path / "my sounds/a dog.wav", tmp_path / f"five/{number}.wav")
     args, _ = mine
     given = dict(zip(args[1::2], args[2::2], strict=True)) | changes
-    words = [word.format(tmp_path=tmp_path, tiny_clap=tiny_clap) for pair in given.items() for word in pair]
+    words = [word.format(tmp_path=tmp_path, tiny_roberta=tiny_roberta) for pair in given.items() for word in pair]
     assert said in refused(capsys, args[0], *words)
 
 
@@ -291,3 +332,15 @@ def test_a_fact_is_changed_on_the_command_line(capsys):
     assert re.search(r"^ *layer: 1$", printed, re.MULTILINE)
     assert re.search(r"^ *expansion: 16$", printed, re.MULTILINE)
     assert re.search(r"out: runs/demo/layer-1/e16/sae$", printed, re.MULTILINE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP, which can be asked what it has read, is Linux's")
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, WAITING["GOMP_SPINCOUNT"]), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")]
+)
+def test_threads_wait_as_ard_says_unless_the_user_says_otherwise(own, spins):
+    environment = {name: value for name, value in os.environ.items() if name not in (*WAITING, "KMP_BLOCKTIME")}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **own}
+    command = [sys.executable, "-m", "ard", "report", "--run", "nowhere"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in shown

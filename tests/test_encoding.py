@@ -13,7 +13,18 @@ from ard.presets import resolved_arguments
 from experiments.torture.names import CASES
 
 METHODS = {"read_text", "write_text", "open"}
-LIBRARIES = {"tarfile", "fsspec", "wds", "Image", "self", "zipfile", "os", "Run"}  # whose `open` is another
+LIBRARIES = {
+    "tarfile",
+    "fsspec",
+    "wds",
+    "Image",
+    "self",
+    "zipfile",
+    "os",
+    "Run",
+    "av",
+    "_av",
+}  # whose `open` is another
 
 
 def without_encoding(source):
@@ -24,9 +35,7 @@ def without_encoding(source):
         if ast.unparse(node.func).startswith(("fsspec.open(", "wds.gopen(")):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        owner = (
-            node.func.value.id if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) else ""
-        )
+        owner = ast.unparse(node.func.value).rpartition(".")[2] if isinstance(node.func, ast.Attribute) else ""
         texts = [
             argument.value
             for argument in [*node.args, *(k.value for k in node.keywords if k.arg == "mode")]

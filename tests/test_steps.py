@@ -30,7 +30,7 @@ def runs(monkeypatch):
                 file=name,
                 layer=init.get("layer"),
                 expansions=expansion if isinstance(expansion, list) else [expansion],
-                cell=str(config["model"]["init_args"].get("cell", "")),
+                cells=[str(cell) for cell in config["model"]["init_args"].get("cell", [])],
                 evaluators=[c.__name__ for c in callbacks],
                 passes=bool(streams) and command == "test",
                 splits=1 + (init.get("evaluation") is not None),
@@ -58,7 +58,8 @@ def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
     trained = [f"layer {one.layer}, e {e}" for one in runs if one.file == "fit.yaml" for e in one.expansions]
     assert sorted(trained) == sorted(parts["SAE training"])
     passes = [one for one in runs if one.passes]
-    assert parts["probing"] == [f"{len(passes)} passes"]
+    num_cells = sum(len(one.cells) for one in passes)
+    assert parts["probing"] == [f"{num_cells} cells in {len(passes)} passes"]
     tokens = {s.part: s.num_tokens for s in planned.stages if s.stage == "extraction"}
     (probing,) = (stage for stage in planned.stages if stage.stage == "probing")
     assert probing.num_tokens == sum(tokens["probe"] + (one.splits == 2) * tokens["eval"] for one in passes)
@@ -69,10 +70,13 @@ def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
 @pytest.mark.slow
 def test_no_cell_is_retrieved_twice(runs, tmp_path):
     Chain("demo", {"out": str(tmp_path / "run")}).fill((1, 2, 3, 4))
-    retrieved = Counter(one.cell for one in runs if "RetrieveRepresentatives" in one.evaluators)
+    passes = [one for one in runs if "RetrieveRepresentatives" in one.evaluators]
+    assert len(passes) == 2 * 3  # a test and a score of each layer
+    retrieved = Counter(cell for one in passes for cell in one.cells)
     assert len(retrieved) == 12 + 3 * 5  # and at each of three layers four controls, and the half-waves
     assert set(retrieved.values()) == {1}
-    named = {one.cell.rpartition("layer-")[2] for one in runs if "NameConcepts" in one.evaluators}
+    tested = [one for one in runs if "NameConcepts" in one.evaluators]
+    named = {cell.rpartition("layer-")[2] for one in tested for cell in one.cells}
     controls = {f"3/e8-{control}" for control in ("untrained-0", "untrained-1", "untrained-2", "tokens-0")}
     assert named == {"3/e8", "3/poly", "3/half-waves", "1/e8", "4/e8"} | controls
 

@@ -1,6 +1,5 @@
 """Write what `Trainer.predict` extracts to activation shards."""
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,9 +57,8 @@ class ActivationWriter(BasePredictionWriter):
             if reason:
                 self._failures[batch.shard].append(Failure(metadata["id"], "activations", reason))
                 continue
-            heard_s, tokens_s = pl_module.audiollm.prompter.heard_s(metadata["duration_s"])
-            seconds_per_token = tokens_s / len(next(iter(activations.values())))
-            num_tokens = math.ceil(heard_s / seconds_per_token - 1e-6)  # tokens after the clip's end are silence
+            num_captured = len(next(iter(activations.values())))
+            num_tokens, seconds_per_token = pl_module.audiollm.prompter.timing(metadata["duration_s"], num_captured)
             timed = {**metadata, "num_tokens": num_tokens, "seconds_per_token": seconds_per_token}
             sound = {layer: x[:num_tokens] for layer, x in activations.items()}
             self._clips[batch.shard].append((place, timed, sound))

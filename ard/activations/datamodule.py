@@ -110,7 +110,19 @@ class ClipDataModule(LightningDataModule):
         assert isinstance(module, Extraction)
         missing = self.missing(module)
         mine = dict(list(missing.items())[self.trainer.global_rank :: self.trainer.world_size])
-        return DataLoader(self.batches(module, mine), batch_size=None, collate_fn=sent, num_workers=self.num_workers)
+        return DataLoader(
+            self.batches(module, mine),
+            batch_size=None,
+            collate_fn=sent,
+            num_workers=self.num_workers,
+            worker_init_fn=_leave_ctrl_c_to_the_trainer,
+        )
+
+    def count(self, module: Extraction) -> tuple[int, int]:
+        """Return how many clips have been extracted or left out, and how many there are."""
+        finished = finished_shards(self.activations, self.about(module)).values()
+        num_done = sum(len(shard.clip_ids) + len(shard.failures) for shard in finished)
+        return num_done, read_audio_manifest(self.audio).num_clips
 
     def missing(self, module: Extraction) -> dict[int, Path]:
         """Return the audio shards that have no activations yet, by number."""
@@ -195,6 +207,10 @@ class ActivationDataModule(LightningDataModule):
         measured = "held-out clips" if self.evaluation else "the clips that it was trained on"
         return {"model_name": read_manifest(self.activations).model, "layer": self.layer, "metrics_on": measured}
 
+    def count(self) -> int:
+        """Return how many clips `test` reads."""
+        return sum(len(read_manifest(folder).clip_ids) for folder in self._folders())
+
     def check_width(self, d_in: int) -> None:
         """Refuse a dictionary whose width is not that of the activations.
 
@@ -243,8 +259,8 @@ class ActivationDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[ProbeBatch]]:
         """Return whole clips: the probing set, then the evaluation set if there is one."""
-        folders = [self.activations, *([self.evaluation] if self.evaluation else [])]
-        return [DataLoader(Probe(self._layer(folder), self.clips_per_batch), batch_size=None) for folder in folders]
+        layers = [self._layer(folder) for folder in self._folders()]
+        return [DataLoader(Probe(layer, self.clips_per_batch), batch_size=None) for layer in layers]
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Cast to float32 after the transfer, which halves the bytes copied; count the tokens that a batch lacks."""
@@ -274,6 +290,9 @@ class ActivationDataModule(LightningDataModule):
         for logger in trainer.loggers:
             logger.log_metrics({"train/skipped_tokens": self.num_skipped}, step=trainer.global_step)
 
+    def _folders(self) -> list[Path | str]:
+        return [self.activations, *([self.evaluation] if self.evaluation else [])]
+
     def _layer(self, folder: Path | str) -> Layer:
         return read_layer(folder, self.layer, *self._rank())
 
@@ -283,5 +302,5 @@ class ActivationDataModule(LightningDataModule):
 
 
 def _leave_ctrl_c_to_the_trainer(_: int) -> None:
-    """Ignore Ctrl-C in a worker, which the terminal also sends it: the training step waiting for it can then finish."""
+    """Ignore Ctrl-C in a worker, which the terminal also sends it: a step that waits for it can then finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

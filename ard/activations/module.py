@@ -32,13 +32,14 @@ class Extraction(LightningModule):
     """Capture the residual stream of an AudioLLM at the audio tokens (Sec. 2.1: x, the output of layer l).
 
     Args:
-        layers: decoder layers, 0-based; all are captured in one pass, which stops after the deepest.
-        model: ``embedded``, a local folder, or a hub id.
+        layers: layers, 0-based; all are captured in one pass, which stops after the deepest.
+        model: an AudioLLM or an audio encoder: ``embedded``, a local folder, or a hub id.
         dtype: precision of the weights; ``auto`` is the checkpoint's, or on a CPU float32 if that fits into memory.
         store_dtype: precision in the shards, ``bfloat16`` or ``float32``.
-        layers_path: module path of the layers, if they are not the decoder's; see
-            :func:`~ard.audiollm.load_audiollm`.
+        layers_path: module path of the layers, if not the default ones; see :func:`~ard.audiollm.load_audiollm`.
         attention: ``sdpa``, or ``flash_attention_2`` where that package is installed.
+        window: ``clip`` leaves out the padding that an encoder would compute; this is another model, by whose name
+            shards say so; see :func:`~ard.audiollm.load_audiollm`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Extraction(LightningModule):
         store_dtype: str = "bfloat16",
         layers_path: str | None = None,
         attention: str = "sdpa",
+        window: str | None = None,
     ) -> None:
         super().__init__()
         self.layers = sorted(layers)
@@ -58,6 +60,7 @@ class Extraction(LightningModule):
         self.store_dtype = store_dtype
         self.layers_path = layers_path
         self.attention = attention
+        self.window = window
         # A list hides it from Lightning: as a submodule, its weights would be moved, counted and saved.
         self._audiollm: list[AudioLLM] = []
 
@@ -77,6 +80,7 @@ class Extraction(LightningModule):
             dtype=self.dtype_name,
             layers_path=self.layers_path,
             attention=self.attention,
+            window=self.window,
         )
         self._audiollm = [loaded]
         self.audiollm.check_layers(self.layers)
@@ -92,13 +96,13 @@ class Extraction(LightningModule):
         network = self.audiollm.model
         has_weights = network.device.type != "meta"  # without weights, the precision is unknown
         return {
-            "model": self.model,
+            "model": self.model if self.window is None else f"{self.model}, window {self.window}",
             "revision": getattr(network.config, "_commit_hash", None),
             "layers": self.layers,
             "layers_path": self.layers_path,
             **({"computed_in": str(network.dtype).removeprefix("torch.")} if has_weights else {}),
             "dtype": self.store_dtype,
-            "prompt": "chat template with the audio and an empty user text",
+            "prompt": "chat template with the audio and an empty user text" if self.audiollm.answers else None,
             "tokens": "audio placeholders only; of an encoder the frames of sound",
         }
 

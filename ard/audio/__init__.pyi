@@ -4,6 +4,7 @@ from .folder import FolderClips, read_clip
 from .fsd50k import FSD50K
 from .functional import resample
 from .iemocap import IEMOCAP
+from .labels import Annotation, Labels, held_out, read_labels
 from .shards import (
     AudioManifest,
     clip_metadata,
@@ -20,19 +21,23 @@ __all__ = [
     "FSD50K",
     "IEMOCAP",
     "SOURCES",
+    "Annotation",
     "AudioBench",
     "AudioCheck",
     "AudioManifest",
     "Corpora",
     "FolderClips",
+    "Labels",
     "SyntheticCorpus",
     "WavCaps",
     "check_audio_shards",
     "clip_metadata",
     "corpus_class",
+    "held_out",
     "read_audio_manifest",
     "read_clip",
     "read_clips",
+    "read_labels",
     "read_shard",
     "resample",
     "write_audio_shards",

@@ -12,7 +12,8 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from ard.audio.sound import Sound
+from ard.audio.sound import Sndfile, Sound
+from ard.audio.tracks import Track, TrackError, container_of
 from ard.types import Failure
 
 SILENCE_PEAK = 2**-13  # -78 dBFS: below the noise floor of any recording, and the same in 16 bits
@@ -33,8 +34,10 @@ class Recording(NamedTuple):
 
 
 def decode(audio: Path | bytes | None, name: str) -> Recording | Failure:
-    """Decode a file, or its content, in any format of libsndfile (wav, flac, ogg, mp3), to its true end.
+    """Decode a file, or its content, to its true end.
 
+    Its content tells its format, whatever its name says: any of libsndfile's (wav, flac, mp3, ogg, opus, aiff, au, caf
+    and more), and with PyAV those of :data:`~ard.audio.tracks.CONTAINERS` (m4a, mp4, webm, wma, aac and more).
     A file that is cut short or damaged gives what could be read of it, with a note. Samples beyond full scale are
     divided (see :func:`divisor`), with a note. A file that is missing, cannot be decoded or holds nothing to hear gives
     a failure of that name; so does any other error in decoding.
@@ -61,6 +64,8 @@ def decode_pieces(
         yield "", Failure(name, "audio", "missing")
     except OSError as error:
         yield "", Failure(name, "audio", f"cannot be read ({error.strerror or error})")
+    except TrackError as error:
+        yield "", Failure(name, "audio", str(error))
     except soundfile.SoundFileError:  # libsndfile's own words mislead: "File does not exist"
         yield "", Failure(name, "audio", "unreadable: its content cannot be decoded")
     except Exception as error:  # whatever it is, the run goes on with its other sounds
@@ -116,7 +121,7 @@ def _decoded(file: io.BufferedIOBase, name: str, longest_s: float | None) -> Ite
     if file.seek(0, io.SEEK_END) == 0:
         yield "", Failure(name, "audio", "empty file")
         return
-    sound = Sound(file)
+    sound = _sound(file)
     if longest_s is None:
         yield "", _finished(_joined(sound.blocks()), sound, sound.note, name)
         return
@@ -133,6 +138,16 @@ def _decoded(file: io.BufferedIOBase, name: str, longest_s: float | None) -> Ite
         is_last = index == len(sizes) - 1
         suffix = f"#{index:04d}" if len(sizes) > 1 else ""
         yield suffix, _finished(piece, sound, note if is_last else None, name + suffix)
+
+
+def _sound(file: io.BufferedIOBase) -> Sound:
+    try:
+        return Sndfile(file)
+    except soundfile.SoundFileError:
+        container = container_of(file)
+        if container is None:
+            raise
+        return Track(file, container)
 
 
 def _finished(

@@ -42,8 +42,8 @@ class IEMOCAP:
     The utterances are those rated in ``dialog/EmoEvaluation/Ses*.txt``, one line each among the lines of the single
     raters. The subfolders there, which repeat the names, and the ``._`` files of macOS are skipped. A clip's id is the
     utterance's. Its gender is the speaker's, given by the last part of the id (``Ses01F_impro01_M000`` is a man: the
-    first ``F`` says who wore the markers). It has no emotion if the raters did not agree, and no transcript if
-    ``dialog/transcriptions`` has none.
+    first ``F`` says who wore the markers). Its group is the speaker, by session and gender: ``Ses01M``. It has no
+    emotion if the raters did not agree, and no transcript if ``dialog/transcriptions`` has none.
 
     Args:
         root: ``IEMOCAP_full_release`` or the folder around it.
@@ -75,7 +75,8 @@ class IEMOCAP:
                 yield recording
                 continue
             waveform, sample_rate_hz, note = recording
-            gender = _GENDERS.get(name.rpartition("_")[2][:1])
+            initial = name.rpartition("_")[2][:1]
+            gender = _GENDERS.get(initial)
             if gender is None:
                 note = and_also(f"its speaker is {name.rpartition('_')[2]!r}, neither F nor M", note)
             yield Clip(
@@ -86,6 +87,7 @@ class IEMOCAP:
                 emotion=emotion,
                 gender=gender,
                 transcript=transcript,
+                group=f"{name[:5]}{initial}" if gender else None,
                 note=note,
             )
 

@@ -27,7 +27,7 @@ from ard.types import Clip, Failure, Note, UserError
 
 SHARD = re.compile(r"\d{6}\.tar")
 SUFFIXES = ("flac", "wav", "ogg", "mp3")
-OPTIONAL = ("caption", "emotion", "gender", "transcript")
+OPTIONAL = ("caption", "emotion", "gender", "transcript", "group")
 
 
 def clip_metadata(clip: Clip) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def clip_metadata(clip: Clip) -> dict[str, Any]:
         "emotion": clip.emotion,
         "gender": clip.gender,
         "transcript": clip.transcript,
+        "group": clip.group,
         "note": clip.note,
     }
     return {key: value for key, value in fields.items() if value not in (None, [])}

@@ -6,6 +6,7 @@ the first frames. FLAC from a pipe states no length, and a killed recorder leave
 
 import io
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ UNKNOWN = 2**62  # frames or more: libsndfile does not know the length
 WAV_UNKNOWN = 0x7FFF0000  # bytes or more: written to a pipe in place of the length
 MOST_PADDING = 2**16  # bytes of anything that may follow the last chunk of a WAV file
 MOST_UNREAD = 2**11  # bytes that may be left at the end of an MP3: less than two frames
+DATA = ("MAT4", "MAT5", "HTK")  # formats that libsndfile reads and that mostly hold something other than sound
 NO_END = 2**40  # bytes added to the size that an MP3 shows, so that its length is not guessed from it
 
 
@@ -99,30 +101,17 @@ class _Length(NamedTuple):
     is_cut: bool = False
 
 
-class Sound:
+class Sound(ABC):
     """An open sound file, mixed down to one channel and read in blocks, as often as wanted.
 
     Once :meth:`blocks` is exhausted, ``num_samples``, ``peak`` (of the finite samples) and ``is_finite`` (whether all
     are) are set, and ``note`` says what was wrong, if anything: cut short, damaged, or longer than its header says.
-
-    Raises:
-        soundfile.SoundFileError: if libsndfile cannot read the content as sound.
-        OSError: if the file cannot be read.
     """
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
-        self._file = file
-        size, tag = _size(file), _mp3_tag(file, 0)
-        part = _Part(file, 0, size, _mp3_size(tag, size) if tag else None)
-        try:
-            with _Stream(part) as stream:
-                self.sample_rate_hz: int = stream.samplerate
-                self.format: str = stream.format
-                self.is_lossy: bool = stream.subtype.startswith(("MPEG", "VORBIS", "OPUS"))
-                header_s = stream.frames / stream.samplerate if stream.frames < UNKNOWN else None
-        finally:
-            part.raise_error()
-        self._length = _length(file, self.format, header_s)
+    sample_rate_hz: int
+    is_lossy: bool
+
+    def __init__(self) -> None:
         self.num_samples = 0
         self.peak = 0.0
         self.is_finite = True
@@ -131,22 +120,14 @@ class Sound:
     def blocks(self) -> Iterator[Float[np.ndarray, " samples"]]:
         """Read to the end."""
         self.num_samples, self.peak, self.is_finite = 0, 0.0, True
-        starts, is_broken, is_other = list(self._length.starts), False, False
-        while starts and not (is_broken or is_other):
-            start = starts.pop(0)
-            part = self._part(start, starts[0] if starts else self._length.end)
-            try:
-                with _Stream(part) as stream:
-                    is_other = (stream.samplerate, stream.format) != (self.sample_rate_hz, self.format)
-                    for block in stream.mono() if not is_other else ():
-                        self._measure(block)
-                        yield block
-            except soundfile.SoundFileError:
-                is_broken = not (self.format == "MP3" and self._length.end - part.place < MOST_UNREAD)
-            part.raise_error()
-            if self.format == "MP3" and start < part.place < self._length.end - MOST_UNREAD:
-                starts.append(part.place)  # files were joined: the header is of the first alone
-        self.note = self._find_note(is_broken, is_other)
+        for block in self.read():
+            if len(block):
+                self._measure(block)
+                yield block
+
+    @abstractmethod
+    def read(self) -> Iterator[Float[np.ndarray, " samples"]]:
+        """Read to the end, and then set ``note``; ``num_samples`` counts what was read so far."""
 
     def _measure(self, block: Float[np.ndarray, " samples"]) -> None:
         self.num_samples += len(block)
@@ -156,6 +137,49 @@ class Sound:
             peak = float(np.abs(block[np.isfinite(block)]).max(initial=0.0))
         self.peak = max(self.peak, peak)
 
+
+class Sndfile(Sound):
+    """A sound file in a format of libsndfile.
+
+    Raises:
+        soundfile.SoundFileError: if libsndfile cannot read the content as sound.
+        OSError: if the file cannot be read.
+    """
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        super().__init__()
+        self._file = file
+        size, tag = _size(file), _mp3_tag(file, 0)
+        part = _Part(file, 0, size, _mp3_size(tag, size) if tag else None)
+        try:
+            with _Stream(part) as stream:
+                self.sample_rate_hz = stream.samplerate
+                self.format: str = stream.format
+                self.is_lossy = stream.subtype.startswith(("MPEG", "VORBIS", "OPUS"))
+                header_s = stream.frames / stream.samplerate if stream.frames < UNKNOWN else None
+        finally:
+            part.raise_error()
+        if self.format in DATA:
+            raise soundfile.SoundFileError(f"{self.format} holds data of any kind")
+        self._length = _length(file, self.format, header_s)
+
+    def read(self) -> Iterator[Float[np.ndarray, " samples"]]:
+        """Read to the true end, over all streams that follow one another."""
+        starts, is_broken, is_other = list(self._length.starts), False, False
+        while starts and not (is_broken or is_other):
+            start = starts.pop(0)
+            part = self._part(start, starts[0] if starts else self._length.end)
+            try:
+                with _Stream(part) as stream:
+                    is_other = (stream.samplerate, stream.format) != (self.sample_rate_hz, self.format)
+                    yield from stream.mono() if not is_other else ()
+            except soundfile.SoundFileError:
+                is_broken = not (self.format == "MP3" and self._length.end - part.place < MOST_UNREAD)
+            part.raise_error()
+            if self.format == "MP3" and start < part.place < self._length.end - MOST_UNREAD:
+                starts.append(part.place)  # files were joined: the header is of the first alone
+        self.note = self._find_note(is_broken, is_other)
+
     def _part(self, start: int, end: int) -> _Part:
         if self.format != "MP3":
             return _Part(self._file, start, end, self._length.patches)
@@ -164,15 +188,23 @@ class Sound:
 
     def _find_note(self, is_broken: bool, is_other: bool) -> str | None:
         read_s, header_s = self.num_samples / self.sample_rate_hz, self._length.header_s
-        if is_other:
-            return f"only its first {read_s:.2f} s could be read: a sound of another kind follows in the same file"
-        if header_s and read_s < header_s - TOLERANCE_S:
-            return f"cut short: {read_s:.2f} of {header_s:.2f} s could be read"
-        if header_s and read_s > header_s + TOLERANCE_S:
-            return f"its header says {header_s:.2f} s, but {read_s:.2f} s were read"
-        if is_broken and header_s is None:
+        note = note_of_length(read_s, header_s, TOLERANCE_S, is_other=is_other)
+        if note is None and is_broken and header_s is None:
             return f"damaged: only its first {read_s:.2f} s could be read"
-        return f"cut short: its end is missing, {read_s:.2f} s could be read" if self._length.is_cut else None
+        if note is None and self._length.is_cut:
+            return f"cut short: its end is missing, {read_s:.2f} s could be read"
+        return note
+
+
+def note_of_length(read_s: float, header_s: float | None, tolerance_s: float, *, is_other: bool) -> str | None:
+    """Say in what a sound differs from what its header says, or that one of another kind follows it; None if not."""
+    if is_other:
+        return f"only its first {read_s:.2f} s could be read: a sound of another kind follows in the same file"
+    if header_s and read_s < header_s - tolerance_s:
+        return f"cut short: {read_s:.2f} of {header_s:.2f} s could be read"
+    if header_s and read_s > header_s + tolerance_s:
+        return f"its header says {header_s:.2f} s, but {read_s:.2f} s were read"
+    return None
 
 
 def _length(file: io.BufferedIOBase, container: str, header_s: float | None) -> _Length:

@@ -37,7 +37,7 @@ class Corpora:
         self._parts = [_opened(**part) for part in parts]
 
     def __len__(self) -> int:
-        """Count the clips of the corpora that know their number; a folder does not."""
+        """Count the clips of the corpora that know their number, and the files of a folder."""
         return sum(len(part) for part in self._parts if isinstance(part, Sized))
 
     def __iter__(self) -> Iterator[Clip | Failure]:

@@ -2,7 +2,7 @@ from .audiollm import AudioLLM, Positions, load_audiollm
 from .generation import keep_plain_options
 from .hooks import replace_output, stop_after
 from .precision import widen_on_cpu
-from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, load_prompter
+from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, load_prompter, only_hears
 
 __all__ = [
     "EMBEDDED",
@@ -13,6 +13,7 @@ __all__ = [
     "keep_plain_options",
     "load_audiollm",
     "load_prompter",
+    "only_hears",
     "replace_output",
     "stop_after",
     "widen_on_cpu",

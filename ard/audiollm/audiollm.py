@@ -1,7 +1,8 @@
 """The AudioLLM: one interface over the models of every family."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from ard.audiollm.encoders import LENGTH, encoder_layers
 from ard.audiollm.families import FAMILIES, PLAIN, Family, encode_alone
 from ard.audiollm.frames import needed_frames, padded_encoder
 from ard.audiollm.generation import keep_plain_options
@@ -32,10 +34,11 @@ class Positions(NamedTuple):
     """What is at each position of a layer's output during one pass."""
 
     valid: Bool[Tensor, "clips positions"]  # False on padding
-    audio: Bool[Tensor, "clips positions"]  # True on audio tokens, or on frames of sound
+    audio: Bool[Tensor, "clips positions"]  # True on audio tokens, or on what stands for sound in an encoder
     prompt: Bool[Tensor, "clips positions"]  # True on the prompt, False on the model's own answer
 
 
+TRAINING_ONLY = "masked_spec_embed"  # of wav2vec 2.0's kind, which checkpoints trained further leave out
 Change = Callable[[Float[Tensor, "clips positions d_in"], Positions], Float[Tensor, "clips positions d_in"]]
 
 
@@ -48,7 +51,7 @@ class AudioLLM:
         model: the network; if it is only an encoder, which cannot answer, nothing else is kept.
         prompter: the same model's prompter.
         name: the user's name for it.
-        layers_path: module path of the layers; the decoder's by default.
+        layers_path: module path of the layers; by default the decoder's, or an encoder's longest list of layers.
 
     Raises:
         UserError: if there are no such layers, or their positions cannot be identified.
@@ -58,9 +61,11 @@ class AudioLLM:
         self.prompter = prompter
         self.name = name
         self.layers, self._stack = _find_layers(model, prompter, name, layers_path)
-        self._at_frames = self._stack is not _decoder(model, prompter)
-        self._encodes = prompter.audio_token_id is None
-        self.model: Any = (self._stack if self._encodes else model).eval()
+        self._encoder = prompter.encoder
+        self._at_frames = self._encoder is None and self._stack is not _decoder(model, prompter)
+        self.model: Any = (model if self._encoder is None else self._stack).eval()
+        if self._encoder is not None:
+            self.model.register_forward_pre_hook(_without_length, with_kwargs=True)
         self._tower = None if self._at_frames else padded_encoder(model)
         self._prompt_length: int | None = None  # set while the model answers
 
@@ -72,7 +77,12 @@ class AudioLLM:
     @property
     def d_in(self) -> int:
         """Width of the residual stream."""
-        return self._stack.config.hidden_size
+        return self._stack.config.hidden_size if self._encoder is None else self._encoder.d_in
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model answers questions; an encoder only hears."""
+        return self._encoder is None
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """Refuse layers that do not exist.
@@ -90,6 +100,8 @@ class AudioLLM:
     def capture(self, clips: Sequence[Clip] | AudioPrompts, layers: Sequence[int]) -> dict[int, list[Tensor]]:
         """Return the residual stream after each wanted layer at every clip's audio tokens, from one partial pass.
 
+        Of an encoder, tokens are the positions that stand for sound, in order of time and then of frequency.
+
         Returns:
             Layer index to one tensor [tokens, d_in] for each clip, in the model's dtype and on its device.
 
@@ -98,19 +110,37 @@ class AudioLLM:
         """
         self.check_layers(layers)
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips)
+        if self._encoder is None:
+            return self._capture(batch, layers)
+        num_clips = len(batch.audio)
+        lone = [slice(clip, clip + 1) for clip in range(num_clips)] if self._encoder.alone else [slice(num_clips)]
+        parts = [self._capture(batch.part(clips), layers) for clips in lone]
+        return {layer: [x for part in parts for x in part[layer]] for layer in layers}
+
+    def _capture(self, batch: AudioPrompts, layers: Sequence[int]) -> dict[int, list[Tensor]]:
+        """Capture a batch in one pass."""
         features = self._inputs(batch.features)
         positions = self.positions(features)
-        with needed_frames(self._tower, features) as needed, stop_after(self.layers, tuple(layers)) as captured:
-            self.model(**needed, **({} if self._encodes else {"use_cache": False}))
+        order: Any = slice(None)
+        with ExitStack() as stack:
+            if self._encoder is None:
+                needed = stack.enter_context(needed_frames(self._tower, features)) | {"use_cache": False}
+            else:
+                stack.enter_context(self._encoder.fitted(self.model, features))
+                needed, order = features, self._encoder.moments(features).argsort(stable=True).to(self.device)
+            captured = stack.enter_context(stop_after(self.layers, tuple(layers)))
+            self.model(**needed)
         audio = self._at(positions, captured[layers[0]]).audio
         if len(audio) != len(batch.audio):
             raise UserError(
                 f"{self.name!r} ({self.prompter.model_type}) hears one of these clips in several windows: cut them to "
                 "one, or capture layers of its decoder (leave layers_path out)"
             )
+        audio = audio[:, order]
         lengths = audio.sum(dim=1).tolist()
         rows = audio.flatten().nonzero()[:, 0]  # once for all clips and layers: a GPU is waited for
-        return {layer: list(captured[layer].flatten(0, 1).index_select(0, rows).split(lengths)) for layer in layers}
+        ordered = {layer: captured[layer][:, order].flatten(0, 1) for layer in layers}
+        return {layer: list(x.index_select(0, rows).split(lengths)) for layer, x in ordered.items()}
 
     @torch.inference_mode()
     def generate(
@@ -138,7 +168,7 @@ class AudioLLM:
         Raises:
             UserError: if the model is an encoder, or more answers than beams are wanted without draws.
         """
-        self._check_answers()
+        self.check_answers()
         if temperature == 0 and num_answers > num_beams:
             raise UserError(
                 f"{num_answers} answers need at least as many beams, but num_beams is {num_beams}: give more, or a "
@@ -168,7 +198,7 @@ class AudioLLM:
         Raises:
             UserError: if the model is an encoder.
         """
-        self._check_answers()
+        self.check_answers()
         tokenizer = self.prompter.processor.tokenizer
         tokens = [torch.tensor(tokenizer(a, add_special_tokens=False).input_ids, dtype=torch.int64) for a in answers]
         longest = max(len(answer) for answer in tokens)
@@ -205,16 +235,21 @@ class AudioLLM:
         def changed(x: Float[Tensor, "clips positions d_in"]) -> Float[Tensor, "clips positions d_in"]:
             return change(x, self._at(now[0], x))
 
-        handle = self.model.register_forward_pre_hook(note_positions, with_kwargs=True)
+        handle = self.model.register_forward_pre_hook(note_positions, with_kwargs=True, prepend=True)
         try:
             with replace_output(self.layers[layer], changed):
                 yield
         finally:
             handle.remove()
 
-    def _check_answers(self) -> None:
-        if self._encodes:
-            raise UserError(f"{self.name!r} ({self.prompter.model_type}) is loaded as an encoder, which cannot answer")
+    def check_answers(self) -> None:
+        """Refuse to ask an encoder.
+
+        Raises:
+            UserError: if the model is one.
+        """
+        if not self.answers:
+            raise UserError(f"{self.name!r} ({self.prompter.model_type}) is an encoder, which cannot answer")
 
     @contextmanager
     def _answering(self, prompts: AudioPrompts) -> Iterator[None]:
@@ -231,6 +266,9 @@ class AudioLLM:
 
     def positions(self, inputs: Mapping[str, Any]) -> Positions | None:
         """Return what is at each position of a pass, from the model's input; None if the input does not tell."""
+        if self._encoder is not None:
+            valid, audio = self.prompter.heard_positions(inputs)
+            return Positions(valid, audio, torch.ones_like(valid))
         if self._at_frames:
             frames = frame_mask(inputs)
             return None if frames is None else Positions(frames, frames, torch.ones_like(frames))
@@ -260,8 +298,9 @@ def load_audiollm(
     dtype: str = "auto",
     layers_path: str | None = None,
     attention: str = "sdpa",
+    window: str | None = None,
 ) -> AudioLLM:
-    """Load an AudioLLM from a local folder or the hub; ``embedded`` is the small one shipped with the package.
+    """Load an AudioLLM or audio encoder from a folder or the hub; ``embedded`` is the small one of the package.
 
     Only safetensors weights are read, and no code that comes with a model is run.
 
@@ -269,18 +308,21 @@ def load_audiollm(
         model: local folder or hub id.
         device: device to run on; ``meta`` gives shapes without reading weights.
         dtype: precision of the weights; ``auto`` is the checkpoint's, or on a CPU float32 if that fits into memory.
-        layers_path: module path of the layers, such as ``audio_tower.layers`` of a Qwen2-Audio or
-            ``encoder.layers`` of a Whisper; the decoder's by default.
+        layers_path: module path of the layers, such as ``audio_tower.layers`` of a Qwen2-Audio; by default the
+            decoder's, or an encoder's longest list of layers.
         attention: transformers' name for an implementation, such as ``flash_attention_2``.
+        window: ``clip`` computes only what is there of encoders that fill their window with padding (Whisper, AST)
+            and have no mask: fast for short clips, but another model than the one that was trained.
 
     Raises:
-        UserError: if the folder or id cannot be loaded, takes no audio, or has no such layers.
+        UserError: if the folder or id cannot be loaded, takes no audio, or has no such layers or window.
     """
-    config, prompter = load_config(model), load_prompter(model)
+    config, prompter = load_config(model), load_prompter(model, layers_path=layers_path, window=window)
     family = FAMILIES.get(config.model_type, PLAIN)
     if torch.device(device).type == "meta":
         with torch.device("meta"):
-            network = family.model_class.from_config(config)
+            of_config = getattr(family.model_class, "from_config", family.model_class)  # an auto class has the former
+            network = of_config(config)
     else:
         network = _with_weights(model, config, family, dtype, attention).to(device)
         keep_plain_options(network)
@@ -293,17 +335,16 @@ def load_audiollm(
 
 def _with_weights(model: str, config: Any, family: Family, dtype: str, attention: str) -> Any:
     """Load a network; refuse missing weights, which transformers would replace by random numbers."""
-    with explained(model):
+    hears = family.encoder is not None
+    with explained(model), _without_report() if hears else nullcontext():
         network, info = family.model_class.from_pretrained(
             source(model),
             config=config,
             dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
+            attn_implementation=None if hears and attention == "sdpa" else attention,  # where the type has it
             output_loading_info=True,
         )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    if missing := sorted(name for name in info["missing_keys"] if not name.endswith(TRAINING_ONLY)):
         raise UserError(
             f"model {model!r} ({config.model_type}) has no weights for {len(missing)} of its tensors, such as "
             f"{missing[0]!r}: download it again, or give a folder that save_pretrained wrote"
@@ -316,19 +357,36 @@ def _with_weights(model: str, config: Any, family: Family, dtype: str, attention
     return network
 
 
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from listing the weights that an encoder leaves unused, such as the head of a classifier."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)
+
+
 def _find_layers(
     model: Any, prompter: AudioPrompter, name: str, layers_path: str | None
 ) -> tuple[nn.ModuleList, PreTrainedModel]:
     """Return the layers at a path, with or without the model's own prefix, and the stack that runs them."""
     modules = dict(model.named_modules())
+    of_encoder = {} if prompter.encoder is None else encoder_layers(model)
     if layers_path is None:
-        layers = getattr(_decoder(model, prompter), "layers", None)
+        layers = _longest(of_encoder.values()) if of_encoder else getattr(_decoder(model, prompter), "layers", None)
     else:
         prefix = f"{model.base_model_prefix}."
         paths = (layers_path, prefix + layers_path, layers_path.removeprefix(prefix))
         layers = next((modules[path] for path in paths if path in modules), None)
     lists = [path for path, module in modules.items() if isinstance(module, nn.ModuleList)]
-    choices = ", ".join(path for path in lists if not any(part.isdigit() for part in path.split(".")))
+    shallow = [path for path in lists if not any(part.isdigit() for part in path.split("."))]
+    choices = ", ".join(of_encoder or shallow)
     who = f"{name!r} ({prompter.model_type})"
     if not isinstance(layers, nn.ModuleList):
         where = "in a decoder with audio tokens" if layers_path is None else f"at {layers_path!r}"
@@ -336,12 +394,24 @@ def _find_layers(
     stacks = [m for m in modules.values() if isinstance(m, PreTrainedModel) and layers in m.modules()]
     stack = stacks[-1]  # the innermost: a module comes after those that contain it
     encodes = stack.main_input_name == "input_features" and hasattr(stack.config, "max_source_positions")  # as Whisper
-    if stack is not _decoder(model, prompter) and not encodes:
+    if of_encoder and not any(layers is one for one in of_encoder.values()):
+        raise UserError(f"the layers of {who} at {layers_path!r} are not its encoder's: give {choices}")
+    if not of_encoder and stack is not _decoder(model, prompter) and not encodes:
         raise UserError(
             f"the layers of {who} at {layers_path!r} belong neither to a decoder with audio tokens nor to an encoder "
             f"like Whisper's, so their positions cannot be identified: give another layers_path, one of {choices}"
         )
     return layers, stack
+
+
+def _longest(lists: Collection[nn.ModuleList]) -> nn.ModuleList:
+    """Return the longest list, the last of equally long ones."""
+    return max(reversed([*lists]), key=len)
+
+
+def _without_length(_network: nn.Module, args: Any, features: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Keep the entry that only says where sound is from an encoder."""
+    return args, {name: x for name, x in features.items() if name != LENGTH}
 
 
 def _decoder(model: Any, prompter: AudioPrompter) -> Any:

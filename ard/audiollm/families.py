@@ -5,10 +5,8 @@ import io
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import soundfile
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -18,10 +16,18 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoProcessor,
     BatchFeature,
+    ClapAudioModel,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-Waveform = Float[np.ndarray, " samples"]
+from ard.audiollm.encoders import (
+    ClapEncoder,
+    Encoder,
+    SpectrogramTransformer,
+    Waveform,
+    WaveformEncoder,
+    WhisperEncoder,
+)
 
 
 def extractor(processor: Any) -> Any:
@@ -84,12 +90,6 @@ def _processed(
     )
 
 
-def _frames_alone(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
-    """Return the features for an encoder that takes no text; its attention mask tells frames from padding."""
-    rate_hz = processor.sampling_rate
-    return processor(waveform, sampling_rate=rate_hz, return_attention_mask=True, return_tensors="pt")
-
-
 def _mistral_chat(processor: Any, waveform: Waveform, prompt: str) -> BatchFeature:
     """Pass Voxtral's audio to mistral-common as a file; 32-bit floats keep the samples unchanged."""
     file = io.BytesIO()
@@ -106,8 +106,14 @@ class Family(NamedTuple):
     window_s: float | None = None  # longest clip by the model's card, if its processor does not cut clips
     filled_s: float | None = None  # silence, which has tokens too, fills clips up to a multiple of this
     lone_encoder: str | None = None  # module path of an audio encoder that mixes the clips of a batch
+    encoder: type[Encoder] | None = None  # of a model that hears and does not answer
     model_class: Any = AutoModelForMultimodalLM
     processor_class: Any = AutoProcessor
+
+
+def _hears(encoder: type[Encoder], model_class: Any = AutoModel) -> Family:
+    """Return the family of a model of which only the encoder is used."""
+    return Family(encoder=encoder, model_class=model_class, processor_class=AutoFeatureExtractor)
 
 
 FAMILIES = {
@@ -124,7 +130,13 @@ FAMILIES = {
     "qwen3_asr": Family(_system_chat, window_s=1200),
     "qwen3_omni_moe_thinker": Family(window_s=2400, lone_encoder="model.audio_tower"),
     "voxtral": Family(_mistral_chat, window_s=2400, filled_s=30.0),
-    "whisper": Family(_frames_alone, model_class=AutoModel, processor_class=AutoFeatureExtractor),
+    "whisper": _hears(WhisperEncoder),
+    "wav2vec2": _hears(WaveformEncoder),
+    "hubert": _hears(WaveformEncoder),
+    "wavlm": _hears(WaveformEncoder),
+    "audio-spectrogram-transformer": _hears(SpectrogramTransformer),
+    "clap": _hears(ClapEncoder),
+    "clap_audio_model": _hears(ClapEncoder, ClapAudioModel),
 }
 """What is special about each model type that the tests cover. Other types are tried as the plain case."""
 

@@ -32,14 +32,21 @@ def needed_frames(encoder: nn.Module | None, features: Mapping[str, Any]) -> Ite
         return
     tower: Any = encoder
     longest = (int(mask.sum(dim=-1).max()) - 1) // 2 + 1
-    whole, positions = tower.config.max_source_positions, tower.embed_positions
-    num_frames = min(longest + 1, whole)
+    num_frames = min(longest + 1, tower.config.max_source_positions)
     mel = {name: features[name] for name in (*MASKS, "input_features") if name in features}
     cut = {name: tensor[..., : 2 * num_frames] for name, tensor in mel.items()}
+    with shortened(tower, num_frames):
+        yield {**features, **cut}
+
+
+@contextmanager
+def shortened(tower: Any, num_frames: int) -> Iterator[None]:
+    """Let an encoder of Whisper's kind take a window of fewer frames inside the block, with the first positions."""
+    whole, positions = tower.config.max_source_positions, tower.embed_positions
     tower.config.max_source_positions = num_frames
     tower.embed_positions = nn.Embedding.from_pretrained(positions.weight[:num_frames])
     try:
-        yield {**features, **cut}
+        yield
     finally:
         tower.config.max_source_positions = whole
         tower.embed_positions = positions

@@ -118,18 +118,37 @@ COMMANDS = {
 }
 GROUPS = {"study": "Table 2's rating study: make, rate, export, import, score."}
 
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+"""How OpenMP's threads wait for one another: they spin for microseconds, and then sleep.
+
+By default they spin for milliseconds, which on a busy machine is time that the thread they wait for does not get.
+Sleeping at once (the first setting, which is all that other libraries than GNU's know) slows the many short products of
+a small SAE on a quiet machine. `experiments/bench/busy.py` measures both.
+"""
+
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command; bad input ends with one line on stderr and exit code 2 (``--debug`` shows the traceback)."""
+    """Run a command.
+
+    Bad input ends with one line on stderr and exit code 2 (``--debug`` shows the traceback), Ctrl-C with one and 130.
+    """
     args = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     warnings.filterwarnings("ignore", module="lightning|wandb|torch")
-    for talkative in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
     os.environ.setdefault("WANDB_SILENT", "true")
+    if not {*WAITING, "KMP_BLOCKTIME"} & os.environ.keys():
+        os.environ |= WAITING  # OpenMP reads it when torch is loaded, here and in the processes that this one starts
     _degrade()
-    name, words = _choose(args)
+    try:
+        name, words = _choose(args)
+        _run_or_refuse(name, words, debug=debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("ard: stopped; the same command goes on from what is finished\n")
+        raise SystemExit(130) from None
+
+
+def _run_or_refuse(name: str, words: list[str], *, debug: bool) -> None:
     from ard.console import console  # after the help: both bring torch
     from ard.types import UserError
 
@@ -141,9 +160,6 @@ def main(args: list[str] | None = None) -> None:
             raise
         console.print(f"ard: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        console.print("ard: stopped; the same command goes on from what is finished", style="red")
-        raise SystemExit(130) from None
 
 
 def _degrade() -> None:
@@ -194,13 +210,25 @@ def _run(name: str, words: list[str]) -> None:
     module, _, function_name = command.function.partition(":")
     function: Callable[..., None] = getattr(import_module(f"ard.cli.{module}"), function_name)
     if command.loads_models:
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
+        _silence()
     if command.own_parser:
         function([name, *words])
     else:
         function(**_arguments(name, function, words))
+
+
+def _silence() -> None:
+    """Keep what Lightning, W&B and transformers say about themselves off the screen; their warnings stay."""
+    import lightning.pytorch
+    import wandb
+    from transformers.utils.logging import disable_progress_bar
+
+    for library in (lightning.fabric, lightning.pytorch):  # which set their level when they are imported
+        logging.getLogger(library.__name__).setLevel(logging.WARNING)
+    settings = wandb.Settings()
+    settings.update_from_env_vars(dict(os.environ))
+    wandb.termsetup(settings, None)  # or W&B heeds WANDB_SILENT only from its first run on
+    disable_progress_bar()
 
 
 def _arguments(name: str, function: Callable[..., None], words: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from ard.console import console
 from ard.files import claim
-from ard.reports import Order, find_concepts, render_concepts, write_report, write_tables
+from ard.reports import Order, find_concepts, headline, render_concepts, write_report, write_tables
 from ard.run import Run
 
 MOST_LINES = 20  # of a list that may have thousands
@@ -46,5 +46,7 @@ def concepts(
     opened = Run.load(run)
     cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
     matches = find_concepts(cell, search, sort)
+    for line in headline(opened):
+        Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
     Console().print(render_concepts(matches[:most]))
     console.print(f"{len(matches[:most])} of {len(matches)} concepts, {cell.name}")

@@ -1,21 +1,37 @@
 """The commands that run the method: `ard demo`, `ard table` and `ard run`."""
 
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
+from ard.activations import read_manifest
 from ard.audio import FolderClips, read_audio_manifest
-from ard.audiollm import EMBEDDED, load_audiollm
+from ard.audiollm import AudioLLM, load_audiollm
 from ard.chain import Chain, claim_run
+from ard.classes import import_class
+from ard.console import console
+from ard.embedding import load_clap
+from ard.embedding.clap import COMPUTED
 from ard.files import refuse_inside
+from ard.hub import ensure_models
+from ard.naming import read_vocabulary
 from ard.presets import preset_facts
+from ard.run import MANIFEST
+from ard.sae import TopKSAE
+from ard.sae.functional import squared_error
 from ard.steps import GOALS, Goal
-from ard.types import UserError
+from ard.types import Clip, UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 6  # three in H^k and three in L^k: two have no spread
 LONGEST_S = 30.0  # of a clip, even if the model could hear an hour at once
+PASSES, LEAST_STEPS, MOST_STEPS = 40, 600, 20_000  # of a training over the tokens
+HELD_OUT, LEAST_TO_HOLD_OUT = 0.25, 40  # share of the files, and how many there have to be
+REST_S = 60  # of a run, beside the models and the training
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) -> None:  # noqa: B006
@@ -71,64 +87,225 @@ def table(
 
 def run(
     audio: Path,
-    model: str = EMBEDDED,
+    model: str | None = None,
     out: Path = Path("runs/mine"),
     *,
-    clap: str = EMBEDDED,
+    preset: str = "laptop",
+    clap: str | None = None,
+    labels: Path | None = None,
+    label_column: str | None = None,
+    namer: str | None = None,
+    held_out: float | None = None,
     layer: int | None = None,
-    expansion: int = 8,
+    layers: list[int] | None = None,
+    layers_path: str | None = None,
+    window: str | None = None,
+    expansion: int | None = None,
     k: int | None = None,
+    steps: int | None = None,
     seed: int = 0,
     redo: list[str] = [],  # noqa: B006
 ) -> None:
     """Run the whole method on a folder of your own sounds: named concepts with audio players.
 
     Args:
-        audio: a folder of wav, flac, ogg or mp3 files, at any depth, or one file.
-        model: a Qwen2-Audio-class model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
+        audio: a folder of sound files, at any depth, or one file.
+        model: an AudioLLM or an audio encoder (Whisper, wav2vec 2.0, HuBERT, WavLM, AST, CLAP's), a local folder or hub
+            id; by default the preset's, Whisper base. ``embedded`` is the small AudioLLM that comes with ard, which
+            knows simulated sounds alone.
         out: the run's folder.
-        clap: a CLAP model, a local folder or hub id; ``embedded`` is the small one that comes with ard.
-        layer: decoder layer, 0-based; by default the one at the depth of the paper's layer 26 of 32.
-        expansion: e, features of the SAE per dimension of the model.
-        k: features that a token keeps; by default the paper's share of the model's width, at least 16.
-        seed: seed of the SAE and every draw.
+        preset: a folder of `configs`, or the path of one of your own.
+        clap: a CLAP model, a local folder or hub id, by default the preset's; ``embedded`` is the small one that comes
+            with ard; ``computed:FOLDER`` has embeddings made elsewhere; ``none`` leaves out what needs one.
+        labels: a CSV or parquet file with the labels of clips; they are then what names are tested with (Table 1).
+        label_column: its column, if it is not `label` or `labels`.
+        namer: what names are made from: ``vocabulary``, ``labels``, or ``captions`` of a model that answers; or a text
+            file with a vocabulary of your own, one phrase a line. By default captions if the model answers, else the
+            class names of AudioSet; without a CLAP model that reads texts, the labels.
+        held_out: share of the clips that nothing is trained on and no name is made from, drawn by the seed; names and
+            the reconstruction are tested on these. By default a quarter, or none of fewer than 40 files.
+        layer: the layer, 0-based, whose concepts are named; by default the middle one of ``layers``, or of an encoder,
+            or the one of a decoder at the depth of the paper's layer 26 of 32.
+        layers: all layers that get an SAE, for Table 4; by default ``layer`` alone.
+        layers_path: module path of the layers, if not the decoder's or, of an encoder, its own (docs/families.md).
+        window: `clip` leaves out the padding that Whisper and AST would compute: faster, but another model.
+        expansion: e, features of the SAE per dimension of the model; by default the preset's.
+        k: features that a token keeps; by default the preset's.
+        steps: steps of the training; by default so many passes over the tokens, within limits.
+        seed: seed of the held-out clips, the SAE and every draw.
         redo: steps to do again even if they are done: audio, extract, fit, test, score.
     """
-    source = FolderClips(audio)
     refuse_inside(audio, out)
-    audiollm = load_audiollm(model)
-    source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
-    chosen = int(PAPER_LAYER * len(audiollm.layers)) if layer is None else layer
-    if not 0 <= chosen < len(audiollm.layers):
-        raise UserError(f"layer {chosen} does not exist in {model!r}: it has layers 0 to {len(audiollm.layers) - 1}")
+    if held_out is not None and not 0 <= held_out < 1:
+        raise UserError(f"held_out {held_out} is out of range: give a share from 0 to below 1")
+    stated = preset_facts(preset, {})
+    model, clap = model or stated.model, stated.clap if clap is None else clap
+    clap = None if clap == "none" else clap
+    ensure_models([model, clap])
+    sources = _sources(audio, labels, label_column, held_out, seed)
+    audiollm = load_audiollm(model, layers_path=layers_path, window=window)
+    for source in sources.values():
+        source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
+    chosen = _choose_layer(audiollm, layer, layers)
+    text_clap = None if clap is None or clap.startswith(COMPUTED) else clap
     facts = {
         "out": str(out),
         "seed": seed,
         "model": model,
         "clap": clap,
+        "text_clap": text_clap,
         "d_in": audiollm.d_in,
-        "data": f"the sounds in {audio.resolve().name!r} ({source.fingerprint()})",
+        "data": _describe(sources["probe"]),
         "audio": {},
-        "layers": [chosen],
+        "layers_path": layers_path,
+        "window": window,
+        "layers": sorted({chosen, *(layers or [])}),
         "layer": chosen,
-        "expansions": [expansion],
-        "expansion": expansion,
-        "k": k or max(16, audiollm.d_in * 250 // 4096),
-        "evaluation": None,
+        "expansions": [expansion or stated.expansion],
+        "expansion": expansion or stated.expansion,
+        "k": k or stated.k,
         "tasks": [],
+        **_naming(namer, audiollm, labels=labels is not None, text_clap=text_clap is not None),
+        **({} if "eval" in sources else {"evaluation": None}),
     }
-    goals: tuple[Goal, ...] = (4, "concepts")
+    goals: tuple[Goal, ...] = (1, 4, "concepts") if labels and "eval" in sources else (4, "concepts")
     with claim_run(out):
-        chain = Chain("demo", facts, redo)
+        chain = Chain(preset, facts, redo)
+        _set_steps(chain, steps)
         chain.check(goals)
-        chain.write_audio("probe", source)
-        num_clips = read_audio_manifest(chain.run.audio("probe")).num_clips
-        if num_clips < LEAST_CLIPS:
+        _show_plan(sources, audiollm, chain, goals, steps)
+        for split, source in sources.items():
+            chain.write_audio(split, source)
+        manifest = read_audio_manifest(chain.run.audio("probe"))
+        if manifest.num_clips < LEAST_CLIPS:
             chain.report_failures()
             raise UserError(
-                f"{num_clips} usable clips in {str(audio)!r}, at least {LEAST_CLIPS} are needed: "
+                f"{manifest.num_clips} usable clips in {str(audio)!r} to train on, at least {LEAST_CLIPS} are needed: "
                 f"see {chain.run.failures} for what was left out and why"
             )
-        chain.change(p=min(4, num_clips // 2))
+        chain.change(p=min(stated.p, manifest.num_clips // 2))
+        chain.fill(goals, until="extract")
+        _set_steps(chain, steps)
         chain.fill(goals)
         chain.finish()
+
+
+def _sources(
+    audio: Path, labels: Path | None, label_column: str | None, held_out: float | None, seed: int
+) -> dict[str, FolderClips]:
+    """Return the sounds to train on, and those that are held out, if any."""
+    options: dict[str, Any] = {"labels": labels, "label_column": label_column}
+    whole = FolderClips(audio, **options)
+    if held_out is None:
+        held_out = HELD_OUT if len(whole) >= LEAST_TO_HOLD_OUT else 0.0
+    if not held_out:
+        return {"probe": whole}
+    options |= {"held_out_share": held_out, "seed": seed}
+    return {part: FolderClips(audio, part=part, **options) for part in ("probe", "eval")}
+
+
+def _describe(source: FolderClips) -> str:
+    """Return what the clips are, which changes if any of them does."""
+    folder = f"the sounds in {source.root.resolve().name!r} ({source.fingerprint()})"
+    return folder if source.part is None else f"{folder}, {source.held_out_share:g} held out by seed {source.seed}"
+
+
+def _naming(namer: str | None, audiollm: AudioLLM, *, labels: bool, text_clap: bool) -> dict[str, Any]:
+    """Return the facts that say what names are made from, and how they are compared with labels."""
+    answers = audiollm.answers
+    if namer is None:
+        namer = "labels" if labels and not text_clap else "captions" if answers else "vocabulary"
+    if namer == "labels":
+        if not labels:
+            raise UserError("namer 'labels' needs the labels of clips: give --labels FILE.csv, or another --namer")
+        return {"namer": {"class_path": "ard.naming.LabelNamer"}, "captioner": None, **_compared("exact")}
+    if not text_clap:
+        raise UserError(
+            f"namer {namer!r} needs a CLAP model that reads texts: give --clap, or --labels and --namer labels"
+        )
+    if namer == "captions":
+        if not answers:
+            raise UserError(f"namer 'captions' needs a model that answers, and {audiollm.name!r} is an encoder")
+        return {"namer": None, "captioner": audiollm.name, **_compared("clap")}
+    vocabulary = "audioset" if namer == "vocabulary" else namer
+    read_vocabulary(vocabulary)
+    init_args = {"vocabulary": vocabulary}
+    made = {"class_path": "ard.naming.VocabularyNamer", "init_args": init_args}
+    return {"namer": made, "captioner": None, **_compared("clap")}
+
+
+def _compared(similarity: str) -> dict[str, str]:
+    """Return the facts that say how names and labels are compared in Table 1, and how beside it."""
+    return {"similarity": similarity, "other_similarity": "clap" if similarity == "exact" else "exact"}
+
+
+def _steps(num_tokens: int, batch_tokens: int) -> int:
+    """Return the steps of a training: so many passes over the tokens, within limits."""
+    return min(max(round(PASSES * num_tokens / batch_tokens), LEAST_STEPS), MOST_STEPS)
+
+
+def _set_steps(chain: Chain, steps: int | None) -> None:
+    """Set the steps of the training, which depend on the number of tokens: so they can be when these are extracted."""
+    extracted = chain.run.activations("probe")
+    if steps is None and (extracted / MANIFEST).is_file():
+        steps = _steps(read_manifest(extracted).num_tokens, chain.setting("fit", "data", "batch_tokens"))
+    if steps is not None:
+        chain.change(steps=steps)
+
+
+def _show_plan(
+    sources: Mapping[str, FolderClips], audiollm: AudioLLM, chain: Chain, goals: Sequence[Goal], steps: int | None
+) -> None:
+    """Say what will be done, and about how long it takes; a first clip, and two steps of a training, are timed."""
+    facts, num_files = chain.facts, sum(map(len, sources.values()))
+    held = f", {len(sources['eval'])} of them held out" if "eval" in sources else ""
+    made_from = "captions"
+    if facts.namer is not None:
+        made_from = import_class(facts.namer.class_path)(**facts.namer.get("init_args", {})).made_from
+    lines = [
+        f"{num_files:,} sound files in {sources['probe'].root.name!r}{held}",
+        f"{audiollm.name}, layer {facts.layer} of {len(audiollm.layers)}, {audiollm.d_in} wide: an SAE of "
+        f"{facts.expansion * audiollm.d_in:,} features, of which a token keeps {facts.k}",
+        f"names from {made_from}" + ("; tested against the labels of the held-out clips" if 1 in goals else ""),
+    ]
+    clip = next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
+    if clip is not None:
+        duration = _spoken(_estimate_s(clip, num_files, audiollm, chain, steps))
+        lines.append(f"about {duration} if all files are like the first; Ctrl-C stops, the same command goes on")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _estimate_s(clip: Clip, num_files: int, audiollm: AudioLLM, chain: Chain, steps: int | None) -> float:
+    """Return about how many seconds a run takes, by timing its parts on one clip."""
+    facts = chain.facts
+    started = time.monotonic()
+    num_tokens = len(audiollm.capture([clip], [facts.layer])[facts.layer][0])
+    if facts.clap is not None and not facts.clap.startswith(COMPUTED):
+        load_clap(facts.clap).audio([clip])
+    clip_s = time.monotonic() - started
+    batch_tokens = chain.setting("fit", "data", "batch_tokens")
+    sae = TopKSAE(audiollm.d_in, facts.expansion * audiollm.d_in, k=facts.k)
+    x = torch.randn(batch_tokens, audiollm.d_in)
+    started = time.monotonic()
+    for _ in range(2):
+        squared_error(x, sae(x)).backward()
+    step_s = (time.monotonic() - started) / 2
+    num_steps = steps or _steps(num_files * num_tokens, batch_tokens)
+    return num_files * clip_s + num_steps * step_s + REST_S
+
+
+def _spoken(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
+
+
+def _choose_layer(audiollm: AudioLLM, layer: int | None, layers: list[int] | None) -> int:
+    """Return the layer whose concepts are named; refuse layers that do not exist."""
+    num_layers = len(audiollm.layers)
+    if layer is None and layers:
+        layer = sorted(layers)[len(layers) // 2]
+    if layer is None:
+        layer = int(PAPER_LAYER * num_layers) if audiollm.answers else num_layers // 2
+    audiollm.check_layers([layer, *(layers or [])])
+    return layer

@@ -36,7 +36,7 @@ def steer(
 
     Args:
         run: the run's folder.
-        audio: the clip, a wav, flac, ogg or mp3 file.
+        audio: the clip, a sound file.
         value: the value to set the feature to, 0 or more; a list has one for each feature.
         prompt: the question.
         feature: the feature by its number, or several as [12,40].
@@ -64,7 +64,8 @@ def steer(
     if len(values) != len(features):
         raise UserError(f"{len(values)} values are given for {len(features)} features: give one for all, or one each")
     clamp = clamp_values(sae, dict(zip(features, values, strict=True)), maxima if unit == "max" else None)
-    clip, model = read_clip(audio), load_audiollm(opened.model)
+    clip, model = read_clip(audio), load_audiollm(opened.model, layers_path=opened.facts.get("layers_path"))
+    model.check_answers()
     if clip.duration_s > model.prompter.window_s:
         console.print(f"only the first {model.prompter.window_s:g} s of {audio.name!r} are heard", markup=False)
     answers = compare_answers(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import ClapModel, ClapProcessor
 from ard.audiollm import widen_on_cpu
 from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
 from ard.embedding.laion import load_laion_clap
+from ard.hub import offline_if_cached
 from ard.results import write_json
 from ard.types import Clip, UserError
 
@@ -130,9 +132,10 @@ def _load(model: str, device: str) -> Clap:
         return ComputedClap(Path(model.removeprefix(COMPUTED)), model)
     source = str(Path(__file__).parent / "embedded") if model == EMBEDDED else model
     try:
-        weights: Any = ClapModel.from_pretrained(source, use_safetensors=True)
-        processor = ClapProcessor.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+        with offline_if_cached(model):
+            weights: Any = ClapModel.from_pretrained(source)
+            processor = ClapProcessor.from_pretrained(source)
+    except (OSError, ValueError, KeyError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"CLAP model {model!r} cannot be loaded ({reason}): give a local folder or a hub id") from error
     widen_on_cpu(weights.to(device), f"CLAP model {model!r}")

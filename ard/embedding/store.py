@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ard.audio import read_audio_manifest, read_shard
+from ard.console import Progress
 from ard.embedding.base import Clap
 from ard.results import replacing
 from ard.types import Clip, UserError
@@ -52,14 +52,19 @@ def embed_clips(
     if not _holds(path, metadata):
         shards = sorted(audio.glob("*.tar"))
         row = {clip_id: index for index, clip_id in enumerate(clip_ids)}
-        for shard in track(shards[rank::world_size], "embeddings", transient=True, disable=rank > 0):
-            part = parts / f"{shard.stem}.safetensors"
-            if not _holds(part, metadata):
+        mine = {shard: parts / f"{shard.stem}.safetensors" for shard in shards[rank::world_size]}
+        unfinished = {shard: part for shard, part in mine.items() if not _holds(part, metadata)}
+        done = len(clip_ids) * (len(mine) - len(unfinished)) // max(1, len(mine))  # shards hold about as many each
+        with Progress("embeddings", len(clip_ids), done=done, disable=rank > 0) as progress:
+            for shard, part in unfinished.items():
                 wanted = [clip for clip in read_shard(shard) if isinstance(clip, Clip) and clip.id in row]
                 rows = torch.tensor([row[clip.id] for clip in wanted], dtype=torch.int64)
-                batches = [wanted[start : start + CLIPS_PER_BATCH] for start in range(0, len(wanted), CLIPS_PER_BATCH)]
-                embeddings = torch.cat([torch.empty(0, clap.d), *(clap.audio(batch) for batch in batches)])
-                _write(part, {"rows": rows, "embeddings": embeddings}, metadata)
+                embeddings = [torch.empty(0, clap.d)]
+                for start in range(0, len(wanted), CLIPS_PER_BATCH):
+                    batch = wanted[start : start + CLIPS_PER_BATCH]
+                    embeddings.append(clap.audio(batch))
+                    progress.advance(len(batch) * world_size)
+                _write(part, {"rows": rows, "embeddings": torch.cat(embeddings)}, metadata)
         barrier()
         if rank == 0:
             joined = torch.full((len(clip_ids), clap.d), torch.nan)

@@ -93,12 +93,13 @@ class Predicted(NamedTuple):
         return at[:, ::-1].cumsum(axis=1)[:, -2::-1].T.astype(float)
 
 
-def predict(graded: Graded, words: Int[np.ndarray, " concepts"], num_levels: int) -> Predicted:
-    """Return what each clip's active concepts say: each concept its word, or nothing where that is -1."""
+def predict(graded: Graded, words: Int[np.ndarray, "concepts most"], num_levels: int) -> Predicted:
+    """Return what each clip's active concepts say: each concept its words, of which -1 is none."""
     of_entries = words[graded.concepts]
     named = of_entries >= 0
     width, size = int(words.max(initial=0)) + 1, num_levels + 1
-    keys = np.sort(((graded.clips * width + of_entries) * size + graded.level)[named])  # faster than by columns
+    of_clips, level = graded.clips[:, None], graded.level[:, None]
+    keys = np.sort(((of_clips * width + of_entries) * size + level)[named])  # faster than by columns
     pairs = keys // size
     last = np.flatnonzero(np.append(np.diff(pairs) != 0, len(pairs) > 0))
     pairs, level = pairs[last], keys[last] % size

@@ -54,6 +54,7 @@ class CompareNames(Evaluator):
 
     needs = ("selections", "names")
     results = ("name_similarity",)
+    compares_texts = True
 
     def __init__(self, *, clap: str = EMBEDDED, bertscore: str | None = None, seed: int = 0) -> None:
         super().__init__(clap=clap, seed=seed)

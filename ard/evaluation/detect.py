@@ -46,6 +46,7 @@ class DetectConcepts(Evaluator):
     needs = ("representatives", "selections", "names", "scores")
     makes = ("detection",)
     results = ("detection",)
+    compares_texts = True
     embeds = ("unseen",)
 
     def __init__(self, *, clap: str = EMBEDDED, activity: float = 0.0, seed: int = 0) -> None:

@@ -25,6 +25,7 @@ class LossRecovered(Evaluator):
 
     Args:
         model: ``embedded``, a local folder, or a hub id.
+        layers_path: module path of its layers, as in extraction.
         num_clips: largest number of captions.
         clips_per_batch: clips per forward pass.
     """
@@ -35,11 +36,13 @@ class LossRecovered(Evaluator):
         self,
         *,
         model: str = EMBEDDED,
+        layers_path: str | None = None,
         num_clips: int = 256,
         clips_per_batch: int = 8,
     ) -> None:
         super().__init__()
-        self.model, self.num_clips, self.clips_per_batch = model, num_clips, clips_per_batch
+        self.model, self.layers_path = model, layers_path
+        self.num_clips, self.clips_per_batch = num_clips, clips_per_batch
 
     def evaluate(self, cell: Cell) -> Result | None:
         """Measure the losses on the clips of the probing set that have captions."""
@@ -47,7 +50,7 @@ class LossRecovered(Evaluator):
         clips = list(islice((clip for clip in read_clips(audio) if clip.caption), self.num_clips))
         if not clips:
             raise UserError(f"{str(audio)!r} holds no clip with a caption: loss recovered is measured on captions")
-        model = load_audiollm(self.model, device=self.device)
+        model = load_audiollm(self.model, device=self.device, layers_path=self.layers_path)
         dictionary = self.dictionary(cell)
 
         @torch.no_grad()

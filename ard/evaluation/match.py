@@ -1,9 +1,9 @@
 """Names against the labels of clips that nothing was trained on (Table 1)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ard.evaluation.matching import DEFAULT, AveragePrecisionKind, MatchReading
 from ard.evaluation.metric import Clips, ConceptAveragePrecision, ConceptMatching
 from ard.evaluation.scores import Active, ActiveBy, Labelled, active_concepts, predicted, read_labelled
 from ard.monosemanticity import Selection, read_selections
-from ard.naming import read_names
+from ard.naming import read_phrases
 from ard.naming.captions import read_captions
 from ard.naming.consensus import parts
 from ard.probing import Evaluator
@@ -29,6 +29,7 @@ METHODS = {"mean": "Mean Act.", "coverage": "Coverage", "random": "Rand. Rep."} 
 METRICS = {"precision": "precision", "recall": "recall", "f1": "F1", "map": "mAP", "map_at_matches": "mAP at matches"}
 AT_MATCHES: AveragePrecisionKind = "references"
 LEAST_LABELLED = 0.5  # share of the probing clips that have labels, for the activity to be chosen by these
+Similarity = Literal["clap", "exact"]
 EmbedText = Callable[[Sequence[str]], Tensor]
 
 
@@ -41,9 +42,9 @@ class Target(NamedTuple):
 
 
 class Names(NamedTuple):
-    """The names of one or several draws of the same concepts: their row numbers in ``space``, -1 without a name."""
+    """The names of one or several draws of the same concepts, phrase by phrase: row numbers in ``space``, or -1."""
 
-    words: list[Int[np.ndarray, " concepts"]]
+    words: list[Int[np.ndarray, "concepts most"]]
     space: Float[Tensor, "names d"]
 
 
@@ -58,11 +59,12 @@ class Activity(NamedTuple):
 class MatchLabels(Evaluator):
     """Write ``matching.json``: precision, recall, F1 and mAP of every method (Sec. 4, Table 1).
 
-    A clip's predictions are the distinct names of the selected concepts that are active in it; its references are its
-    labels. They are compared by the cosine of their CLAP text embeddings and matched as the ``reading`` says. Controls
-    show what an SAE's figures are worth: its names shuffled among its concepts; and as ceilings the clips' own labels
-    as predictions, and the phrases of the clips' own captions (``Captions as names``): what would be reached if every
-    clip were named by its own caption. That row is over the clips that were captioned (``n``).
+    A clip's predictions are the distinct names of the selected concepts that are active in it; a name that joins
+    several phrases is several predictions. Its references are its labels. They are compared by the cosine of their CLAP
+    text embeddings, or as words (``similarity``), and matched as the ``reading`` says. Controls show what an SAE's
+    figures are worth: its names shuffled among its concepts; and as ceilings the clips' own labels as predictions, and
+    the phrases of the clips' own captions (``Captions as names``): what would be reached if every clip were named by
+    its own caption. That row is over the clips that were captioned (``n``).
 
     By the rule ``chosen``, a concept is active in a clip if its score is positive and above the q-quantile of its own
     scores on the labelled probing clips. Every row has the q of :data:`~ard.evaluation.activity.GRID` with which its
@@ -81,7 +83,8 @@ class MatchLabels(Evaluator):
     cell's own selected concepts (``concepts``) that are active in them.
 
     Args:
-        clap: the CLAP model.
+        clap: the CLAP model; None only where words are compared.
+        similarity: ``clap``, or ``exact``: a name is a label if it is the same text, whatever its case.
         reading: how Sec. 4 is read where it leaves a choice.
         activity: the number that another rule than ``chosen`` takes; 0, as a share or a quantile, takes every clip with
             a positive score.
@@ -100,11 +103,13 @@ class MatchLabels(Evaluator):
     needs = ("representatives", "selections", "names", "scores")
     makes = ("active", "resamples")
     results = ("matching", "matching_paper")
+    compares_texts = True
 
     def __init__(
         self,
         *,
-        clap: str = EMBEDDED,
+        clap: str | None = EMBEDDED,
+        similarity: Similarity = "clap",
         reading: MatchReading = DEFAULT,
         activity: float = 0.0,
         active_by: ActiveBy = "chosen",
@@ -125,6 +130,12 @@ class MatchLabels(Evaluator):
         self.reading = reading
         self.activity, self.active_by, self.names_per_clip = activity, active_by, names_per_clip
         self.labels, self.num_shuffles, self.result = labels, num_shuffles, result
+        self.similarity: Similarity = similarity
+
+    @classmethod
+    def lacks(cls, settings: Mapping[str, Any]) -> str | None:
+        """Return what it lacks: nothing where words are compared."""
+        return None if settings.get("similarity") == "exact" else super().lacks(settings)
 
     def evaluate(self, cell: Cell) -> Result | None:
         """Match the names of every method, one row each; None without labelled clips."""
@@ -134,7 +145,10 @@ class MatchLabels(Evaluator):
             self._keep_resamples(cell, {})
             return None
         probing = read_labelled(cell, "probe") if self.active_by == "chosen" else None
-        return self.match(cell, labelled, self.clap().text, probing)
+        if self.similarity == "clap":
+            return self.match(cell, labelled, self.clap().text, probing)
+        labels = {label for split in (labelled, probing) if split for label in split.vocabulary}
+        return self.match(cell, labelled, SameWords(label_text(label, self.labels) for label in labels), probing)
 
     def match(self, cell: Cell, labelled: Labelled, embed: EmbedText, probing: Labelled | None = None) -> Result:
         """Match the names of a cell's concepts to the labels of clips.
@@ -147,16 +161,16 @@ class MatchLabels(Evaluator):
         """
         unseen = self._target(labelled, embed)
         target = self._target(probing, embed) if probing and probing.share >= LEAST_LABELLED else None
-        stored, selections, names = cell.tensors("representatives"), read_selections(cell), read_names(cell)
-        vocabulary = sorted({name for draws in names.values() for draw in draws for name in draw if name is not None})
+        stored, selections, names = cell.tensors("representatives"), read_selections(cell), read_phrases(cell)
+        vocabulary = sorted({phrase for draws in names.values() for draw in draws for name in draw for phrase in name})
         space, word = embed(vocabulary), {name: i for i, name in enumerate(vocabulary)}
         parts_of_table = [
             (replace(cell.row({}), method=METHODS.get(scorer, cell.method)), scorer, names[scorer], draws)
             for scorer, draws in selections.items()
         ]
         if "random" in selections:
-            rng, own = np.random.default_rng(self.seed), np.array(names["ard"][0], dtype=object)
-            shuffled = [rng.permutation(own).tolist() for _ in range(self.num_shuffles)]
+            rng, own = np.random.default_rng(self.seed), names["ard"][0]
+            shuffled = [[own[place] for place in rng.permutation(len(own))] for _ in range(self.num_shuffles)]
             parts_of_table.append((cell.row({}, control="names shuffled"), "ard", shuffled, []))
         activity: dict[str, Activity] = {}
         rows: list[Row] = []
@@ -188,7 +202,7 @@ class MatchLabels(Evaluator):
         details = {
             "num_clips": len(labelled.labels),
             "num_labels": len(labelled.vocabulary),
-            "num_concepts_without_name": {scorer: draws[0].count(None) for scorer, draws in names.items()},
+            "num_concepts_without_name": {scorer: draws[0].count([]) for scorer, draws in names.items()},
             "num_clips_without_prediction": silent,
             "quantiles": quantiles,
             "curves": curves,
@@ -204,7 +218,8 @@ class MatchLabels(Evaluator):
             "activity": self.activity,
             "active_by": self.active_by,
             "chosen_on": (by_labels if probing else by_number) if self.active_by == "chosen" else None,
-            "clap": self.clap_name,
+            "clap": self.clap_name if self.similarity == "clap" else None,
+            "similarity": self.similarity,
             "label_text": self.labels,
         }
 
@@ -254,7 +269,7 @@ class MatchLabels(Evaluator):
         word_lists = (predict(graded, words, len(GRID)) for words in named.words)
         return [count_matches(of_draw, target.references, similarity, self.reading) for of_draw in word_lists]
 
-    def _predict(self, active: Active, words: Int[np.ndarray, " concepts"], labelled: Labelled) -> Clips:
+    def _predict(self, active: Active, words: Int[np.ndarray, "concepts most"], labelled: Labelled) -> Clips:
         """Return the names of the active concepts as predictions; a concept without a name predicts nothing."""
         if self.reading.scope == "clip":
             return predicted(active, words, len(labelled.labels))
@@ -292,7 +307,7 @@ class MatchLabels(Evaluator):
         several = len(values) > 1
         rng = np.random.default_rng(self.seed)
         mean = np.stack([over_draws(of_metric, rng) for of_metric in np.moveaxis(values, 2, 0)], axis=1)
-        figures = {"ms": self._highest(draws)} if draws else {}
+        figures = {"ms": self._highest(draws)} if _have_m(draws) else {}
         for i, name in enumerate(METRICS):
             figures[name] = Figure.resampled(mean[:, i], n, "share", over=over + " and draws" * several)
         measured = replace(row, figures=figures, note=_spread(values, draws) if several else None)
@@ -357,16 +372,37 @@ class MatchLabels(Evaluator):
             cell.save_tensors("resamples", {method: torch.from_numpy(of_row) for method, of_row in values.items()})
 
 
+def _have_m(draws: Sequence[Selection]) -> bool:
+    """Return whether monosemanticity was measured, for which an embedding of the clips is needed."""
+    return bool(draws) and not any(draw.m.isnan().all() for draw in draws)
+
+
 def _spread(values: Float[np.ndarray, "draws resamples metrics"], draws: Sequence[Selection]) -> str:
     spread = values[:, 0].std(axis=0)
     deviations = ", ".join(f"{name} {value:.3f}" for name, value in zip(METRICS.values(), spread, strict=True))
-    highest = f", MS {np.std([float(draw.m.max()) for draw in draws]):.3f}" if draws else ""
+    highest = f", MS {np.std([float(draw.m.max()) for draw in draws]):.3f}" if _have_m(draws) else ""
     return f"mean of {len(values)} draws; standard deviation over draws: {deviations}{highest}"
 
 
-def _read(draws: Sequence[Sequence[str | None]], word: Mapping[str, int], space: Float[Tensor, "names d"]) -> Names:
-    words = [[-1 if name is None else word[name] for name in names] for names in draws]
-    return Names([np.array(of_draw, dtype=np.int64) for of_draw in words], space)
+def _read(draws: Sequence[Sequence[Sequence[str]]], word: Mapping[str, int], space: Float[Tensor, "names d"]) -> Names:
+    most = max((len(name) for names in draws for name in names), default=0) or 1
+    words = [[[word[phrase] for phrase in name] + [-1] * (most - len(name)) for name in names] for names in draws]
+    return Names([np.array(of_draw, dtype=np.int64).reshape(-1, most) for of_draw in words], space)
+
+
+class SameWords:
+    """Embed texts in a space where two have cosine 1 if they are the same, whatever their case, and 0 otherwise."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._place = {text: place for place, text in enumerate(dict.fromkeys(text.casefold() for text in texts))}
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return a row for each text; a text that is not among those of the space is 0."""
+        space = torch.zeros(len(texts), len(self._place))
+        for row, text in enumerate(texts):
+            if (place := self._place.get(text.casefold())) is not None:
+                space[row, place] = 1
+        return space
 
 
 def _written(difference: Difference) -> dict[str, float]:

@@ -33,7 +33,7 @@ class Labelled(NamedTuple):
     scores: SparseScores
     labels: list[list[str]]
     clip_ids: Sequence[str] = ()
-    groups: Sequence[str] | None = None  # such as the speaker, if the metadata of every clip have a `group`
+    groups: Sequence[str] | None = None  # such as the speaker's, if any clip has one; a clip without is its own
     share: float = 1.0  # of the split's clips that are labelled
 
     @property
@@ -53,7 +53,8 @@ def read_labelled(cell: Cell, split: str) -> Labelled | None:
         return None
     labelled = [clips[row] for row in rows]
     labels, clip_ids = [clip["labels"] for clip in labelled], [clip["id"] for clip in labelled]
-    groups = [str(clip["group"]) for clip in labelled] if all("group" in clip for clip in labelled) else None
+    has_groups = any("group" in clip for clip in labelled)
+    groups = [str(clip.get("group", clip["id"])) for clip in labelled] if has_groups else None
     return Labelled(scores.among(torch.tensor(rows)), labels, clip_ids, groups, len(rows) / len(clips))
 
 
@@ -88,11 +89,11 @@ def active_concepts(
     return Active(clips[kept][order], concepts[kept][order])
 
 
-def predicted(active: Active, words: Int[np.ndarray, " concepts"], num_clips: int) -> list[Int[Tensor, " _"]]:
+def predicted(active: Active, words: Int[np.ndarray, "concepts most"], num_clips: int) -> list[Int[Tensor, " _"]]:
     """Return for each clip the distinct words of its active concepts; -1 stands for no word."""
     of_entries = words[active.concepts]
     size = int(words.max(initial=0)) + 1
-    pairs = np.unique((active.clips * size + of_entries)[of_entries >= 0])
+    pairs = np.unique((active.clips[:, None] * size + of_entries)[of_entries >= 0])
     per_clip = np.bincount(pairs // size, minlength=num_clips)
     return list(torch.from_numpy(pairs % size).split(per_clip.tolist()))
 

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from scipy.stats import rankdata
 from torch import Tensor
 
+from ard.activations import read_manifest
 from ard.embedding import EMBEDDED
 from ard.monosemanticity.chance import (
     RandomLists,
@@ -41,6 +42,7 @@ from ard.sae import Dictionary
 from ard.types import UserError
 
 MS = "pooled standard deviations"
+LEAST_SELECTED = 50  # where C is the number of features above chance
 
 
 class Selection(NamedTuple):
@@ -98,9 +100,13 @@ class ScoreMonosemanticity(Evaluator):
     silent clips make L^k (:func:`~ard.monosemanticity.orders.highest_over_orders`); ``num_distinct_lowest`` counts
     the different L^k of live features.
 
+    Without a CLAP model there is no m: no result, and every feature that is active in at least p clips is selected, by
+    how often it is active.
+
     Args:
-        clap: the CLAP model.
-        num_selected: C (the paper's 5000), bounded by the number of live features.
+        clap: the CLAP model; None for no m.
+        num_selected: C (the paper's 5000), bounded by the number of live features; None for as many as are above
+            chance, at least 50.
         baselines: score `Mean Act.`, `Coverage` and `Rand. Rep.` too.
         num_draws: draws of random representatives (the paper's 10).
         random_from: draw them from ``all`` clips, or from those where the feature is ``active``; the latter are drawn
@@ -120,8 +126,8 @@ class ScoreMonosemanticity(Evaluator):
     def __init__(
         self,
         *,
-        clap: str = EMBEDDED,
-        num_selected: int = 5000,
+        clap: str | None = EMBEDDED,
+        num_selected: int | None = 5000,
         baselines: bool = True,
         num_draws: int = 10,
         random_from: Literal["all", "active"] = "all",
@@ -158,6 +164,8 @@ class ScoreMonosemanticity(Evaluator):
 
     def start(self, cell: Cell, dictionary: Dictionary) -> None:
         """Prepare the weighted score, and draw orders of the data set."""
+        if self.clap_name is None:
+            return
         self._embedded = self.embeddings(cell, "probe")
         self._weighted = WeightedMonosemanticity(dictionary.d_sae, self._embedded.shape[1]).to(self.device)
         self._orders = draw_orders(len(self._embedded), torch.Generator().manual_seed(self.seed))
@@ -165,13 +173,15 @@ class ScoreMonosemanticity(Evaluator):
 
     def update(self, split: str, scored: Scored) -> None:
         """Fold in a batch of the probing set."""
-        if split == "probe":
+        if split == "probe" and self.clap_name is not None:
             mean, rows = scored.scores.mean, scored.batch.rows
             self._weighted.update(mean, self._embedded[rows.cpu()].to(mean.device))
             self._silent.update(scored.scores.coverage == 0, rows)
 
     def gather(self) -> None:
         """Gather what all ranks took in."""
+        if self.clap_name is None:
+            return
         self._of_all_clips = self._weighted.compute().cpu()
         rows, bits, num_features = self._silent.compute()
         self._noted = Noted(rows.cpu(), bits.cpu(), num_features)
@@ -179,34 +189,61 @@ class ScoreMonosemanticity(Evaluator):
         self._silent.reset()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Score the features, select the top-C and write both."""
+        """Score the features, select the top-C and write both; None without a CLAP model."""
         stored = cell.tensors("representatives")
+        if self.clap_name is None:
+            self._select_unscored(cell, stored)
+            return None
         dead = stored["n_active"] == 0
         tensors: dict[str, Tensor] = {"weighted/m": self._of_all_clips.masked_fill(dead, math.nan)}
-        with_baselines = self.baselines and not cell.is_baseline
-        for scorer in SCORERS if with_baselines else ("ard",):
-            top, bottom = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
-            m = score_lists(self._embedded, top, bottom, self.reading).masked_fill(dead, math.nan)
-            tensors[f"{scorer}/m"] = m
-            features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[: self._count(m)]
-            self._keep(tensors, f"{scorer}/0", Selection(features, m[features], top[features]))
+        scorers = self._scorers(cell)
+        for scorer in scorers:
+            lists = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
+            tensors[f"{scorer}/m"] = score_lists(self._embedded, *lists, self.reading).masked_fill(dead, math.nan)
         generator = torch.Generator().manual_seed(self.seed)
         p = stored["ard/top_ids"].shape[1]
         drawn = random_lists(self._embedded, p, self.num_null_draws, self.reading, generator=generator)
         self._compare_with_chance(tensors, stored, drawn, generator)
+        num_selected = self._num_selected(tensors)
+        for scorer in scorers:
+            m = tensors[f"{scorer}/m"]
+            features = m.nan_to_num(-math.inf).argsort(descending=True, stable=True)[:num_selected]
+            self._keep(tensors, f"{scorer}/0", Selection(features, m[features], stored[f"{scorer}/top_ids"][features]))
         self._describe(tensors, stored, drawn, generator)
         halves = compare_halves(
-            self._embedded, stored, self.num_selected, self.num_null_draws, self.reading, generator=generator
+            self._embedded, stored, num_selected, self.num_null_draws, self.reading, generator=generator
         )
         if halves is not None:
             self._keep_halves(tensors, halves)
-        if with_baselines:
-            self._draw(tensors, stored)
+        if len(scorers) > 1:
+            self._draw(tensors, stored, len(self._embedded))
         cell.save_tensors("selections", tensors)
         return self._result(cell, tensors, stored)
 
-    def _count(self, m: Tensor) -> int:
-        return min(self.num_selected, int((~m.isnan()).sum()))
+    def _scorers(self, cell: Cell) -> tuple[str, ...]:
+        return tuple(SCORERS) if self.baselines and not cell.is_baseline else ("ard",)
+
+    def _num_selected(self, tensors: Mapping[str, Tensor]) -> int:
+        """Return C: at most all live features."""
+        passed = int((tensors["ard/q_value"] <= self.false_discovery_rate).sum())
+        wanted = max(passed, LEAST_SELECTED) if self.num_selected is None else self.num_selected
+        return min(wanted, int((~tensors["ard/m"].isnan()).sum()))
+
+    def _select_unscored(self, cell: Cell, stored: dict[str, Tensor]) -> None:
+        """Select the features that are active in at least p clips, the busiest first, with m undefined."""
+        often, p = stored["n_active"], stored["ard/top_ids"].shape[1]
+        features = often.argsort(descending=True, stable=True)[
+            : min(self.num_selected or len(often), int((often >= p).sum()))
+        ]
+        tensors: dict[str, Tensor] = {}
+        undefined = torch.full((len(often),), math.nan, dtype=torch.float64)
+        for scorer in self._scorers(cell):
+            tensors |= {f"{scorer}/{name}": undefined.clone() for name in ("m", "p_value", "q_value")}
+            top = stored[f"{scorer}/top_ids"][features]
+            self._keep(tensors, f"{scorer}/0", Selection(features, undefined[features], top))
+        if len(self._scorers(cell)) > 1:
+            self._draw(tensors, stored, len(read_manifest(cell.probe).clip_ids))
+        cell.save_tensors("selections", tensors)
 
     def _compare_with_chance(
         self, tensors: dict[str, Tensor], stored: Mapping[str, Tensor], drawn: RandomLists, generator: torch.Generator
@@ -234,12 +271,12 @@ class ScoreMonosemanticity(Evaluator):
         tensors |= {"halves/cosine": halves.cosine, "halves/features": halves.features}
         tensors |= {"halves/p_value": halves.p_value, "halves/q_value": q_values(halves.p_value)}
 
-    def _draw(self, tensors: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+    def _draw(self, tensors: dict[str, Tensor], stored: dict[str, Tensor], num_clips: int) -> None:
         """Draw random representatives for AR&D's top-C and score them, by default against the same L^k."""
         features = tensors["ard/0/features"]
         generator = torch.Generator().manual_seed(self.seed)
         lowest = stored["ard/bottom_ids"][features]
-        num_clips, p = len(self._embedded), lowest.shape[1]
+        p = lowest.shape[1]
         if self.random_from == "active" and len(stored.get(RANDOM_ACTIVE, ())) < self.num_draws:
             raise UserError(
                 f"random_from 'active' needs {self.num_draws} draws from retrieval, and there are "
@@ -251,7 +288,10 @@ class ScoreMonosemanticity(Evaluator):
             else:
                 top = draw_clips(num_clips, p, len(features), generator)
             bottom = draw_clips(num_clips, p, len(features), generator) if self.random_lowest else lowest
-            m = score_lists(self._embedded, top, bottom, self.reading)
+            if self.clap_name is None:
+                m = torch.full((len(features),), math.nan, dtype=torch.float64)
+            else:
+                m = score_lists(self._embedded, top, bottom, self.reading)
             self._keep(tensors, f"random/{draw}", Selection(features, m, top))
 
     @staticmethod

@@ -1,15 +1,13 @@
 """Caption the representative clips, name the selected features of every method, and write the catalogue."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from math import nan
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ard.activations import read_clips_metadata, read_manifest
 from ard.audiollm import EMBEDDED
@@ -17,14 +15,15 @@ from ard.console import console
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.monosemanticity import read_selections
 from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner
-from ard.naming.catalogue import Named, weigh, write_concepts, write_names
+from ard.naming.catalogue import Named, Space, weigh, write_concepts, write_names
 from ard.naming.chat import Chat, kind_of
 from ard.naming.consensus import ConsensusNamer
-from ard.naming.namer import Embed, Name, Namer
+from ard.naming.namer import Concepts, Name, Namer
 from ard.naming.prompts import CAPTION_PROMPT
 from ard.probing import Evaluator
 from ard.results import Figure, Result
 from ard.run import Cell
+from ard.types import UserError
 
 NUM_RANDOM_CLIPS = 1024  # that names are compared with
 
@@ -32,16 +31,18 @@ NUM_RANDOM_CLIPS = 1024  # that names are compared with
 class NameConcepts(Evaluator):
     """Write ``names.parquet`` (selected features of every method), ``concepts.parquet`` and ``naming.json``.
 
-    Every clip is captioned once per run, with the paper's prompt. Captions are kept, so that a stopped run pays for
-    none of them twice; ``naming.json`` lists the evaluation clips that were captioned (``evaluation_clips``). For every
-    name, it records which higher-ranked concept's name it repeats, if any, and how close it is to the clips of H^k and
-    to random clips.
+    The namer is given what it needs to know of the clips: captions, embeddings or labels. If it needs captions, every
+    clip is captioned once per run, with the paper's prompt. Captions are kept, so that a stopped run pays for none of
+    them twice; ``naming.json`` lists the evaluation clips that were captioned (``evaluation_clips``). For every name,
+    it records which higher-ranked concept's name it repeats, if any, and how close it is to the clips of H^k and to
+    random clips.
 
     Args:
-        audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B).
+        audiollm: the model that writes captions (the paper's SeaLLMs-Audio-7B); None if none does.
         captioner: a chat model that takes audio and writes the captions instead, at an endpoint.
-        namer: makes names from captions; by default, from their consensus.
-        clap: the CLAP model for the consensus namer, for duplicates and for the names' evidence.
+        namer: makes the names; by default, from the consensus of captions.
+        clap: the CLAP model for a namer that needs embeddings, for duplicates and for how close names are to clips.
+            None leaves these out; only the same words are then a duplicate.
         duplicate_cosine: cosine from which on two names count as the same.
         clips_per_batch: clips captioned at once.
         max_new_tokens: length limit of a caption, in tokens.
@@ -58,10 +59,10 @@ class NameConcepts(Evaluator):
     def __init__(
         self,
         *,
-        audiollm: str = EMBEDDED,
+        audiollm: str | None = EMBEDDED,
         captioner: Chat | None = None,
         namer: Namer | None = None,
-        clap: str = EMBEDDED_CLAP,
+        clap: str | None = EMBEDDED_CLAP,
         duplicate_cosine: float = 0.95,
         clips_per_batch: int = 32,
         max_new_tokens: int = 128,
@@ -75,36 +76,56 @@ class NameConcepts(Evaluator):
         self.num_evaluation_clips = num_evaluation_clips
 
     def check(self, cell: Cell) -> None:
-        """Fail now if captions or names cannot be made later."""
+        """Fail now if captions or names cannot be made later.
+
+        Raises:
+            UserError: if the namer needs what the run does not have.
+        """
         self.namer.check()
-        if self.captioner is not None:
+        needs, name = self.namer.needs, type(self.namer).__name__
+        if "captions" in needs and self.captioner is not None:
             self.captioner.check()
+        if "embeddings" in needs and self.clap_name is None:
+            raise UserError(f"{name} needs a CLAP model, and clap is null: give one, or another namer")
+        if "labels" in needs and not any(_labels(cell)):
+            raise UserError(
+                f"{name} needs labels, and no clip of '{cell.probe}' has one: give clips with labels, or another namer"
+            )
 
     def evaluate(self, cell: Cell) -> Result | None:
         """Caption the clips, name the features, compare the names with clips, and write."""
         clip_ids = read_manifest(cell.probe).clip_ids
         selections = read_selections(cell)
         rows = {row for draws in selections.values() for draw in draws for row in draw.top_ids.flatten().tolist()}
+        has_captions = "captions" in self.namer.needs
         caption = self._captioner(cell)
-        captions = caption("probe", [clip_ids[row] for row in sorted(rows)])
-        clap = self.clap()
-        embeddings = self.embeddings(cell, "probe")
-        others = torch.randperm(len(clip_ids), generator=torch.Generator().manual_seed(self.seed))[:NUM_RANDOM_CLIPS]
+        captions = caption("probe", [clip_ids[row] for row in sorted(rows)]) if has_captions else {}
+        labels = _labels(cell) if "labels" in self.namer.needs else []
+        space = self._space(cell, len(clip_ids))
         named: dict[str, list[Named]] = {}
         for scorer, draws in selections.items():
             for draw in draws:
-                of_concepts = [[clip_ids[row] for row in top] for top in draw.top_ids.tolist()]
-                of_concepts = [[captions[clip_id] for clip_id in top if clip_id in captions] for top in of_concepts]
-                names = self._name(of_concepts, embeddings[draw.top_ids], clap.text)
-                weighed = weigh(draw, names, embeddings, others, clap.text, self.duplicate_cosine)
+                of_clips = [[captions.get(clip_ids[row]) for row in top] for top in draw.top_ids.tolist()]
+                of_concepts = [[caption for caption in of_top if caption] for of_top in of_clips]
+                concepts = Concepts(draw.top_ids, of_concepts, labels=labels)
+                if space is not None:
+                    concepts = concepts._replace(embeddings=space.clips, embed=space.embed)
+                weighed = weigh(draw, self._name(concepts), space, self.duplicate_cosine)
                 named.setdefault(scorer, []).append(weighed)
         write_names(cell, named)
-        write_concepts(cell, clip_ids, captions, named["ard"][0])
-        num_without_caption = len(rows) - sum(clip_ids[row] in captions for row in rows)
-        unseen = self._evaluation_clips(cell) if "random" in selections else []
+        write_concepts(cell, clip_ids, captions, named["ard"][0], self.namer.made_from)
+        num_without_caption = sum(clip_ids[row] not in captions for row in rows) if has_captions else 0
+        unseen = self._evaluation_clips(cell) if has_captions and "random" in selections else []
         if unseen:
             caption("eval", unseen)
         return self._result(cell, named["ard"][0], num_without_caption, unseen)
+
+    def _space(self, cell: Cell, num_clips: int) -> Space | None:
+        """Return the space in which names and clips are compared, if there is a CLAP model."""
+        if self.clap_name is None:
+            return None
+        others = torch.randperm(num_clips, generator=torch.Generator().manual_seed(self.seed))[:NUM_RANDOM_CLIPS]
+        return Space(self.clap().text, self.embeddings(cell, "probe"), others)
 
     def _evaluation_clips(self, cell: Cell) -> list[str]:
         """Draw labelled evaluation clips, those that the run has the audio of."""
@@ -118,6 +139,8 @@ class NameConcepts(Evaluator):
         """Return what captions a split's clips, with a model that is loaded at most once; some may get no caption."""
         if self.captioner is not None:
             model, load = self.captioner.model, cache(partial(chat_captioner, self.captioner))
+        elif self.audiollm is None:
+            return lambda split, clip_ids: {}
         else:
             own = partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
             model, load = self.audiollm, cache(own)
@@ -125,14 +148,25 @@ class NameConcepts(Evaluator):
             clip_ids, cell.run.audio(split), cell.run.captions, model, load, self.clips_per_batch
         )
 
-    def _name(self, captions: list[list[str]], clips: Float[Tensor, "concepts p d"], embed: Embed) -> list[Name]:
-        """Name the concepts that have captions."""
-        rows = [row for row, of_concept in enumerate(captions) if of_concept]
-        names = [Name(None, [], nan, "its clips have no caption")] * len(captions)
+    def _name(self, concepts: Concepts) -> list[Name]:
+        """Name the concepts; those that have captions, if the namer needs these."""
+        if "captions" not in self.namer.needs:
+            return self.namer(concepts)
+        rows = [row for row, of_concept in enumerate(concepts.captions) if of_concept]
+        names = [Name(None, [], nan, "its clips have no caption")] * len(concepts.captions)
         if rows:
-            for row, name in zip(rows, self.namer([captions[row] for row in rows], clips[rows], embed), strict=True):
+            captioned = concepts._replace(
+                top_ids=concepts.top_ids[rows], captions=[concepts.captions[row] for row in rows]
+            )
+            for row, name in zip(rows, self.namer(captioned), strict=True):
                 names[row] = name
         return names
+
+    def _captioned_by(self) -> Mapping[str, str | None]:
+        if "captions" not in self.namer.needs:
+            return {}
+        captioner = self.captioner.model if self.captioner else self.audiollm
+        return {"caption_prompt": CAPTION_PROMPT, "captioner": captioner}
 
     def _result(self, cell: Cell, named: Named, num_without_caption: int, unseen: list[str]) -> Result:
         has_name = np.array([name.name is not None for name in named.names], dtype=float)
@@ -149,8 +183,8 @@ class NameConcepts(Evaluator):
         }
         choices = {
             **self.namer.choices,
-            "caption_prompt": CAPTION_PROMPT,
-            "captioner": self.captioner.model if self.captioner else self.audiollm,
+            "made_from": self.namer.made_from,
+            **self._captioned_by(),
             "clap": self.clap_name,
             "duplicate_cosine": self.duplicate_cosine,
         }
@@ -162,9 +196,14 @@ class NameConcepts(Evaluator):
             "num_duplicates": int(repeats.sum()),
             "evaluation_clips": unseen,
         }
-        for line in _summary(named.names, num_without_caption):
+        for line in () if cell.is_baseline else _summary(named.names, self.namer.made_from, num_without_caption):
             console.print(f"{cell.name}: {line}", markup=False, highlight=False, soft_wrap=True)
         return Result("naming", (cell.row(figures),), choices, details)
+
+
+def _labels(cell: Cell) -> list[Sequence[str]]:
+    """Return the labels of every clip of the probing set; none for a clip without labels."""
+    return [clip.get("labels") or [] for clip in read_clips_metadata(cell.probe)]
 
 
 def _reasons(names: Sequence[Name]) -> dict[str, dict[str, Any]]:
@@ -175,9 +214,9 @@ def _reasons(names: Sequence[Name]) -> dict[str, dict[str, Any]]:
     return {kind: {"num_concepts": count, "such_as": first[kind]} for kind, count in counts.most_common()}
 
 
-def _summary(names: Sequence[Name], num_without_caption: int) -> list[str]:
-    """Say how many concepts have a name, and why the others have none."""
+def _summary(names: Sequence[Name], made_from: str, num_without_caption: int) -> list[str]:
+    """Say how many concepts have a name, made from what, and why the others have none."""
     num_named = sum(name.name is not None for name in names)
-    lines = [f"{num_named} of {len(names)} concepts have a name"]
+    lines = [f"{num_named} of {len(names)} concepts have a name, from {made_from}"]
     lines += [f"{entry['num_concepts']} have none: {entry['such_as']}" for entry in _reasons(names).values()]
     return lines + ([f"{num_without_caption} clips have no caption"] if num_without_caption else [])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import soundfile
-from rich.progress import Progress
 
 from ard.audio import read_clips
 from ard.audiollm import load_audiollm
+from ard.console import Progress
 from ard.naming.chat import Chat, Content
 from ard.naming.final import final_words
 from ard.naming.prompts import CAPTION_PROMPT
@@ -60,14 +60,13 @@ def caption_clips(
     if missing:
         captioner = load()
         clips = (clip for clip in read_clips(audio) if clip.id in missing)
-        with Progress(transient=True) as progress:
-            task = progress.add_task("captions", total=len(missing))
+        with Progress("captions", len(missing)) as progress:
             while batch := list(islice(clips, clips_per_batch)):
                 new = zip(batch, captioner(batch), strict=True)
                 captions |= {clip.id: caption for clip, caption in new if caption}
                 rows = ({"id": clip_id, "caption": caption, "model": model} for clip_id, caption in captions.items())
                 write_parquet(rows, path)
-                progress.advance(task, len(batch))
+                progress.advance(len(batch))
     return _cleaned(captions)
 
 

@@ -25,6 +25,18 @@ def read_names(cell: Cell) -> dict[str, list[list[str | None]]]:
     return names
 
 
+def read_phrases(cell: Cell) -> dict[str, list[list[list[str]]]]:
+    """Read the phrases that the names join, as :func:`read_names` reads the names; none for a concept without one."""
+    phrases: dict[str, list[list[list[str]]]] = {}
+    for row in cell.rows("names"):
+        draws = phrases.setdefault(row["scorer"], [])
+        if row["draw"] == len(draws):
+            draws.append([])
+        whole = [row["name"]] if row["name"] is not None else []
+        draws[row["draw"]].append(row.get("phrases") or whole)
+    return phrases
+
+
 class Named(NamedTuple):
     """A selection's features, their names, and the evidence for these; every field has one entry per concept."""
 
@@ -48,6 +60,7 @@ class Named(NamedTuple):
                 "feature": feature,
                 "m": m,
                 "name": name.name,
+                "phrases": _phrases(name),
                 "duplicate_of": repeated,
                 **dict(zip(Evidence._fields, evidence, strict=True)),
             }
@@ -55,27 +68,38 @@ class Named(NamedTuple):
         ]
 
 
-def weigh(
-    selection: Selection,
-    names: list[Name],
-    embeddings: Float[Tensor, "clips d"],
-    others: Int[Tensor, " others"],
-    embed: Embed,
-    threshold: float,
-) -> Named:
-    """Find near-duplicates among a selection's names, and compare each name with its own and with other clips."""
+def _phrases(name: Name) -> list[str]:
+    return list(name.phrases) or ([name.name] if name.name is not None else [])
+
+
+class Space(NamedTuple):
+    """CLAP's space, in which names and clips are compared."""
+
+    embed: Embed
+    clips: Float[Tensor, "clips d"]  # of the probing set
+    others: Int[Tensor, " others"]  # random ones among them, by their rows
+
+
+def weigh(selection: Selection, names: list[Name], space: Space | None, threshold: float) -> Named:
+    """Find near-duplicates among a selection's names, and compare each name with its own and with other clips.
+
+    Without a space, only the same words are a duplicate, and there is no evidence.
+    """
     rows = [row for row, name in enumerate(names) if name.name is not None]
     texts = [name.name for name in names if name.name is not None]
     evidence = Evidence(*torch.full((3, len(names)), math.nan))
-    if rows:
-        of_names = name_evidence(embed(texts), embeddings[selection.top_ids[rows]], embeddings[others])
+    if rows and space is not None:
+        of_names = name_evidence(space.embed(texts), space.clips[selection.top_ids[rows]], space.clips[space.others])
         for values, of_named in zip(evidence, of_names, strict=True):
             values[rows] = of_named
     first: dict[str, int] = {}
     for row, name in zip(rows, texts, strict=True):
         first.setdefault(name, row)
     distinct = list(first)
-    repeats = near_duplicates(embed(distinct), threshold).tolist() if distinct else []
+    if distinct and space is not None:
+        repeats = near_duplicates(space.embed(distinct), threshold).tolist()
+    else:
+        repeats = [-1] * len(distinct)
     origin = {name: first[distinct[of] if of >= 0 else name] for name, of in zip(distinct, repeats, strict=True)}
     features = selection.features.tolist()
     duplicate_of: list[int | None] = [None] * len(names)
@@ -95,7 +119,9 @@ def write_names(cell: Cell, named: Mapping[str, Sequence[Named]]) -> None:
     cell.save_rows("names", rows)
 
 
-def write_concepts(cell: Cell, clip_ids: Sequence[str], captions: Mapping[str, str], named: Named) -> None:
+def write_concepts(
+    cell: Cell, clip_ids: Sequence[str], captions: Mapping[str, str], named: Named, made_from: str
+) -> None:
     """Write one row per feature of the dictionary, with a name if it is selected."""
     stored, scored = cell.tensors("representatives"), cell.tensors("selections")
     selected = {row["feature"]: (row, name) for row, name in zip(named.rows(), named.names, strict=True)}
@@ -109,13 +135,18 @@ def write_concepts(cell: Cell, clip_ids: Sequence[str], captions: Mapping[str, s
                 "feature": feature,
                 "layer": cell.layer,
                 "name": name.name,
+                "made_from": made_from if name.name is not None else None,
+                "phrases": _phrases(name),
+                "support": list(name.support),
                 "m": float(scored["ard/m"][feature]),
                 "q_value": float(scored["ard/q_value"][feature]),
                 "n_active": int(stored["n_active"][feature]),
                 "selected": feature in selected,
                 "top_ids": [clip_ids[clip] for clip in top],
                 "bottom_ids": [clip_ids[clip] for clip in bottom],
-                "captions": [captions.get(clip_ids[clip], "") for clip in top] if feature in selected else [],
+                "captions": [captions.get(clip_ids[clip], "") for clip in top]
+                if feature in selected and captions
+                else [],
                 "candidates": name.candidates,
                 "agreement": name.agreement,
                 "no_name_because": name.reason,

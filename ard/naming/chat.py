@@ -6,8 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
-from rich.progress import Progress
-
+from ard.console import Progress
 from ard.naming.answers import Answers, request_key
 from ard.naming.final import final_words
 from ard.types import UserError
@@ -65,9 +64,8 @@ class Chat(ABC):
         replies |= {key: Reply(answers[key]) for key in keys if answers.get(key, "").strip()}
         missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in replies}
         if missing:
-            with Progress(transient=True) as progress:
-                task = progress.add_task(description, total=len(missing))
-                session = _Session(self, replies, lambda: progress.advance(task))
+            with Progress(description, len(missing), "questions") as progress:
+                session = _Session(self, replies, progress.advance)
                 self._ask(missing, session.take)
                 session.end()
         return [_final(replies[key]) for key in keys]

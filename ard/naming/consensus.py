@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ard.naming.namer import Embed, Name, Namer
+from ard.naming.namer import Concepts, Embed, Name, Namer
 
 # Words that describe no sound: a phrase neither starts nor ends with one.
 EMPTY_WORDS = frozenset("a an and are at be by for from in is it its of on or the to with".split())  # noqa: SIM905
@@ -28,11 +28,11 @@ class ConsensusNamer(Namer):
     for the paper's Llama-3-70B-Instruct.
     """
 
-    def __call__(
-        self, captions: Sequence[Sequence[str]], clips: Float[Tensor, "concepts p d"], embed: Embed
-    ) -> list[Name]:
+    def __call__(self, concepts: Concepts) -> list[Name]:
         """Name every feature."""
-        return [self._name(of_feature, own, embed) for of_feature, own in zip(captions, clips, strict=True)]
+        assert concepts.embed is not None
+        each = zip(concepts.captions, concepts.clips, strict=True)
+        return [self._name(captions, clips, concepts.embed) for captions, clips in each]
 
     @property
     def choices(self) -> Mapping[str, Any]:

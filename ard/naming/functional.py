@@ -1,9 +1,13 @@
-"""Formulas on names in CLAP's space: which ones say the same, and how well they fit their clips."""
+"""Formulas on names: which ones say the same, how well they fit their clips, which labels chance does not explain."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.stats import hypergeom
 from torch import Tensor
 
 BLOCK = 256  # names compared at once
@@ -53,3 +57,49 @@ def near_duplicates(names: Float[Tensor, "names d"], threshold: float) -> Int[Te
                 is_first[len(firsts) + index] = True
         firsts = columns[is_first]
     return repeated
+
+
+class Occurrence(NamedTuple):
+    """How often a label occurs in a list of clips, and whether chance explains it."""
+
+    label: str
+    num_clips: int  # of the list, those that have it
+    frequency: int  # of all labelled clips, those that have it
+    p_value: float  # chance that as many clips or more, drawn at random without replacement, have it
+    q_value: float  # lowest false-discovery rate at which it passes
+
+
+def over_represented(lists: Sequence[Sequence[int]], labels: Sequence[Sequence[str]]) -> list[list[Occurrence]]:
+    """Return the labels that occur in each list of clips, the most over-represented first.
+
+    If K of the N labelled clips have a label, and k of the n labelled clips of a list, the p-value is the upper tail
+    P(X >= k) of the hypergeometric distribution of n draws. The q-value is that of Benjamini and Hochberg over all
+    labels and all lists with labelled clips; those that do not occur (p-value 1) count among the tests.
+
+    Args:
+        lists: clips by their number, each list without doubles.
+        labels: the labels of every clip; a clip without any is unlabelled, and left out everywhere.
+
+    Example:
+        >>> from ard.naming.functional import over_represented
+        >>> labels = [["dog"], ["dog"], ["rain"], ["rain"], ["rain"], ["rain"]]
+        >>> (first,), _ = over_represented([[0, 1], [2, 5]], labels)
+        >>> first.num_clips, first.frequency, round(first.p_value, 4), round(first.q_value, 4)
+        (2, 2, 0.0667, 0.2667)
+    """
+    frequency = Counter(label for of_clip in labels for label in set(of_clip))
+    labelled = [[clip for clip in clips if labels[clip]] for clips in lists]
+    counts = [Counter(label for clip in clips for label in set(labels[clip])) for clips in labelled]
+    pairs = [(place, label, count) for place, of_list in enumerate(counts) for label, count in of_list.items()]
+    num_labelled, num_tests = sum(map(bool, labels)), len(frequency) * sum(map(bool, labelled))
+    draws = np.array([(count, frequency[label], len(labelled[place])) for place, label, count in pairs]).reshape(-1, 3)
+    distinct, place_of = np.unique(draws, axis=0, return_inverse=True)
+    p_values = hypergeom.sf(distinct[:, 0] - 1, num_labelled, distinct[:, 1], distinct[:, 2])[place_of.reshape(-1)]
+    order = np.argsort(p_values, kind="stable")
+    scaled = p_values[order] * num_tests / np.arange(1, len(order) + 1)
+    q_values = np.empty_like(p_values)
+    q_values[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
+    found: list[list[Occurrence]] = [[] for _ in lists]
+    for (place, label, count), p_value, q_value in zip(pairs, p_values.tolist(), q_values.tolist(), strict=True):
+        found[place].append(Occurrence(label, count, frequency[label], p_value, q_value))
+    return [sorted(of_list, key=lambda one: (one.p_value, one.label)) for of_list in found]

@@ -3,12 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from ard.naming.chat import Chat, Reply
 from ard.naming.cleaning import clean_name
-from ard.naming.namer import Embed, Name, Namer
+from ard.naming.namer import Concepts, Name, Namer
 from ard.naming.prompts import NAME_PROMPT
 
 
@@ -21,18 +18,18 @@ class LLMNamer(Namer):
             models answer these in whole sentences, which are then cut down to a phrase as far as possible.
     """
 
+    needs = ("captions",)
+
     def __init__(self, chat: Chat, instruction: str = "Answer with one short phrase.") -> None:
         self.chat, self.instruction = chat, instruction
 
-    def __call__(
-        self, captions: Sequence[Sequence[str]], clips: Float[Tensor, "concepts p d"], embed: Embed
-    ) -> list[Name]:
+    def __call__(self, concepts: Concepts) -> list[Name]:
         """Name every feature.
 
         Raises:
             UserError: if the model answers no prompt at all.
         """
-        replies = self.chat([self._prompt(of_feature) for of_feature in captions], "names")
+        replies = self.chat([self._prompt(of_feature) for of_feature in concepts.captions], "names")
         if replies and all(reply.text is None for reply in replies):
             raise self.chat.unanswered(f"names none of {len(replies)} concepts ({replies[0].reason})")
         return [_name(reply) for reply in replies]

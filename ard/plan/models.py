@@ -16,6 +16,8 @@ from ard.types import UserError
 TEMPLATE_TOKENS = 27  # of Qwen2-Audio's chat template around the audio
 PACKAGE = Path(__file__).parent.parent
 EMBEDDED = "embedded"  # the small models shipped with the package
+ENCODERS = ("audio-spectrogram-transformer", "clap", "clap_audio_model", "hubert", "wav2vec2", "wavlm", "whisper")
+"""Types of models that hear and do not answer, as ``ard.audiollm`` has them; to import that takes seconds."""
 _QWEN2 = {"intermediate_size": 11008, "vocab_size": 156032}
 _QWEN2_5 = {"hidden_size": 3584, "intermediate_size": 18944, "vocab_size": 152064, "num_hidden_layers": 28}
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -89,6 +91,16 @@ class Model(NamedTuple):
         return len(Tokenizer.from_file(str(self.folder / "tokenizer.json")).encode(text).ids) - 1  # the audio token
 
 
+def only_hears(preset: Preset, name: str) -> bool:
+    """Return whether a model is an encoder, by its own configuration."""
+    if name in (preset.facts.get("dimensions") or {}) or name in PUBLISHED:
+        return False
+    try:
+        return _config(name, "audiollm").get("model_type") in ENCODERS
+    except (OSError, ValueError):
+        return False  # read_model says why
+
+
 def read_model(preset: Preset, name: str) -> Model:
     """Take a model's dimensions from the preset, or else as published, or else from its own configuration."""
     stated = (preset.facts.get("dimensions") or {}).get(name)
@@ -103,7 +115,7 @@ def read_model(preset: Preset, name: str) -> Model:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the dimensions of model {name!r} cannot be read: {hint}") from error
     if model_type != "qwen2_audio":
-        raise UserError(f"model {name!r} is a {model_type}: only a qwen2_audio can be planned")
+        raise UserError(f"model {name!r} is a {model_type}: only a qwen2_audio can be planned, or an encoder by itself")
     audio, text = (_dimensions(config, part, QWEN2_AUDIO[part], name, hint) for part in QWEN2_AUDIO)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     folder = None if published else _folder(name, "audiollm")

@@ -5,19 +5,23 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ard.classes import import_class
 from ard.naming import CAPTION_PROMPT
 from ard.plan import cost
 from ard.plan.gpus import GPUS, Gpu
 from ard.plan.inputs import DEFAULTS, RATE_HZ, Preset, read_corpus
-from ard.plan.models import Model, read_clap, read_model
+from ard.plan.models import QWEN2_AUDIO, Model, only_hears, read_clap, read_model
 from ard.probing import SCORERS
 from ard.steps import RAW, CellKey, Goal, Work, width, work
 from ard.types import UserError
+
+if TYPE_CHECKING:
+    from ard.plan.encoders import EncoderModel
 
 CLAP_WINDOW_S = 10.0
 
@@ -128,8 +132,13 @@ class _Planner:
     def __init__(self, preset: Preset, goals: Iterable[Goal]) -> None:
         self.preset, self.fact, self.setting = preset, preset.fact, preset.setting
         self.assumptions: list[str] = []
-        self.model = self._model(self.fact("model"))
-        self.layers, self.d_in = sorted(self.fact("layers")), self.model.text["hidden_size"]
+        self.encoder = self._encoder(self.fact("model"))
+        self.model = None if self.encoder else self._model(self.fact("model"))
+        self.layers = sorted(self.fact("layers"))
+        if self.encoder:
+            self.d_in, self.num_layers = self.encoder.d_in, self.encoder.num_layers
+        elif self.model:
+            self.d_in, self.num_layers = self.model.text["hidden_size"], self.model.text["num_hidden_layers"]
         self._check()
         self.tasks = self.setting("steer", "MeasureSteering", "tasks")
         self.store_dtype = self.setting("extract", "Extraction", "store_dtype")
@@ -139,12 +148,9 @@ class _Planner:
         self.extracted = {split: Path(folder) for split, folder in folders.items() if folder}
         self.work = _work(preset, goals)
         self.corpora = {split: read_corpus(preset, split) for split in self._splits("audio")}
-        window = 2 * self.model.audio["max_source_positions"]
-        self.frames = {
-            split: cost.num_mel_frames(-(-corpus.num_samples * RATE_HZ // corpus.rates_hz), window)
-            for split, corpus in self.corpora.items()
-        }
-        self.tokens = {split: cost.num_audio_tokens(frames) for split, frames in self.frames.items()}
+        window = 2 * (self.model.audio if self.model else QWEN2_AUDIO["audio_config"])["max_source_positions"]
+        self.frames = {split: cost.num_mel_frames(self._num_samples(split, RATE_HZ), window) for split in self.corpora}
+        self.tokens = {split: self._num_tokens(split) for split in self.corpora}
         if not self.tokens["probe"].any():
             source = self.corpora["probe"].source
             raise UserError(f"the clips of split 'probe' have no audio tokens ({source}): give longer ones")
@@ -158,7 +164,7 @@ class _Planner:
             *(self._activations(layer) for layer in self.layers),
             *(self._training(layer, of) for layer, of in self._cells("fit") if isinstance(of, int)),
             *(self._probing(), self._embedding()),
-            *([self._captions()] if self._cells("test") else []),
+            *(self._captions() if self._cells("test") and self._has_captions() else []),
             *(self._steering() if self._cells("steer") else []),
         ]
         self.assumptions += [
@@ -186,9 +192,28 @@ class _Planner:
         self.assumptions.append(f"dimensions of {name}: {model.source}")
         return model
 
+    def _encoder(self, name: str) -> "EncoderModel | None":
+        """Return the model if it is an encoder."""
+        if not only_hears(self.preset, name):
+            return None
+        from ard.plan.encoders import EncoderModel  # with transformers, which is slow to import
+
+        self.assumptions.append(f"tokens and work of {name}: counted on its classes without weights")
+        return EncoderModel(name, *(self.preset.facts.get(fact) for fact in ("layers_path", "window")))
+
+    def _num_samples(self, split: str, rate_hz: int) -> np.ndarray:
+        """Return the samples of clips at a model's rate."""
+        corpus = self.corpora[split]
+        return -(-corpus.num_samples * rate_hz // corpus.rates_hz)
+
+    def _num_tokens(self, split: str) -> np.ndarray:
+        if self.encoder is None:
+            return cost.num_audio_tokens(self.frames[split])
+        return self.encoder.num_tokens(self._num_samples(split, self.encoder.rate_hz))
+
     def _check(self) -> None:
         """Refuse a preset whose layers or width are another model's."""
-        name, deepest = self.fact("model"), self.model.text["num_hidden_layers"] - 1
+        name, deepest = self.fact("model"), self.num_layers - 1
         if not self.layers:
             raise UserError("the preset's `layers` is empty: name at least one")
         for layer in self.layers:
@@ -203,12 +228,18 @@ class _Planner:
         return StagePlan("audio shards", split, "", num_clips, 0, corpus.num_bytes, corpus.present_bytes)
 
     def _extraction(self, split: str) -> StagePlan:
-        """One pass of encoder and decoder up to the deepest layer, over the whole prompt."""
-        counted = cost.model_cost(self.model.audio, self.model.text, self.layers[-1])
+        """One pass up to the deepest layer: of an encoder, or of encoder and decoder over the whole prompt."""
+        if self.encoder:
+            own, num_weights = self.encoder.dtype, self.encoder.num_weights
+            flops = self.encoder.flops(self._num_samples(split, self.encoder.rate_hz), self.layers[-1])
+        else:
+            assert self.model is not None
+            counted = cost.model_cost(self.model.audio, self.model.text, self.layers[-1])
+            own, num_weights = self.model.dtype, counted.num_weights
+            flops = counted.prefill_flops(self.frames[split], self.model.num_text_tokens(""))
         chosen, tokens = self.setting("extract", "Extraction", "dtype"), self.tokens[split]
-        dtype = self.model.dtype if chosen == "auto" else chosen
-        flops = counted.prefill_flops(self.frames[split], self.model.num_text_tokens(""))
-        size = counted.num_weights * _itemsize(dtype)
+        dtype = own if chosen == "auto" else chosen
+        size = num_weights * _itemsize(dtype)
         return StagePlan("extraction", split, dtype, len(tokens), int(tokens.sum()), flops=flops, gpu_bytes=size)
 
     def _activations(self, layer: int) -> StagePlan:
@@ -247,25 +278,29 @@ class _Planner:
         )
 
     def _probing(self) -> StagePlan:
-        """Every cell reads the probing set once; a cell that is tested also reads the evaluation set."""
+        """The cells of a step and a layer share a pass over the probing set; tests read the evaluation set too."""
         probe, *others = (int(self.tokens[split].sum()) for split in self.extracted)
-        passes = [(of, probe + sum(others)) for _, of in self._cells("test")]
-        passes += [(of, probe) for _, of in self._cells("score")]
-        widths, p = [width(of, self.d_in) for of, _ in passes], self.fact("p")
+        read = {"test": probe + sum(others), "score": probe}
+        passes: dict[tuple[str, int], list[int | str | None]] = {}
+        for step in read:
+            for layer, of in self._cells(step):
+                passes.setdefault((step, layer), []).append(of)
+        widths, p = {key: [width(of, self.d_in) for of in cells] for key, cells in passes.items()}, self.fact("p")
         lists = 8 + 4 + len(SCORERS) * 2 * p * (8 + 4)  # bytes per feature: counts and maxima, then ids and scores
         return StagePlan(
             "probing",
-            f"{len(passes)} passes",
+            f"{sum(map(len, passes.values()))} cells in {len(passes)} passes",
             "float32",
             num_clips=len(self.tokens["probe"]),
-            num_tokens=sum(num_tokens for _, num_tokens in passes),
-            num_bytes=sum(widths) * lists,
+            num_tokens=sum(read[step] for step, _ in passes),
+            num_bytes=sum(map(sum, widths.values())) * lists,
             flops=sum(
-                num_tokens * cost.encoding_flops(self.d_in, width(of, self.d_in))
-                for of, num_tokens in passes
+                read[step] * cost.encoding_flops(self.d_in, width(of, self.d_in))
+                for (step, _), cells in passes.items()
+                for of in cells
                 if of not in RAW
             ),
-            gpu_bytes=4 * 2 * max(widths) * self.d_in,
+            gpu_bytes=4 * 2 * max(map(sum, widths.values())) * self.d_in,
         )
 
     def _embedding(self) -> StagePlan:
@@ -278,12 +313,22 @@ class _Planner:
         part = ", ".join(self.extracted)
         return StagePlan("CLAP embedding", part, "float32", len(windows), num_bytes=num_bytes, flops=flops)
 
-    def _captions(self) -> StagePlan:
+    def _has_captions(self) -> bool:
+        """Return whether the namer needs captions, as the default one does."""
+        namer = self.setting("test", "NameConcepts", "namer")
+        return namer is None or "captions" in import_class(namer["class_path"]).needs  # type: ignore[attr-defined]
+
+    def _captions(self) -> list[StagePlan]:
         """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""
+        captioner = self.setting("test", "NameConcepts", "audiollm")
+        if captioner is None or only_hears(self.preset, captioner):
+            self.assumptions.append("no captions: nothing in the preset answers")
+            return []
         num_draws = self.setting("test", "ScoreMonosemanticity", "num_draws")
         num_names = 0
         for layer, of in self._cells("test"):
-            num_selected = min(self.fact("num_selected"), width(of, self.d_in))
+            num_features = width(of, self.d_in)
+            num_selected = min(self.fact("num_selected") or num_features, num_features)
             with_baselines = isinstance(of, int) and layer == self.fact("layer") and self.fact("baselines")
             num_names += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
         frames = self.frames["probe"][: num_names * self.fact("p")]
@@ -296,13 +341,14 @@ class _Planner:
             self.assumptions.append(
                 f"at most {num_names:,} names are made by a language model elsewhere, which is not counted here"
             )
-        model = self._model(self.setting("test", "NameConcepts", "audiollm"))
-        return self._answers("captions", "representatives", "NameConcepts", model, [(1.0, frames, CAPTION_PROMPT)])
+        model, asked = self._model(captioner), [(1.0, frames, CAPTION_PROMPT)]
+        return [self._answers("captions", "representatives", "NameConcepts", model, asked)]
 
     def _steering(self) -> list[StagePlan]:
         """For each task, all clips are answered unsteered, and those of the source class in every trial and control."""
-        if not self.tasks:
-            self.assumptions.append("no steering: the preset has no tasks")
+        if not self.tasks or self.model is None:
+            reason = "the preset has no tasks" if self.model else "an encoder answers nothing"
+            self.assumptions.append(f"no steering: {reason}")
             return []
         self.assumptions.append(
             "steering: classes have equal shares of the answers; answers that tasks share count once, and perplexity "

@@ -1,4 +1,4 @@
-from .callback import InputNorms, KeepScores
+from .callback import InputNorms, KeepScores, MeasureReconstruction
 from .control import draw_control
 from .evaluator import STAMPS, Evaluator, numbered
 from .functional import SCORERS, ClipScores, clip_scores
@@ -13,6 +13,7 @@ __all__ = [
     "Evaluator",
     "InputNorms",
     "KeepScores",
+    "MeasureReconstruction",
     "Scored",
     "SparseScores",
     "clip_scores",

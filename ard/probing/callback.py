@@ -1,5 +1,7 @@
 """Outputs of the pass itself: the scores of the clips, and the norms of their activations."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,10 +10,12 @@ from ard.probing.evaluator import Evaluator
 from ard.probing.functional import ClipScores
 from ard.probing.module import Scored
 from ard.probing.scores import CollectScores
-from ard.results import Result
+from ard.results import Figure, Result
 from ard.run import Cell
 from ard.sae import Dictionary
-from ard.sae.metric import NormByPosition
+from ard.sae.metric import BETTER, NormByPosition, Quality
+
+QUALITY_UNITS = {"fvu": "share of the variance", "l0": "features a token", "dead_share": "share of the features"}
 
 
 class KeepScores(Evaluator):
@@ -58,6 +62,44 @@ class KeepScores(Evaluator):
         cell.save_tensors("scores", tensors)
         del self._gathered
         return None
+
+
+class MeasureReconstruction(Evaluator):
+    """Write ``reconstruction.json``: how well the dictionary reconstructs the tokens that it was not trained on.
+
+    They are those of the evaluation set; without one, those of the probing set (``tokens`` among the choices). The
+    figures are ``fvu``, ``l0`` and ``dead_share`` of :class:`ard.sae.metric.Quality`; they have no interval.
+    """
+
+    results = ("reconstruction",)
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def start(self, cell: Cell, dictionary: Dictionary) -> None:
+        """Start empty."""
+        self._split = cell.unseen
+        self._own = dictionary
+        self._quality = Quality(dictionary.d_in, dictionary.d_sae).to(self.device)
+
+    def update(self, split: str, scored: Scored) -> None:
+        """Add the tokens of a batch."""
+        if split == self._split:
+            x = scored.batch.x.float()
+            self._quality.update(x, self._own.decode(scored.codes), scored.codes)
+
+    def gather(self) -> None:
+        """Gather the sums of all ranks."""
+        self._num_tokens = int(self._quality.num_tokens)
+        self._figures = {name: float(value) for name, value in self._quality.compute().items()}
+
+    def evaluate(self, cell: Cell) -> Result | None:
+        """Return the figures."""
+        figures = {
+            name: Figure(self._figures[name], math.nan, math.nan, self._num_tokens, unit, BETTER[name])
+            for name, unit in QUALITY_UNITS.items()
+        }
+        return Result("reconstruction", (cell.row(figures),), {"tokens": self._split}, {})
 
 
 class InputNorms(Evaluator):

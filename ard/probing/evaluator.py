@@ -1,5 +1,6 @@
 """The base class of evaluations: settings, and a function from a cell to a result. All plumbing is here."""
 
+import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
 from ard.activations.store import read_layer
 from ard.activations.stream import Probe
+from ard.console import at_work
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
 from ard.probing.module import SPLITS, Encoding, Scored, score
 from ard.results import Result
@@ -23,8 +25,9 @@ from ard.sae import Dictionary, load_dictionary
 from ard.stamps import Stamp, write_stamp
 from ard.types import UserError
 
-STAMPS: ContextVar[Sequence[tuple[Path, Stamp]]] = ContextVar("STAMPS", default=())
-"""The stamps that the evaluators of a `test` write, each when it is done, in their order; set by the caller."""
+STAMPS: ContextVar[Sequence[Sequence[tuple[Path, Stamp]]]] = ContextVar("STAMPS", default=())
+"""For each cell of a `test`, the stamps that its evaluators write, each when it is done, in their order; set by the
+caller."""
 
 CLIPS_PER_BATCH = 32  # without a DataModule to define it
 
@@ -41,8 +44,8 @@ class Evaluator(Callback):
     """The base of all evaluations of a dictionary.
 
     As a callback of `test`, it takes part in the pass over the clips that all evaluators share, on every rank, and
-    writes its result when the pass has ended. It can also be called without a Trainer, on a cell whose files exist:
-    ``MatchLabels(...)(cell)`` writes and returns the result.
+    writes its result when the pass has ended. If the pass is for several cells, a copy of it works on each. It can also
+    be called without a Trainer, on a cell whose files exist: ``MatchLabels(...)(cell)`` writes and returns the result.
 
     An evaluation implements :meth:`evaluate`. One that needs the activations themselves implements :meth:`start`,
     :meth:`update` and :meth:`gather` too.
@@ -51,10 +54,11 @@ class Evaluator(Callback):
         needs: names of ``ard.run.FILES`` that :meth:`evaluate` reads.
         makes: names of ``ard.run.FILES`` that it writes.
         results: names of the results that it writes, if the cell has the data for them.
+        compares_texts: whether it compares texts by CLAP, and cannot do without.
         embeds: splits whose CLAP embeddings it needs: ``probe``, or ``unseen``, the split on which names are tested.
 
     Args:
-        clap: the CLAP model.
+        clap: the CLAP model; None for an evaluation that does without.
         seed: seed for draws and the bootstrap.
     """
 
@@ -62,11 +66,13 @@ class Evaluator(Callback):
     makes: ClassVar[tuple[str, ...]] = ()
     results: ClassVar[tuple[str, ...]] = ()
     embeds: ClassVar[tuple[str, ...]] = ()
+    compares_texts: ClassVar[bool] = False
 
-    def __init__(self, *, clap: str = EMBEDDED, seed: int = 0) -> None:
+    def __init__(self, *, clap: str | None = EMBEDDED, seed: int = 0) -> None:
         self.clap_name, self.seed = clap, seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dictionary: Dictionary | None = None
+        self._on_cells: list[tuple[Cell, Evaluator]] = []
 
     def check(self, cell: Cell) -> None:
         """Fail before any work if something is known to be missing."""
@@ -88,6 +94,11 @@ class Evaluator(Callback):
         """
 
     @classmethod
+    def lacks(cls, settings: Mapping[str, Any]) -> str | None:
+        """Return what it cannot work without and its settings do not give; it is then left out. None if nothing."""
+        return "a CLAP model that reads texts" if cls.compares_texts and settings.get("clap", "") is None else None
+
+    @classmethod
     def streams(cls) -> bool:
         """Whether it takes part in the pass over the clips."""
         return cls.update is not Evaluator.update
@@ -100,17 +111,21 @@ class Evaluator(Callback):
         return self._dictionary
 
     def clap(self) -> Clap:
-        """Return the CLAP model, loaded once per process."""
+        """Return the CLAP model, loaded once per process.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if self.clap_name is None:
+            raise UserError(f"{_name(self)} needs a CLAP model, and its clap is null: give it one, or leave it out")
         return load_clap(self.clap_name, device=self.device)
 
     def embeddings(self, cell: Cell, split: str, ranks: Ranks = Ranks()) -> Tensor:  # noqa: B008
         """Return the embeddings [clips, d] of a split's clips, each computed once per run."""
-        clip_ids = read_manifest(cell.splits[split]).clip_ids
-        path = cell.run.embeddings(self.clap_name, split)
+        clip_ids, clap = read_manifest(cell.splits[split]).clip_ids, self.clap()
+        path = cell.run.embeddings(clap.name, split)
         audio = cell.run.audio(split)
-        return embed_clips(
-            self.clap(), audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier
-        )
+        return embed_clips(clap, audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier)
 
     def __call__(self, cell: Cell, dictionary: Dictionary | None = None) -> Result | None:
         """Evaluate a cell without a Trainer: pass over the clips if needed, then write and return the result.
@@ -158,8 +173,7 @@ class Evaluator(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work, before anything is done by any evaluator: an order, or something that is missing."""
-        cell = _cell(trainer, pl_module)
-        evaluators = _evaluators(trainer)
+        cells, evaluators = _cells(trainer, pl_module), _evaluators(trainer)
         place = evaluators.index(self)
         before, after = evaluators[:place], evaluators[place + 1 :]
         for file in self.needs:
@@ -170,24 +184,27 @@ class Evaluator(Callback):
                 raise UserError(
                     f"{_name(self)} needs {FILES[file]}, which {_name(late)} makes: list {_name(late)} before it"
                 )
-            if not cell.path(file).is_file():
-                raise UserError(_missing(self, file, cell))
+            if lacking := [cell for cell in cells if not cell.path(file).is_file()]:
+                raise UserError(_missing(self, file, lacking[0]))
         if trainer.is_global_zero:
-            self.check(cell)
+            for cell in cells:
+                self.check(cell)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Embed this rank's share of the clips, and prepare for the pass."""
         assert isinstance(pl_module, Encoding)
-        cell, self.device = _cell(trainer, pl_module), str(pl_module.device)
-        self._dictionary = pl_module.dictionary
+        cells, self.device = _cells(trainer, pl_module), str(pl_module.device)
         self._seconds = 0.0
-        started = time.monotonic()
         ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
-        for split in self.embeds:
-            self.embeddings(cell, cell.unseen if split == "unseen" else split, ranks)
-        if self.streams():
-            self.start(cell, pl_module.dictionary)
-        self._seconds += time.monotonic() - started
+        for split in self.embeds if self.clap_name is not None else ():
+            self.embeddings(cells[0], cells[0].unseen if split == "unseen" else split, ranks)
+        self._on_cells = [(cell, copy.copy(self)) for cell in cells]
+        for (cell, own), dictionary in zip(self._on_cells, pl_module.dictionaries, strict=True):
+            started = time.monotonic()
+            own._dictionary = dictionary  # type: ignore[assignment]
+            if self.streams():
+                own.start(cell, dictionary)  # type: ignore[arg-type]
+            own._seconds = time.monotonic() - started
 
     def on_test_batch_end(
         self,
@@ -200,26 +217,29 @@ class Evaluator(Callback):
     ) -> None:
         """Take in a batch."""
         if self.streams():
-            started = time.monotonic()
-            self.update(SPLITS[dataloader_idx], outputs["scored"])
-            self._seconds += time.monotonic() - started
+            for (_, own), scored in zip(self._on_cells, outputs["scored"], strict=True):
+                started = time.monotonic()
+                own.update(SPLITS[dataloader_idx], scored)
+                own._seconds += time.monotonic() - started
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Combine the ranks; the first one evaluates, writes and logs every figure."""
-        started = time.monotonic() - self._seconds
-        if self.streams():
-            self.gather()
-        if trainer.is_global_zero:
-            cell = _cell(trainer, pl_module)
-            stamps = STAMPS.get()
-            if not stamps:
-                self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
-            result = self._conclude(cell, started)
-            if stamps:  # until now there was the one from before, which says other settings
-                write_stamp(*stamps[_evaluators(trainer).index(self)])
-            if result is not None:
-                _log(pl_module, result)
-        trainer.strategy.barrier()
+        stamps, number, num = STAMPS.get(), _evaluators(trainer).index(self), len(_evaluators(trainer))
+        for place, (cell, own) in enumerate(self._on_cells):
+            started = time.monotonic() - own._seconds
+            if self.streams():
+                own.gather()
+            if trainer.is_global_zero:
+                if not stamps:
+                    self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
+                with at_work(f"{_name(self)}, {number + 1} of {num}"):
+                    result = own._conclude(cell, started)
+                if stamps:  # until now there was the one from before, which says other settings
+                    write_stamp(*stamps[place][number])
+                if result is not None:
+                    _log(pl_module, result, f"{cell.label}/" if len(self._on_cells) > 1 else "")
+            trainer.strategy.barrier()
+        self._on_cells = []
 
     def _place_of_stamp(self, trainer: Trainer, cell: Cell) -> Path:
         """Return where its stamp is; the second evaluator of a class has a number."""
@@ -232,10 +252,10 @@ def numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
 
 
-def _log(module: LightningModule, result: Result) -> None:
+def _log(module: LightningModule, result: Result, prefix: str) -> None:
     for row in result.rows:
         shift = f"/{row.source} to {row.target}" if row.source else ""
-        named = {f"{result.evaluation}/{row.method}{shift}/{name}": f.value for name, f in row.figures.items()}
+        named = {f"{prefix}{result.evaluation}/{row.method}{shift}/{name}": f.value for name, f in row.figures.items()}
         module.log_dict(named, rank_zero_only=True)
 
 
@@ -243,17 +263,22 @@ def _evaluators(trainer: Trainer) -> list[Evaluator]:
     return [callback for callback in trainer.callbacks if isinstance(callback, Evaluator)]  # type: ignore[attr-defined]
 
 
-def _cell(trainer: Trainer, module: LightningModule) -> Cell:
-    """Return the cell, with the activations that this `test` reads."""
+def _cells(trainer: Trainer, module: LightningModule) -> list[Cell]:
+    """Return the cells, with the activations that this `test` reads."""
     assert isinstance(module, Encoding)
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ActivationDataModule)
-    if data.layer != module.cell.layer:
-        raise UserError(
-            f"the data are of layer {data.layer} and the cell {str(module.cell.folder)!r} is of layer "
-            f"{module.cell.layer}: give both the same"
-        )
-    return _of(replace(module.cell, probe=data.activations, evaluation=data.evaluation), module.dictionary)
+    for cell in module.cells:
+        if data.layer != cell.layer:
+            raise UserError(
+                f"the data are of layer {data.layer} and the cell {str(cell.folder)!r} is of layer {cell.layer}: give "
+                "both the same"
+            )
+    read = {"probe": data.activations, "evaluation": data.evaluation}
+    return [
+        _of(replace(cell, **read), dictionary)  # type: ignore[arg-type]
+        for cell, dictionary in zip(module.cells, module.dictionaries, strict=True)
+    ]
 
 
 def _of(cell: Cell, dictionary: Dictionary) -> Cell:

@@ -72,19 +72,22 @@ def find_feature(names: Mapping[int, str], name: str) -> int:
 
 
 def render_concepts(concepts: list[Any]) -> Table:
-    """Return a table for the terminal: a line per concept, with its first caption."""
-    table = Table(box=None, pad_edge=False, expand=True)
+    """Return a table for the terminal: a line per concept, with what supports its name or else its first caption."""
+    sources = dict.fromkeys(concept["made_from"] for concept in concepts if concept.get("made_from"))
+    caption = f"names from {', '.join(sources)}" if sources else None
+    table = Table(box=None, pad_edge=False, expand=True, caption=caption, caption_justify="left")
     table.add_column("feature", justify="right")
     table.add_column("name", no_wrap=True)
     for head in ("m", "clips", "clap", "detection"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("a caption", no_wrap=True, ratio=1)  # as much of it as there is room for
+    supported = any(concept.get("support") for concept in concepts)
+    table.add_column("support" if supported else "a caption", no_wrap=True, ratio=1)  # as much as there is room for
     for concept in concepts:
         m, clap, detection = (_number(concept.get(column)) for column in ("m", "clap", "detection"))
         numbers = (m, concept["n_active"], clap, detection)
         shown = ("–" if x == -math.inf else f"{x:.2f}" if isinstance(x, float) else str(x) for x in numbers)
-        caption = next(iter(concept["captions"]), "")
-        table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, escape(caption))
+        text = "; ".join(concept.get("support") or concept["captions"][:1])
+        table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, escape(text))
     return table
 
 

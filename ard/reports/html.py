@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
+from ard.reports.headline import headline
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds, remove_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
@@ -46,7 +47,10 @@ class ClipCard(NamedTuple):
 
 
 class ConceptCard(NamedTuple):
-    """One concept: its numbers (None where there are none) and its most and least representative clips, best first."""
+    """One concept: its numbers (None where there are none) and its most and least representative clips, best first.
+
+    ``support`` says what supports each phrase of the name, and ``made_from`` what the name was made from.
+    """
 
     feature: int
     layer: int
@@ -57,6 +61,8 @@ class ConceptCard(NamedTuple):
     clap: float | None
     detection: float | None
     candidates: list[str]
+    made_from: str | None
+    support: list[str]
     top: list[ClipCard]
     bottom: list[ClipCard]
 
@@ -94,7 +100,7 @@ def write_report(run: Path) -> Path:
             num_features=len(features),
             num_dead=sum(_number(row["m"]) is None for row in features),
             num_selected=len(selected),
-            above_chance=_above_chance(opened),
+            headline=headline(opened),
             waveforms=sounds.values(),
             bars=NUM_BARS,
             height=HEIGHT,
@@ -167,6 +173,8 @@ def _concept(
         clap=_number(row["clap"]),
         detection=_number(row.get("detection")),
         candidates=row["candidates"] or [],
+        made_from=row.get("made_from"),
+        support=row.get("support") or [],
         top=[
             _clip(clip_id, caption, clips, sounds, where)
             for clip_id, caption, where in zip(top, padded, activities, strict=False)
@@ -206,15 +214,6 @@ def _truth(run: Run) -> Truth | None:
         figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
         labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),
     )
-
-
-def _above_chance(run: Run) -> tuple[int, float] | None:
-    """Return how many features are above chance, and at what false-discovery rate."""
-    for result in run.results("monosemanticity", [run.layer], [run.expansion])[-1:]:
-        number, rate = result.details.get("num_above_chance", {}).get("ard"), result.choices.get("false_discovery_rate")
-        if result.rows[0].expansion == run.expansion and number is not None and rate is not None:
-            return number, rate
-    return None
 
 
 def _failures(run: Run) -> list[Mapping[str, str]]:

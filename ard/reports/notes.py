@@ -47,13 +47,27 @@ def reading(results: Sequence[Result], scores: Sequence[Result]) -> list[str]:
         among = {"all": "all clips", "active": "the clips where the feature is active"}[drawn["random_from"]]
         lowest = "drawn too" if drawn["random_lowest"] else "kept"
         random = f" Rand. Rep. draws H^k from {among}, and L^k is {lowest}."
-    cosine = f"{'above' if chosen['strict'] else 'at least'} {chosen['gamma']}"
+    cosine = f"cosine {'above' if chosen['strict'] else 'at least'} {chosen['gamma']}"
+    if chosen.get("similarity") == "exact":
+        cosine = "the same words"
     return [
         f"Read as: {_SCOPES[chosen['scope']]}; a concept is {_ACTIVE[chosen['active_by']].format(chosen['activity'])}; "
-        f"{chosen['assignment']} assignment, cosine {cosine}, applied {chosen['threshold']} it; "
+        f"{chosen['assignment']} assignment, {cosine}, applied {chosen['threshold']} it; "
         f"{chosen['average']}-averaged; {_AVERAGE_PRECISION[chosen['average_precision']]}.{random} "
         "experiments/table1 has the other readings."
     ]
+
+
+def other_similarity(results: Iterable[Result]) -> list[str]:
+    """Say what F1 would be if names and labels were compared the other way: as words, or by CLAP."""
+    lines = []
+    for result in results:
+        how = "as words" if result.choices["similarity"] == "exact" else "by CLAP's text cosine"
+        listed = "; ".join(
+            f"{row.method} {value_text(row.figures['f1'])} {interval_text(row.figures['f1'])}" for row in result.rows
+        )
+        lines.append(f"F1 where names and labels are compared {how}: {listed}.")
+    return lines
 
 
 def map_at_matches(rows: Sequence[Row]) -> list[str]:

@@ -66,6 +66,7 @@ def _table1(run: Run) -> Table:
             *notes.reading(results, run.results("monosemanticity", [run.layer], [run.expansion])),
             paper.TABLE1_MS_NOTE,
             *notes.differences(results, run.results("gain", [run.layer], [run.expansion])),
+            *notes.other_similarity(run.results("matching_other", [run.layer], [run.expansion])),
             *notes.map_at_matches([row for row in rows if row.layer == run.layer]),
         ]
     else:

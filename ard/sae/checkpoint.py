@@ -72,15 +72,20 @@ class SaveWhenStopped(Callback):
 
     Args:
         out: path of the checkpoint, which is deleted when training has ended.
+
+    Attributes:
+        by_ctrl_c: whether it was Ctrl-C.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = Path(out)
+        self.by_ctrl_c = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the Ctrl-C handler; Lightning removes it when training ends."""
 
         def stop(*_: Any) -> None:
+            self.by_ctrl_c = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.kill(os.getpid(), signal.SIGTERM)
 

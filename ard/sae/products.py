@@ -181,8 +181,11 @@ class Order(NamedTuple):
     def of_step(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
         """Sort the entries of codes, once for all gradients of a step: the last order is kept.
 
-        It is kept with its indices, so that no others can take their place in memory.
+        It is kept with its indices, so that no others can take their place in memory. In inference there are no
+        gradients, and tensors do not tell whether they were changed: nothing is kept.
         """
+        if indices.is_inference():
+            return cls.of(indices, d_sae)
         where = indices.untyped_storage()._cdata, indices.storage_offset(), indices.shape, indices.stride()
         key = *where, indices._version, d_sae
         kept = getattr(_last, "kept", None)

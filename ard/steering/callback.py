@@ -39,6 +39,7 @@ class MeasureSteering(Evaluator):
         selection: audio shards to choose on; without them, a share of the clips of ``audio`` is set aside for it.
         selection_share: share of a task's clips to choose on, by a seeded hash of their ids, without ``selection``.
         model: the model to steer, whose activations trained the dictionary.
+        layers_path: module path of its layers, as in extraction.
         clap: the CLAP model that compares names.
         chooser: an instruction model that picks among the names closest by CLAP.
         judge: reads the answers; by default exact words, which are also counted beside any other judge.
@@ -53,6 +54,7 @@ class MeasureSteering(Evaluator):
 
     needs = ("representatives", "selections", "names")
     results = ("steering",)
+    compares_texts = True
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class MeasureSteering(Evaluator):
         selection: Path | None = None,
         selection_share: float = 0.1,
         model: str = EMBEDDED,
+        layers_path: str | None = None,
         clap: str = EMBEDDED_CLAP,
         chooser: Chat | None = None,
         judge: Judge | None = None,
@@ -74,7 +77,7 @@ class MeasureSteering(Evaluator):
         seed: int = 0,
     ) -> None:
         super().__init__(clap=clap, seed=seed)
-        self.tasks, self.model = tasks, model
+        self.tasks, self.model, self.layers_path = tasks, model, layers_path
         self.audio, self.selection, self.selection_share = audio, selection, selection_share
         self.chooser, self.judge, self.design = chooser, judge or ExactMatch(), design
         self.procedure = Procedure(positions, phase, keep_error, max_new_tokens, clips_per_batch)
@@ -110,7 +113,7 @@ class MeasureSteering(Evaluator):
 
     def _experiment(self, cell: Cell) -> Experiment:
         """Put together the model, the dictionary and the statistics of its features."""
-        model = load_audiollm(self.model, device=self.device)
+        model = load_audiollm(self.model, device=self.device, layers_path=self.layers_path)
         interview = Interview(
             model, self.dictionary(cell), cell.layer, answers=cell.run.answers, procedure=self.procedure
         )

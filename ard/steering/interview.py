@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
-from rich.progress import Progress
 from torch.nn.utils.rnn import pad_sequence
 
 from ard.audio import read_audio_manifest, read_clips
 from ard.audiollm import AudioLLM, AudioPrompts
+from ard.console import Progress
 from ard.naming.answers import Answers, request_key
 from ard.sae import Dictionary
 from ard.steering.steer import Phase, Where, steer
@@ -113,11 +113,12 @@ class Interview:
             return
         needed = {clip_id for batch in batches for clip_id in batch}
         clips = (clip for clip in read_clips(audio) if clip.id in needed)
-        with Progress(transient=True) as progress:
-            for batch in progress.track(batches, description=description):
+        with Progress(description, len(needed)) as progress:
+            for batch in batches:
                 group = list(islice(clips, len(batch)))
                 assert [clip.id for clip in group] == list(batch)
                 yield group
+                progress.advance(len(batch))
 
     def _dependencies(self, condition: Condition) -> dict[str, Any]:
         """Return what an answer depends on, besides model and audio."""

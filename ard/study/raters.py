@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from ard.naming import Chat
 from ard.study.store import HIGHEST, LONGEST, Answer, Concept, Store
+from ard.types import UserError
 
 CAPTIONS = "These are captions of audio clips that have something in common:\n{captions}\n\n"
 LABEL_PROMPT = (
@@ -59,7 +60,17 @@ class ChatRater:
         self.chat, self.name = chat, chat.model
 
     def __call__(self, concepts: Sequence[Concept]) -> list[Judgement]:
-        """Ask for labels, then for ratings."""
+        """Ask for labels, then for ratings.
+
+        Raises:
+            UserError: if a concept has no captions.
+        """
+        silent = [concept.name for concept in concepts if not any(concept.captions)]
+        if silent:
+            raise UserError(
+                f"{len(silent)} concepts of the study have no captions ({silent[0]!r}), and a language model hears "
+                "nothing else: name them from captions, or have people rate them"
+            )
         listings = [
             "\n".join(f"{n}. {' '.join(caption.split())}" for n, caption in enumerate(filter(None, c.captions), 1))
             for c in concepts

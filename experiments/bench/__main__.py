@@ -5,10 +5,11 @@ import sys
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.bench import controls, extraction, feeding, matching, retrieval, sae, steering
+from experiments.bench import busy, controls, extraction, feeding, matching, retrieval, sae, steering
 from experiments.bench.report import keep
 
 BENCHMARKS = {
+    "busy": busy,
     "controls": controls,
     "extraction": extraction,
     "feeding": feeding,

@@ -219,7 +219,7 @@ def run_among_the_sounds(scratch: Path) -> str:
     with chdir(mine):
         for out in (WORST, str(scratch / "link") + "/"):
             (mine / "0.wav").touch()
-            main(["run", "--audio", ".", "--out", out])
+            main(["run", "--audio", ".", "--model", "embedded", "--clap", "embedded", "--out", out])
             made.append({path: path.stat().st_mtime_ns for path in (mine / WORST).rglob("*.tar")})
     assert made[1:] == made[:-1], "it was done twice"
     p = json.loads((mine / WORST / "run.json").read_text(encoding="utf-8"))["p"]

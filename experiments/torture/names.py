@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ard.cli import main
-from ard.naming import EndpointChat, LLMNamer, Name
+from ard.naming import Concepts, EndpointChat, LLMNamer, Name
 from ard.naming.cleaning import LONGEST_LINE, LONGEST_NAME, MARKUP, clean_name
 from ard.results import write_json
 from ard.run import Run
@@ -117,7 +117,7 @@ def _name(scratch: Path, answer: Answer, num_concepts: int = 200, concurrency: i
     with _server(answer) as (base_url, asked):
         chat = EndpointChat(base_url, "m", cache=scratch / "answers.jsonl", concurrency=concurrency, max_retries=2)
         captions = [[f"a dog barks {number}"] for number in range(num_concepts)]
-        names = LLMNamer(chat)(captions, torch.zeros(num_concepts, 1, 2), lambda texts: torch.zeros(len(texts), 2))
+        names = LLMNamer(chat)(Concepts(torch.zeros(num_concepts, 1, dtype=torch.int64), captions))
     return names, len(asked)
 
 

@@ -22,8 +22,8 @@ from ard.audiollm import load_audiollm
 from ard.cli import main
 from ard.files import LOCK
 from ard.presets import CONFIGS
-from ard.sae import TopKSAE
 from ard.types import Clip
+from tests.audiollm.families import encoders
 from tests.audiollm.families.gemma import gemma3n
 from tests.audiollm.families.qwen import qwen2_audio, qwen3_asr
 from tests.audiollm.families.voxtral import voxtral
@@ -262,26 +262,44 @@ def test_tokens_are_those_of_the_sound_and_each_has_its_time(tmp_path, build, ne
 
 
 @pytest.mark.slow
-def test_an_encoders_layers_go_through_the_same_pipeline(audio, tmp_path):
-    whisper(tmp_path / "whisper")
+@pytest.mark.parametrize(
+    ("build", "token_s", "bands"),
+    [
+        (whisper, 0.02, 1),
+        (encoders.hubert, 0.02, 1),
+        (encoders.wavlm_large, 0.02, 1),
+        (encoders.ast, 0.1, 3),
+        (encoders.clap, 0.0625, 2),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_an_encoders_tokens_are_those_of_the_sound_and_each_has_its_time(audio, tmp_path, build, token_s, bands):
+    (tmp_path / "model").mkdir()
+    build(tmp_path / "model")
     out = tmp_path / "activations"
-    path = "--model.init_args.layers_path=encoder.layers"
-    main(command(audio, tmp_path / "whisper", out, "--run.layers=[1]", path))
-    manifest = read_manifest(out)
-    assert (manifest.layers, len(manifest.clip_ids)) == ((1,), 40)
-    facts = {
-        "activations": out,
-        "layer": 1,
-        "evaluation": "null",
-        "d_in": manifest.d_in,
-        "k": 4,
-        "sae": tmp_path / "sae",
-    }
-    facts |= {"out": tmp_path, "expansion": 4}
-    settings = ["--trainer.max_steps=2", "--trainer.logger=false"]
-    fit = str(CONFIGS / "demo" / "fit.yaml")
-    main(["fit", "--config", fit, *(f"--run.{name}={value}" for name, value in facts.items()), *settings])
-    assert TopKSAE.from_pretrained(tmp_path / "sae").d_in == manifest.d_in
+    main(command(audio, tmp_path / "model", out, "--run.layers=[1]"))
+    manifest, model = read_manifest(out), load_audiollm(str(tmp_path / "model"))
+    assert (manifest.layers, len(manifest.clip_ids), manifest.d_in) == ((1,), 40, 16)
+    clips = {clip.id: clip for clip in read_clips(audio)}
+    for shard, xs in read_layer(out, 1).read():
+        for x, kept in zip(xs, read_clip_metadata(out, shard), strict=True):
+            assert (len(x), kept["seconds_per_token"]) == (kept["num_tokens"], pytest.approx(token_s / bands))
+            assert len(x) * token_s / bands == pytest.approx(kept["duration_s"], abs=max(token_s, 0.025))
+            assert len(x) % bands == 0
+        alone = model.capture([clips[kept["id"]]], [1])[1][0]
+        torch.testing.assert_close(x.float(), alone, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.slow
+def test_activations_without_padding_are_those_of_another_model(audio, tmp_path, capsys):
+    whisper(tmp_path)
+    out, cut = tmp_path / "activations", "--run.window=clip"
+    main(command(audio, tmp_path, out, "--run.layers=[1]", cut))
+    assert read_manifest(out).model == f"{tmp_path}, window clip"
+    (out / "manifest.json").unlink()
+    with pytest.raises(SystemExit):
+        main(command(audio, tmp_path, out, "--run.layers=[1]"))
+    assert f"holds shards of another extraction (model '{tmp_path}, window clip', now" in capsys.readouterr().err
 
 
 def test_activations_of_other_audio_are_not_mixed_in(audio, tiny_audiollm, unbroken, tmp_path, capsys):

@@ -105,7 +105,7 @@ def test_whatever_decoding_raises_is_a_failure_of_that_file(monkeypatch):
     def explode(*_):
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("ard.audio.decoding.Sound", explode)
+    monkeypatch.setattr("ard.audio.decoding.Sndfile", explode)
     assert decode(encoded(tone(1.0)), "x") == Failure("x", "audio", "cannot be decoded (ZeroDivisionError: two lines)")
 
 

@@ -33,7 +33,7 @@ def test_other_files_and_nan_samples_are_named_and_hidden_ones_passed_over(tmp_p
     (tmp_path / ".hidden.wav").write_text("no sound", encoding="utf-8")
     soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
     assert {item.id: item.reason for item in FolderClips(tmp_path)} == {
-        "notes.txt": "not a wav, flac, ogg, mp3 file",
+        "notes.txt": "unreadable: its content cannot be decoded",
         "nan.wav": "has samples that are NaN or infinite",
     }
 

@@ -72,6 +72,7 @@ def test_every_rated_utterance_is_a_clip(release, round_trip):
         "Ses05M_script01_1b_F012": ("excited", "female", "It's [a]: colon."),
     }
     assert {(clip.dataset, clip.sample_rate_hz, clip.caption) for clip in clips.values()} == {("IEMOCAP", 16000, None)}
+    assert [clip.group for clip in clips.values()] == ["Ses01F", "Ses01M", "Ses01F", "Ses05M", "Ses05F"]
 
 
 def test_the_folder_around_the_release_will_do(release):
@@ -116,4 +117,4 @@ def test_a_folder_without_ratings_is_refused(tmp_path):
 def test_a_speaker_who_is_neither_f_nor_m_has_no_gender_and_a_note(tmp_path, write_sound):
     write_dialogue(tmp_path, 4, "Ses04F_impro01", {"Ses04F_impro01_X000": ("neu", "Hm.")}, write_sound)
     (clip,) = IEMOCAP(tmp_path)
-    assert (clip.gender, clip.note) == (None, "its speaker is 'X000', neither F nor M")
+    assert (clip.gender, clip.group, clip.note) == (None, None, "its speaker is 'X000', neither F nor M")

@@ -14,7 +14,7 @@ from ard.audiollm import load_audiollm
 from ard.sae import TopKSAE
 from ard.steering import steer
 from ard.types import Clip
-from tests.audiollm.families import flamingo, gemma, glm, granite, phi, qwen, voxtral, whisper
+from tests.audiollm.families import encoders, flamingo, gemma, glm, granite, phi, qwen, voxtral, whisper
 
 
 class Family(NamedTuple):
@@ -25,6 +25,7 @@ class Family(NamedTuple):
     tokens: list[int]
     layers_path: str | None = None
     needs: str = "transformers"
+    rate_hz: int = 16000
 
 
 FAMILIES = {
@@ -40,7 +41,15 @@ FAMILIES = {
     "Qwen3-ASR": Family(qwen.qwen3_asr, 1200, [21, 14, 7]),
     "GLM-ASR": Family(glm.glm_asr, 655, [20, 13, 5]),
     "Qwen2-Audio's encoder": Family(qwen.qwen2_audio, 2, [81, 53, 23], "audio_tower.layers"),
-    "Whisper's encoder": Family(whisper.whisper, 2, [81, 53, 23], "encoder.layers"),
+    "Whisper's encoder": Family(whisper.whisper, 2, [81, 53, 23]),
+    "wav2vec 2.0, base": Family(encoders.wav2vec2, 30, [80, 52, 21]),
+    "wav2vec 2.0, large": Family(encoders.wav2vec2_large, 30, [80, 52, 21]),
+    "HuBERT, base": Family(encoders.hubert, 30, [80, 52, 21]),
+    "HuBERT, large": Family(encoders.hubert_large, 30, [80, 52, 21]),
+    "WavLM, base": Family(encoders.wavlm, 30, [80, 52, 21]),
+    "WavLM, large": Family(encoders.wavlm_large, 30, [80, 52, 21]),
+    "AST": Family(encoders.ast, 1.28, [36, 33, 15]),
+    "CLAP's audio tower": Family(encoders.clap, 2, [52, 34, 16], rate_hz=48000),
 }
 AT_TOKENS = {"input_ids": 0, "attention_mask": 1, "token_type_ids": 0}  # what a model's input has at tokens of text
 PROMPTS = ["a dog", "a man speaking, happy or sad", "rain and rain"]
@@ -57,14 +66,14 @@ def model(family, tmp_path_factory):
     folder = tmp_path_factory.mktemp("family")
     FAMILIES[family].build(folder)
     model = load_audiollm(str(folder), layers_path=FAMILIES[family].layers_path)
-    if model.prompter.audio_token_id is not None:  # which random weights may say, and trained ones do not
+    if model.answers:  # with what random weights may say, and trained ones do not
         model.model.generation_config.suppress_tokens = [model.prompter.audio_token_id]
     return model
 
 
 @pytest.fixture
 def speaking(model):
-    if model.prompter.audio_token_id is None:
+    if not model.answers:
         pytest.skip("not applicable: an encoder answers nothing")
     return model
 
@@ -105,8 +114,39 @@ def active(model, hidden):
     return hidden[model.model.config.text_config.altup_active_idx] if hidden.dim() == 4 else hidden
 
 
-def test_capture(model, batch):
+def in_time(family, hidden):
+    """The positions of an encoder for one clip in order of time, and of frequency within a moment."""
+    if family == "AST":
+        return hidden[2:].unflatten(0, (3, 12)).transpose(0, 1).flatten(0, 1)  # rows of one band each
+    if family == "CLAP's audio tower":
+        return hidden.unflatten(0, (4, 2, 8)).transpose(1, 2).flatten(0, 2)  # four pieces, one below the other
+    return hidden
+
+
+def check_encoder(family, model):
+    """The captured layers of each clip alone are transformers' hidden states; of CLAP these are the ends of stages."""
+    layers = list(range(len(model.layers)))
+    clap = {"output_hidden_states_before_downsampling": True} if "CLAP" in family else {}
+    for clip, num_tokens in zip(sounds(0), FAMILIES[family].tokens, strict=True):
+        one = model.prompter([clip])
+        with torch.inference_mode():
+            states = model.model(**one.features, output_hidden_states=True, **clap).hidden_states
+        captured = model.capture(one, layers)
+        if clap:
+            expected = {layers[-1]: states[2][0].flatten(1).T}
+        else:
+            expected = {layer: states[layer + 1][0] for layer in layers[:-1]}
+        for layer, hidden in expected.items():
+            expected_tokens = in_time(family, hidden)[:num_tokens]
+            torch.testing.assert_close(captured[layer][0], expected_tokens, rtol=0, atol=1e-5)
+        assert [tuple(captured[layer][0].shape) for layer in layers] == [(num_tokens, model.d_in)] * len(layers)
+
+
+def test_capture(family, model, batch):
     """What is captured are transformers' own hidden states at the same depth, the last one before the final norm."""
+    if not model.answers:
+        check_encoder(family, model)
+        return
     stack = stack_of(model)
     args, named = given_to(stack, model, batch)
     with torch.inference_mode():
@@ -125,8 +165,7 @@ def test_mask(family, model, batch):
     at = model.positions(batch.features)
     assert at.audio.sum(dim=1).tolist() == FAMILIES[family].tokens
     assert not (at.audio & ~at.valid).any()
-    if "encoder" in family:  # whose convolution lets sound reach a little further
-        assert (at.audio.int().diff(dim=1) <= 0).all()
+    if "encoder" in family or not model.answers:  # whose first layers let sound reach a little further
         return
     assert torch.equal(at.audio, batch.features["input_ids"] == model.prompter.audio_token_id)
     before, after = (
@@ -147,7 +186,7 @@ def test_batch(model, batch):
     for index, clip in enumerate(sounds(0)):
         alone = model.capture(model.prompter([clip], [PROMPTS[index]]), layers)
         for layer in layers:
-            torch.testing.assert_close(together[layer][index], alone[layer][0], rtol=0, atol=1e-4)
+            torch.testing.assert_close(together[layer][index], alone[layer][0], rtol=1e-5, atol=1e-4)
 
 
 def answers(model, monkeypatch):
@@ -213,7 +252,7 @@ def test_intervene(model, batch, monkeypatch):
     with model.intervene(0, shift("prefill")):
         assert not torch.allclose(run(model, batch), plain, atol=0.1)
     assert torch.equal(run(model, batch), plain)
-    if model.prompter.audio_token_id is None:
+    if not model.answers:
         return
     said = []
     for phase in ("prefill", "every"):
@@ -272,8 +311,8 @@ def test_steered_batch(model, sae, batch):
             for index, (clip, prompt) in enumerate(single):
                 alone = model.capture(model.prompter([clip], [prompt]), layers)
                 for layer in layers:
-                    torch.testing.assert_close(together[layer][index], alone[layer][0], rtol=0, atol=1e-3)
-            if model.prompter.audio_token_id is not None:
+                    torch.testing.assert_close(together[layer][index], alone[layer][0], rtol=1e-5, atol=1e-3)
+            if model.answers:
                 said = model.generate(sounds(0), PROMPTS, 5)
                 assert said == [model.generate([clip], [prompt], 5)[0] for clip, prompt in single]
 
@@ -316,9 +355,10 @@ def test_hooks(model, sae, batch):
 def test_window(family, model, monkeypatch):
     """What is longer than the window is cut there: the class's or, where it has none, the model card's."""
     assert model.prompter.window_s == FAMILIES[family].window_s
-    assert model.prompter.sample_rate_hz == 16000
-    (long, *_), second = sounds(0), 16000
-    monkeypatch.setattr(model.prompter, "_family", model.prompter._family._replace(window_s=1))
-    cut = dataclasses.replace(long, waveform=long.waveform[:second])
+    assert model.prompter.sample_rate_hz == FAMILIES[family].rate_hz
+    monkeypatch.setattr(type(model.prompter), "window_s", 1)
+    rate_hz = FAMILIES[family].rate_hz
+    long = Clip("long", np.random.default_rng(0).standard_normal(2 * rate_hz).astype(np.float32) / 10, rate_hz, "test")
+    cut = dataclasses.replace(long, waveform=long.waveform[:rate_hz])
     (heard, expected) = (model.prompter([clip]).features for clip in (long, cut))
     assert all(torch.equal(heard[name], expected[name]) for name in expected)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.families import PROPERTIES, table
+from experiments.families import PROPERTIES, encoder_table, table
 from tests.audiollm.test_families import FAMILIES
 
 HEAD = f"| family | {' | '.join(PROPERTIES)} |\n{'| --- ' * (1 + len(PROPERTIES))}|\n"
@@ -35,10 +35,9 @@ def test_a_run_without_these_tests_is_refused():
 
 
 def test_the_page_has_every_family_and_property():
-    rows = [
-        line.split(" | ")
-        for line in Path("docs/families.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith("| ")
-    ]
+    page, heading, encoders = Path("docs/families.md").read_text(encoding="utf-8").partition("## Audio encoders")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
     assert [row[0].removeprefix("| ") for row in rows] == ["family", "---", *FAMILIES]
     assert [name.removesuffix(" |") for name in rows[0][1:]] == list(PROPERTIES)
+    assert heading
+    assert encoder_table() in encoders

@@ -60,7 +60,7 @@ def drawn(seed, num_clips=30, num_concepts=20, num_names=12, most_labels=6):
     clips, concepts = (rng.random((num_clips, num_concepts)) < 0.3 * rng.random((num_clips, 1))).nonzero()
     graded = Graded(clips, concepts, rng.integers(1, 5, len(clips)), num_clips)
     references = [torch.from_numpy(rng.permutation(8)[: rng.integers(1, most_labels + 1)]) for _ in range(num_clips)]
-    return graded, rng.integers(-1, num_names, num_concepts), references, rng.uniform(-1, 1, (num_names, 8))
+    return graded, rng.integers(-1, num_names, (num_concepts, 2)), references, rng.uniform(-1, 1, (num_names, 8))
 
 
 @pytest.mark.parametrize("seed", range(8))

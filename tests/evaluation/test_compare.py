@@ -8,6 +8,7 @@ import torch
 
 from ard.activations.store import write_manifest, write_shard
 from ard.evaluation import StateLabels
+from ard.evaluation.scores import read_labelled
 from ard.probing import SCORERS
 from ard.run import Run
 
@@ -17,10 +18,11 @@ NAMES = ["dog barking", "rain and a bell", "dog", "thunder", None, "rain"]
 TOPS = [[0, 1], [4, 4], [0, 1], [2, 3], [2, 3], [2, 3]]  # rows of clips that made the names
 
 
-def extract(folder, labels):
+def extract(folder, labels, groups=None):
     about = {"model": "none", "layers": [0], "dtype": "float32"}
+    grouped = {i: {"group": group} for i, group in (groups or {}).items()}
     clips = [
-        ({"id": f"{folder.name}-{i}", "num_tokens": 1, "labels": of}, {0: torch.zeros(1, 4)})
+        ({"id": f"{folder.name}-{i}", "num_tokens": 1, "labels": of, **grouped.get(i, {})}, {0: torch.zeros(1, 4)})
         for i, of in enumerate(labels)
     ]
     write_shard(folder, 0, clips, [], about)
@@ -74,3 +76,9 @@ def test_without_evaluation_clips_there_is_nothing_to_hold_names_to(cell):
     assert "num_judged_on_unseen" not in result.details
     saved = json.loads(cell.result_path("stated_labels").read_text(encoding="utf-8"))
     assert saved["rows"][0]["figures"]["share_stated"]["n"] == 3
+
+
+def test_clips_are_grouped_if_any_has_a_group_and_one_without_is_its_own(cell):
+    assert read_labelled(cell, "eval").groups is None
+    extract(cell.run.activations("eval"), EVAL, {0: "Ann", 1: "Ann", 3: "Bo"})
+    assert read_labelled(cell, "eval").groups == ["Ann", "Ann", "activations-eval-2", "Bo", "activations-eval-4"]

@@ -6,8 +6,8 @@ import torch
 
 from ard.evaluation import MatchLabels, MatchReading, paired_difference
 from ard.evaluation.activity import GRID
-from ard.evaluation.match import METRICS
-from ard.evaluation.scores import Labelled, active_concepts
+from ard.evaluation.match import METRICS, SameWords
+from ard.evaluation.scores import Active, Labelled, active_concepts, predicted
 from ard.naming import read_names
 from ard.probing import SCORERS, SparseScores
 from ard.results import Result
@@ -243,3 +243,35 @@ def test_groups_of_clips_are_resampled_whole(cell):
     one, other = alone.rows[0].figures["f1"], grouped.rows[0].figures["f1"]
     assert (one.n, one.over, other.n, other.over) == (40, "clips", 4, "groups of clips")
     assert one.value == other.value
+
+
+def test_labels_compared_as_words_match_whatever_their_case_and_nothing_else(cell):
+    names = ["Dog", "dogs", "wild animals", None, "RAIN", "a dog"]
+    write_cell(cell, Size(FEATURES, 12, 2), names)
+    labelled = scored()
+    result = MatchLabels(clap=None, similarity="exact").match(cell, labelled, same_words(labelled))
+    assert result.choices["similarity"] == "exact"
+    assert result.choices["clap"] is None
+    own = next(row for row in result.rows if row.method == cell.method)
+    assert 0 < own.figures["recall"].value <= 1
+    strangers = [name if name in (None, "dogs", "a dog") else None for name in names]
+    write_cell(cell, Size(FEATURES, 12, 2), strangers)
+    result = MatchLabels(clap=None, similarity="exact").match(cell, labelled, same_words(labelled))
+    own = next(row for row in result.rows if row.method == cell.method)
+    assert own.figures["recall"].value == own.figures["f1"].value == 0
+
+
+def same_words(labelled):
+    return SameWords(label.replace("_", " ") for label in labelled.vocabulary)
+
+
+def test_a_name_that_joins_phrases_is_several_predictions():
+    words = np.array([[0, 1], [1, -1], [-1, -1]])
+    active = Active(np.array([0, 0, 1]), np.array([0, 1, 2]))
+    assert [of_clip.tolist() for of_clip in predicted(active, words, 3)] == [[0, 1], [], []]
+
+
+def test_what_compares_texts_is_left_out_without_a_clap_model_unless_words_are_compared():
+    assert MatchLabels.lacks({"clap": None}) == "a CLAP model that reads texts"
+    assert MatchLabels.lacks({"clap": None, "similarity": "exact"}) is None
+    assert MatchLabels.lacks({}) is None

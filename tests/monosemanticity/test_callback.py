@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from ard.activations import ActivationDataModule
 from ard.activations.store import write_manifest, write_shard
-from ard.monosemanticity import Reading, ScoreMonosemanticity, score_lists
+from ard.monosemanticity import Reading, ScoreMonosemanticity, callback, read_selections, score_lists
 from ard.monosemanticity.functional import list_moments, share_curve
 from ard.probing import Encoding, Evaluator
 from ard.representatives import RetrieveRepresentatives
@@ -138,7 +138,7 @@ def test_the_order_of_the_clips_decides_where_ties_are_broken_by_it(world, ties,
 def test_an_sae_has_the_p_values_of_every_scorer(world, tmp_path, monkeypatch):
     cell = make_cell(tmp_path, world.scores, monkeypatch, world.embeddings)
     own = cell.run.cell(0, 1)
-    dictionary = Encoding(cell.folder, FEATURES).dictionary
+    dictionary = Encoding(cell.folder, FEATURES).dictionaries[0]
     dictionary.is_baseline = False
     RetrieveRepresentatives()(own, dictionary)
     result = ScoreMonosemanticity(num_selected=6, num_draws=2, num_null_draws=500)(own, dictionary)
@@ -199,3 +199,23 @@ def test_old_lists_too_short_for_a_score_are_refused_unless_they_are_retrieved_a
     trainer.test(Encoding(cell.folder, FEATURES), datamodule=data, verbose=False)
     assert load_file(cell.path("representatives"))["ard/top_ids"].shape[1] == 3
     assert cell.result("monosemanticity") is not None
+
+
+def test_without_clap_every_feature_active_in_p_clips_is_selected_and_there_is_no_m(world, tmp_path, monkeypatch):
+    cell = make_cell(tmp_path, world.scores, monkeypatch, None)
+    RetrieveRepresentatives(p=4)(cell)
+    assert ScoreMonosemanticity(clap=None, num_selected=None)(cell) is None
+    often = (world.scores > 0).sum(dim=0)
+    (selection,) = read_selections(cell)["ard"]
+    assert set(selection.features.tolist()) == set((often >= 4).nonzero().flatten().tolist())
+    assert often[selection.features].diff().max() <= 0
+    assert selection.m.isnan().all()
+
+
+def test_c_is_the_number_above_chance_but_not_below_the_least(world, tmp_path, monkeypatch):
+    cell = make_cell(tmp_path, world.scores, monkeypatch, world.embeddings)
+    monkeypatch.setattr(callback, "LEAST_SELECTED", 2)
+    result = measure(cell, num_selected=None, p=4)
+    above = result.details["num_above_chance"]["ard"]
+    assert above > 2
+    assert len(read_selections(cell)["ard"][0].features) == above

@@ -1,6 +1,6 @@
 import torch
 
-from ard.naming import ConsensusNamer
+from ard.naming import Concepts, ConsensusNamer
 from ard.naming.consensus import parts, phrases
 
 
@@ -9,11 +9,11 @@ def space(**places):
     return lambda texts: torch.tensor([places.get(text.replace(" ", "_"), [0.0, 1.0]) for text in texts])
 
 
-CLIPS = torch.tensor([[[1.0, 0.0]] * 4])
+CLIPS = torch.tensor([[1.0, 0.0]] * 4)
 
 
 def name_of(captions, embed):
-    (name,) = ConsensusNamer()([captions], CLIPS, embed)
+    (name,) = ConsensusNamer()(Concepts(torch.arange(4)[None], [captions], CLIPS, embed))
     return name
 
 

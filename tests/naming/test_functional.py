@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import false_discovery_control, fisher_exact
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import normalize
 
 from ard.naming import functional
-from ard.naming.functional import name_evidence, near_duplicates
+from ard.naming.functional import name_evidence, near_duplicates, over_represented
 
 
 def unit(*shape, seed):
@@ -47,3 +48,48 @@ def test_names_that_fit_their_clips_only_surpass_all_random_clips():
     found = name_evidence(names, names[:, None].expand(2, 4, 3), torch.eye(3)[2:].expand(6, 3))
     assert found.clap.tolist() == found.clap_percentile.tolist() == [1, 1]
     assert found.clap_random.tolist() == [0, 0]
+
+
+def test_over_representation_of_labels_by_hand():
+    """Of six clips two have `dog`: both are drawn in one of the 15 pairs, one or more in 9 of them."""
+    labels = [["dog"], ["dog", "dog"], ["rain"], ["rain"], ["rain"], ["rain"]]
+    first, second = over_represented([[0, 1], [0, 2]], labels)
+    assert [(one.label, one.num_clips, one.frequency) for one in first] == [("dog", 2, 2)]
+    assert {one.label: one.p_value for one in second} == {
+        "dog": pytest.approx(1 - 6 / 15),  # not both from the other four
+        "rain": pytest.approx(1 - 1 / 15),  # not both dogs
+    }
+    p_values = [1 / 15, 1, 9 / 15, 14 / 15]  # all labels x lists, with those that do not occur
+    q_values = false_discovery_control(p_values)
+    found = [first[0].q_value, *(one.q_value for one in sorted(second))]
+    assert found == pytest.approx([q_values[0], q_values[2], q_values[3]])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_q_values_of_labels_are_those_of_all_tests_together(seed):
+    rng = np.random.default_rng(seed)
+    labels = [rng.choice(list("abcdefg"), rng.integers(0, 4), replace=False).tolist() for _ in range(60)]
+    lists = [rng.choice(60, 5, replace=False).tolist() for _ in range(9)]
+    labelled = {clip for clip, of_clip in enumerate(labels) if of_clip}
+    p_values = {}
+    for place, clips in enumerate(lists):
+        own = [clip for clip in clips if clip in labelled]
+        for label in "abcdefg":
+            with_label = {clip for clip in labelled if label in labels[clip]}
+            count = len(with_label.intersection(own))
+            table = [[count, len(own) - count], [len(with_label) - count, 0]]
+            table[1][1] = len(labelled) - len(own) - table[1][0]
+            if own:
+                p_values[place, label] = fisher_exact(table, alternative="greater").pvalue if count else 1.0
+    q_values = dict(zip(p_values, false_discovery_control(list(p_values.values())), strict=True))
+    found = over_represented(lists, labels)
+    assert any(found)
+    for place, of_list in enumerate(found):
+        assert [one.p_value for one in of_list] == sorted(one.p_value for one in of_list)
+        for one in of_list:
+            assert one.p_value == pytest.approx(p_values[place, one.label])
+            assert one.q_value == pytest.approx(q_values[place, one.label])
+
+
+def test_no_labels_are_over_represented_where_there_are_none():
+    assert over_represented([[0, 1], []], [[], []]) == [[], []]

@@ -16,7 +16,7 @@ from ard.audiollm import EMBEDDED
 from ard.audiollm.prompter import source
 from ard.cli import main
 from ard.files import in_use
-from ard.naming import EndpointChat, LLMNamer, TransformersChat
+from ard.naming import Concepts, EndpointChat, LLMNamer, TransformersChat
 from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner, spoken
 from ard.presets import CONFIGS
 from ard.results import Result
@@ -24,17 +24,13 @@ from ard.types import Clip
 from tests.chats import serve
 
 CAPTIONS = [["a dog barks", "a dog\nand rain"], ["a man speaks", "a woman speaks"]]
-CLIPS = torch.zeros(2, 2, 3)
-
-
-def embed(texts):
-    return torch.zeros(len(texts), 3)
+CONCEPTS = Concepts(torch.tensor([[0, 1], [2, 3]]), CAPTIONS)
 
 
 def test_the_model_is_asked_in_the_papers_words_and_its_answer_is_cleaned(misbehave, tmp_path):
     server = misbehave("null", "good")
     chat = EndpointChat(server.base_url, "m", concurrency=1, cache=tmp_path / "answers.jsonl")
-    names = LLMNamer(chat)(CAPTIONS, CLIPS, embed)
+    names = LLMNamer(chat)(CONCEPTS)
     assert server.asked[0]["messages"] == [
         {
             "role": "user",
@@ -55,7 +51,7 @@ def test_a_served_model_and_one_in_process_give_the_same_names(served, tiny_chat
         EndpointChat(served, tiny_chat, max_tokens=8, cache=tmp_path / "served.jsonl"),
         TransformersChat(tiny_chat, max_tokens=8, device="cpu", cache=tmp_path / "alone.jsonl"),
     ]
-    names = [[name.name for name in LLMNamer(chat)(CAPTIONS, CLIPS, embed)] for chat in chats]
+    names = [[name.name for name in LLMNamer(chat)(CONCEPTS)] for chat in chats]
     assert names[0] == names[1]
 
 
@@ -112,30 +108,6 @@ def test_a_served_audiollm_captions_as_it_does_in_process(tmp_path):
     assert chat_captioner(chat)(clips) == heard  # from disk
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_audiollm, tiny_clap, tmp_path_factory):
-    """A run's folder up to a trained SAE, and the facts of it."""
-    out = tmp_path_factory.mktemp("run")
-    facts = {"out": out, "model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "layer": 2, "layers": "[2]"}
-    facts |= {"num_selected": 12, "expansion": 2, "tasks": "[]"}
-    facts = [f"--run.{name}={value}" for name, value in facts.items()]
-    for split in ("probe", "eval"):
-        main(["shards", "synthetic", "--split", split, "--num_clips", "12", "--out", str(out / "audio" / split)])
-    main(["extract", "--config", str(CONFIGS / "demo/extract.yaml"), *facts])
-    activations = f"--run.activations={out}/activations-eval"
-    main(["extract", "--config", str(CONFIGS / "demo/extract.yaml"), *facts, "--run.split=eval", activations])
-    main(["fit", "--config", str(CONFIGS / "demo/fit.yaml"), *facts, "--trainer.max_steps=30"])
-    return out, facts
-
-
-@pytest.fixture(scope="module")
-def scored(folder):
-    """The same run with all that naming needs."""
-    out, facts = folder
-    main(["test", "--config", str(CONFIGS / "demo/test.yaml"), *facts])
-    return out, facts
-
-
 def with_namer(tmp_path, chat, alone=False):
     """Return the demo's test.yaml with a language model for its namer, beside the demo's run.yaml."""
     config = OmegaConf.load(CONFIGS / "demo/test.yaml")
@@ -175,9 +147,9 @@ def test_concepts_are_named_by_a_served_model(folder, served, tiny_chat, tmp_pat
 
 
 BEHAVIOURS = {  # how the server treats the prompts, and what the screen ends with
-    "say:Okay, the user wants dogs.\n</think>\n\nDog barking": ["12 of 12 concepts have a name"],
+    "say:Okay, the user wants dogs.\n</think>\n\nDog barking": ["12 of 12 concepts have a name, from captions"],
     "say:As an AI language model, I cannot tell.": [
-        "0 of 12 concepts have a name",
+        "0 of 12 concepts have a name, from captions",
         "12 have none: the answer names nothing",
     ],
     "null": "names none of 12 concepts (the answer is empty: finish_reason stop): check it, or raise max_tokens (128)",

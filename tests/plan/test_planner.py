@@ -169,6 +169,18 @@ def test_the_demo_is_planned_with_its_steering():
     assert {stage.part for stage in stages(made, "audio shards")} == {"probe", "eval", "steer-select", "steer"}
 
 
+def test_only_a_namer_that_needs_captions_has_clips_captioned():
+    facts = facts_of("demo")
+    (settings,) = (
+        callback["init_args"]
+        for callback in facts["test"]["trainer"]["callbacks"]
+        if callback["class_path"] == "ard.naming.NameConcepts"
+    )
+    for namer, has_captions in (("ConsensusNamer", True), ("VocabularyNamer", False), ("LabelNamer", False)):
+        settings["namer"] = {"class_path": f"ard.naming.{namer}"}
+        assert bool(stages(plan(facts, **ON), "captions")) == has_captions
+
+
 @pytest.mark.parametrize(
     ("free_gb", "said"),
     [

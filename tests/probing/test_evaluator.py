@@ -31,7 +31,7 @@ class NameByFeature(Evaluator):
 
     def evaluate(self, cell):
         features = read_selections(cell)["ard"][0].features.tolist()
-        cell.save_rows("names", [{"scorer": "ard", "draw": 0, "name": SOUNDS[feature]} for feature in features])
+        cell.save_rows("names", [{"scorer": "ard", "draw": 0, "name": SOUNDS[feature % D_IN]} for feature in features])
 
 
 def all_evaluators():
@@ -51,14 +51,14 @@ def all_evaluators():
     ]
 
 
-def run_test(run, evaluators, layer=0, clips_per_batch=4):
+def run_test(run, evaluators, layer=0, clips_per_batch=4, cells=None):
     """Run evaluators as `lightning test` does."""
     data = ActivationDataModule(
         run.activations("probe"), layer=layer, evaluation=run.activations("eval"), clips_per_batch=clips_per_batch
     )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = Trainer(callbacks=evaluators, enable_checkpointing=False, **quiet)
-    trainer.test(Encoding(run.cell(0, None).folder, D_IN), datamodule=data, verbose=False)
+    trainer.test(Encoding([cell.folder for cell in cells or [run.cell(0, None)]], D_IN), datamodule=data, verbose=False)
 
 
 def contents(cell):
@@ -90,6 +90,24 @@ def test_an_evaluator_alone_writes_what_it_writes_under_a_trainer(tiny_run):
     assert alone.keys() == together.keys()
     for name, content in together.items():
         assert repr(alone[name]) == repr(content), name
+
+
+@pytest.mark.slow
+def test_several_cells_share_a_pass_and_each_gets_what_it_gets_alone(tiny_run):
+    run = tiny_run.run
+    cells = [run.cell(0, label) for label in (None, "half-waves")]
+    for cell in cells:
+        run_test(run, all_evaluators(), cells=[cell])
+    alone = [contents(cell) for cell in cells]
+    for cell, files in zip(cells, alone, strict=True):
+        for name in files:
+            cell.folder.joinpath(name).unlink()
+    run_test(run, all_evaluators(), cells=cells)
+    for cell, files in zip(cells, alone, strict=True):
+        together = contents(cell)
+        assert together.keys() == files.keys()
+        for name, content in files.items():
+            assert repr(together[name]) == repr(content), (cell.label, name)
 
 
 def test_true_names_of_coordinates_match_their_labels(tiny_run):
@@ -151,11 +169,11 @@ def test_every_evaluator_leaves_its_stamp_when_it_is_done_and_until_then_the_one
         raise RuntimeError("no")
 
     first, second = stamps("first"), stamps("second")
-    token = STAMPS.set(first)
+    token = STAMPS.set([first])
     try:
         run_test(tiny_run.run, all_evaluators())
         assert [read_stamp(path) for path, _ in first] == [stamp for _, stamp in first]
-        STAMPS.set(second)
+        STAMPS.set([second])
         monkeypatch.setattr(MatchLabels, "evaluate", fails)
         with pytest.raises(RuntimeError, match="no"):
             run_test(tiny_run.run, all_evaluators())

@@ -110,6 +110,7 @@ def write_concepts(run, rows):
     fields = [("feature", pa.int64()), ("layer", pa.int64()), ("name", pa.string()), ("m", pa.float64())]
     fields += [("n_active", pa.int64()), ("selected", pa.bool_()), ("top_ids", texts), ("bottom_ids", texts)]
     fields += [("captions", texts), ("candidates", texts), ("agreement", pa.float64()), ("clap", pa.float64())]
+    fields += [("made_from", pa.string()), ("support", texts)]
     path = run / "layer-3/e8/concepts.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), path)

@@ -45,6 +45,17 @@ def test_the_command_shows_them(catalogue, capsys):
     assert "1 of 2 concepts, layer 3, expansion 8" in said.err
 
 
+def test_what_supports_a_name_is_shown_in_the_place_of_a_caption(run, capsys):
+    named = {"name": "rain", "made_from": "labels", "support": ["rain in 4 of 4 clips"], "captions": []}
+    write_concepts(run, [concept(2, 9.0, IDS, **named)])
+    main(["concepts", "--run", str(run)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "support" in said
+    assert "a caption" not in said
+    assert "rain in 4 of 4" in said
+    assert "names from labels" in said
+
+
 def test_a_dictionary_without_concepts_is_named(catalogue):
     with pytest.raises(UserError, match=r"e4/concepts.parquet' does not exist: .* with concepts are \['layer-3/e8'\]"):
         find_concepts(Run.load(catalogue).cell(3, 4))

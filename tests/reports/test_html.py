@@ -122,9 +122,9 @@ def test_waveforms_show_where_a_feature_is_active(run):
 def test_the_number_of_features_above_chance_is_said_where_it_is_known(run):
     assert "false-discovery rate" not in Page(write_report(run)).text
     row = Row("AR&D", 3, 8, {})
-    choices, details = {"false_discovery_rate": 0.05}, {"num_above_chance": {"ard": 2, "mean": 1}}
+    choices, details = {"false_discovery_rate": 0.05}, {"num_above_chance": {"ard": 2, "mean": 1}, "num_live": 3}
     Result("monosemanticity", (row,), choices, details, 0, 1.0).save(run / "layer-3/e8/monosemanticity.json")
-    assert "m above chance 2 of 3 at a false-discovery rate of 5.0 %" in Page(write_report(run)).text
+    assert "2 of 3 live features are above chance (false-discovery rate 5%)." in Page(write_report(run)).text
 
 
 def test_all_text_is_escaped(run):
@@ -192,6 +192,14 @@ def test_missing_audio_numbers_and_names_are_said(run):
     assert not page.all("audio")
     for words in ("unnamed", "no audio in this run's shards", "unknown"):
         assert words in page.text
+
+
+def test_what_supports_a_name_is_on_its_card(run):
+    support = ["rain in 4 of 4 clips (29 of 1200 in all, q 0.001)", "<wind> in 2 of 4 clips"]
+    write_concepts(run, [concept(5, 2.0, NASTY, made_from="a vocabulary: mine.txt", support=support)])
+    page = Page(write_report(run))
+    assert " · ".join(support) in page.text
+    assert "from a vocabulary: mine.txt" in page.text
 
 
 def test_writing_again_leaves_no_old_audio(run):

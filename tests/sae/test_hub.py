@@ -1,8 +1,4 @@
-import base64
-import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub
 import pytest
@@ -25,93 +21,12 @@ def stored(seed=0, **metadata):
     return StoredSAE(2, True, tensors, metadata)
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as one push and one pull speak; ``repositories`` holds what was committed."""
-
-    protocol_version = "HTTP/1.1"
-    repositories: dict[str, dict[str, bytes]]
-
-    def reply(self, body=b"", status=200, **headers):
-        body = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_POST(self):
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/api/repos/create":
-            asked = json.loads(content)
-            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            self.repositories.setdefault(name, {})
-            self.reply({"url": f"http://{self.headers['Host']}/{name}"})
-        elif self.path == "/api/validate-yaml":
-            self.reply({"errors": [], "warnings": []})
-        elif "/preupload/" in self.path:
-            files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(content)["files"]]
-            self.reply({"files": files})
-        else:
-            name = self.path.removeprefix("/api/models/").partition("/commit/")[0]
-            if name not in self.repositories:
-                self.reply({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
-                return
-            for line in map(json.loads, content.splitlines()):
-                if line["key"] == "file":
-                    self.repositories[name][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.reply({"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{'0' * 40}", "commitOid": "0" * 40})
-
-    def do_GET(self):
-        path = self.path.partition("?")[0].removeprefix("/").removeprefix("api/models/")
-        name = "/".join(path.split("/")[:2])
-        files, rest = self.repositories.get(name), path[len(name) + 1 :]
-        file = rest.partition("/")[2].partition("/")[2] if rest.startswith("resolve/") else ""
-        if files is None:
-            self.reply({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
-        elif rest.startswith("tree/"):
-            self.reply([{"type": "file", "path": p, "size": len(b), "oid": sha(b)} for p, b in files.items()])
-        elif file in files:
-            self.reply(files[file], X_Repo_Commit="0" * 40, ETag=f'"{sha(files[file])}"')
-        elif rest.startswith("revision/"):
-            self.reply({"id": name, "sha": "0" * 40, "siblings": [{"rfilename": path} for path in files]})
-        else:
-            self.reply({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def log_message(self, *args):
-        pass
-
-
-def sha(content):
-    return hashlib.sha1(content).hexdigest()
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A hub on this machine; yields what is in its repositories."""
-    Hub.repositories = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    constants, address = huggingface_hub.constants, f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template[template.index("/{repo_id}") :])
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield Hub.repositories
-    server.shutdown()
-    server.server_close()
-
-
 @pytest.mark.slow
 def test_what_is_pushed_is_pulled(hub, tmp_path):
     sae = stored(model_name="Qwen/Qwen2-Audio-7B-Instruct", hook_name="language_model.model.layers.26")
     write(sae, tmp_path / "sae", "saelens")
     assert "/me/my-sae/commit/" in push(tmp_path / "sae", "me/my-sae", metrics=METRICS)
-    assert sorted(hub["me/my-sae"]) == ["README.md", "cfg.json", "sae_weights.safetensors"]
+    assert sorted(hub.repositories["me/my-sae"]) == ["README.md", "cfg.json", "sae_weights.safetensors"]
     pulled = read("me/my-sae")
     assert all(torch.equal(pulled.tensors[name], tensor) for name, tensor in sae.tensors.items())
     assert pulled.metadata["model_name"] == "Qwen/Qwen2-Audio-7B-Instruct"
@@ -123,7 +38,7 @@ def test_a_repository_keeps_several_saes_in_folders(hub, tmp_path):
     for layer in (5, 26):
         write(stored(layer), tmp_path / str(layer), "saelens")
         push(tmp_path / str(layer), "me/saes", inner=f"layer-{layer}/e8/", metrics=METRICS)
-    assert "layer-26/e8/README.md" in hub["me/saes"]
+    assert "layer-26/e8/README.md" in hub.repositories["me/saes"]
     assert torch.equal(read("me/saes/layer-26/e8").tensors["W_enc"], stored(26).tensors["W_enc"])
     with pytest.raises(UserError, match=r"'me/saes/layer-26' holds no SAE .*: try its folders: e8"):
         read("me/saes/layer-26")
@@ -132,7 +47,7 @@ def test_a_repository_keeps_several_saes_in_folders(hub, tmp_path):
 def test_other_libraries_saes_are_pulled_too(hub, tmp_path):
     write(stored(), tmp_path / "sae", "sparsify")
     files = {f"layers.3/{path.name}": path.read_bytes() for path in (tmp_path / "sae").iterdir()}
-    hub["them/theirs"] = {**files, "other.bin": b"not wanted"}
+    hub.repositories["them/theirs"] = {**files, "other.bin": b"not wanted"}
     assert torch.equal(read("them/theirs/layers.3").tensors["W_enc"], stored().tensors["W_enc"])
     assert not list((tmp_path / "cache").rglob("other.bin"))
 
@@ -195,7 +110,7 @@ def test_a_card_carries_the_metrics_of_the_training_if_no_others_are_given(tmp_p
 @pytest.mark.parametrize("sae", [JumpReLUSAE(4, 8), TopKSAE(4, 8, k=2, threshold=0.5)], ids=["jumprelu", "batch top-k"])
 def test_an_sae_whose_configuration_has_no_k_has_a_card_too(hub, sae):
     sae.push_to_hub("me/sae")
-    card = hub["me/sae"]["README.md"].decode()
+    card = hub.repositories["me/sae"]["README.md"].decode()
     assert "| architecture | jumprelu |" in card
     assert ("| k | 2 |" in card) == isinstance(sae, TopKSAE)
     assert torch.equal(load_dictionary("me/sae").W_enc, sae.W_enc)
@@ -204,5 +119,5 @@ def test_an_sae_whose_configuration_has_no_k_has_a_card_too(hub, sae):
 def test_an_sae_pushes_and_pulls_itself(hub):
     sae = TopKSAE(4, 8, k=2, pre_bias=True, generator=torch.Generator().manual_seed(0))
     sae.push_to_hub("me/sae", metrics=METRICS, dataset="AudioSet_SL")
-    assert "| ms | 9.31" in hub["me/sae"]["README.md"].decode()
+    assert "| ms | 9.31" in hub.repositories["me/sae"]["README.md"].decode()
     assert torch.equal(TopKSAE.from_pretrained("me/sae").W_enc, sae.W_enc)

@@ -2,6 +2,7 @@ import pytest
 
 from ard.naming import Chat, Reply
 from ard.study import ChatRater, Judgement, Rater, rate_study
+from ard.types import UserError
 
 
 class Parrot(Chat):
@@ -37,6 +38,14 @@ def test_it_labels_before_it_sees_the_name(store, tmp_path):
     assert said not in first
     assert said in second
     assert all(caption in question for caption in concept.captions for question in (first, second))
+
+
+def test_concepts_without_captions_are_refused(store, tmp_path):
+    silent = [concept._replace(captions=()) for concept in store.concepts[:3]]
+    with pytest.raises(
+        UserError, match=r"3 concepts of the study have no captions .*: name them from captions, or have"
+    ):
+        ChatRater(Parrot(tmp_path))(silent)
 
 
 @pytest.mark.parametrize("answer", ["4", " 4.", "Rating: 4", "4/5", "**4**", "<think>maybe 3? or 2</think>\n4"])
