@@ -188,7 +188,10 @@ def test_an_evaluator_of_ones_own_is_run_by_the_chain_and_shown_in_its_column(ce
     stamp = read_stamp(cell.stamp("LabelSharing"))
     assert stamp.settings == {"seed": 0}
     assert "selections" in stamp.needs
-    assert (cell.result("label_sharing").seed, cell.result("label_sharing").choices) == (0, {"enough": 1.0})
+    assert (cell.result("label_sharing").seed, cell.result("label_sharing").choices) == (
+        0,
+        {"enough": 1.0, "trained_in": "32-true"},
+    )
     monkeypatch.setitem(paper.METRICS, *column("column of matching.json"))
     (made,) = build_tables(Path("runs/mine"), [1])
     assert made.heads[-1] == "mAP at matches"

@@ -165,7 +165,9 @@ class Evaluator(Callback):
             for evaluation in self.results:  # of other clips, or other settings
                 cell.result_path(evaluation).unlink(missing_ok=True)
             return None
-        result = replace(result, seed=self.seed, wall_time_s=time.monotonic() - started)
+        precision = getattr(self._dictionary, "metadata", {}).get("precision")
+        choices = {**result.choices, **({"trained_in": precision} if precision else {})}
+        result = replace(result, choices=choices, seed=self.seed, wall_time_s=time.monotonic() - started)
         result.save(cell.result_path(result.evaluation))
         return result
 

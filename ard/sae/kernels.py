@@ -92,7 +92,7 @@ def ordered(row, BITS: tl.constexpr):
 def top_k_kernel(x, values, indices, width, k, WIDTH: tl.constexpr, PART: tl.constexpr, BITS: tl.constexpr):
     """Write the k largest entries of row i: those above the k-th, and the first of those that equal it.
 
-    The k-th largest is found bit by bit, with the row in registers. Then the row is gone through part by part.
+    The k-th largest is found two bits at a time, with the row in registers. Then the row is gone through part by part.
     """
     i = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
@@ -100,9 +100,16 @@ def top_k_kernel(x, values, indices, width, k, WIDTH: tl.constexpr, PART: tl.con
     least = -(2 ** (BITS - 1))
     key = tl.where(columns < width, ordered(row, BITS), least)
     kth = tl.where(tl.sum((key >= 0).to(tl.int32)) >= k, 0, least)
-    for bit in tl.static_range(BITS - 1):
-        higher = kth + (1 << (BITS - 2 - bit))
-        kth = tl.where(tl.sum((key >= higher).to(tl.int32)) >= k, higher, kth)
+    for pair in tl.static_range((BITS - 2) // 2):  # two bits at once: three counts in one word
+        one = 1 << (BITS - 3 - 2 * pair)
+        count = tl.sum(
+            (key >= kth + one).to(tl.int64)
+            + ((key >= kth + 2 * one).to(tl.int64) << 20)
+            + ((key >= kth + 3 * one).to(tl.int64) << 40)
+        )
+        reached = ((count & 0xFFFFF) >= k).to(tl.int32) + (((count >> 20) & 0xFFFFF) >= k).to(tl.int32)
+        kth += one * (reached + ((count >> 40) >= k).to(tl.int32))
+    kth = tl.where(tl.sum((key >= kth + 1).to(tl.int32)) >= k, kth + 1, kth)
     first_above = 0
     first_equal = tl.sum((key > kth).to(tl.int32))
     for start in range(0, width, PART):
@@ -126,6 +133,7 @@ def sum_rows(
     weights: Float[Tensor, " entries"],
     rows: Float[Tensor, "rows d_in"],
     columns: int | None = None,
+    at_once: int = ROWS,
 ) -> Float[Tensor, "bags d_in"]:
     """Return the weighted sum of rows of each bag, in float32; bag i has the entries starts[i] to starts[i + 1].
 
@@ -135,13 +143,14 @@ def sum_rows(
         weights: the weight of each entry.
         rows: contiguous rows.
         columns: width of a slice; what :func:`columns_of` says if not given.
+        at_once: rows that a program gathers at once.
     """
     width = rows.shape[1]
     columns = columns or columns_of(rows)
     out = rows.new_empty(len(starts) - 1, width, dtype=torch.float32)
     if out.numel():
         grid = (len(out), triton.cdiv(width, columns))
-        sum_rows_kernel[grid](starts, ids, weights, rows, out, width, ROWS, columns, num_warps=NUM_WARPS)
+        sum_rows_kernel[grid](starts, ids, weights, rows, out, width, at_once, columns, num_warps=NUM_WARPS)
     return out
 
 

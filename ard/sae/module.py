@@ -123,7 +123,8 @@ class SAETraining(LightningModule):
 
     def precision(self) -> str:
         """Return in which precision it is trained: that of the Trainer, and TF32 where it is what multiplies."""
-        rounds = self.device.type == "cuda" and self.float32_products != "highest"
+        on_cuda = self.trainer.strategy.root_device.type == "cuda"
+        rounds = on_cuda and self.float32_products != "highest"
         return "32-true, products in TF32" if rounds and self.trainer.precision == "32-true" else self.trainer.precision
 
     @property

@@ -5,7 +5,7 @@ matrix units, ``gather`` reads only the rows that are selected, by PyTorch's own
 the kernels of :mod:`ard.sae.kernels`. All ways multiply operands as they are given, bfloat16 or wider, and add up in
 float32 or wider; no sum depends on the order in which threads arrive.
 
-TopK itself is torch's own, ``gather`` or ``dense`` alike, or that of ``triton``.
+TopK itself is torch's own (``dense`` or ``gather``), or that of ``triton``.
 
 A table says which way is taken: on a GPU, training measures it on its first batch (:func:`measure`); where nothing has
 been measured, :func:`by_rule` decides.
@@ -138,7 +138,8 @@ def measure(
     table: dict[str, str] = {}
     times: dict[str, dict[str, float]] = {}
     for product, run in runs.items():
-        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in ways(rows)}
+        tried = [way for way in ways(rows) if (product, way) != ("top_k", "gather")]  # which is its dense one
+        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in tried}
         key = case(product, rows, k, d_sae)
         table[key], times[key] = min(found, key=found.__getitem__), found
     return table, times
@@ -171,28 +172,26 @@ class Order(NamedTuple):
 
     @classmethod
     def of(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
-        """Sort the entries of codes; the last order is kept, since all gradients of a step need it.
-
-        In inference there are no gradients, and tensors do not tell whether they were changed: nothing is kept.
-        """
-        if indices.is_inference():
-            return cls._sorted(indices, d_sae)
-        kept = getattr(_last, "kept", None)  # with its indices, so that no others can take their place in memory
-        key = indices.untyped_storage()._cdata, indices._version, indices.shape, d_sae
-        if kept is None or kept[0] != key:
-            kept = _last.kept = key, indices, cls._sorted(indices, d_sae)
-        return kept[2]
-
-    @classmethod
-    def _sorted(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
+        """Sort the entries of codes."""
         features, entries = indices.flatten().to(torch.int32).sort(stable=True)
         every = torch.arange(d_sae + 1, device=indices.device, dtype=torch.int32)
         return cls(entries, torch.searchsorted(features, every))
 
+    @classmethod
+    def of_step(cls, indices: Int[Tensor, "tokens k"], d_sae: int) -> "Order":
+        """Sort the entries of codes, once for all gradients of a step: the last order is kept.
 
-def forget_order() -> None:
-    """Let go of the order that is kept, and of the memory that it takes."""
-    _last.kept = None
+        It is kept with its indices, so that no others can take their place in memory. In inference there are no
+        gradients, and tensors do not tell whether they were changed: nothing is kept.
+        """
+        if indices.is_inference():
+            return cls.of(indices, d_sae)
+        where = indices.untyped_storage()._cdata, indices.storage_offset(), indices.shape, indices.stride()
+        key = *where, indices._version, d_sae
+        kept = getattr(_last, "kept", None)
+        if kept is None or kept[0] != key:
+            kept = _last.kept = key, indices, cls.of(indices, d_sae)
+        return kept[2]
 
 
 def top_k(
@@ -226,7 +225,7 @@ def sum_tokens(codes: Codes, x: Float[Tensor, "tokens d_in"], d_sae: int, way: W
     values, indices = codes.values.to(x.dtype), codes.indices
     if way == "dense":
         return product(_dense(Codes(values, indices), d_sae).T, x)
-    order = Order.of(indices, d_sae)
+    order = Order.of_step(indices, d_sae)
     tokens, weights = order.entries // indices.shape[1], values.flatten()[order.entries]
     if way == "triton":
         from ard.sae import kernels  # which need Triton
@@ -257,7 +256,7 @@ def sum_values(codes: Codes, d_sae: int) -> Float[Tensor, " features"]:
     values, indices = codes
     if values.device.type == "cpu":
         return values.new_zeros(d_sae).index_add_(0, indices.flatten(), values.flatten())
-    order = Order.of(indices, d_sae)
+    order = Order.of_step(indices, d_sae)
     return embedding_bag(order.entries, values.reshape(-1, 1), order.starts[:-1], mode="sum")[:, 0]
 
 

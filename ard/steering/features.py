@@ -56,8 +56,9 @@ def features_by_name(cell: Cell, concept: str, clap: Clap, chat: Chat | None = N
     ]
     if not named:
         return Found([], "nobody: no feature has a name")
-    cosine = (clap.text([name for _, name in named]) @ clap.text([concept]).T)[:, 0]
-    order = cosine.round(decimals=6).argsort(descending=True, stable=True).tolist()  # equal up to rounding is equal
+    # Row by row: of a matrix product, the rows of equal names may differ in their last bits.
+    cosine = (clap.text([name for _, name in named]) * clap.text([concept])).sum(dim=1)
+    order = cosine.argsort(descending=True, stable=True).tolist()
     ranked = [NamedFeature(named[index][0], named[index][1], float(cosine[index])) for index in order]
     if chat is None:
         return Found(ranked, "CLAP text cosine")

@@ -22,6 +22,9 @@ from experiments.bench_gpu.measure import (
     peak_tflops,
 )
 
+TILES = ((16, 512), (16, 256), (8, 1024), (8, 512), (4, 2048), (4, 1024))
+"""Rows that a kernel gathers at once, and the columns of its slice."""
+
 
 def card(shape: Shape) -> Iterator[Row]:
     """The device's own matrix products and copies: what all else is compared with."""
@@ -73,7 +76,7 @@ def speed(shape: Shape) -> Iterator[Row]:
         d_sae = e * shape.d_in
         x, rows, codes = _operands(shape, shape.tokens, d_sae)
         w_enc, b_enc = rows.T, torch.zeros(d_sae, device=shape.device)
-        yield {"e": e, "part": "sort by feature", "ms": milliseconds(partial(_sort, codes.indices, d_sae), shape)}
+        yield {"e": e, "part": "sort by feature", "ms": milliseconds(partial(Order.of, codes.indices, d_sae), shape)}
         yield {
             "e": e,
             "part": "gradient of b_enc",
@@ -114,21 +117,17 @@ def _slices(shape: Shape, e: int, x: Tensor, rows: Tensor, codes: Codes) -> Iter
     weights = codes.values.to(rows.dtype).flatten()
     order = Order.of(codes.indices, len(rows))
     tokens, of_token, ends = (order.entries // k).int(), weights[order.entries], order.starts.int()
-    for columns in kernels.SLICES:
+    for at_once, columns in TILES:
+        tile = (columns, at_once)
         runs: dict[str, Callable[[], Any]] = {
-            "sum_rows": partial(kernels.sum_rows, starts, indices.flatten(), weights, rows, columns),
-            "sum_tokens": partial(kernels.sum_rows, ends, tokens, of_token, x, columns),
-            "dots": partial(kernels.dots, x, indices, rows, columns),
+            "sum_rows": partial(kernels.sum_rows, starts, indices.flatten(), weights, rows, *tile),
+            "sum_tokens": partial(kernels.sum_rows, ends, tokens, of_token, x, *tile),
         }
+        if at_once == kernels.ROWS:
+            runs["dots"] = partial(kernels.dots, x, indices, rows, columns)
         for product, run in runs.items():
-            ms = milliseconds(run, shape)
-            yield {
-                "e": e,
-                "arithmetic": "bfloat16",
-                "part": product,
-                "way": f"kernel alone, {columns} columns",
-                "ms": ms,
-            }
+            row: Row = {"e": e, "arithmetic": "bfloat16", "part": product, "ms": milliseconds(run, shape)}
+            yield {**row, "way": f"kernel alone, {at_once} rows of {columns} columns"}
 
 
 def _operands(shape: Shape, tokens: int, d_sae: int) -> tuple[Tensor, Tensor, Codes]:
@@ -157,8 +156,3 @@ def _ways(x: Tensor, rows: Tensor, codes: Codes) -> dict[str, Callable[[Way], Te
         "sum_tokens": lambda way: products.sum_tokens(codes, x, len(rows), way),
         "dots": lambda way: products.dots(x, codes.indices, rows, way),
     }
-
-
-def _sort(indices: Tensor, d_sae: int) -> Order:
-    products.forget_order()
-    return Order.of(indices, d_sae)

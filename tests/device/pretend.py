@@ -267,16 +267,6 @@ class _Stream:
         pass
 
 
-class _NoGrad(torch.no_grad):
-    """In place of inference mode, which such tensors do not have."""
-
-    def __new__(cls, mode=True):
-        return torch.no_grad.__new__(cls)
-
-    def __init__(self, mode=True):
-        super().__init__()
-
-
 class _Accelerator(CPUAccelerator):
     def setup_device(self, device):
         pass
@@ -314,7 +304,6 @@ def pretend_cuda() -> Iterator[list[Wait]]:
         initialised(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch, _Operators(), _Functions():
-        patch.setattr(torch, "inference_mode", _NoGrad)
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)

@@ -28,7 +28,7 @@ def batch(seed):
 def test_scores_are_the_same_to_the_last_bit(seed):
     codes, clip_of_token, _ = batch(seed)
     expected = clip_scores(codes, clip_of_token, CLIPS, FEATURES)
-    with pretend_cuda():
+    with pretend_cuda(), torch.inference_mode():
         on_device = Codes(*(tensor.to("cuda") for tensor in codes))
         found = [score.cpu() for score in clip_scores(on_device, clip_of_token.to("cuda"), CLIPS, FEATURES)]
     for ours, theirs in zip(found, expected, strict=True):

@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 
 from ard.activations import ActivationDataModule
 from ard.activations.store import write_manifest, write_shard
-from ard.sae import LogQuality, SAETraining, SaveSAE, products
+from ard.sae import LogQuality, SAETraining, SaveSAE, TopKSAE, products
 from tests.device.pretend import CPU, CUDA, pretend_cuda
 
 D_IN, K, STEPS = 16, 4, 8
@@ -110,7 +110,7 @@ def test_a_training_that_is_resumed_computes_products_as_it_began(store, tmp_pat
         first = fit(2, [Keep()])
         slowest["gather"] = 2.0
         resumed, anew = fit(4, [], path), fit(2, [])
-    assert set(first.values()) == {"gather"}
+    assert {way for key, way in first.items() if not key.startswith("top_k")} == {"gather"}
     assert len(first) == len(products.PRODUCTS)
     assert resumed == first
     assert set(anew.values()) == {"dense"}
@@ -122,3 +122,25 @@ def test_what_is_chosen_is_logged(store, caplog):
     lines = [record.message for record in caplog.records if record.name == "ard.sae.module"]
     assert len(lines) == len(products.PRODUCTS)
     assert all(" ms" in line and "d_in 16, float32, pretended: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("precision", "float32_products", "said"),
+    [
+        ("32-true", "highest", "32-true"),
+        ("32-true", "high", "32-true, products in TF32"),
+        ("bf16-mixed", "high", "bf16-mixed"),
+    ],
+)
+def test_the_precision_is_kept_with_the_sae_and_the_setting_ends_with_the_training(
+    store, precision, float32_products, said
+):
+    with pretend_cuda():
+        train(store, PLAIN | {"float32_products": float32_products}, device=CUDA, precision=precision)
+    assert TopKSAE.from_pretrained(store / "out" / "4").metadata["precision"] == said
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_on_a_cpu_there_is_no_tf32(store):
+    train(store, PLAIN | {"float32_products": "high"})
+    assert TopKSAE.from_pretrained(store / "out" / "4").metadata["precision"] == "32-true"

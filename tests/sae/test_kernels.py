@@ -98,7 +98,7 @@ for capability in (80, 90):
         for columns in kernels.SLICES:
             for kernel in (kernels.sum_rows_kernel, kernels.dots_kernel):
                 report(kernel, {"ROWS": kernels.ROWS, "COLUMNS": columns}, capability, dtype, kernels.NUM_WARPS)
-    for width in (2**14, 2**15):
+    for width in (2**13, 2**14):
         sizes = {"WIDTH": width, "PART": kernels.PART, "BITS": 16}
         report(kernels.top_k_kernel, sizes, capability, "bf16", width // 1024)
 """

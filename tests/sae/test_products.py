@@ -103,19 +103,18 @@ def test_a_setting_is_the_table_of_a_training_and_no_checkpoint_changes_it():
 def test_the_order_of_entries_is_kept_for_these_indices_and_for_no_others():
     generator = torch.Generator().manual_seed(0)
     indices = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(5)])
-    first = Order.of(indices, 9)
-    assert Order.of(indices.view(5, 4), 9) is first  # the same memory
-    assert Order.of(indices.clone(), 9) is not first
-    first = Order.of(indices, 9)
+    first = Order.of_step(indices, 9)
+    assert Order.of_step(indices.view(5, 4), 9) is first  # the same memory
+    assert Order.of_step(indices.clone(), 9) is not first
+    first = Order.of_step(indices, 9)
     indices[0] = indices[0].flip(0)  # changed in place
-    second = Order.of(indices, 9)
+    second = Order.of_step(indices, 9)
     assert second is not first
     flat = indices.flatten()
     for feature in range(9):
         entries = second.entries[second.starts[feature] : second.starts[feature + 1]]
         assert entries.tolist() == (flat == feature).nonzero().flatten().tolist()
-    products.forget_order()
-    assert Order.of(indices, 9) is not second
+    assert Order.of_step(indices[1:3], 9) is not Order.of_step(indices[3:5], 9)  # of the same size
 
 
 def test_values_are_summed_by_feature():
@@ -126,6 +125,6 @@ def test_values_are_summed_by_feature():
 def test_in_inference_the_order_of_changed_codes_is_made_anew():
     with torch.inference_mode():
         indices = torch.tensor([[2, 0], [1, 0]])
-        assert Order.of(indices, 3).entries.tolist() == [1, 3, 2, 0]
+        assert Order.of_step(indices, 3).entries.tolist() == [1, 3, 2, 0]
         indices[0, 1] = 2
-        assert Order.of(indices, 3).entries.tolist() == [3, 2, 0, 1]
+        assert Order.of_step(indices, 3).entries.tolist() == [3, 2, 0, 1]
