@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ard.activations import ActivationDataModule
 from ard.sae.functional import (
     auxiliary_loss,
+    encode_top_k,
     geometric_median,
     nested_errors,
     rounded,
@@ -199,7 +200,8 @@ class SAETraining(LightningModule):
             rows = rounded(sae.W_dec)
             if all(case(product, rows, width, sae.d_sae) in self.table for product in PRODUCTS):
                 continue
-            table, times = measure(sae.pre_activations(x), width, rounded(x), rows)
+            codes = encode_top_k(x, sae.W_enc, sae.b_enc, width, sae.centre)
+            table, times = measure(codes, rounded(x), rows)
             self.table |= table
             for product, way in table.items():
                 each = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times[product].items())
