@@ -7,8 +7,10 @@ import subprocess
 import sys
 from importlib import import_module
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
@@ -153,6 +155,38 @@ def test_a_run_with_an_encoder_has_all_but_what_needs_answers(sounds, tiny_clap,
     )
 
 
+@pytest.mark.slow
+def test_labels_name_concepts_and_test_them_on_clips_that_are_held_out(tiny_audiollm, tmp_path, capsys):
+    rng, sounds, out = np.random.default_rng(0), tmp_path / "sounds", tmp_path / "out"
+    sounds.mkdir()
+    lines = ["file,labels"]
+    for number in range(48):
+        time_s, tonal = np.arange(8000) / 16000, number % 2
+        wave = np.sin(2 * np.pi * 440 * time_s) if tonal else rng.standard_normal(8000).clip(-3, 3) / 3
+        soundfile.write(sounds / f"{number}.wav", 0.5 * wave, 16000)
+        lines.append(f"{number}.wav,{'Tone' if tonal else 'White_noise'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    labels = ["--labels", str(tmp_path / "labels.csv"), "--namer", "labels", "--clap", "none"]
+    main(["run", "--audio", str(sounds), "--model", tiny_audiollm, *labels, "--steps", "20", "--out", str(out)])
+    shown = capsys.readouterr()
+    assert "48 sound files in 'sounds', " in shown.err
+    assert "names from labels; tested against the labels of the held-out clips" in shown.err
+    assert "DetectConcepts: left out, since there is no CLAP model that reads texts" in shown.err
+    assert "a name that chance does not explain" in shown.out
+    assert "FVU on held-out tokens is " in shown.out
+    clips = pq.read_table(out / "clips.parquet").to_pylist()
+    assert 24 <= len(clips) < 48
+    cell = out / "layer-3" / "e8"
+    assert not (cell / "monosemanticity.json").exists()
+    matching = json.loads((cell / "matching.json").read_text(encoding="utf-8"))
+    assert matching["details"]["num_clips"] == 48 - len(clips)
+    assert (matching["choices"]["similarity"], matching["choices"]["clap"]) == ("exact", None)
+    names = {concept["name"] for concept in pq.read_table(cell / "concepts.parquet").to_pylist()}
+    assert names <= {None, "Tone", "White noise"}
+    table = json.loads((out / "tables" / "table1.json").read_text(encoding="utf-8"))
+    assert {"AR&D", "Untrained SAE", "Poly. Feats.", "Rand. Rep."} <= {row["method"] for row in table["rows"]}
+
+
 def test_the_layer_is_in_the_middle_of_an_encoder_and_deep_in_a_decoder(tiny_audiollm, tmp_path):
     encoders.hubert(tmp_path)
     encoder, decoder = load_audiollm(str(tmp_path)), load_audiollm(tiny_audiollm)
@@ -174,6 +208,10 @@ FIT = CONFIGS / "demo" / "fit.yaml"
         ({"--layer": "9"}, "layer 9 does not exist"),
         ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
         ({"--audio": "{tmp_path}/empty"}, "0 usable clips"),
+        ({"--namer": "labels"}, "namer 'labels' needs the labels of clips: give --labels FILE.csv"),
+        ({"--clap": "none"}, "names need a CLAP model that reads texts, or labels: give --clap, or --labels"),
+        ({"--namer": "{tmp_path}/none.txt"}, "none.txt"),
+        ({"--held_out": "1.5"}, "held_out 1.5 is out of range: give a share from 0 to below 1"),
         ({"--audio": "{tmp_path}/five"}, "/five' to train on, at least 6 are needed: see "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -141,13 +141,14 @@ def run(
     stated = preset_facts(preset, {})
     model, clap = model or stated.model, stated.clap if clap is None else clap
     clap = None if clap == "none" else clap
+    text_clap = None if clap is None or clap.startswith(COMPUTED) else clap
+    _check_namer(namer, labels=labels is not None, text_clap=text_clap is not None)
     ensure_models([model, clap])
     sources = _sources(audio, labels, label_column, held_out, seed)
     audiollm = load_audiollm(model, layers_path=layers_path, window=window)
     for source in sources.values():
         source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
     chosen = _choose_layer(audiollm, layer, layers)
-    text_clap = None if clap is None or clap.startswith(COMPUTED) else clap
     facts = {
         "out": str(out),
         "seed": seed,
@@ -210,26 +211,32 @@ def _describe(source: FolderClips) -> str:
     return folder if source.part is None else f"{folder}, {source.held_out_share:g} held out by seed {source.seed}"
 
 
+def _check_namer(namer: str | None, *, labels: bool, text_clap: bool) -> None:
+    """Refuse a namer without what it needs, before anything is fetched."""
+    if namer == "labels" and not labels:
+        raise UserError("namer 'labels' needs the labels of clips: give --labels FILE.csv, or another --namer")
+    if not text_clap and not (namer == "labels" or (namer is None and labels)):
+        raise UserError("names need a CLAP model that reads texts, or labels: give --clap, or --labels FILE.csv")
+    if namer not in (None, "labels", "captions"):
+        read_vocabulary(_vocabulary(namer))
+
+
+def _vocabulary(namer: str) -> str:
+    return "audioset" if namer == "vocabulary" else namer
+
+
 def _naming(namer: str | None, audiollm: AudioLLM, *, labels: bool, text_clap: bool) -> dict[str, Any]:
     """Return the facts that say what names are made from, and how they are compared with labels."""
     answers = audiollm.answers
     if namer is None:
         namer = "labels" if labels and not text_clap else "captions" if answers else "vocabulary"
     if namer == "labels":
-        if not labels:
-            raise UserError("namer 'labels' needs the labels of clips: give --labels FILE.csv, or another --namer")
         return {"namer": {"class_path": "ard.naming.LabelNamer"}, "captioner": None, **_compared("exact")}
-    if not text_clap:
-        raise UserError(
-            f"namer {namer!r} needs a CLAP model that reads texts: give --clap, or --labels and --namer labels"
-        )
     if namer == "captions":
         if not answers:
             raise UserError(f"namer 'captions' needs a model that answers, and {audiollm.name!r} is an encoder")
         return {"namer": None, "captioner": audiollm.name, **_compared("clap")}
-    vocabulary = "audioset" if namer == "vocabulary" else namer
-    read_vocabulary(vocabulary)
-    init_args = {"vocabulary": vocabulary}
+    init_args = {"vocabulary": _vocabulary(namer)}
     made = {"class_path": "ard.naming.VocabularyNamer", "init_args": init_args}
     return {"namer": made, "captioner": None, **_compared("clap")}
 
