@@ -137,10 +137,9 @@ class _Encode(torch.autograd.Function):
         dtype, d_sae = x.dtype, weight.shape[1]
         x, w_enc = rounded(x if centre is None else x - centre), rounded(weight)
         blocks = x.split(max(BLOCK_SIZE // d_sae, 1)) if x.device.type == "cpu" else (x,)
-        way = products.way_of("top_k", w_enc.T, k, d_sae)
-        selected = [products.top_k(affine(block, w_enc, b_enc), k, way) for block in blocks]
-        values = torch.cat([values for values, _ in selected]).relu().to(dtype)
-        indices = torch.cat([indices for _, indices in selected])
+        selected = [top_k(affine(block, w_enc, b_enc), k) for block in blocks]
+        values = torch.cat([codes.values for codes in selected]).to(dtype)
+        indices = torch.cat([codes.indices for codes in selected])
         ctx.way_of_x, ctx.way_of_w = (products.way_of(name, w_enc.T, k, d_sae) for name in ("sum_rows", "sum_tokens"))
         rows = w_enc.T if ctx.needs_input_grad[0] else None
         ctx.save_for_backward(x, rows, weight if ctx.needs_input_grad[3] else None, values, indices)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ard.activations import ActivationDataModule
 from ard.sae.functional import (
     auxiliary_loss,
+    encode_top_k,
     geometric_median,
     nested_errors,
     rounded,
@@ -107,14 +108,14 @@ class SAETraining(LightningModule):
         if stage == "fit":
             if self.products != "fastest":
                 check_way(self.products, torch.empty(0, device=self.trainer.strategy.root_device))
-            self.earlier_float32_products = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(self.float32_products)
             check_precision(self.trainer.precision, clips=bool(self.trainer.gradient_clip_val))
             if self.trainer.world_size > 1 and (self.max_norm_multiple is not None or self.sae.threshold is not None):
                 raise UserError(
                     "max_norm_multiple and batch_top_k need the whole batch, but each of "
                     f"{self.trainer.world_size} ranks has only a part: set trainer.devices to 1"
                 )
+            self.earlier_float32_products = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(self.float32_products)
 
     def teardown(self, stage: str) -> None:
         """Restore how float32 is multiplied, which is one setting for the whole process."""
@@ -199,7 +200,8 @@ class SAETraining(LightningModule):
             rows = rounded(sae.W_dec)
             if all(case(product, rows, width, sae.d_sae) in self.table for product in PRODUCTS):
                 continue
-            table, times = measure(sae.pre_activations(x), width, rounded(x), rows)
+            codes = encode_top_k(x, sae.W_enc, sae.b_enc, width, sae.centre)
+            table, times = measure(codes, rounded(x), rows)
             self.table |= table
             for product, way in table.items():
                 each = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times[product].items())

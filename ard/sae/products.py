@@ -1,11 +1,9 @@
-"""TopK and the sparse products of an SAE, and which way of computing each is the fastest on the device at hand.
+"""The sparse products of an SAE, and which way of computing each is the fastest on the device at hand.
 
 Codes Z are sparse, so there are three ways to multiply by them: ``dense`` builds Z and leaves the rest to the device's
 matrix units, ``gather`` reads only the rows that are selected, by PyTorch's own operators, and ``triton`` does so by
 the kernels of :mod:`ard.sae.kernels`. All ways multiply operands as they are given, bfloat16 or wider, and add up in
 float32 or wider; no sum depends on the order in which threads arrive.
-
-TopK itself is torch's own (``dense`` or ``gather``), or that of ``triton``.
 
 A table says which way is taken: on a GPU, training measures it on its first batch (:func:`measure`); where nothing has
 been measured, :func:`by_rule` decides.
@@ -30,7 +28,7 @@ from ard.types import Codes, UserError
 
 Way = Literal["dense", "gather", "triton"]
 WAYS: tuple[Way, ...] = get_args(Way)
-Product = Literal["top_k", "sum_rows", "sum_tokens", "dots"]
+Product = Literal["sum_rows", "sum_tokens", "dots"]
 PRODUCTS: tuple[Product, ...] = get_args(Product)
 
 ALL_PRODUCTS = "all"
@@ -39,9 +37,6 @@ ALL_PRODUCTS = "all"
 DENSE_FROM: Mapping[str, float] = {"cpu": 0.25, "float32": 0.015, "tf32": 0.0017, "bfloat16": 0.001}
 """If a token keeps at least this share of the features, dense products are faster than torch's sparse ones: on a CPU
 (docs/bench.md), and in each arithmetic on an H200."""
-
-WIDEST_ROW = 2**16
-"""Features up to which Triton's TopK can hold a token's pre-activations in registers."""
 
 REPEATS = 3
 """How often :func:`measure` times each way, after one run that is not counted."""
@@ -117,20 +112,15 @@ def check_way(way: str, operand: Tensor) -> None:
 
 
 def measure(
-    pre_activations: Float[Tensor, "tokens features"],
-    k: int,
-    x: Float[Tensor, "tokens d_in"],
-    rows: Float[Tensor, "features d_in"],
+    codes: Codes, x: Float[Tensor, "tokens d_in"], rows: Float[Tensor, "features d_in"]
 ) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
     """Time every way of every product on these operands.
 
     Returns:
         The fastest way of each product, as a table for :func:`using`; and the milliseconds of all, for the log.
     """
-    d_sae = len(rows)
-    codes = Codes(*top_k(pre_activations, k, "gather"))
+    k, d_sae = codes.indices.shape[1], len(rows)
     runs: dict[Product, Callable[[Way], object]] = {
-        "top_k": lambda way: top_k(pre_activations, k, way),
         "sum_rows": lambda way: sum_rows(codes, rows, way),
         "sum_tokens": lambda way: sum_tokens(codes, x, d_sae, way),
         "dots": lambda way: dots(x, codes.indices, rows, way),
@@ -138,8 +128,7 @@ def measure(
     table: dict[str, str] = {}
     times: dict[str, dict[str, float]] = {}
     for product, run in runs.items():
-        tried = [way for way in ways(rows) if (product, way) != ("top_k", "gather")]  # which is its dense one
-        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in tried}
+        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in ways(rows)}
         key = case(product, rows, k, d_sae)
         table[key], times[key] = min(found, key=found.__getitem__), found
     return table, times
@@ -192,18 +181,6 @@ class Order(NamedTuple):
         if kept is None or kept[0] != key:
             kept = _last.kept = key, indices, cls.of(indices, d_sae)
         return kept[2]
-
-
-def top_k(
-    pre_activations: Float[Tensor, "tokens features"], k: int, way: Way
-) -> tuple[Float[Tensor, "tokens k"], Int[Tensor, "tokens k"]]:
-    """Return the k largest pre-activations of every token and their features, in any order."""
-    if way == "triton" and pre_activations.shape[1] <= WIDEST_ROW:
-        from ard.sae import kernels  # which need Triton
-
-        return kernels.top_k(pre_activations, k)
-    values, indices = pre_activations.topk(k, dim=-1, sorted=False)
-    return values, indices
 
 
 def sum_rows(codes: Codes, rows: Float[Tensor, "features d_in"], way: Way) -> Float[Tensor, "tokens d_in"]:

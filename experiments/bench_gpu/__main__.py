@@ -5,17 +5,19 @@ import gc
 import json
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.bench.peers import PEERS
 from experiments.bench_gpu.measure import TOY, Row, Shape
 from experiments.bench_gpu.report import page
 
@@ -93,10 +95,8 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    found = next(iter(distributions(name=name, path=[*sys.path, str(PEERS)])), None)
+    return found.version if found else "not installed"
 
 
 def _short(row: Row) -> str:

@@ -22,8 +22,8 @@ from experiments.bench_gpu.measure import (
     peak_tflops,
 )
 
-TILES = ((16, 512), (16, 256), (8, 1024), (8, 512), (4, 2048), (4, 1024))
-"""Rows that a kernel gathers at once, and the columns of its slice."""
+COLUMNS = (512, 256, 128)
+"""Widths of the slices in which kernels are tried."""
 
 
 def card(shape: Shape) -> Iterator[Row]:
@@ -88,12 +88,10 @@ def speed(shape: Shape) -> Iterator[Row]:
                 head: Row = {"e": e, "arithmetic": name}
                 encode = milliseconds(partial(affine, x_, w_, b_enc), shape)
                 yield {**head, "part": "encoder's product", "ms": encode}
-                for way in products.ways(rows_):
-                    if way == "gather" or name == "tf32":  # torch's own, and float32's, as before
-                        continue
+                if name != "tf32":
                     pre = affine(x_, w_, b_enc)
-                    ms = milliseconds(partial(products.top_k, pre, shape.k, way), shape)
-                    yield {**head, "part": "top_k", "way": way if way == "triton" else "torch", "ms": ms}
+                    topk = milliseconds(partial(torch.topk, pre, shape.k, sorted=False), shape)
+                    yield {**head, "part": "torch.topk", "ms": topk}
                     del pre
                 for product, compute in _ways(x_, rows_, codes).items():
                     for way in products.ways(rows_):
@@ -117,17 +115,15 @@ def _slices(shape: Shape, e: int, x: Tensor, rows: Tensor, codes: Codes) -> Iter
     weights = codes.values.to(rows.dtype).flatten()
     order = Order.of(codes.indices, len(rows))
     tokens, of_token, ends = (order.entries // k).int(), weights[order.entries], order.starts.int()
-    for at_once, columns in TILES:
-        tile = (columns, at_once)
+    for columns in COLUMNS:
         runs: dict[str, Callable[[], Any]] = {
-            "sum_rows": partial(kernels.sum_rows, starts, indices.flatten(), weights, rows, *tile),
-            "sum_tokens": partial(kernels.sum_rows, ends, tokens, of_token, x, *tile),
+            "sum_rows": partial(kernels.sum_rows, starts, indices.flatten(), weights, rows, columns),
+            "sum_tokens": partial(kernels.sum_rows, ends, tokens, of_token, x, columns),
+            "dots": partial(kernels.dots, x, indices, rows, columns),
         }
-        if at_once == kernels.ROWS:
-            runs["dots"] = partial(kernels.dots, x, indices, rows, columns)
         for product, run in runs.items():
             row: Row = {"e": e, "arithmetic": "bfloat16", "part": product, "ms": milliseconds(run, shape)}
-            yield {**row, "way": f"kernel alone, {at_once} rows of {columns} columns"}
+            yield {**row, "way": f"kernel alone, {columns} columns"}
 
 
 def _operands(shape: Shape, tokens: int, d_sae: int) -> tuple[Tensor, Tensor, Codes]:

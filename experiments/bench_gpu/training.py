@@ -80,7 +80,7 @@ def _table(shape: Shape, e: int) -> tuple[dict[str, str], str]:
     sae, x = _sae(shape, e), torch.randn(shape.tokens, shape.d_in, device=shape.device)
     started = time.perf_counter()
     with torch.no_grad():
-        table, _ = measure(sae.pre_activations(x), sae.k, rounded(x), rounded(sae.W_dec))
+        table, _ = measure(sae.encode(x), rounded(x), rounded(sae.W_dec))
     seconds = time.perf_counter() - started
     return table, "; ".join(f"{key.partition(',')[0]} {way}" for key, way in table.items()) + f" ({seconds:.2f} s)"
 

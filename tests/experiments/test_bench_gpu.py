@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments.bench_gpu.__main__ import SECTIONS, main
+from experiments.bench_gpu.__main__ import DOCS, SECTIONS, main
+from experiments.bench_gpu.report import page, summary
 
 
 def test_every_section_has_rows(tmp_path):
@@ -40,3 +41,29 @@ def test_what_cannot_be_measured_is_refused(args, message, capsys):
     with pytest.raises(SystemExit):
         main(args)
     assert message in capsys.readouterr().err
+
+
+def test_the_page_is_made_of_what_was_measured():
+    kept = json.loads((DOCS / "bench-gpu.json").read_text(encoding="utf-8"))
+    assert (DOCS / "bench-gpu.md").read_text(encoding="utf-8") == page(kept)
+
+
+def test_what_is_summed_up_is_what_the_tables_say():
+    loop = [
+        {"training": "batches alone, mixed by the CPU", "ms a step": 20.0},
+        {"training": "e 8", "arithmetic": "bfloat16", "ms a step": 12.0, "idle GPU": 0.03},
+        {"training": "e 8", "arithmetic": "float32", "ms a step": 36.0, "idle GPU": 0.01},
+        {"training": "e 8, robust", "arithmetic": "bfloat16", "ms a step": 25.0, "idle GPU": 0.02},
+        {"training": "e [4, 8, 16]", "arithmetic": "bfloat16", "ms a step": 39.0, "idle GPU": 0.02},
+    ]
+    peers = [
+        {"library": "one", "arithmetic": "float32", "ms a step": 90.0},
+        {"library": "two", "arithmetic": "bfloat16", "ms a step": 24.0},
+        {"library": "three", "arithmetic": "bfloat16", "not measured": "is not here"},
+    ]
+    steps = [{"arithmetic": "bfloat16", "products": "fastest", "share of peak": 0.66}]
+    said = list(summary({name: {"rows": rows} for name, rows in (("loop", loop), ("peers", peers), ("steps", steps))}))
+    assert said[0].endswith("takes 12 ms at e 8; the GPU is idle for 3% of it.")
+    assert "makes 66% of the FLOP/s" in said[1]
+    assert said[2].endswith("two in bfloat16, takes 24 ms: 2 times as long.")
+    assert list(summary({})) == [""]

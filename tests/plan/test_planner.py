@@ -76,8 +76,8 @@ def test_hours_are_those_of_the_figures_on_the_data_sheet(paper):
     (embedding,) = stages(paper, "CLAP embedding")
     assert embedding.hours == pytest.approx(embedding.flops / (67e12 * 0.4) / 3600)
     training = stages(paper, "SAE training")[1]
-    assert training.precision == "float32"
-    assert training.hours > training.flops / (67e12 * 0.4) / 3600
+    assert training.precision == "bfloat16"
+    assert training.hours > training.flops / (989e12 * 0.4) / 3600
 
 
 @pytest.mark.slow

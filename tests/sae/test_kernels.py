@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 INTERPRETED = """
 import torch
 from ard.sae.functional import decode_sparse, encode_top_k
-from ard.sae.products import ALL_PRODUCTS, dots, kernels_run_on, sum_rows, sum_tokens, top_k, using
+from ard.sae.products import ALL_PRODUCTS, dots, kernels_run_on, sum_rows, sum_tokens, using
 from ard.types import Codes
 assert kernels_run_on("cpu")
 generator = torch.Generator().manual_seed(0)
@@ -47,12 +47,6 @@ for number in range(8):
             assert found.dtype == expected.dtype == torch.float32
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
-    for pre in (x @ rows.T, (x @ rows.T).round(), -(x @ rows.T).abs(), torch.zeros(tokens, d_sae).to(dtype)):
-        values, chosen = top_k(pre, k, "triton")
-        assert torch.equal(values, pre.gather(1, chosen))
-        assert torch.equal(values.sort(dim=1).values, pre.topk(k).values.sort(dim=1).values)
-        assert all(len(set(row)) == k for row in chosen.tolist())
-
     def gradients(way, autocast):
         given = [tensor.float().clone().requires_grad_() for tensor in (x, rows.T, torch.zeros(d_sae), rows)]
         with using({ALL_PRODUCTS: way}), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -71,10 +65,11 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 from ard.sae import kernels
 
-POINTERS = {"starts": "*i32", "ids": "*i32", "out": "*fp32", "indices": "*i64"}
+POINTERS = {"starts": "*i32", "ids": "*i32", "out": "*fp32"}
 
-def report(kernel, constants, capability, dtype, num_warps):
-    types = {**POINTERS, **dict.fromkeys(("x", "rows", "weights", "values"), f"*{dtype}")}
+def report(kernel, columns, capability, dtype):
+    constants = {"ROWS": kernels.ROWS, "COLUMNS": columns}
+    types = {**POINTERS, **dict.fromkeys(("x", "rows", "weights"), f"*{dtype}")}
     names = kernel.arg_names
     source = ASTSource(
         kernel,
@@ -83,7 +78,7 @@ def report(kernel, constants, capability, dtype, num_warps):
         {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if name in types or name == "width"},
     )
     target = GPUTarget("cuda", capability, 32)
-    ptx = triton.compile(source, target=target, options={"num_warps": num_warps}).asm["ptx"]
+    ptx = triton.compile(source, target=target, options={"num_warps": kernels.NUM_WARPS}).asm["ptx"]
     with open(sys.argv[1], "w") as file:
         file.write(ptx)
     arch = re.search(r"[.]target (sm_[0-9]+a?)", ptx).group(1)
@@ -91,16 +86,13 @@ def report(kernel, constants, capability, dtype, num_warps):
     said = subprocess.run(ptxas, capture_output=True, text=True, check=True).stderr
     wide = len(re.findall(r"ld[.]global[.]v4[.]b32", ptx))
     spills = re.search(r"([0-9]+) bytes spill stores, ([0-9]+) bytes spill loads", said).groups()
-    print(kernel.__name__, arch, dtype, *constants.values(), num_warps, wide, *spills)
+    print(kernel.__name__, arch, dtype, *constants.values(), kernels.NUM_WARPS, wide, *spills)
 
 for capability in (80, 90):
-    for dtype, bits in (("bf16", 16), ("fp32", 32)):
+    for dtype, num_bytes in (("bf16", 2), ("fp32", 4)):
         for columns in kernels.SLICES:
-            for kernel in (kernels.sum_rows_kernel, kernels.dots_kernel):
-                report(kernel, {"ROWS": kernels.ROWS, "COLUMNS": columns}, capability, dtype, kernels.NUM_WARPS)
-    for width in (2**13, 2**14):
-        sizes = {"WIDTH": width, "PART": kernels.PART, "BITS": 16}
-        report(kernels.top_k_kernel, sizes, capability, "bf16", width // 1024)
+            report(kernels.sum_rows_kernel, columns, capability, dtype)
+        report(kernels.dots_kernel, kernels.DOTS_BYTES // num_bytes, capability, dtype)
 """
 
 
@@ -108,6 +100,8 @@ def run(code, *args, **environment):
     environment = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-c", code, *args]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if "only 0-dimensional arrays can be converted" in done.stderr:
+        pytest.skip("the interpreter of this Triton does not run with this NumPy")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -122,10 +116,9 @@ def test_compiled_kernels_load_sixteen_bytes_at_a_time_and_spill_no_register(tmp
         line.split()
         for line in run(COMPILED, str(tmp_path / "kernel.ptx"), TRITON_CACHE_DIR=str(tmp_path)).splitlines()
     ]
-    assert len(lines) == 2 * (2 * 3 * 2 + 2)
+    assert len(lines) == 2 * 2 * 3
     assert {line[1] for line in lines} == {"sm_80", "sm_90a"}
-    for kernel, arch, dtype, *constants, num_warps, wide, stores, loads in lines:
-        row, columns = (1, constants[0]) if kernel == "top_k_kernel" else constants
-        entries_of_a_thread = int(row) * int(columns) // (32 * int(num_warps))
-        assert int(wide) >= entries_of_a_thread * (2 if dtype == "bf16" else 4) // 16, (kernel, arch, dtype, constants)
-        assert (int(stores), int(loads)) == (0, 0), (kernel, arch, dtype, constants)
+    for kernel, arch, dtype, rows, columns, num_warps, wide, stores, loads in lines:
+        entries_of_a_thread = int(rows) * int(columns) // (32 * int(num_warps))
+        assert int(wide) >= entries_of_a_thread * (2 if dtype == "bf16" else 4) // 16, (kernel, arch, dtype, columns)
+        assert (int(stores), int(loads)) == (0, 0), (kernel, arch, dtype, columns)

@@ -45,7 +45,7 @@ def test_after_1000_steps_the_reconstruction_is_that_of_float32(tmp_path):
     (exact, exact_fvu), (rounded, rounded_fvu) = (
         train(tmp_path / precision, precision, 1000) for precision in ("32-true", "bf16-mixed")
     )
-    assert exact_fvu < 0.4  # it has learnt
+    assert exact_fvu < 0.5  # it has learnt
     assert rounded_fvu == pytest.approx(exact_fvu, rel=0.01)
     x = tokens(8, seed=2).flatten(0, 1)
     with torch.no_grad():

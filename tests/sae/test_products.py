@@ -14,7 +14,8 @@ from ard.types import Codes, UserError
 def operands(tokens=6, d_in=5, d_sae=12, k=3):
     generator = torch.Generator().manual_seed(0)
     x, rows = torch.randn(tokens, d_in, generator=generator), torch.randn(d_sae, d_in, generator=generator)
-    return x @ rows.T, k, x, rows
+    values, indices = (x @ rows.T).topk(k)
+    return Codes(values.relu(), indices), x, rows
 
 
 def test_on_a_cpu_a_quarter_of_the_features_makes_products_dense():
@@ -53,7 +54,8 @@ def test_the_gradients_take_the_way_of_the_context_in_which_codes_were_made(monk
     for name in ("sum_rows", "sum_tokens", "dots"):
         compute = getattr(products, name)
         monkeypatch.setattr(products, name, lambda *args, compute=compute: (taken.append(args[-1]), compute(*args))[1])
-    _, k, x, rows = operands()
+    codes, x, rows = operands()
+    k = codes.indices.shape[1]
     weights = [rows.T.clone().requires_grad_(), torch.zeros(12, requires_grad=True), rows.clone().requires_grad_()]
     with using({ALL_PRODUCTS: "dense"}):
         x_hat = decode_sparse(encode_top_k(x, *weights[:2], k), weights[2])
@@ -70,9 +72,10 @@ def test_the_fastest_way_is_taken_and_one_that_does_not_work_is_left_out_and_sai
         return dots(x, indices, rows, way)
 
     monkeypatch.setattr(products, "dots", fails)
-    pre, k, x, rows = operands()
+    codes, x, rows = operands()
+    k = codes.indices.shape[1]
     with caplog.at_level(logging.WARNING):
-        table, times = measure(pre, k, x, rows)
+        table, times = measure(codes, x, rows)
     assert list(table) == list(times) == [case(product, rows, k, len(rows)) for product in PRODUCTS]
     assert table[case("dots", rows, k, len(rows))] == "dense"
     assert "products by 'gather' do not work here: no such kernel on this card" in caplog.text
