@@ -143,8 +143,8 @@ def run(
     clap = None if clap == "none" else clap
     text_clap = None if clap is None or clap.startswith(COMPUTED) else clap
     _check_namer(namer, labels=labels is not None, text_clap=text_clap is not None)
-    ensure_models([model, clap])
     sources = _sources(audio, labels, label_column, held_out, seed)
+    ensure_models([model, clap])
     audiollm = load_audiollm(model, layers_path=layers_path, window=window)
     for source in sources.values():
         source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
@@ -202,7 +202,14 @@ def _sources(
     if not held_out:
         return {"probe": whole}
     options |= {"held_out_share": held_out, "seed": seed}
-    return {part: FolderClips(audio, part=part, **options) for part in ("probe", "eval")}
+    parts: dict[str, FolderClips] = {"probe": FolderClips(audio, part="probe", **options)}
+    parts["eval"] = FolderClips(audio, part="eval", **options)
+    if not len(parts["eval"]):
+        raise UserError(
+            f"held_out {held_out} of {len(whole)} files holds none out, since those of a group stay together: give a "
+            "larger share, 0 or another seed"
+        )
+    return parts
 
 
 def _describe(source: FolderClips) -> str:
@@ -275,7 +282,8 @@ def _show_plan(
         f"{facts.expansion * audiollm.d_in:,} features, of which a token keeps {facts.k}",
         f"names from {made_from}" + ("; tested against the labels of the held-out clips" if 1 in goals else ""),
     ]
-    clip = next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
+    begun = (chain.run.activations("probe") / MANIFEST).is_file()
+    clip = None if begun else next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
     if clip is not None:
         duration = _spoken(_estimate_s(clip, num_files, audiollm, chain, steps))
         lines.append(f"about {duration} if all files are like the first; Ctrl-C stops, the same command goes on")
