@@ -120,7 +120,7 @@ def _ask(model: str, missing: Sequence[str]) -> _Download:
     with _explained(model, missing):
         info = HfApi().model_info(model, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    weights = next((found for name in WEIGHTS if (found := _weights(name, sizes))), [])
+    weights = next((files for name in WEIGHTS if (files := _weights(name, sizes))), [])
     if not weights:
         raise UserError(
             f"model {model!r} has neither {WEIGHTS[0]} nor {WEIGHTS[1]} on the hub: give one that transformers can load"

@@ -132,9 +132,9 @@ def phrases_by_contrast(
         ids, kept = top_ids[concepts], left[concepts]
         highest, rows = space.highest(space.means(ids, kept))
         p_values = _p_values(space, highest, kept.sum(dim=1), drawn)
-        found = space.contrast_of_clips(rows, ids) >= highest[:, None] / 2
-        passes = (p_values <= rate) & ((found & kept).sum(dim=1) >= LEAST_CLIPS) & (highest > 0)
-        columns = concepts, rows, highest, p_values, found.sum(dim=1)
+        has_phrase = space.contrast_of_clips(rows, ids) >= highest[:, None] / 2
+        passes = (p_values <= rate) & ((has_phrase & kept).sum(dim=1) >= LEAST_CLIPS) & (highest > 0)
+        columns = concepts, rows, highest, p_values, has_phrase.sum(dim=1)
         for place, (concept, *of_phrase) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             phrase, of_concept = Phrase(*of_phrase), alike[concept]
             passes[place] &= phrase.row not in [earlier.row for earlier in of_concept.passed]  # weaker cases of it
@@ -142,7 +142,7 @@ def phrases_by_contrast(
                 of_concept.passed.append(phrase)
             elif not of_concept.passed:
                 of_concept.failed.append(phrase)
-        left[concepts] &= ~found
+        left[concepts] &= ~has_phrase
         concepts = concepts[passes]
     return alike
 

@@ -99,7 +99,7 @@ def over_represented(lists: Sequence[Sequence[int]], labels: Sequence[Sequence[s
     scaled = p_values[order] * num_tests / np.arange(1, len(order) + 1)
     q_values = np.empty_like(p_values)
     q_values[order] = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
-    found: list[list[Occurrence]] = [[] for _ in lists]
+    occurrences: list[list[Occurrence]] = [[] for _ in lists]
     for (place, label, count), p_value, q_value in zip(pairs, p_values.tolist(), q_values.tolist(), strict=True):
-        found[place].append(Occurrence(label, count, frequency[label], p_value, q_value))
-    return [sorted(of_list, key=lambda one: (one.p_value, one.label)) for of_list in found]
+        occurrences[place].append(Occurrence(label, count, frequency[label], p_value, q_value))
+    return [sorted(of_list, key=lambda one: (one.p_value, one.label)) for of_list in occurrences]

@@ -36,8 +36,8 @@ class EncoderModel:
         """Return the tokens of clips of so many samples at ``rate_hz``."""
         encoder = self._model.prompter.encoder
         assert encoder is not None
-        heard = np.minimum(num_samples, int(self.window_s * self.rate_hz))
-        moments = encoder.num_moments(torch.from_numpy(heard)).clamp(min=1).numpy()
+        used = np.minimum(num_samples, int(self.window_s * self.rate_hz))
+        moments = encoder.num_moments(torch.from_numpy(used)).clamp(min=1).numpy()
         bands = int((encoder.moments(self._features(self.window_s)) == 0).sum())
         return moments * bands
 

@@ -76,8 +76,8 @@ def dots_kernel(
         there = entries < k
         row = tl.load(ids + i * k + entries, mask=there, other=0).to(tl.int64)
         mask = there[:, None] & inside[None, :]
-        found = tl.load(rows + row[:, None] * width + columns[None, :], mask=mask, other=0.0)
-        product = tl.sum(token[None, :] * found.to(tl.float32), axis=1)
+        gathered = tl.load(rows + row[:, None] * width + columns[None, :], mask=mask, other=0.0)
+        product = tl.sum(token[None, :] * gathered.to(tl.float32), axis=1)
         tl.store(out + part.to(tl.int64) * num_entries + i * k + entries, product, mask=there)
 
 

@@ -128,9 +128,9 @@ def measure(
     table: dict[str, str] = {}
     times: dict[str, dict[str, float]] = {}
     for product, run in runs.items():
-        found: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in ways(rows)}
+        of_ways: dict[str, float] = {way: _milliseconds(run, way, x.device) for way in ways(rows)}
         key = case(product, rows, k, d_sae)
-        table[key], times[key] = min(found, key=found.__getitem__), found
+        table[key], times[key] = min(of_ways, key=of_ways.__getitem__), of_ways
     return table, times
 
 
