@@ -30,6 +30,7 @@ PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
 LEAST_CLIPS = 6  # three in H^k and three in L^k: two have no spread
 LONGEST_S = 30.0  # of a clip, even if the model could hear an hour at once
 PASSES, LEAST_STEPS, MOST_STEPS = 40, 600, 20_000  # of a training over the tokens
+MOST_TIMED = 300_000_000  # parameters of a model that is loaded only to see how long a run takes
 HELD_OUT, LEAST_TO_HOLD_OUT = 0.25, 40  # share of the files, and how many there have to be
 REST_S = 60  # of a run, beside the models and the training
 
@@ -145,7 +146,7 @@ def run(
     _check_namer(namer, labels=labels is not None, text_clap=text_clap is not None)
     sources = _sources(audio, labels, label_column, held_out, seed)
     ensure_models([model, clap])
-    audiollm = load_audiollm(model, layers_path=layers_path, window=window)
+    audiollm = load_audiollm(model, device="meta", layers_path=layers_path, window=window)
     for source in sources.values():
         source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
     chosen = _choose_layer(audiollm, layer, layers)
@@ -270,7 +271,7 @@ def _set_steps(chain: Chain, steps: int | None) -> None:
 def _show_plan(
     sources: Mapping[str, FolderClips], audiollm: AudioLLM, chain: Chain, goals: Sequence[Goal], steps: int | None
 ) -> None:
-    """Say what will be done, and about how long it takes; a first clip, and two steps of a training, are timed."""
+    """Say what will be done and, of a small model, how long it takes, by timing a clip and two steps of a training."""
     facts, num_files = chain.facts, sum(map(len, sources.values()))
     held = f", {len(sources['eval'])} of them held out" if "eval" in sources else ""
     made_from = "captions"
@@ -282,18 +283,24 @@ def _show_plan(
         f"{facts.expansion * audiollm.d_in:,} features, of which a token keeps {facts.k}",
         f"names from {made_from}" + ("; tested against the labels of the held-out clips" if 1 in goals else ""),
     ]
+    size = sum(parameter.numel() for parameter in audiollm.model.parameters())
     begun = (chain.run.activations("probe") / MANIFEST).is_file()
-    clip = None if begun else next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
+    clip = (
+        None
+        if begun or size > MOST_TIMED
+        else next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
+    )
     if clip is not None:
-        duration = _spoken(_estimate_s(clip, num_files, audiollm, chain, steps))
+        duration = _spoken(_estimate_s(clip, num_files, chain, steps))
         lines.append(f"about {duration} if all files are like the first; Ctrl-C stops, the same command goes on")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _estimate_s(clip: Clip, num_files: int, audiollm: AudioLLM, chain: Chain, steps: int | None) -> float:
+def _estimate_s(clip: Clip, num_files: int, chain: Chain, steps: int | None) -> float:
     """Return about how many seconds a run takes, by timing its parts on one clip."""
     facts = chain.facts
+    audiollm = load_audiollm(facts.model, layers_path=facts.layers_path, window=facts.window)
     started = time.monotonic()
     num_tokens = len(audiollm.capture([clip], [facts.layer])[facts.layer][0])
     if facts.clap is not None and not facts.clap.startswith(COMPUTED):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+import torch
 from rich.console import Console
 
 from ard.audio import read_clip
@@ -31,6 +32,7 @@ def steer(
     phase: Phase = "prefill",
     keep_error: bool = False,
     max_new_tokens: int = 64,
+    device: str | None = None,
 ) -> None:
     """Ask the run's model about a clip without and with features set to a value, and print the answers.
 
@@ -48,6 +50,7 @@ def steer(
         phase: set them in the prompt, or at every token of the answer too.
         keep_error: only add the change that the features make, instead of passing on the SAE's reconstruction.
         max_new_tokens: most tokens of an answer.
+        device: what runs the model, such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
     """
     opened = Run.load(run)
     cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
@@ -64,13 +67,15 @@ def steer(
     if len(values) != len(features):
         raise UserError(f"{len(values)} values are given for {len(features)} features: give one for all, or one each")
     clamp = clamp_values(sae, dict(zip(features, values, strict=True)), maxima if unit == "max" else None)
-    clip, model = read_clip(audio), load_audiollm(opened.model, layers_path=opened.facts.get("layers_path"))
+    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    clip = read_clip(audio)
+    model = load_audiollm(opened.model, device=device, layers_path=opened.facts.get("layers_path"))
     model.check_answers()
     if clip.duration_s > model.prompter.window_s:
         console.print(f"only the first {model.prompter.window_s:g} s of {audio.name!r} are heard", markup=False)
     answers = compare_answers(
         model,
-        sae,
+        sae.to(device),
         cell.layer,
         clamp,
         clip,
@@ -83,3 +88,12 @@ def steer(
     settings = [f"feature {f} ({names.get(f, 'no name')}): {v:g}, maximum {maxima[f]:g}" for f, v in clamp.items()]
     for line in [*settings, *(f"{how}: {answer}" for how, answer in answers.items())]:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _usable(device: str) -> str:
+    """Return a device that is there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} is not there: give cpu, or a GPU that torch sees, as cuda:0") from error
+    return device
