@@ -275,7 +275,9 @@ def test_a_jumprelu_sae_goes_through_the_same_commands(run, tiny_clap, ask, refu
     assert said == f"feature {feature} (no name): 1000, maximum {largest[feature]:g}"
     assert steered.removeprefix("with: ") != without.removeprefix("without: ")
     assert "activations are 0 or more" in refused("--expansion", 3, "--feature", feature, "--value", -1)
-    assert "device 'tpu9' is not there: give cpu" in refused("--feature", feature, "--value", 1, "--device", "tpu9")
+    assert "device 'tpu9' is not there: give cpu" in refused(
+        "--expansion", 3, "--feature", feature, "--value", 1, "--device", "tpu9"
+    )
     main(["convert", str(cell / "sae"), str(tmp_path / "sae"), "--to", "saelens"])
     assert torch.equal(JumpReLUSAE.from_pretrained(tmp_path / "sae").threshold, sae.threshold)
 
