@@ -250,7 +250,7 @@ def test_every_command_that_writes_is_told_who_holds_the_folder(study, words, wh
 @pytest.mark.slow
 def test_a_run_of_ones_own_sounds_is_told_who_holds_the_folder(recordings, tmp_path, tiny_audiollm, capsys):
     with held(tmp_path / "out"):
-        args = ["--audio", recordings, "--model", tiny_audiollm, "--out", tmp_path / "out"]
+        args = ["--audio", recordings, "--model", tiny_audiollm, "--clap", "embedded", "--out", tmp_path / "out"]
         assert "is in use by process 12" in refused(capsys, "run", *args)
 
 

@@ -26,3 +26,9 @@ def test_the_page_is_filled_from_what_is_kept(tmp_path, monkeypatch):
     assert "old" not in text
     assert text.startswith("before")
     assert text.endswith("after\n")
+
+
+def test_the_page_has_the_figures_of_its_file():
+    kept = json.loads(real.KEPT.read_text(encoding="utf-8"))
+    page = real.PAGE.read_text(encoding="utf-8")
+    assert real.fill(page, {"real": real.table(kept["runs"])}) == page, "run `python -m experiments.real`"
