@@ -162,11 +162,12 @@ def test_what_is_no_sound_is_refused_whatever_its_name(content, tmp_path):
 
 
 def test_where_pyav_is_missing_one_line_names_the_extra(monkeypatch):
+    memo, message = made("ipod", "aac", 44_100), made("ogg", "libopus", 48_000)  # by PyAV
     monkeypatch.setitem(sys.modules, "av", None)
-    missing = decode(made("ipod", "aac", 44_100), "memo")
+    missing = decode(memo, "memo")
     said = "mp4, m4a or mov needs PyAV, which is not installed: run pip install 'ard-audio[formats]'"
     assert missing == Failure("memo", "audio", said)
-    assert_holds_the_tone(decode(made("ogg", "libopus", 48_000), "message"), 48_000)
+    assert_holds_the_tone(decode(message, "message"), 48_000)
 
 
 def test_every_container_is_told_by_its_content():
