@@ -97,9 +97,8 @@ class Chain:
     def _lacking(self, planned: Iterable[Work]) -> Iterator[str]:
         """Say which evaluators are left out, and what they lack."""
         for file in dict.fromkeys(one.step.file for one in planned if one.step.file in ("test", "steer")):
-            for callback in self._resolved(
-                str(file), self._cell_facts(self.run.cell(self.facts.layer, self.facts.expansion))
-            )["trainer"]["callbacks"]:
+            facts = self._cell_facts(self.run.cell(self.facts.layer, self.facts.expansion))
+            for callback in self._resolved(str(file), facts)["trainer"]["callbacks"]:
                 evaluator = import_class(callback["class_path"])
                 if issubclass(evaluator, Evaluator) and (what := evaluator.lacks(callback.get("init_args") or {})):
                     yield f"{evaluator.__name__}: left out, since there is no {what.removeprefix('a ')}"
@@ -418,9 +417,10 @@ class Chain:
         tables = write_tables(out)
         logger = WandbLogger(project="ard", group=str(out), name="tables", offline=True, save_dir=out)
         log_tables(logger, tables)
-        logger.experiment.summary["headline"] = " ".join(headline(self.run))
+        first_lines = headline(self.run)
+        logger.experiment.summary["headline"] = " ".join(first_lines)
         logger.experiment.finish()
-        for line in headline(self.run):
+        for line in first_lines:
             Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
         for made in tables:
             Console().print(render_table(made))

@@ -285,11 +285,8 @@ def _show_plan(
     ]
     size = sum(parameter.numel() for parameter in audiollm.model.parameters())
     begun = (chain.run.activations("probe") / MANIFEST).is_file()
-    clip = (
-        None
-        if begun or size > MOST_TIMED
-        else next((clip for clip in sources["probe"] if isinstance(clip, Clip)), None)
-    )
+    clips = () if begun or size > MOST_TIMED else sources["probe"]
+    clip = next((clip for clip in clips if isinstance(clip, Clip)), None)
     if clip is not None:
         duration = _spoken(_estimate_s(clip, num_files, chain, steps))
         lines.append(f"about {duration} if all files are like the first; Ctrl-C stops, the same command goes on")
