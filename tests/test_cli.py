@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 
 import ard
 from ard.audiollm import load_audiollm
-from ard.cli import COMMANDS, WAITING, main
+from ard.cli import COMMANDS, WAITING, main, others_are_busy
 from ard.cli.run import _choose_layer
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
@@ -374,11 +375,24 @@ def test_a_fact_is_changed_on_the_command_line(capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP, which can be asked what it has read, is Linux's")
 @pytest.mark.parametrize(
-    ("own", "spins"), [({}, WAITING["GOMP_SPINCOUNT"]), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")]
+    ("busy", "own", "spins"),
+    [
+        (True, {}, WAITING["GOMP_SPINCOUNT"]),
+        (True, {"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
+        (False, {}, "300000"),  # OpenMP's own
+    ],
 )
-def test_threads_wait_as_ard_says_unless_the_user_says_otherwise(own, spins):
+def test_threads_sleep_where_others_are_busy_unless_the_user_says_otherwise(busy, own, spins):
     environment = {name: value for name, value in os.environ.items() if name not in (*WAITING, "KMP_BLOCKTIME")}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **own}
-    command = [sys.executable, "-m", "ard", "report", "--run", "nowhere"]
+    report = f"from ard import cli; cli.others_are_busy = lambda: {busy}; cli.main(['report', '--run', 'nowhere'])"
+    command = [sys.executable, "-c", report]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr
     assert f"GOMP_SPINCOUNT = '{spins}'" in shown
+
+
+@pytest.mark.parametrize("others", [0, 64])
+def test_other_programs_are_counted_without_this_one(monkeypatch, others):
+    monkeypatch.setattr(Path, "read_text", lambda path: f"0.1 0.2 0.3 {others + 1}/300 4711\n")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert others_are_busy() == (others >= 8)

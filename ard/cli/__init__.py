@@ -8,7 +8,9 @@ import io
 import json
 import logging
 import os
+import statistics
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -119,12 +121,23 @@ COMMANDS = {
 GROUPS = {"study": "Table 2's rating study: make, rate, export, import, score."}
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""How OpenMP's threads wait for one another: they spin for microseconds, and then sleep.
+"""How OpenMP's threads wait for one another on a busy machine: they spin for microseconds, and then sleep.
 
-By default they spin for milliseconds, which on a busy machine is time that the thread they wait for does not get.
-Sleeping at once (the first setting, which is all that other libraries than GNU's know) slows the many short products of
-a small SAE on a quiet machine. `experiments/bench/busy.py` measures both.
+By default they spin for milliseconds. That is fastest where nothing else runs, but on a busy machine it is time that the
+thread they wait for does not get. `experiments/bench/busy.py` measures both.
 """
+
+
+def others_are_busy() -> bool:
+    """Whether other programs keep half of the cores or more busy right now; False where the kernel does not tell."""
+    waiting_or_running = []
+    for _ in range(5):
+        try:
+            waiting_or_running.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)
+        except (OSError, ValueError, IndexError):
+            return False
+        time.sleep(0.01)
+    return statistics.median(waiting_or_running) >= (os.cpu_count() or 1) / 2
 
 
 def main(args: list[str] | None = None) -> None:
@@ -137,11 +150,11 @@ def main(args: list[str] | None = None) -> None:
     args = [arg for arg in args if arg != "--debug"]
     warnings.filterwarnings("ignore", module="lightning|wandb|torch")
     os.environ.setdefault("WANDB_SILENT", "true")
-    if not {*WAITING, "KMP_BLOCKTIME"} & os.environ.keys():
-        os.environ |= WAITING  # OpenMP reads it when torch is loaded, here and in the processes that this one starts
     _degrade()
     try:
         name, words = _choose(args)
+        if not {*WAITING, "KMP_BLOCKTIME"} & os.environ.keys() and others_are_busy():
+            os.environ |= WAITING  # OpenMP reads it when torch is loaded, here and in the processes started from here
         _run_or_refuse(name, words, debug=debug)
     except KeyboardInterrupt:
         sys.stderr.write("ard: stopped; the same command goes on from what is finished\n")
