@@ -1,4 +1,4 @@
-"""A W&B server on this machine: as much of its API as ``wandb sync`` speaks.
+"""A W&B server on this machine: as much of its API as ``wandb sync``, an online run and a download want.
 
 Its operations are those of https://github.com/wandb/wandb/tree/main/core/api/graphql; history and summary come by
 ``file_stream``, files by PUT. An artifact of a name and digest that is there is not made again.
@@ -66,7 +66,7 @@ class SyncedArtifact:
 
     Attributes:
         state: PENDING until all of it is there, then COMMITTED.
-        manifest: what it holds, as the client says.
+        sent_manifest: what it holds, as the client says.
         files: its files, by path.
         made_by: the id of the run that made it; None if no run says so.
         used_by: the ids of the runs that were made from it.
@@ -80,9 +80,14 @@ class SyncedArtifact:
     made_by: str | None
     state: str = "PENDING"
     aliases: list[str] = field(default_factory=list)
-    manifest: dict[str, Any] = field(default_factory=dict)
+    sent_manifest: bytes = b""
     files: dict[str, bytes] = field(default_factory=dict)
     used_by: list[str] = field(default_factory=list)
+
+    @property
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """What it holds, by path."""
+        return json.loads(self.sent_manifest)["contents"]
 
 
 @dataclass
@@ -110,25 +115,27 @@ class Server:
     def server_features_query(self) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 
+    def get_default_entity(self) -> dict[str, Any]:
+        return self.viewer()
+
     def viewer(self) -> dict[str, Any]:
         person = {"id": ENTITY, "entity": ENTITY, "username": ENTITY, "email": None, "flags": "{}"}
         return {"viewer": {**person, "teams": {"edges": []}}}
 
+    def organization_core_weave_organization_id(self, **_: Any) -> dict[str, Any]:
+        return {"entity": None}
+
     def run_resume_status(self, project: str, name: str, **_: Any) -> dict[str, Any]:
-        model: dict[str, Any] = {
-            "id": project,
-            "name": project,
-            "entity": {"id": ENTITY, "name": ENTITY},
-            "bucket": None,
-        }
-        if name in self.runs:
-            run = self.runs[name]
-            state = {"summaryMetrics": run.lines.get(SUMMARY, ["{}"])[-1], "wandbConfig": '{"t": {}}', "notes": None}
-            for file, of in (HISTORY, "history"), ("wandb-events.jsonl", "events"), ("output.log", "log"):
-                lines = run.lines.get(file, [])
-                state |= {f"{of}LineCount": len(lines), f"{of}Tail": json.dumps(lines[-1:])}
-            model["bucket"] = self._bucket(run) | state
-        return {"model": model}
+        owner = {"id": project, "name": project, "entity": {"id": ENTITY, "name": ENTITY}}
+        if name not in self.runs:
+            return {"model": {**owner, "bucket": None}}
+        run = self.runs[name]
+        bucket = self._bucket(run) | {"wandbConfig": '{"t": {}}', "notes": None}
+        bucket["summaryMetrics"] = run.lines.get(SUMMARY, ["{}"])[-1]
+        for file, of in (HISTORY, "history"), ("wandb-events.jsonl", "events"), ("output.log", "log"):
+            lines = run.lines.get(file, [])
+            bucket |= {f"{of}LineCount": len(lines), f"{of}Tail": json.dumps(lines[-1:])}
+        return {"model": {**owner, "bucket": bucket}}
 
     def upsert_bucket(self, name: str, **given: Any) -> dict[str, Any]:
         is_new = name not in self.runs
@@ -153,7 +160,7 @@ class Server:
         }
 
     def create_run_files(self, run: str, files: list[str], **_: Any) -> dict[str, Any]:
-        places = [{"name": name, "uploadUrl": f"{self.url}/upload/run/{run}/{name}"} for name in files]
+        places = [{"name": name, "uploadUrl": f"{self.url}/kept/run/{run}/{name}"} for name in files]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": places}}
 
     def create_artifact(self, input: dict[str, Any]) -> dict[str, Any]:
@@ -170,14 +177,14 @@ class Server:
         return {"createArtifact": {"artifact": made}}
 
     def create_artifact_manifest(self, artifactID: str, **_: Any) -> dict[str, Any]:
-        file = {"id": artifactID, "uploadUrl": f"{self.url}/upload/manifest/{artifactID}", "uploadHeaders": []}
+        file = {"id": artifactID, "uploadUrl": f"{self.url}/kept/manifest/{artifactID}", "uploadHeaders": []}
         return {"createArtifactManifest": {"artifactManifest": {"id": artifactID, "file": file}}}
 
     def create_artifact_files(self, input: dict[str, Any]) -> dict[str, Any]:
         nodes = [
             {
                 "storagePath": file["name"],
-                "uploadUrl": f"{self.url}/upload/artifact/{file['artifactID']}/{file['name']}",
+                "uploadUrl": f"{self.url}/kept/artifact/{file['artifactID']}/{file['name']}",
                 "uploadHeaders": [],
                 "uploadMultipartUrls": None,
                 "artifact": {"id": file["artifactID"]},
@@ -195,6 +202,55 @@ class Server:
         self.artifacts[input["artifactID"]].used_by.append(input["runName"])
         return {"useArtifact": {"artifact": {"id": input["artifactID"]}}}
 
+    def artifact_type(self, name: str, **_: Any) -> dict[str, Any]:
+        artifact = self.version(name)
+        return {"project": {"artifact": artifact and {"artifactType": {"name": artifact.type}}}}
+
+    def artifact_membership_by_name(self, project: str, name: str, **_: Any) -> dict[str, Any]:
+        kept = self.version(name)
+        if kept is None:
+            return {"project": {"artifactCollectionMembership": None}}
+        version = {"id": kept.id, "versionIndex": int(kept.id.rpartition(":v")[2]), "createdAt": "2026-01-01T00:00:00"}
+        owner = {"id": project, "internalId": project, "name": project, "entity": {"name": ENTITY}}
+        collection = {"__typename": "ArtifactSequence", "name": kept.name, "project": owner}
+        aliases = [{"__typename": "ArtifactAlias", "id": alias, "alias": alias} for alias in kept.aliases]
+        artifact = {
+            **version,
+            "__typename": "Artifact",
+            "artifactSequence": collection,
+            "artifactType": {"name": kept.type},
+            "metadata": json.dumps(kept.metadata),
+            "state": kept.state,
+            "digest": kept.digest,
+            "size": sum(map(len, kept.files.values())),
+            "fileCount": len(kept.files),
+            "aliases": [{**alias, "artifactCollection": collection} for alias in aliases],
+            "tags": [],
+            "ttlDurationSeconds": -2,
+            "ttlIsInherited": False,
+            **dict.fromkeys(("description", "historyStep", "commitHash", "updatedAt")),
+        }
+        member = {**version, "aliases": aliases, "artifactCollection": collection, "artifact": artifact}
+        return {"project": {"artifactCollectionMembership": {**member, "__typename": "ArtifactCollectionMembership"}}}
+
+    def fetch_artifact_manifest(self, id: str) -> dict[str, Any]:
+        return {"artifact": {"currentManifest": {"file": {"directUrl": f"{self.url}/kept/manifest/{id}"}}}}
+
+    def get_artifact_membership_file_urls(self, collection: str, alias: str, **_: Any) -> dict[str, Any]:
+        artifact = self.version(f"{collection}:{alias}")
+        place = f"{self.url}/kept/artifact/{artifact.id}"
+        nodes = [{"name": name, "directUrl": f"{place}/{name}"} for name in artifact.files]
+        files = {"pageInfo": {"hasNextPage": False, "endCursor": None}, "edges": [{"node": node} for node in nodes]}
+        found = {"__typename": "ArtifactSequence", "artifactMembership": {"files": files}}
+        return {"project": {"artifactCollection": found}}
+
+    def version(self, name: str) -> SyncedArtifact | None:
+        """Find an artifact by its name and version or alias, ``sae:v0``; the last of those that have the alias."""
+        name, _, alias = name.partition(":")
+        named = [artifact for artifact in self.artifacts.values() if artifact.name == name]
+        meant = [artifact for artifact in named if artifact.id == f"{name}:{alias}" or alias in artifact.aliases]
+        return meant[-1] if meant else None
+
     def stream(self, run: SyncedRun, sent: dict[str, Any]) -> None:
         """Take lines of files; those that are sent for the place of others replace them."""
         for name, part in sent.get("files", {}).items():
@@ -206,9 +262,14 @@ class Server:
     def keep(self, kind: str, owner: str, name: str, content: bytes) -> None:
         """Take an uploaded file."""
         if kind == "manifest":
-            self.artifacts[owner].manifest = json.loads(content)["contents"]
+            self.artifacts[owner].sent_manifest = content
         else:
             {"run": self.runs, "artifact": self.artifacts}[kind][owner].files[name] = content
+
+    def give(self, kind: str, owner: str, name: str) -> bytes:
+        """Return a file of an artifact, or its manifest."""
+        kept = self.artifacts[owner]
+        return kept.sent_manifest if kind == "manifest" else kept.files[name]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -217,15 +278,22 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     served: Server
 
-    def reply(self, body: dict[str, Any], status: int = 200) -> None:
-        content = json.dumps(body).encode()
+    def reply(self, body: dict[str, Any] | bytes, status: int = 200) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
+    def content(self) -> bytes:
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def place(self) -> list[str]:
+        kind, owner, *name = unquote(urlsplit(self.path).path).removeprefix("/kept/").split("/", 2)
+        return [kind, owner, "".join(name)]
+
     def do_POST(self) -> None:
-        content, path = self.rfile.read(int(self.headers["Content-Length"])), urlsplit(self.path).path
+        content, path = self.content(), urlsplit(self.path).path
         with self.served.lock:
             if path == "/graphql":
                 sent = json.loads(content)
@@ -241,11 +309,15 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply({}, 404)
 
     def do_PUT(self) -> None:
-        content, path = self.rfile.read(int(self.headers["Content-Length"])), unquote(urlsplit(self.path).path)
-        kind, owner, name = (*path.removeprefix("/upload/").split("/", 2), "")[:3]
+        content = self.content()
         with self.served.lock:
-            self.served.keep(kind, owner, name, content)
+            self.served.keep(*self.place(), content)
         self.reply({})
+
+    def do_GET(self) -> None:
+        with self.served.lock:
+            content = self.served.give(*self.place())
+        self.reply(content)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -279,17 +351,25 @@ def sync(served: Server, *folders: Path) -> str:
     """Run ``wandb sync`` on folders as a user does, but for where to; returns what it printed.
 
     Raises:
-        subprocess.CalledProcessError: if it fails.
-        AssertionError: if it prints an error, which it ends well with, or wants what the server does not know.
+        AssertionError: if it fails, prints an error, after which it ends as if well, or wants what the server has not.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        own = {"WANDB_BASE_URL": served.url, "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online"}
-        own |= {"WANDB_CACHE_DIR": scratch, "WANDB_CONFIG_DIR": scratch, "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-m", "wandb", "sync", *(str(folder.absolute()) for folder in folders)]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        printed = subprocess.run(
-            command, cwd=scratch, env={**os.environ, **own}, check=True, timeout=60, **pipes
-        ).stdout
+    printed = run_python(served, "-m", "wandb", "sync", *(str(folder.absolute()) for folder in folders))
     assert "ERROR" not in printed, printed
-    assert not served.unanswered, served.unanswered
     return printed
+
+
+def run_python(served: Server, *arguments: str) -> str:
+    """Run Python in an empty folder as a user who is logged in at the server; returns what it printed.
+
+    Raises:
+        AssertionError: if it fails, or wants what the server has not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"WANDB_BASE_URL": served.url, "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online", "NO_PROXY": "127.0.0.1"}
+        own |= dict.fromkeys(("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"), folder)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        command = [sys.executable, *arguments]
+        ended = subprocess.run(command, cwd=folder, env={**os.environ, **own}, timeout=60, **pipes)
+    assert ended.returncode == 0, ended.stdout
+    assert not served.unanswered, served.unanswered
+    return ended.stdout

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from tests.tracking.offline import read_runs
-from tests.tracking.server import serve, sync
+from tests.tracking.server import run_python, serve, sync
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,45 @@ def test_synced_artifacts_are_what_is_read_and_say_which_run_made_and_used_them(
     assert (sae.made_by, sae.used_by, sae.state) == ("maker", ["user"], "COMMITTED")
     for read in offline["maker"].artifacts:
         synced = served.artifacts[f"{read.name}:v0"]
-        for name in ("type", "digest", "metadata", "aliases"):
+        for name in ("type", "digest", "metadata"):
             assert getattr(synced, name) == getattr(read, name), name
+        assert set(synced.aliases) == set(read.aliases)
         assert synced.manifest.keys() == read.manifest.keys()
         for path, entry in read.manifest.items():
             assert all(synced.manifest[path][name] == value for name, value in entry.items())
             assert ("ref" in entry) == (path not in synced.files)
     assert sae.files == {"weights.bin": b"weights"}
+
+
+ONLINE = """
+import wandb
+
+with wandb.init(project="p", id="online", tags=["t"], settings=wandb.Settings(console="off")) as run:
+    run.log({"loss": 0.5})
+    made = wandb.Artifact("made", "model")
+    with made.new_file("a/b.txt") as file:
+        file.write("made online")
+    run.log_artifact(made, aliases=["best"])
+folder = wandb.Api().artifact("somebody/p/made:best").download()
+print("read:", open(f"{folder}/a/b.txt").read())
+"""
+
+
+@pytest.mark.slow
+def test_an_online_run_is_kept_and_its_artifact_is_fetched_back():
+    with serve() as served:
+        assert "read: made online\n" in run_python(served, "-c", ONLINE)
+    run, made = served.runs["online"], served.artifacts["made:v0"]
+    assert (run.tags, run.exit_code, [row["loss"] for row in run.history]) == (["t"], 0, [0.5])
+    assert (made.made_by, made.files) == ("online", {"a/b.txt": b"made online"})
+
+
+UNHEARD = """
+import os, urllib.request
+urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/graphql", b'{"query": "query Unheard {}"}')
+"""
+
+
+def test_what_the_server_cannot_answer_fails_the_test():
+    with serve() as served, pytest.raises(AssertionError, match=r"Unheard: AttributeError"):
+        run_python(served, "-c", UNHEARD)
