@@ -351,7 +351,8 @@ def sync(served: Server, *folders: Path) -> str:
     """Run ``wandb sync`` on folders as a user does, but for where to; returns what it printed.
 
     Raises:
-        AssertionError: if it fails, prints an error, after which it ends as if well, or wants what the server has not.
+        AssertionError: if it fails, wants what the server has not, or ends as if well after an error or without all
+            files of an artifact.
     """
     printed = run_python(served, "-m", "wandb", "sync", *(str(folder.absolute()) for folder in folders))
     assert "ERROR" not in printed, printed
@@ -362,7 +363,7 @@ def run_python(served: Server, *arguments: str) -> str:
     """Run Python in an empty folder as a user who is logged in at the server; returns what it printed.
 
     Raises:
-        AssertionError: if it fails, or wants what the server has not.
+        AssertionError: if it fails, wants what the server has not, or ends as if well without all files of an artifact.
     """
     with tempfile.TemporaryDirectory() as folder:
         own = {"WANDB_BASE_URL": served.url, "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online", "NO_PROXY": "127.0.0.1"}
@@ -372,4 +373,6 @@ def run_python(served: Server, *arguments: str) -> str:
         ended = subprocess.run(command, cwd=folder, env={**os.environ, **own}, timeout=60, **pipes)
     assert ended.returncode == 0, ended.stdout
     assert not served.unanswered, served.unanswered
+    pending = [artifact.id for artifact in served.artifacts.values() if artifact.state == "PENDING"]
+    assert not pending, f"not all files of {pending} were there to be sent:\n{ended.stdout}"
     return ended.stdout

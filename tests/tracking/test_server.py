@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -78,12 +79,22 @@ def test_an_online_run_is_kept_and_its_artifact_is_fetched_back():
     assert (made.made_by, made.files) == ("online", {"a/b.txt": b"made online"})
 
 
-UNHEARD = """
-import os, urllib.request
-urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/graphql", b'{"query": "query Unheard {}"}')
+ASK = """
+import os, sys, urllib.request
+urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/graphql", sys.argv[1].encode())
 """
+ARTIFACT = {"artifactCollectionName": "sae", "artifactTypeName": "model", "digest": "1", "metadata": "", "runName": ""}
+QUESTIONS = {
+    "Unheard: AttributeError": {"query": "query Unheard {}"},
+    "CreateArtifact: KeyError": {"query": "mutation CreateArtifact {}", "variables": {"input": {}}},
+    r"not all files of \['sae:v0'\] were there to be sent": {
+        "query": "mutation CreateArtifact {}",
+        "variables": {"input": {**ARTIFACT, "aliases": []}},
+    },
+}
 
 
-def test_what_the_server_cannot_answer_fails_the_test():
-    with serve() as served, pytest.raises(AssertionError, match=r"Unheard: AttributeError"):
-        run_python(served, "-c", UNHEARD)
+@pytest.mark.parametrize("error", QUESTIONS)
+def test_what_the_server_cannot_answer_or_did_not_get_whole_fails_a_test(error):
+    with serve() as served, pytest.raises(AssertionError, match=error):
+        run_python(served, "-c", ASK, json.dumps(QUESTIONS[error]))
