@@ -1,10 +1,10 @@
-"""Read what W&B keeps of offline runs back from their folders, as `wandb sync` would send it.
+"""Read what W&B keeps of offline runs back from their folders, as it is there after ``wandb sync``.
 
-A ``.wandb`` file is a log in LevelDB's format (https://github.com/google/leveldb/blob/main/doc/log_format.md) of wandb's
-``Record`` messages. W&B starts it with a header of its own and takes the plain CRC-32 where LevelDB masks CRC-32C.
+A ``.wandb`` file is a log of wandb's ``Record`` messages in LevelDB's format, which is described in
+https://github.com/google/leveldb/blob/main/doc/log_format.md. W&B puts a header of its own before it and takes the
+plain CRC-32, where LevelDB masks CRC-32C.
 """
 
-import gzip
 import json
 import struct
 import zlib
@@ -13,46 +13,49 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import ArtifactManifest, ArtifactRecord, Record
+from wandb.proto.wandb_internal_pb2 import ArtifactRecord, HistoryRecord, Record, RunRecord
 
 FILE_HEADER = b":W&B\xe1\xbe\x00"
 BLOCK = 32 * 1024
-CHUNK_HEADER = struct.Struct("<IHB")  # checksum, length, type
+CHUNK_HEADER = struct.Struct("<IHB")  # checksum of type and payload, length of the payload, type
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-EXPECTED = {None: (FULL, FIRST), FIRST: (MIDDLE, LAST), MIDDLE: (MIDDLE, LAST)}
+FOLLOWERS = {None: (FULL, FIRST), FIRST: (MIDDLE, LAST), MIDDLE: (MIDDLE, LAST)}
 
 
 @dataclass(frozen=True)
 class OfflineArtifact:
-    """An artifact that a run logged, or used.
+    """An artifact that a run logged or used.
 
     Attributes:
-        manifest: What it holds: ``digest``, ``size`` and ``ref`` (of a reference) or ``local_path`` (of a file) by path.
-        used: It is an input of the run, not an output.
+        digest: checksum of the manifest; artifacts of the same name and digest are one version.
+        manifest: what it holds, by path: ``digest``, ``size``, and ``local_path`` of a file or ``ref`` of a reference.
+        used: the run was made from it, and did not make it.
+        has_maker: W&B is told which run made it.
     """
 
     name: str
     type: str
     digest: str
-    description: str
     metadata: dict[str, Any]
     aliases: list[str]
-    tags: list[str]
     manifest: dict[str, dict[str, Any]]
     used: bool
+    has_maker: bool
+    client_id: str
 
 
 @dataclass
 class OfflineRun:
-    """What W&B keeps of a run, of all its folders if it was continued.
+    """What W&B has of a run after its folders are synced: one, or several if the run was continued.
 
     Attributes:
-        folders: The run's folders, the earliest first.
-        config: The last value of each setting; dictionaries are merged, as W&B does.
-        history: One dictionary for each step, with W&B's own ``_step``, ``_runtime`` and ``_timestamp``.
-        summary: The last value of each metric.
-        files: The files that belong to the run, by their names in W&B; whether they exist is for the caller to check.
-        exit_code: What the last of the folders was finished with; None if it was not finished.
+        folders: the run's folders, in order.
+        resumed: whether each of them goes on with what the one before left.
+        config: the settings, without what wandb says of itself; dictionaries within a folder are merged.
+        history: a dictionary for each step, with W&B's ``_step``, ``_runtime`` and ``_timestamp``.
+        summary: the last value of each metric of the last folder: W&B forgets those of the folders before.
+        files: the files of the run, by their names in W&B; they should be there.
+        exit_code: what the last folder was finished with; None if it was not finished.
     """
 
     id: str
@@ -63,6 +66,7 @@ class OfflineRun:
     job_type: str = ""
     tags: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    resumed: list[bool] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -70,142 +74,135 @@ class OfflineRun:
     artifacts: list[OfflineArtifact] = field(default_factory=list)
     exit_code: int | None = None
 
-    def replay(self, record: Record) -> None:
-        """Add what a record of the last folder says."""
-        kind = record.WhichOneof("record_type")
-        match kind:
-            case "run":
-                run = record.run
-                self.project, self.entity, self.group = run.project, run.entity, run.run_group
-                self.name, self.job_type, self.tags = run.display_name, run.job_type, list(run.tags)
-                update(self.config, run.config)
-            case "config":
-                update(self.config, record.config)
-            case "history":
-                row: dict[str, Any] = {}
-                for item in record.history.item:
-                    put(row, keys(item), json.loads(item.value_json))
-                self.history.append(row)
-                self.add_media(row)
-            case "summary":
-                update(self.summary, record.summary)
-                for item in record.summary.update:
-                    self.add_media(json.loads(item.value_json))
-            case "files":
-                for item in record.files.files:
-                    self.add_files(item.path)
-            case "artifact":
-                self.artifacts.append(artifact(record.artifact))
-            case "exit":
-                self.exit_code = record.exit.exit_code
+    def table(self, key: str) -> list[dict[str, Any]]:
+        """Read the rows of the table that was last logged under a key, by column.
 
-    def add_files(self, pattern: str) -> None:
-        """Add the files of the last folder that a name or a pattern is of."""
-        folder = self.folders[-1] / "files"
-        matching = [path.relative_to(folder).as_posix() for path in folder.glob(pattern) if path.is_file()]
-        for name in matching or [pattern]:
-            self.files[name] = folder / name
+        A sound or a picture is W&B's dictionary of it, with ``file`` for where it is.
+        """
+        logged = next(row[key] for row in reversed(self.history) if key in row)
+        client_id, name = logged["artifact_path"].removeprefix("wandb-client-artifact://").split("/", 1)
+        manifest = next(artifact.manifest for artifact in self.artifacts if artifact.client_id == client_id)
+        table = json.loads(Path(manifest[name]["local_path"]).read_text(encoding="utf-8"))
+        for cell in (cell for row in table["data"] for cell in row if isinstance(cell, dict) and "path" in cell):
+            cell["file"] = Path(manifest[cell["path"]]["local_path"])
+        return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
-    def add_media(self, value: Any) -> None:
-        """Add the files that a logged value refers to."""
-        if isinstance(value, list):
-            for element in value:
-                self.add_media(element)
-        elif isinstance(value, dict):
-            if "_type" in value and isinstance(value.get("path"), str):
-                self.add_files(value["path"])
-            for element in value.values():
-                self.add_media(element)
+    def replay(self, folder: Path, records: list[Record]) -> None:
+        """Go through the records of the run's next folder."""
+        self.folders.append(folder)
+        self.summary, self.exit_code = {}, None
+        next_step = self.history[-1]["_step"] + 1 if self.history else 0
+        for record in records:
+            match record.WhichOneof("record_type"):
+                case "run" if len(self.resumed) < len(self.folders):
+                    self._start(record.run)
+                case "run":
+                    self._describe(record.run)
+                case "config":
+                    _change(self.config, record.config)
+                case "history":
+                    row = self._row(record.history)
+                    if self.resumed[-1]:
+                        row["_step"] = next_step = max(row["_step"], next_step)
+                        next_step += 1
+                    self.history.append(row)
+                case "summary":
+                    _change(self.summary, record.summary)
+                case "files":
+                    self.files |= {file.path: folder / "files" / file.path for file in record.files.files}
+                case "artifact":
+                    self.artifacts.append(_artifact(record.artifact))
+                case "exit":
+                    self.exit_code = record.exit.exit_code
+        self.config.pop("_wandb", None)
+
+    def _start(self, run: RunRecord) -> None:
+        """Begin the run, or go on with it: settings that are given again replace those that were, as a whole."""
+        self.resumed.append(run.resume)
+        self._describe(run)
+        config: dict[str, Any] = {}
+        _change(config, run.config)
+        self.config = self.config | config if run.resume else config
+
+    def _describe(self, run: RunRecord) -> None:
+        """Take what a run says of itself; what it says nothing of stays as it was."""
+        names = {"project": "project", "entity": "entity", "group": "run_group", "name": "display_name"}
+        for ours, theirs in {**names, "job_type": "job_type"}.items():
+            setattr(self, ours, getattr(run, theirs) or getattr(self, ours))
+        self.tags = list(run.tags) or self.tags
+
+    def _row(self, record: HistoryRecord) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for item in record.item:
+            _put(row, list(item.nested_key), json.loads(item.value_json))
+        return row
 
 
 def read_runs(folder: Path) -> dict[str, OfflineRun]:
-    """Read all offline runs anywhere below a folder, by id; a run that was continued has what all its folders have.
+    """Read all offline runs anywhere below a folder, by id.
 
     Raises:
-        ValueError: For a file that is no log of W&B's, is damaged or ends in the middle of a record.
+        ValueError: for a file that is no log of W&B's, is damaged or ends within a record.
     """
-    logs = [(path, list(read_records(path))) for path in Path(folder).rglob("offline-run-*/run-*.wandb")]
+    logs = []
+    for path in Path(folder).rglob("offline-run-*/run-*.wandb"):
+        records = list(read_records(path))
+        run = next(record.run for record in records if record.WhichOneof("record_type") == "run")
+        logs.append((run.start_time.ToNanoseconds(), path.parent, run.run_id, records))
     runs: dict[str, OfflineRun] = {}
-    for path, records in sorted(logs, key=lambda log: started(*log)):
-        first = next(record.run for record in records if record.WhichOneof("record_type") == "run")
-        run = runs.setdefault(first.run_id, OfflineRun(first.run_id))
-        run.folders.append(path.parent)
-        run.exit_code = None
-        for record in records:
-            run.replay(record)
+    for _, parent, id_, records in sorted(logs, key=lambda log: log[0]):
+        runs.setdefault(id_, OfflineRun(id_)).replay(parent, records)
     return runs
-
-
-def started(path: Path, records: list[Record]) -> tuple[int, int]:
-    """Find when the run of a log was started, in seconds and nanoseconds."""
-    for record in records:
-        if record.WhichOneof("record_type") == "run":
-            return record.run.start_time.seconds, record.run.start_time.nanos
-    raise ValueError(f"{path} says of no run that it was started")
 
 
 def read_records(path: Path) -> Iterator[Record]:
     """Read the records of a ``.wandb`` file.
 
     Raises:
-        ValueError: For a file that is no log of W&B's, is damaged or ends in the middle of a record.
+        ValueError: for a file that is no log of W&B's, is damaged or ends within a record.
     """
     content = Path(path).read_bytes()
     if not content.startswith(FILE_HEADER):
         raise ValueError(f"{path} is no log of W&B's: it starts with {content[: len(FILE_HEADER)]!r}")
     place, previous, payload = len(FILE_HEADER), None, b""
     while place < len(content):
-        left = BLOCK - place % BLOCK
-        if left < CHUNK_HEADER.size:
-            place += left  # a block's last bytes hold zeros where no header fits
+        if BLOCK - place % BLOCK < CHUNK_HEADER.size:
+            place += BLOCK - place % BLOCK  # zeros, where a header has no room
             continue
-        start, end = place + CHUNK_HEADER.size, place + CHUNK_HEADER.size
+        start = end = place + CHUNK_HEADER.size
         if start <= len(content):
             checksum, length, kind = CHUNK_HEADER.unpack(content[place:start])
             end = start + length
-        if end > len(content) or start > len(content):
-            raise ValueError(f"{path} ends in the middle of the record at byte {place}")
-        if zlib.crc32(content[start - 1 : end]) != checksum:
-            raise ValueError(f"{path} is damaged: the checksum of the record at byte {place} is wrong")
-        if kind not in EXPECTED[previous]:
-            raise ValueError(f"{path} is damaged: the record at byte {place} has a part of type {kind} out of order")
+        if end > len(content):
+            raise ValueError(f"{path} ends within the record at byte {place}")
+        if zlib.crc32(content[start - 1 : end]) != checksum or kind not in FOLLOWERS[previous]:
+            raise ValueError(f"{path} is damaged at byte {place}")
         payload += content[start:end]
-        previous, place = kind, end
+        place, previous = end, kind
         if kind in (FULL, LAST):
             yield Record.FromString(payload)
             previous, payload = None, b""
     if previous is not None:
-        raise ValueError(f"{path} ends in the middle of a record")
+        raise ValueError(f"{path} ends within the record before byte {place}")
 
 
-def read_table(file: Path) -> list[dict[str, Any]]:
-    """Read the rows of a logged ``wandb.Table``, by column; media are their dictionaries in W&B."""
-    table = json.loads(Path(file).read_text(encoding="utf-8"))
-    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-
-
-def update(tree: dict[str, Any], record: Any) -> None:
+def _change(tree: dict[str, Any], record: Any) -> None:
     """Apply a record of a config or of a summary."""
     for item in record.update:
-        put(tree, keys(item), json.loads(item.value_json))
+        _put(tree, list(item.nested_key) or [item.key], json.loads(item.value_json))
     for item in record.remove:
-        *parents, last = keys(item)
+        *parents, last = list(item.nested_key) or [item.key]
         branch = tree
         for key in parents:
             branch = branch.get(key, {})
         branch.pop(last, None)
 
 
-def keys(item: Any) -> list[str]:
-    """Name the keys to an item's value, the outermost first."""
-    return list(item.nested_key) or [item.key]
-
-
-def put(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    """Put a value in its place in nested dictionaries; a dictionary is merged with what is there."""
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put a value into nested dictionaries; one that is a dictionary is merged with what is there."""
     if isinstance(value, dict):
         for key, element in value.items():
-            put(tree, [*path, key], element)
+            _put(tree, [*path, key], element)
         return
     *parents, last = path
     for key in parents:
@@ -215,27 +212,19 @@ def put(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[last] = value
 
 
-def artifact(record: ArtifactRecord) -> OfflineArtifact:
-    """Make an artifact of its record."""
+def _artifact(record: ArtifactRecord) -> OfflineArtifact:
+    names = ("digest", "size", "local_path", "ref")
     return OfflineArtifact(
         name=record.name,
         type=record.type,
         digest=record.digest,
-        description=record.description,
         metadata=json.loads(record.metadata or "{}"),
         aliases=list(record.aliases),
-        tags=list(record.tags),
-        manifest=manifest(record.manifest),
+        manifest={
+            entry.path: {name: getattr(entry, name) for name in names if getattr(entry, name)}
+            for entry in record.manifest.contents
+        },
         used=record.use_after_commit,
+        has_maker=not record.user_created,
+        client_id=record.client_id,
     )
-
-
-def manifest(record: ArtifactManifest) -> dict[str, dict[str, Any]]:
-    """List what an artifact holds, by path; W&B keeps a long list in a file of its own."""
-    if record.manifest_file_path:
-        lines = gzip.decompress(Path(record.manifest_file_path).read_bytes()).splitlines()
-        return {entry.pop("path"): entry for entry in map(json.loads, lines)}
-    names = ("digest", "size", "ref", "local_path")
-    return {
-        entry.path: {name: getattr(entry, name) for name in names if getattr(entry, name)} for entry in record.contents
-    }
