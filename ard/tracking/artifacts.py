@@ -73,4 +73,4 @@ def _log(
     if refers_to is not None:
         artifact.add_reference(refers_to.as_uri(), name=refers_to.name)
     run: Any = logger.experiment  # its `use_artifact` refuses to work offline, and else does the same
-    run._log_artifact(artifact, is_user_created=True, use_after_commit=is_input)
+    run._log_artifact(artifact, is_user_created=is_input, use_after_commit=is_input)

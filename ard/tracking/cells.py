@@ -226,7 +226,7 @@ def _key(table: Table) -> str:
 def _wandb_table(table: Table) -> wandb.Table:
     flat = [_flat(row) for row in table.rows]
     columns: list[str | int] = list(dict.fromkeys(key for row in flat for key in row))
-    return wandb.Table(columns=columns, data=[[row.get(key) for key in columns] for row in flat])
+    return wandb.Table(columns=columns, data=[[row.get(str(key)) for key in columns] for row in flat])
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

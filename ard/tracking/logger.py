@@ -95,6 +95,8 @@ class WandbLogger(LightningWandbLogger):
         """Write into the W&B run's config what it is of, with which settings, and what they were run with."""
         config = {f"settings/{name}": value for name, value in settings.items()}
         self.experiment.config.update(_plain(self.about() | config | more), allow_val_change=True)
+        if self.entry.summary:  # `wandb sync` keeps what was logged last, and forgets the rest
+            self.experiment.summary.update(self.entry.summary)
         self.entry.save()
 
     def about(self) -> dict[str, Any]:
@@ -121,8 +123,11 @@ class WandbLogger(LightningWandbLogger):
 
     def finish(self) -> None:
         """End the W&B run, if it was begun."""
-        if self._experiment is not None:
-            self._experiment.finish()
+        run: Any = self._experiment
+        if run is not None:
+            self.entry.summary = {**self.entry.summary, **_plain(run.summary._as_dict())}
+            self.entry.save()
+            run.finish()
             self._experiment = None
 
 
@@ -132,7 +137,7 @@ def _plain(value: Any) -> Any:
 
 
 class Entry:
-    """What a cell's ``wandb.json`` holds of a stage: its W&B run, and the checksums of what has been logged to it."""
+    """What a cell's ``wandb.json`` holds of a stage: its W&B run, what that shows, and the checksums of what it has."""
 
     def __init__(self, cell: Cell, stage: Stage) -> None:
         self.path, self.stage = cell.tracking, stage
@@ -141,10 +146,11 @@ class Entry:
         self.project: str = kept.get("project") or "ard"
         self.entity: str | None = kept.get("entity")
         self.logged: dict[str, str] = kept.get("logged", {})
+        self.summary: dict[str, Any] = kept.get("summary", {})
 
     def save(self) -> None:
         """Keep it."""
-        kept = {name: getattr(self, name) for name in ("id", "project", "entity", "logged")}
+        kept = {name: getattr(self, name) for name in ("id", "project", "entity", "logged", "summary")}
         write_json(self.path, self._all() | {self.stage: kept})
 
     def _all(self) -> dict[str, Any]:
