@@ -18,6 +18,7 @@ from ard.run import Run
 from ard.steps import work
 from ard.tracking.cells import figures
 from tests.tracking.offline import read_runs
+from tests.tracking.server import run_python, serve, sync
 
 pytestmark = pytest.mark.slow
 
@@ -183,3 +184,28 @@ def test_artifacts_say_what_each_run_was_made_from(made):
         for name in ("layer-2/e2-4 fit", "layer-2/e2")
     )
     assert ours == theirs
+
+
+def test_all_of_it_is_there_after_wandb_sync_and_an_sae_comes_back(made):
+    runs = made[2]
+    own, trained = tracked(runs, "layer-2/e2"), tracked(runs, "layer-2/e2-4 fit")
+    with serve() as served:
+        for one in (trained, own):
+            sync(served, *one.folders)
+        for one in (trained, own):
+            synced = served.runs[one.id]
+            assert synced.config == one.config
+            assert len(synced.history) == len(one.history)
+            assert synced.summary.keys() == one.summary.keys()
+            assert synced.files.keys() >= one.files.keys()
+        sae = served.artifacts["run-layer-2-e2-sae:v0"]
+        assert (sae.made_by, sae.used_by) == (trained.id, [own.id])
+        load = (
+            "from ard.sae import TopKSAE; print(TopKSAE.from_pretrained('wandb:somebody/ard/run-layer-2-e2-sae:v0').k)"
+        )
+        assert run_python(served, "-c", load).split()[-1] == "4"
+        missing = load.replace("e2-sae:v0", "e3-sae:v0")
+        with pytest.raises(AssertionError, match=r"'wandb:somebody/ard/run-layer-2-e3-sae:v0' cannot be fetched"):
+            run_python(served, "-c", missing)
+    results = served.artifacts["run-layer-2-e2-results:v1"].files
+    assert json.loads(results["matching.json"])["rows"]
