@@ -27,6 +27,7 @@ from ard.run import Cell, Run
 from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
+from tests.tracking.panels import figures_logged, figures_shown, tables_shown
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +149,20 @@ def test_table_3_says_how_it_came_about(run):
     tasks = Cell.at(run / "layer-2" / "e2").result("steering").details["tasks"].values()
     is_known = any(entry["unchanged"]["value"] is not None for task in tasks for entry in task["selectivity"])
     assert ("Selectivity, the share of answers to the other question" in said) == is_known
+
+
+def test_the_dashboard_shows_figures_and_tables_that_a_run_has(run, tmp_path):
+    main(["report", "--run", str(run)])
+    main(["dashboard", "--out", str(tmp_path / "dashboard.json")])
+    view = json.loads((tmp_path / "dashboard.json").read_text(encoding="utf-8"))
+    paths = [
+        path
+        for path in (run / "layer-2" / "e2").glob("*.json")
+        if "rows" in json.loads(path.read_text(encoding="utf-8"))
+    ]
+    assert figures_shown(view) <= figures_logged(paths, "AR&D")
+    assert len(figures_shown(view)) > 20
+    assert tables_shown(view) == {path.stem for path in (run / "tables").glob("*.json")} | {"concepts"}
 
 
 def test_table_3_has_the_papers_shifts_and_controls(run):
