@@ -1,4 +1,7 @@
-"""What W&B shows of a run: the dashboard, written in code."""
+"""What trainings and evaluations leave in an experiment tracker: W&B, or what another logger of Lightning can show.
+
+Nothing is logged that is not also in the run's files: a cell's figures, tables and plots are made from its results.
+"""
 
 import lazy_loader
 

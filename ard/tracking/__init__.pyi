@@ -1,3 +1,15 @@
+from .callback import LogCells, LogTraining
+from .cells import log_cell, log_tables
 from .dashboard import build_dashboard, save_dashboard, write_dashboard
+from .logger import WandbLogger
 
-__all__ = ["build_dashboard", "save_dashboard", "write_dashboard"]
+__all__ = [
+    "LogCells",
+    "LogTraining",
+    "WandbLogger",
+    "build_dashboard",
+    "log_cell",
+    "log_tables",
+    "save_dashboard",
+    "write_dashboard",
+]

@@ -144,8 +144,8 @@ def _grid(panels: Any) -> list[Any]:
 def _concepts(panels: Any) -> list[Any]:
     return [
         panels.WeavePanelSummaryTable(table_name="concepts"),
-        _plot(panels, "monosemanticity/null"),
-        _plot(panels, "monosemanticity/curve"),
+        _plot(panels, "monosemanticity/null", "m, and m of random clips with the same L", "m"),
+        _plot(panels, "monosemanticity/curve", "m by share of live features", "share"),
         *(_bars(panels, GAINS[key], key) for key in CONCEPTS),
     ]
 
@@ -155,6 +155,7 @@ def _names(panels: Any) -> list[Any]:
     return [
         *(_bars(panels, GAINS[key], key) for key in NAMES),
         _bars(panels, "F1 beside other representatives and names", "matching/f1", *rivals),
+        _plot(panels, "matching/curves", "precision by recall", "recall"),
         *(panels.WeavePanelSummaryTable(table_name=name) for name in ("gains", "table1", "table2")),
     ]
 
@@ -163,7 +164,7 @@ def _steering(panels: Any) -> list[Any]:
     shifts = [f"{source} to {target}" for source, target in SHIFTS]
     return [
         *(_bars(panels, f"sensitivity, {shift}", f"steering/{shift}/sensitivity") for shift in shifts),
-        *(_plot(panels, f"steering/doses/{shift}") for shift in shifts),
+        *(_plot(panels, f"steering/doses/{shift}", shift, "multiple of the activation") for shift in shifts),
         panels.WeavePanelSummaryTable(table_name="table3"),
     ]
 
@@ -173,11 +174,11 @@ def _bars(panels: Any, title: str, *keys: str) -> Any:
     return panels.BarPlot(title=title, metrics=list(keys), max_runs_to_show=MOST_RUNS, max_bars_to_show=MOST_RUNS)
 
 
-def _plot(panels: Any, key: str) -> Any:
-    """Return the panel of what `wandb.plot.line_series` logged under a key."""
+def _plot(panels: Any, key: str, title: str, x: str) -> Any:
+    """Return the panel of a plot of lines, as :func:`ard.tracking.show.lines` has W&B keep it."""
     return panels.CustomChart(
-        query={"summaryTable": {"tableKey": f"{key}_table"}},
+        query={"summaryTable": {"tableKey": f"Custom Chart Tables/{key}_table"}},
         chart_name="wandb/lineseries/v0",
         chart_fields={column: column for column in ("step", "lineKey", "lineVal")},
-        chart_strings={"title": key},
+        chart_strings={"title": title, "xname": x},
     )

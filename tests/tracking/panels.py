@@ -1,6 +1,8 @@
-"""What the panels of a dashboard name, and what a run has under these names."""
+"""What the panels of a dashboard name, and what is logged of a cell under these names."""
 
-from ard.results import Result
+import wandb
+
+from ard.tracking import WandbLogger, log_cell
 
 
 def panels_of(view):
@@ -22,18 +24,31 @@ def figures_shown(view):
     return {key.removeprefix("summary:") for key in keys if not key.startswith("config:")}
 
 
+def plots_shown(view):
+    """Return the keys of the plots of lines that panels show."""
+    return {plot_of(config) for kind, config in panels_of(view) if kind == "Vega2"}
+
+
+def plot_of(config):
+    """Return the key of the plot that a chart shows, which reads the plot's table."""
+    (query,) = config["userQuery"]["queryFields"]
+    (table,) = [field for field in query["fields"] if field["name"] == "summaryTable"]
+    key = table["args"][0]["value"]
+    assert key.startswith("Custom Chart Tables/")
+    assert key.endswith("_table")
+    return key.removeprefix("Custom Chart Tables/").removesuffix("_table")
+
+
 def tables_shown(view):
     """Return the names of the tables that panels show."""
     queries = [config["panel2Config"]["exp"]["fromOp"] for kind, config in panels_of(view) if kind == "Weave"]
     return {query["inputs"]["key"]["val"] for query in queries}
 
 
-def figures_logged(paths, method):
-    """Return the keys under which the figures of result files are logged for a cell of that method."""
-    keys = set()
-    for result in map(Result.load, paths):
-        for row in result.rows:
-            of = [] if row.method == method else [row.method]
-            shift = [f"{row.source} to {row.target}"] if row.source else []
-            keys.update("/".join([result.evaluation, *of, *shift, name]) for name in row.figures)
-    return keys
+def logged_of(cell):
+    """Return what is logged to W&B of a cell, by key."""
+    logger, row = WandbLogger(cell.folder), {}
+    logger._experiment = wandb.init(mode="disabled")
+    logger._experiment.log = row.update
+    log_cell(logger, cell, {})
+    return row

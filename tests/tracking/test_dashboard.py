@@ -1,6 +1,5 @@
 """The dashboard names what is logged, is valid by its library's own models, and takes an account only to be saved."""
 
-import csv
 import json
 import re
 import sys
@@ -11,7 +10,7 @@ import pytest
 import torch
 import wandb
 from lightning import Trainer
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from wandb_workspaces.workspaces import Workspace
 from wandb_workspaces.workspaces.internal import View
 
@@ -19,12 +18,13 @@ from ard.activations import ActivationDataModule
 from ard.activations.store import write_manifest, write_shard
 from ard.cli import main
 from ard.sae import LogQuality, SAETraining
-from ard.tracking.dashboard import STEP, TRAINING
-from tests.tracking.panels import panels_of
+from ard.tracking import LogTraining
+from ard.tracking.dashboard import TRAINING
+from ard.tracking.show import lines
+from tests.tracking.panels import panels_of, plot_of
 
 SECTIONS = ["Training", "Table 4: layers by expansions", "Concepts", "Names against labels", "Steering"]
 ABOUT = {"model": "m", "layers": [1], "audio": "x", "dtype": "bfloat16"}
-NOT_YET_LOGGED = list(TRAINING)[list(TRAINING).index("norm of the gradient") :]
 
 
 @pytest.fixture
@@ -67,16 +67,17 @@ def test_all_panels_of_a_section_are_on_one_page(view):
 
 
 def keys_of_a_training(folder, expansion):
-    """Return what a tiny training logs."""
+    """Return what a tiny training logs to W&B."""
     x = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     clips = [({"id": str(place), "num_tokens": len(clip)}, {1: clip}) for place, clip in enumerate(x)]
-    write_shard(folder / "activations", 0, clips, [], ABOUT)
-    write_manifest(folder / "activations", 1, 8, ABOUT)
-    data = ActivationDataModule(folder / "activations", layer=1, evaluation=folder / "activations", batch_tokens=8)
+    write_shard(folder, 0, clips, [], ABOUT)
+    write_manifest(folder, 1, 8, ABOUT)
+    run, keys = wandb.init(mode="disabled"), set()
+    run.log = lambda row, **_: keys.update(row)
     trainer = Trainer(
         accelerator="cpu",
-        logger=CSVLogger(folder),
-        callbacks=[LogQuality()],
+        logger=WandbLogger(experiment=run),
+        callbacks=[LogQuality(), LogTraining()],
         max_steps=2,
         val_check_interval=2,
         log_every_n_steps=1,
@@ -85,57 +86,39 @@ def keys_of_a_training(folder, expansion):
         enable_model_summary=False,
         enable_progress_bar=False,
     )
+    data = ActivationDataModule(folder, layer=1, evaluation=folder, batch_tokens=8)
     trainer.fit(SAETraining(8, expansion, k=2), datamodule=data)
-    (path,) = folder.rglob("metrics.csv")
-    return next(csv.reader(path.open(encoding="utf-8")))
+    run.finish()
+    return keys
 
 
 @pytest.fixture(scope="module", params=[2, [2, 4]], ids=["one SAE", "several"])
 def training_keys(request, tmp_path_factory):
-    return keys_of_a_training(tmp_path_factory.mktemp("training"), request.param)
+    return keys_of_a_training(tmp_path_factory.mktemp("activations"), request.param)
 
 
-@pytest.mark.parametrize(
-    "title",
-    [
-        pytest.param(title, marks=pytest.mark.xfail(strict=True, reason="trainings do not log it yet"))
-        if title in NOT_YET_LOGGED
-        else title
-        for title in TRAINING
-    ],
-)
-def test_a_line_plot_finds_what_a_training_logs(title, training_keys, view):
-    (plot,) = [config for kind, config in panels_of(view) if config.get("chartTitle") == title]
-    assert plot["useMetricRegex"]
-    found = [key for key in training_keys if re.search(plot["metricRegex"], key)]
-    assert {re.sub("^(train|val)/(e[24]/)?", "", key) for key in found} == set(TRAINING[title].split("|"))
+def test_line_plots_show_what_a_training_logs(training_keys, view):
+    plots = {config["chartTitle"]: config for kind, config in panels_of(view) if kind == "Run History Line Plot"}
+    for title, figures in TRAINING.items():
+        plot = plots.pop(title)
+        assert plot["useMetricRegex"]
+        assert plot["xAxis"] in training_keys
+        shown = [key for key in training_keys if re.search(plot["metricRegex"], key)]
+        assert {re.sub("^(train|val)/(e[24]/)?", "", key) for key in shown} == set(figures.split("|"))
+    assert not plots
 
 
-def test_the_steps_of_line_plots_are_those_of_lightnings_logger(monkeypatch):
-    run = wandb.init(mode="disabled")
-    rows = []
-    monkeypatch.setattr(run, "log", lambda row, **_: rows.append(row))
-    WandbLogger(experiment=run).log_metrics({"train/fvu": 0.5}, step=7)
-    assert rows == [{"train/fvu": 0.5, STEP: 7}]
-    run.finish()
-
-
-def test_plots_are_read_as_wandb_logs_them(view):
+def test_plots_are_read_as_they_are_logged(view):
     shown = [config for kind, config in panels_of(view) if kind == "Vega2"]
-    assert {config["stringSettings"]["title"] for config in shown} >= {"monosemanticity/null", "monosemanticity/curve"}
+    assert len(shown) > 3
     for config in shown:
-        logged = wandb.plot.line_series([0, 1], [[1.0, 2.0]])
-        logged.set_key(config["stringSettings"]["title"])
+        key = plot_of(config)
+        logged = lines({"m": ([0.0, 1.0], [1.0, 2.0])}, title=config["stringSettings"]["title"], x="x")
+        logged.set_key(key)
         wanted = logged.spec.config_value["panel_config"]
         assert (config["panelDefId"], config["fieldSettings"]) == (wanted["panelDefId"], wanted["fieldSettings"])
-        assert table_key(config) == table_key(wanted) == logged.spec.table_key
-
-
-def table_key(config):
-    """Return the key of the table that a chart reads."""
-    (query,) = config["userQuery"]["queryFields"]
-    (table,) = [field for field in query["fields"] if field["name"] == "summaryTable"]
-    return table["args"][0]["value"]
+        assert config["stringSettings"].keys() == wanted["stringSettings"].keys()
+        assert plot_of(config) == plot_of(wanted) == key
 
 
 def refused(capsys, *args):
