@@ -30,7 +30,7 @@ from ard.run import Cell, Run
 from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
-from tests.tracking.panels import figures_shown, logged_of, plots_shown, tables_shown
+from tests.tracking.panels import figures_of, figures_shown, logged_of, plots_shown, tables_shown
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +160,7 @@ def test_the_dashboard_shows_what_is_logged_of_a_run(run, tmp_path):
     cell = Cell.at(shutil.copytree(run / "layer-2", tmp_path / "layer-2") / "e2")
     cell.tracking.unlink(missing_ok=True)
     logged = logged_of(cell)
-    assert figures_shown(view) <= {key for key, value in logged.items() if isinstance(value, float)}
+    assert figures_shown(view) <= figures_of(cell)
     assert plots_shown(view) <= {key for key, value in logged.items() if isinstance(value, CustomChart)}
     assert isinstance(logged["concepts"], wandb.Table)
     assert tables_shown(view) == {"concepts", *(Run(run).table(number).stem for number in NUMBERS)}

@@ -1,8 +1,8 @@
 """What the panels of a dashboard name, and what is logged of a cell under these names."""
 
-import wandb
-
+from ard.results import Result
 from ard.tracking import WandbLogger, log_cell
+from ard.tracking.cells import _where
 
 
 def panels_of(view):
@@ -45,10 +45,17 @@ def tables_shown(view):
     return {query["inputs"]["key"]["val"] for query in queries}
 
 
+def figures_of(cell):
+    """Return the keys of all figures of a cell's results; those of them that are defined are logged."""
+    rows = [(result, row) for result in map(Result.load, cell.result_files) for row in result.rows]
+    return {"/".join([*_where(result, row, cell), name]) for result, row in rows for name in row.figures}
+
+
 def logged_of(cell):
-    """Return what is logged to W&B of a cell, by key."""
+    """Log a cell to W&B, and return what was logged, by key."""
     logger, row = WandbLogger(cell.folder), {}
-    logger._experiment = wandb.init(mode="disabled")
-    logger._experiment.log = row.update
+    run = logger.experiment
+    log = run.log
+    run.log = lambda logged: (row.update(logged), log(logged))
     log_cell(logger, cell, {})
     return row
