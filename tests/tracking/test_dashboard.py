@@ -144,7 +144,11 @@ class Server(BaseHTTPRequestHandler):
     """As much of W&B's server as is asked: whose key it is, and to keep a view."""
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/graphql":  # W&B's telemetry
+            self.send_error(404)
+            return
+        asked = json.loads(content)
         if "upsertView" in asked["query"]:
             variables = asked["variables"]
             self.server.views.append(variables)
