@@ -11,9 +11,11 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import torch
+import wandb
 import yaml
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+from wandb.plot.custom_chart import CustomChart
 
 from ard.activations import read_manifest
 from ard.activations.store import read_clip_metadata, read_layer
@@ -22,11 +24,13 @@ from ard.cli import main
 from ard.files import in_use
 from ard.presets import CONFIGS
 from ard.reports.concepts import read_concepts
+from ard.reports.tables import NUMBERS
 from ard.results import Result, write_json
 from ard.run import Cell, Run
 from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
+from tests.tracking.panels import figures_of, figures_shown, logged_of, plots_shown, tables_shown
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +152,18 @@ def test_table_3_says_how_it_came_about(run):
     tasks = Cell.at(run / "layer-2" / "e2").result("steering").details["tasks"].values()
     is_known = any(entry["unchanged"]["value"] is not None for task in tasks for entry in task["selectivity"])
     assert ("Selectivity, the share of answers to the other question" in said) == is_known
+
+
+def test_the_dashboard_shows_what_is_logged_of_a_run(run, tmp_path):
+    main(["dashboard", "--out", str(tmp_path / "dashboard.json")])
+    view = json.loads((tmp_path / "dashboard.json").read_text(encoding="utf-8"))
+    cell = Cell.at(shutil.copytree(run / "layer-2", tmp_path / "layer-2") / "e2")
+    cell.tracking.unlink(missing_ok=True)
+    logged = logged_of(cell)
+    assert figures_shown(view) <= figures_of(cell)
+    assert plots_shown(view) <= {key for key, value in logged.items() if isinstance(value, CustomChart)}
+    assert isinstance(logged["concepts"], wandb.Table)
+    assert tables_shown(view) == {"concepts", *(Run(run).table(number).stem for number in NUMBERS)}
 
 
 def test_table_3_has_the_papers_shifts_and_controls(run):

@@ -72,6 +72,9 @@ COMMANDS = {
     "report": Command(
         "report:report", "Write the tables and the HTML report of a run's folder again, from its files alone."
     ),
+    "dashboard": Command(
+        "dashboard:dashboard", "Save a W&B workspace that shows the runs of a project, or write it to a file."
+    ),
     "app": Command(
         "study:app", "Serve the rating study of a run as a web page; raters need a browser and nothing else."
     ),

@@ -97,6 +97,7 @@ class WandbLogger(LightningWandbLogger):
         self.experiment.config.update(_plain(self.about() | config | more), allow_val_change=True)
         if self.entry.summary:  # `wandb sync` keeps what was logged last, and forgets the rest
             self.experiment.summary.update(self.entry.summary)
+        self.entry.id = self.experiment.id  # an agent of a sweep gives its own
         self.entry.save()
 
     def about(self) -> dict[str, Any]:

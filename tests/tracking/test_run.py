@@ -199,7 +199,7 @@ def test_all_of_it_is_there_after_wandb_sync_and_an_sae_comes_back(made):
             assert synced.summary.keys() == one.summary.keys()
             assert synced.files.keys() >= one.files.keys()
         sae = served.artifacts["run-layer-2-e2-sae:v0"]
-        assert (sae.made_by, sae.used_by) == (trained.id, [own.id])
+        assert (sae.made_by, set(sae.used_by)) == (trained.id, {own.id})
         load = (
             "from ard.sae import TopKSAE; print(TopKSAE.from_pretrained('wandb:somebody/ard/run-layer-2-e2-sae:v0').k)"
         )
