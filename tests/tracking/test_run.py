@@ -113,6 +113,21 @@ def test_every_figure_of_every_result_file_is_there_with_its_interval(made):
         assert figures(result, cell).items() <= summary.items()
 
 
+def test_the_list_in_the_docs_is_what_is_logged(made):
+    run, _, runs = made
+    listed = re.findall(r"^\| `((?:train|val)/\w+)` \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    summary = tracked(runs, "layer-2/e2-4 fit").summary
+    trained = {name.replace("e4/", "") for name in summary if name.startswith(("train/", "val/"))}
+    assert {name for name in trained if "e2/" not in name} == set(listed)
+    lines = re.findall(r"^\| `(\w+)` \| (`\w+`.*) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    figures_of = {evaluation: set(re.findall(r"`(\w+)`", names)) for evaluation, names in lines}
+    measured = {}
+    for path in run.folder.glob("layer-*/*/*.json"):
+        for row in Result.load(path).rows if path.name != "wandb.json" else ():
+            measured.setdefault(path.stem, set()).update(row.figures)
+    assert measured == figures_of
+
+
 def test_trainings_have_their_curves_and_histograms(made):
     trained = tracked(made[2], "layer-2/e2-4 fit")
     for e in (2, 4):
