@@ -125,7 +125,8 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
     shutil.copy("e.f.wav", "a dog.wav")
     said = refused(capsys, *args, name)
     assert re.search(
-        r"audio: probe of .* was done, or begun, with other settings: clips changed from .the sounds in",
+        r"was made, or begun, with other sounds \(clips changed from .the sounds in .*\): give --redo "
+        r"\[audio,extract,fit\] to make it anew with those that are there now",
         said,
         re.DOTALL,
     )

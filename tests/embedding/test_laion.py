@@ -113,7 +113,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 def test_without_a_network_one_line_says_what_to_fetch(no_network, monkeypatch, tmp_path):
     (tmp_path / "laion_clap.py").write_text("raise AssertionError('loads tokenizers from the hub')", encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "laion_clap", raising=False)
     no_network()
     started = time.monotonic()
