@@ -37,7 +37,8 @@ class ActivationWriter(BasePredictionWriter):
         refuse_foreign(out)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the writer thread."""
+        """Start the writer thread; Lightning would keep all that it predicts, to return it."""
+        trainer.predict_loop.return_predictions = False
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     def write_on_batch_end(
