@@ -2,16 +2,15 @@
 
 import json
 import logging
-import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from ard.activations import keep_shards, read_manifest, remove_shards, write_clips_table
@@ -23,13 +22,14 @@ from ard.evaluation import MatchReading, measure_gain
 from ard.files import LOCK, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator, draw_control, numbered
-from ard.reports import Table, headline, render_table, write_report, write_tables
+from ard.reports import headline, render_table, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
 from ard.steps import STEPS, Goal, Step, Work, listed, work
 from ard.study import Store, score_study
+from ard.tracking import log_cell, log_tables
 from ard.trainer import run_config
 from ard.types import Clip, Failure, UserError
 
@@ -431,16 +431,22 @@ class Chain:
         out = self.run.folder
         measure_gain(self.run)
         tables = write_tables(out)
-        logger = WandbLogger(project="ard", group=str(out), name="tables", offline=True, save_dir=out)
-        log_tables(logger, tables)
+        report = write_report(out)
+        logger = self._logger()
+        if logger is not None:
+            log_cell(logger, self.run.own, {})
+            log_tables(logger, tables, self.run.own)
         first_lines = headline(self.run)
-        logger.experiment.summary["headline"] = " ".join(first_lines)
-        logger.experiment.finish()
         for line in first_lines:
             Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
         for made in tables:
             Console().print(render_table(made))
-        Console().print(f"report: {write_report(out)}", soft_wrap=True)
+        Console().print(f"report: {report}", soft_wrap=True)
+
+    def _logger(self) -> Logger | None:
+        """Return the logger of the evaluations of Tables 1 to 3; None if there is none."""
+        config = self._resolved("test", self._cell_facts(self.run.own))["trainer"].get("logger")
+        return import_class(config["class_path"])(**config.get("init_args", {})) if isinstance(config, dict) else None
 
     def _announce(self, what: str, part: Part) -> None:
         """Say what is done now; where it was done before with other settings, what changed."""
@@ -503,38 +509,3 @@ def newest_whole(folder: Path) -> Path | None:
             return path
         say(f"{path} is cut short or damaged: passed over")
     return None
-
-
-def log_tables(logger: Logger, tables: Iterable[Table]) -> None:
-    """Log tables through a Lightning logger: as tables to W&B, as one metric a figure to any other."""
-    measured = [table for table in tables if table.rows]
-    if not isinstance(logger, WandbLogger):
-        logger.log_metrics(
-            dict(pair for table in measured for row in table.rows for pair in _metrics(table.number, row))
-        )
-        return
-    for table in measured:
-        flat = [_flat(row) for row in table.rows]
-        columns = list(dict.fromkeys(key for row in flat for key in row))
-        logger.log_table(f"table{table.number}", columns, [[row.get(key) for key in columns] for row in flat])
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in row.items():
-        if key == "paper":
-            flat |= {f"paper_{metric}": f["value"] for metric, f in item.items() if isinstance(f, Mapping)}
-        elif isinstance(item, Mapping):
-            flat |= {key if part == "value" else f"{key}_{part}": number for part, number in item.items()}
-        else:
-            flat[key] = item
-    return flat
-
-
-def _metrics(number: int, row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    where = [row["method"], f"l{row['layer']}", *([f"e{row['expansion']}"] if row["expansion"] is not None else [])]
-    if "source" in row:
-        where.append(f"{row['source']}-{row['target']}")
-    for key, item in row.items():
-        if isinstance(item, Mapping) and key != "paper" and math.isfinite(item["value"]):
-            yield "/".join([f"table{number}", *where, key]), item["value"]

@@ -362,11 +362,16 @@ class Cell:
         """The stamp of a step, or of an evaluator."""
         return self.folder / "stamps" / f"{name}.json"
 
+    @property
+    def tracking(self) -> Path:
+        """What is kept of it for an experiment tracker: the ids of its W&B runs."""
+        return self.folder / "wandb.json"
+
     def clear(self) -> None:
-        """Remove everything that ard made of it, and nothing that somebody else put there."""
+        """Remove everything that ard made of it but its W&B runs' ids, and nothing that somebody else put there."""
         sae = self.sae / "cfg.json", *self.sae.glob("*.safetensors")
-        results, stamps = self.folder.glob("*.json"), (self.folder / "stamps").glob("*.json")
-        for path in (*sae, *results, *stamps, *map(self.path, FILES), *self.checkpoints.glob("*.ckpt")):
+        stamps = (self.folder / "stamps").glob("*.json")
+        for path in (*sae, *self.result_files, *stamps, *map(self.path, FILES), *self.checkpoints.glob("*.ckpt")):
             path.unlink(missing_ok=True)
 
     @property
@@ -414,6 +419,11 @@ class Cell:
     def save_rows(self, file: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one of ``FILES`` that is a table."""
         write_parquet(rows, self.path(file))
+
+    @property
+    def result_files(self) -> list[Path]:
+        """The files of all results that there are; their names are those of the evaluations."""
+        return sorted(path for path in self.folder.glob("*.json") if path != self.tracking)
 
     def result_path(self, evaluation: str) -> Path:
         """Return where the result of an evaluation lies."""

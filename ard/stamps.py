@@ -33,8 +33,8 @@ NO_EFFECT = {
 READ = {"vocabulary"}
 """Settings that may be the path of a file that people edit: what is in it counts too."""
 
-KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter")
-"""Callbacks that only store what others compute."""
+KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter", "LogTraining")
+"""Callbacks that only store or log what others compute."""
 
 
 class Stamp(NamedTuple):

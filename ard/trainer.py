@@ -2,6 +2,7 @@
 
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,8 +20,10 @@ from ard.activations.module import ClipBatch
 from ard.console import Progress, console
 from ard.files import accept, claim
 from ard.presets import ascii_yaml
-from ard.probing import Encoding, Evaluator
+from ard.probing import Encoding, Evaluator, numbered
 from ard.sae import SAETraining, SaveSAE, SaveWhenStopped, check_checkpoint
+from ard.stamps import settings_of
+from ard.tracking import LogCells, WandbLogger
 
 
 class CLI(LightningCLI):
@@ -79,11 +82,31 @@ class CLI(LightningCLI):
             trainer.callbacks = [callback for callback in trainer.callbacks if callback not in writers]
             console.print("fast_dev_run: nothing is written", highlight=False)
             writers = []
+        elif subcommand == "test":
+            trainer.callbacks.append(LogCells(self._evaluators_settings()))
+        elif subcommand == "fit":
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.describe({"fit": settings_of(self._settings(), logger.cell.run.folder)})
         with ExitStack() as stack:
-            stack.callback(wandb.finish)  # or a later logger would continue this run, and its log would grow
+            stack.callback(wandb.finish)  # or a later logger of Lightning's own would continue this run
             for writer in writers if subcommand != "validate" else ():
                 stack.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
             super()._run_subcommand(subcommand)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the resolved YAML of the command that is run."""
+        return dict(self.config[self.config["subcommand"]].as_dict())
+
+    def _evaluators_settings(self) -> dict[str, Any]:
+        """Return the settings of every evaluator, by its name."""
+        names = Counter[str]()
+        settings = {}
+        for callback in self._settings()["trainer"]["callbacks"] or []:
+            name = callback["class_path"].rpartition(".")[2]
+            names[name] += 1
+            settings[numbered(name, names[name])] = callback.get("init_args") or {}
+        return settings
 
     def _folders(self, writer: Any) -> list[Path]:
         """Return where a callback writes: into the cell, or to its ``out``, a folder or a file."""

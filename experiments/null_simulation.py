@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ard.monosemanticity import score_lists
-from ard.monosemanticity.chance import RandomLists, conditional_p_values, draw_clips, random_lists
+from ard.monosemanticity.chance import RandomLists, compare_with_chance, draw_clips, random_lists
 from ard.monosemanticity.functional import Moments, contrast, q_values
 from ard.representatives import Ties
 from ard.representatives.functional import tie_keys
@@ -92,7 +92,7 @@ def given_lowest(
 ) -> Float[Tensor, " features"]:
     """Return p-values as ``ScoreMonosemanticity`` does: H random, L^k kept."""
     m = score_lists(world.embeddings, top, world.bottom)
-    return conditional_p_values(m, top, world.bottom, world.embeddings, drawn, generator=generator)
+    return compare_with_chance(m, top, world.bottom, world.embeddings, drawn, generator=generator).p_value
 
 
 def pooled(

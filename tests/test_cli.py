@@ -394,6 +394,6 @@ def test_threads_sleep_where_others_are_busy_unless_the_user_says_otherwise(busy
 
 @pytest.mark.parametrize("others", [0, 64])
 def test_other_programs_are_counted_without_this_one(monkeypatch, others):
-    monkeypatch.setattr(Path, "read_text", lambda path: f"0.1 0.2 0.3 {others + 1}/300 4711\n")
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: f"0.1 0.2 0.3 {others + 1}/300 4711\n")
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     assert others_are_busy() == (others >= 8)

@@ -123,21 +123,22 @@ GROUPS = {"study": "Table 2's rating study: make, rate, export, import, score."}
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 """How OpenMP's threads wait for one another on a busy machine: they spin for microseconds, and then sleep.
 
-By default they spin for milliseconds. That is fastest where nothing else runs, but on a busy machine it is time that the
-thread they wait for does not get. `experiments/bench/busy.py` measures both.
+By default they spin for milliseconds. That is fastest where nothing else runs, but on a busy machine it is time that
+the thread they wait for does not get. `experiments/bench/busy.py` measures both.
 """
 
 
 def others_are_busy() -> bool:
     """Whether other programs keep half of the cores or more busy right now; False where the kernel does not tell."""
-    waiting_or_running = []
+    others = []
     for _ in range(5):
         try:
-            waiting_or_running.append(int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)
+            running, _ = Path("/proc/loadavg").read_text(encoding="utf-8").split()[3].split("/")
+            others.append(int(running) - 1)
         except (OSError, ValueError, IndexError):
             return False
         time.sleep(0.01)
-    return statistics.median(waiting_or_running) >= (os.cpu_count() or 1) / 2
+    return statistics.median(others) >= (os.cpu_count() or 1) / 2
 
 
 def main(args: list[str] | None = None) -> None:

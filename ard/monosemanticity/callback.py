@@ -16,7 +16,7 @@ from ard.activations import read_manifest
 from ard.embedding import EMBEDDED
 from ard.monosemanticity.chance import (
     RandomLists,
-    conditional_p_values,
+    compare_with_chance,
     draw_clips,
     mean_over_random_lowest,
     random_lists,
@@ -72,8 +72,9 @@ class ScoreMonosemanticity(Evaluator):
     are counted. ``monosemanticity.safetensors`` holds the selections of every method and, for every feature:
 
     - ``<scorer>/m``; ``<scorer>/p_value``, how often m is reached if H is drawn at random and the feature's L^k is kept
-      (:func:`~ard.monosemanticity.chance.conditional_p_values`); and ``<scorer>/q_value``, the lowest false-discovery
-      rate at which the feature passes among all live ones (Benjamini and Hochberg).
+      (:func:`~ard.monosemanticity.chance.compare_with_chance`); and ``<scorer>/q_value``, the lowest false-discovery
+      rate at which the feature passes among all live ones (Benjamini and Hochberg). ``<scorer>/m_by_chance`` is m of
+      one such random H for each feature.
     - ``ard/coherence``: E_H, the mean cosine within H^k; ``random_lowest/m``: mean m over random draws of L.
     - ``half0/m``, ``half1/m``: m among either half of the clips, NaN if the feature is silent there;
       ``halves/cosine``: of the mean embeddings of H^k in both halves.
@@ -252,8 +253,8 @@ class ScoreMonosemanticity(Evaluator):
         for scorer in [scorer for scorer in SCORERS if f"{scorer}/m" in tensors]:
             lists = stored[f"{scorer}/top_ids"], stored[f"{scorer}/bottom_ids"]
             m = tensors[f"{scorer}/m"]
-            p = conditional_p_values(m, *lists, self._embedded, drawn, self.reading, generator=generator)
-            tensors |= {f"{scorer}/p_value": p, f"{scorer}/q_value": q_values(p)}
+            p, by_chance = compare_with_chance(m, *lists, self._embedded, drawn, self.reading, generator=generator)
+            tensors |= {f"{scorer}/p_value": p, f"{scorer}/q_value": q_values(p), f"{scorer}/m_by_chance": by_chance}
 
     def _describe(
         self, tensors: dict[str, Tensor], stored: Mapping[str, Tensor], drawn: RandomLists, generator: torch.Generator

@@ -29,6 +29,16 @@ class RandomLists(NamedTuple):
     moments: Moments
 
 
+class Chance(NamedTuple):
+    """How m compares with chance, for every feature.
+
+    ``p_value`` is how often m is reached if H^k is drawn at random and L^k is kept; ``m`` is that of one such draw.
+    """
+
+    p_value: Float[Tensor, " features"]
+    m: Float[Tensor, " features"]
+
+
 def random_lists(
     embeddings: Float[Tensor, "clips d"],
     p: int,
@@ -51,7 +61,7 @@ def draw_clips(num_clips: int, size: int, num_draws: int, generator: torch.Gener
     return drawn.gather(1, torch.rand(num_draws, size, generator=generator).argsort(dim=1))
 
 
-def conditional_p_values(
+def compare_with_chance(
     m: Float[Tensor, " features"],
     top_ids: Int[Tensor, "features p"],
     bottom_ids: Int[Tensor, "features p"],
@@ -60,7 +70,7 @@ def conditional_p_values(
     reading: Reading = DEFAULT,
     *,
     generator: torch.Generator,
-) -> Float[Tensor, " features"]:
+) -> Chance:
     """Return how often m is reached if H^k is drawn at random and L^k is kept: p = (1 + draws that do) / (1 + draws).
 
     H is drawn from the clips that are not in L^k, each set being as likely; a clip that a feature has in both lists
@@ -71,10 +81,10 @@ def conditional_p_values(
     Of ``drawn`` those serve that have no clip of L^k. Their moments are combined with those of every distinct L^k, of
     which most dictionaries have few.
     """
-    p_values, p = torch.full_like(m, torch.nan), top_ids.shape[1]
+    result, p = Chance(torch.full_like(m, torch.nan), torch.full_like(m, torch.nan)), top_ids.shape[1]
     scored = (~m.isnan()).nonzero()[:, 0]
     if not len(scored):
-        return p_values
+        return result
     top, bottom = top_ids[scored], bottom_ids[scored].sort(dim=1).values
     shared = (top[:, :, None] == bottom[:, None, :]).any(dim=2)
     kept = top.masked_fill(~shared, -1).sort(dim=1).values
@@ -93,8 +103,11 @@ def conditional_p_values(
             chance = contrast(drawn.moments, Moments(mean, variance), reading)
             chance[draws_with(in_lowest)] = torch.nan
         of_features = scored[features]
-        p_values[of_features] = _share_reached(m[of_features], chance)
-    return p_values
+        result.p_value[of_features] = _share_reached(m[of_features], chance)
+        defined = chance[~chance.isnan()]
+        if len(defined):  # features with one L^k take one draw after another
+            result.m[of_features] = defined[torch.arange(len(of_features)) % len(defined)]
+    return result
 
 
 def _share_reached(m: Float[Tensor, " features"], chance: Float[Tensor, " draws"]) -> Float[Tensor, " features"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from ard.monosemanticity.chance import conditional_p_values, random_lists
+from ard.monosemanticity.chance import compare_with_chance, random_lists
 from ard.monosemanticity.functional import CHUNK, DEFAULT, Reading, score_lists
 from ard.representatives import HALVES
 from ard.representatives.functional import half_of
@@ -55,5 +55,5 @@ def compare_halves(
     ]  # only clips of the second half from here on, by their place in it
     top, bottom = (torch.searchsorted(rows, stored[f"{HALVES[1]}/{side}_ids"][features]) for side in ("top", "bottom"))
     drawn = random_lists(embeddings[rows], top.shape[1], num_draws, reading, generator=generator)
-    p = conditional_p_values(m[1][features], top, bottom, embeddings[rows], drawn, reading, generator=generator)
+    p = compare_with_chance(m[1][features], top, bottom, embeddings[rows], drawn, reading, generator=generator).p_value
     return Halves((m[0], m[1]), cosine_similarity(centres[0], centres[1], dim=1), features, p.nan_to_num(1.0))

@@ -223,7 +223,7 @@ class Evaluator(Callback):
                 own._seconds += time.monotonic() - started
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Combine the ranks; the first one evaluates, writes and logs every figure."""
+        """Combine the ranks; the first one evaluates and writes."""
         stamps, number, num = STAMPS.get(), _evaluators(trainer).index(self), len(_evaluators(trainer))
         for place, (cell, own) in enumerate(self._on_cells):
             started = time.monotonic() - own._seconds
@@ -233,11 +233,9 @@ class Evaluator(Callback):
                 if not stamps:
                     self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
                 with at_work(f"{_name(self)}, {number + 1} of {num}"):
-                    result = own._conclude(cell, started)
+                    own._conclude(cell, started)
                 if stamps:  # until now there was the one from before, which says other settings
                     write_stamp(*stamps[place][number])
-                if result is not None:
-                    _log(pl_module, result, f"{cell.label}/" if len(self._on_cells) > 1 else "")
             trainer.strategy.barrier()
         self._on_cells = []
 
@@ -250,13 +248,6 @@ class Evaluator(Callback):
 def numbered(name: str, number: int) -> str:
     """Return what the stamp of an evaluator is called, which may be one of several of its class."""
     return name if number == 1 else f"{name}-{number}"
-
-
-def _log(module: LightningModule, result: Result, prefix: str) -> None:
-    for row in result.rows:
-        shift = f"/{row.source} to {row.target}" if row.source else ""
-        named = {f"{prefix}{result.evaluation}/{row.method}{shift}/{name}": f.value for name, f in row.figures.items()}
-        module.log_dict(named, rank_zero_only=True)
 
 
 def _evaluators(trainer: Trainer) -> list[Evaluator]:

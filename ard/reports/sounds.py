@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +39,8 @@ def copy_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> d
     sounds: dict[str, Sound] = {}
     out.mkdir(parents=True, exist_ok=True)
     for shard in (shard for split in splits for shard in sorted(split.glob("*.tar"))):
-        for clip_id, suffix, audio in _samples(shard, numbers.keys() - sounds.keys()):
+        for clip_id, suffix, _, read in stored_sounds(shard, numbers.keys() - sounds.keys()):
+            audio = read()
             try:
                 samples, _ = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)
             except soundfile.SoundFileError:
@@ -73,8 +74,17 @@ def waveform_path(samples: Float[np.ndarray, " samples"]) -> str:
     return "".join(bars)
 
 
-def _samples(shard: Path, wanted: Collection[str]) -> Iterator[tuple[str, str, bytes]]:
-    """Yield id, suffix and audio of the wanted clips of a shard; the JSON beside the audio holds the id."""
+class StoredSound(NamedTuple):
+    """A clip's audio in a shard: its suffix, its size in bytes, and a function that reads it."""
+
+    clip_id: str
+    suffix: str
+    size: int
+    read: Callable[[], bytes]
+
+
+def stored_sounds(shard: Path, wanted: Collection[str]) -> Iterator[StoredSound]:
+    """Yield the audio of the wanted clips of a shard, to be read before the next; the JSON beside it holds the id."""
     with tarfile.open(shard) as tar:
         members = {member.name: member for member in tar if member.isfile()}
         for name, member in members.items():
@@ -84,4 +94,4 @@ def _samples(shard: Path, wanted: Collection[str]) -> Iterator[tuple[str, str, b
             stem = name.removesuffix(".json")
             suffix = next((suffix for suffix in SUFFIXES if stem + suffix in members), None)
             if clip_id in wanted and suffix and (audio := tar.extractfile(members[stem + suffix])):
-                yield clip_id, suffix, audio.read()
+                yield StoredSound(clip_id, suffix, members[stem + suffix].size, audio.read)

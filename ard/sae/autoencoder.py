@@ -105,7 +105,8 @@ class SAE(Dictionary):
         """Load an SAE of this kind, saved by this package, SAELens, sparsify or dictionary_learning.
 
         Args:
-            source: a folder; as a string also ``user/repository`` or ``user/repository/folder`` on the hub.
+            source: a folder; as a string also ``user/repository`` or ``user/repository/folder`` on the hub, or an
+                artifact in W&B, ``wandb:entity/project/name:version``.
             revision: branch, tag or commit of the hub repository.
 
         Raises:

@@ -14,19 +14,23 @@ from ard.sae.metric import BETTER
 from ard.types import UserError
 
 HUB = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
+WANDB = "wandb:"  # before the name of an artifact in W&B
 
 
 def fetch(source: str | Path, files: Sequence[str], revision: str | None = None) -> Path:
-    """Return the folder ``source``; a string that names no local folder is fetched from the hub.
+    """Return the folder ``source``; a string that names no local folder is fetched from the hub, or from W&B.
 
     Args:
-        source: a folder; as a string also ``user/repository`` or ``user/repository/folder``.
+        source: a folder; as a string also ``user/repository`` or ``user/repository/folder``, or an artifact in W&B as
+            ``wandb:entity/project/name:version``.
         files: names of the files to download.
         revision: branch, tag or commit.
 
     Raises:
-        UserError: if the hub does not provide it.
+        UserError: if the hub or W&B does not provide it.
     """
+    if isinstance(source, str) and source.startswith(WANDB):
+        return _artifact(source)
     if isinstance(source, Path) or Path(source).exists() or not HUB.fullmatch(source):
         return Path(source)
     user, repository, *inner = source.split("/")
@@ -40,6 +44,19 @@ def fetch(source: str | Path, files: Sequence[str], revision: str | None = None)
             "check the name; for a private repository, log in with `hf auth login`"
         ) from None
     return Path(snapshot, *inner)
+
+
+def _artifact(source: str) -> Path:
+    """Download an artifact from W&B, to where W&B keeps those: ``artifacts`` here, or ``WANDB_ARTIFACT_DIR``."""
+    import wandb  # which takes a second
+
+    try:
+        return Path(wandb.Api().artifact(source.removeprefix(WANDB)).download())
+    except Exception as error:  # of many kinds: no key, no network, no such artifact
+        raise UserError(
+            f"{source!r} cannot be fetched from W&B ({_first_line(error)}): "
+            "give wandb:entity/project/name:version, and log in with `wandb login`"
+        ) from None
 
 
 def push(

@@ -97,6 +97,9 @@ class SAETraining(LightningModule):
         )
         self.tokens_silent: Tensor
         self.register_buffer("tokens_silent", torch.zeros(sum(self.expansions) * d_in, dtype=torch.int64))
+        self.num_firing: Tensor  # tokens on which a feature is active, of the ``num_firing_tokens`` since it was reset
+        self.register_buffer("num_firing", torch.zeros_like(self.tokens_silent), persistent=False)
+        self.num_firing_tokens = 0
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
 
@@ -162,8 +165,10 @@ class SAETraining(LightningModule):
     def _loss(self, x: Tensor) -> Tensor:
         spread = variance(x)
         total = x.new_zeros(())
-        silences = self.tokens_silent.split([sae.d_sae for sae in self.by_expansion.values()])
-        for (e, sae), silent in zip(self.by_expansion.items(), silences, strict=True):
+        self.num_firing_tokens += len(x)
+        sizes = [sae.d_sae for sae in self.by_expansion.values()]
+        states = zip(self.tokens_silent.split(sizes), self.num_firing.split(sizes), strict=True)
+        for (e, sae), (silent, num_firing) in zip(self.by_expansion.items(), states, strict=True):
             codes = sae.encode_to_train(x)
             if self.matryoshka is None:
                 x_hat = sae.decode(codes)
@@ -171,20 +176,23 @@ class SAETraining(LightningModule):
             else:
                 errors, x_hat = nested_errors(x, codes, sae.W_dec, sae.b_dec, self.matryoshka)
                 loss, error = errors.mean(), errors[-1]
-            dead = self._count_silence(codes, silent)
+            dead = self._count_silence(codes, silent, num_firing)
             if self.robust:
                 weights = (sae.W_enc, sae.b_enc, sae.W_dec)
                 auxiliary = auxiliary_loss(x - x_hat, x, *weights, dead, self.k_aux, sae.centre)
                 loss = loss + self.auxk_coefficient * auxiliary
             total = total + loss
+            fvu, not_positive = error.detach() / spread, (codes.values <= 0).float().mean()
             self._log_step(
                 e,
                 {
                     "loss": loss.detach(),
                     "squared_error": error.detach() * self.scale**2,
-                    "fvu": error.detach() / spread,
+                    "fvu": fvu,
+                    "explained_variance": 1 - fvu,
+                    "l0": codes.values.numel() / len(x) * (1 - not_positive),
                     "dead_share": dead.float().mean(),
-                    "not_positive_share": (codes.values <= 0).float().mean(),
+                    "not_positive_share": not_positive,
                 },
             )
         return total
@@ -206,6 +214,11 @@ class SAETraining(LightningModule):
             for product, way in table.items():
                 each = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times[product].items())
                 logging.getLogger(__name__).info("%s: %s (%s)", product, way, each)
+
+    def forget_firing(self) -> None:
+        """Count from now on which features are active."""
+        self.num_firing.zero_()
+        self.num_firing_tokens = 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how products are computed."""
@@ -283,10 +296,14 @@ class SAETraining(LightningModule):
             sae.b_dec.copy_(median)
 
     @torch.no_grad()
-    def _count_silence(self, codes: Codes, silent: Tensor) -> Tensor:
-        """Count for how many tokens, over all ranks, each feature has been silent, and return which are dead."""
+    def _count_silence(self, codes: Codes, silent: Tensor, num_firing: Tensor) -> Tensor:
+        """Count for how many tokens, over all ranks, each feature has been silent, and return which are dead.
+
+        On how many tokens of this rank each is active is added up too, for whoever logs it.
+        """
         active = torch.zeros_like(silent).index_add_(0, codes.indices.flatten(), (codes.values > 0).long().flatten())
         num_tokens: int | Tensor = len(codes.values)
+        num_firing += active
         if dist.is_available() and dist.is_initialized():
             num_tokens = torch.full((), len(codes.values), device=silent.device)
             dist.all_reduce(active)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from ard.monosemanticity import WeightedMonosemanticity, score_lists
-from ard.monosemanticity.chance import conditional_p_values, random_lists
+from ard.monosemanticity.chance import compare_with_chance, random_lists
 from ard.probing import clip_scores
 from ard.representatives import RepresentativeClips
 from ard.sae import TopKSAE
@@ -124,7 +124,7 @@ def many_features() -> Scored:
     lowest = bottom[torch.randint(0, NUM_LOWEST, (PAPER_FEATURES,), generator=generator)]
     m = score_lists(embeddings, top, lowest)
     drawn = random_lists(embeddings, P, NUM_NULL_DRAWS, generator=generator)
-    conditional_p_values(m, top, lowest, embeddings, drawn, generator=generator)
+    compare_with_chance(m, top, lowest, embeddings, drawn, generator=generator)
     return Scored(statistics.median(times), peak, time.perf_counter() - started)
 
 

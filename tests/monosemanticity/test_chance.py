@@ -9,7 +9,7 @@ from scipy.stats import chisquare, kstest
 from ard.monosemanticity import Reading, score_lists
 from ard.monosemanticity.chance import (
     MOST_SHARING_DRAWS,
-    conditional_p_values,
+    compare_with_chance,
     draw_clips,
     mean_over_random_lowest,
     random_lists,
@@ -24,7 +24,7 @@ def p_values(embeddings, top, bottom, num_draws=5000, seed=0, reading=Reading())
     generator = torch.Generator().manual_seed(seed)
     drawn = random_lists(embeddings, top.shape[1], num_draws, reading, generator=generator)
     m = score_lists(embeddings, top, bottom, reading)
-    return conditional_p_values(m, top, bottom, embeddings, drawn, reading, generator=generator)
+    return compare_with_chance(m, top, bottom, embeddings, drawn, reading, generator=generator).p_value
 
 
 def test_draws_are_without_replacement_and_every_arrangement_is_as_likely():
