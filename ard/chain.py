@@ -29,7 +29,7 @@ from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
 from ard.steps import STEPS, Goal, Step, Work, listed, work
 from ard.study import Store, score_study
-from ard.tracking import log_cell, log_tables
+from ard.tracking import log_cell
 from ard.trainer import run_config
 from ard.types import Clip, Failure, UserError
 
@@ -434,8 +434,7 @@ class Chain:
         report = write_report(out)
         logger = self._logger()
         if logger is not None:
-            log_cell(logger, self.run.own, {})
-            log_tables(logger, tables, self.run.own)
+            log_cell(logger, self.run.own, tables=tables)
         first_lines = headline(self.run)
         for line in first_lines:
             Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)

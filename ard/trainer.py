@@ -87,7 +87,10 @@ class CLI(LightningCLI):
         elif subcommand == "fit":
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    logger.describe({"fit": settings_of(self._settings(), logger.cell.run.folder)})
+                    settings = settings_of(self._settings(), logger.cell.run.folder)
+                    logger.describe(
+                        {"fit": settings}, expansion=self._settings()["model"]["init_args"].get("expansion")
+                    )
         with ExitStack() as stack:
             stack.callback(wandb.finish)  # or a later logger of Lightning's own would continue this run
             for writer in writers if subcommand != "validate" else ():

@@ -1,6 +1,5 @@
 """The steps of a run, each done once with its settings, through the demo's YAML files on tiny data."""
 
-import csv
 import json
 import shutil
 from functools import partial
@@ -10,11 +9,10 @@ import pytest
 import torch
 import wandb
 import yaml
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from ard.activations.store import write_manifest, write_shard
 from ard.audio import write_audio_shards
-from ard.chain import Chain, claim_run, log_tables
+from ard.chain import Chain, claim_run
 from ard.cli import main
 from ard.files import LOCK, in_use
 from ard.naming import NameConcepts
@@ -26,7 +24,6 @@ from ard.steps import work
 from ard.study import Concept, Store
 from ard.types import UserError
 from tests.audiollm.families.encoders import hubert
-from tests.reports.conftest import write_about, write_results
 
 pytestmark = pytest.mark.slow
 
@@ -409,25 +406,6 @@ def test_another_preset_does_not_run_in_the_same_folder(tiny, out):
         chained(tiny, out).fill([1])
 
 
-@pytest.fixture
-def tables(tmp_path):
-    """The tables of a run with results."""
-    write_about(tmp_path)
-    write_results(tmp_path)
-    return build_tables(tmp_path)
-
-
-def test_any_logger_takes_the_tables(tables, tmp_path):
-    logger = CSVLogger(tmp_path / "logs")
-    log_tables(logger, tables)
-    logger.save()
-    with open(logger.experiment.metrics_file_path, encoding="utf-8") as file:
-        logged = next(csv.DictReader(file))
-    assert float(logged["table1/AR&D/l3/e8/f1"]) == 0.5
-    assert float(logged["table4/Poly. Feats./l2/ms"]) == 2
-    assert float(logged["table3/AR&D/l3/e8/sad-happy/sensitivity"]) == 0.5
-
-
 def test_a_folder_that_holds_only_what_wandb_logged_is_free(tmp_path):
     (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
     with claim_run(tmp_path):
@@ -435,19 +413,6 @@ def test_a_folder_that_holds_only_what_wandb_logged_is_free(tmp_path):
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(UserError, match="is in use, and not by a run"), claim_run(tmp_path):
         pass
-
-
-def test_wandb_gets_tables(tables, monkeypatch):
-    logged = {}
-    monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
-    monkeypatch.setattr(
-        WandbLogger, "log_table", lambda self, key, columns, data: logged.update({key: (columns, data)})
-    )
-    log_tables(WandbLogger(), tables)
-    columns, data = logged["table1"]
-    assert dict(zip(columns, data[-1], strict=True))["paper_f1"] == 0.6
-    assert np.shape(data) == (5, len(columns))
-    assert set(logged) == {"table1", "table3", "table4"}
 
 
 def test_what_somebody_else_put_beside_it_stays_when_a_step_is_done_again(tiny, out):

@@ -12,6 +12,7 @@ from ard.files import claim
 from ard.reports import write_tables
 from ard.results import Figure, Result
 from ard.run import Run
+from ard.tracking import log_results
 
 MOST_LINES = 20  # of a list that may have thousands
 WIDTH = 150  # of the table in a file
@@ -34,6 +35,7 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
     with claim(runs[0]):
         result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
         write_tables(runs[0])
+        log_results(Run.load(runs[0]))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH

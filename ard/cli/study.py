@@ -20,6 +20,7 @@ from ard.study import (
     write_answers,
 )
 from ard.study.serve import is_loopback, serve
+from ard.tracking import log_results
 from ard.types import UserError
 
 
@@ -79,6 +80,7 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
             device=device,
         )
         write_tables(run)
+        log_results(opened)
     for table in build_tables(run, [2]):
         Console().print(render_table(table))
 

@@ -67,7 +67,7 @@ def gains_table(run: Run) -> Table:
         paper_heads=(),
         lines=lines,
         rows=tuple(_json(row) for row in rows),
-        notes=tuple(_notes(run, rows)),
+        notes=tuple(_notes(run, rows, max((result.choices["num_draws"] for result in results), default=0))),
     )
 
 
@@ -85,11 +85,10 @@ def _json(row: Row) -> dict[str, object]:
     return content
 
 
-def _notes(run: Run, rows: list[Row]) -> list[str]:
+def _notes(run: Run, rows: list[Row], num_draws: int) -> list[str]:
     if not rows:
         return [notes.left_out("it has no untrained dictionaries: set num_untrained", "gain")]
     told, apart = ([row for row in rows if (verdict(row) == VERDICTS[0]) is beyond] for beyond in (True, False))
-    num_draws = max(row.figures["untrained"].n for row in rows if row.figures["untrained"].spread is not None)
     return [
         f"{len(told)} of {len(rows)} figures tell the trained dictionary from the untrained ones. The other "
         f"{len(apart)} are no evidence that training gave anything.",

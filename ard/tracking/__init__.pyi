@@ -1,5 +1,5 @@
 from .callback import LogCells, LogTraining
-from .cells import log_cell, log_tables
+from .cells import log_cell, log_results
 from .logger import WandbLogger
 
-__all__ = ["LogCells", "LogTraining", "WandbLogger", "log_cell", "log_tables"]
+__all__ = ["LogCells", "LogTraining", "WandbLogger", "log_cell", "log_results"]

@@ -19,14 +19,14 @@ def log_training_artifacts(logger: WandbLogger, data: ActivationDataModule, saes
     for shards in [data.activations, *([data.evaluation] if data.evaluation else [])]:
         if isinstance(shards, Path) or ":" not in shards:
             folder = Path(shards).absolute()
-            _log(logger, [folder.name], "activations", [folder / MANIFEST], refers_to=folder, is_input=True)
+            _log(logger, [folder.name], "activations", refers_to=folder / MANIFEST, is_input=True)
     for sae in saes:
         if (sae / "cfg.json").is_file():
             _log_sae(logger, sae)
 
 
-def log_cell_artifacts(logger: WandbLogger, cell: Cell) -> None:
-    """Keep what was measured on a cell; its dictionary, if it was trained, is what it was made from."""
+def log_cell_artifacts(logger: WandbLogger, cell: Cell, types: Iterable[str]) -> None:
+    """Keep what was measured on a cell, of some types; its dictionary, if it was trained, is what it was made from."""
     if cell.has_sae and not cell.control:
         _log_sae(logger, cell.sae, is_input=True)
     parts: Mapping[str, list[Path]] = {
@@ -34,7 +34,8 @@ def log_cell_artifacts(logger: WandbLogger, cell: Cell) -> None:
         "catalogue": [cell.path(file) for file in CATALOGUE],
         "results": cell.result_files,
     }
-    for type_, files in parts.items():
+    for type_ in types:
+        files = parts[type_]
         if there := [path for path in files if path.is_file()]:
             _log(logger, [f"layer-{cell.layer}", cell.label, type_], type_, there)
 
@@ -54,7 +55,7 @@ def _log(
     logger: WandbLogger,
     name: Iterable[str],
     type_: str,
-    paths: Iterable[Path],
+    paths: Iterable[Path] = (),
     *,
     refers_to: Path | None = None,
     is_input: bool = False,
@@ -70,6 +71,6 @@ def _log(
             elif path.is_file():
                 artifact.add_file(str(path))
     if refers_to is not None:
-        artifact.add_reference(refers_to.as_uri(), name="shards", checksum=False)
+        artifact.add_reference(refers_to.as_uri(), name=refers_to.name)
     run: Any = logger.experiment  # its `use_artifact` refuses to work offline, and else does the same
-    run._log_artifact(artifact, is_user_created=True, use_after_commit=is_input)
+    run._log_artifact(artifact, is_user_created=is_input, use_after_commit=is_input)

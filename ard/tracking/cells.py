@@ -2,21 +2,19 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 import xxhash
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 
-from ard.reports import Table, headline
+from ard.reports import Table, build_tables, headline
 from ard.reports.concepts import read_concepts
 from ard.reports.sounds import stored_sounds
 from ard.results import Result, Row
-from ard.run import Cell
+from ard.run import Cell, Run
 from ard.tracking.artifacts import log_cell_artifacts, log_report_artifact
 from ard.tracking.logger import WandbLogger
 from ard.tracking.show import histogram, lines, overlaid, show_histogram
@@ -24,62 +22,77 @@ from ard.tracking.show import histogram, lines, overlaid, show_histogram
 COLUMNS = ("feature", "name", "support", "m", "q_value", "n_active", "detection", "clap", "captions", "selected")
 """Columns of the table of concepts, before its clips."""
 
+CATALOGUED = ("monosemanticity", "naming", "detection")
+"""The results of what makes the catalogue."""
 
-def log_cell(logger: Logger, cell: Cell, settings: Mapping[str, Any], *, prefix: str = "") -> None:
+
+def log_cell(
+    logger: Logger,
+    cell: Cell,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    prefix: str = "",
+    tables: Iterable[Table] = (),
+) -> None:
     """Log what has been measured on a cell and was not logged before.
 
+    W&B gets it in the cell's own run, which is then ended, as figures, plots, tables and artifacts. Any other logger
+    gets every figure, and one metric for each figure of a table.
+
     Args:
-        logger: Lightning's; a :class:`WandbLogger` logs it to the cell's own W&B run, and that is ended.
+        logger: Lightning's, or :class:`WandbLogger`.
         cell: the cell.
-        settings: the settings of each evaluator.
-        prefix: what to put before names in a logger that all cells share.
+        settings: the settings of each evaluator that measured it.
+        prefix: what to put before names in a logger that several cells share.
+        tables: the run's tables, with the cell that they are of.
     """
-    own = logger.of(cell) if isinstance(logger, WandbLogger) else None
-    changed = _changed(own, cell)
+    if isinstance(logger, WandbLogger):
+        _log_to_wandb(logger.of(cell), cell, settings or {}, [table for table in tables if table.rows])
+        return
+    results = [result for path in cell.result_files if (result := cell.result(path.stem)) is not None]
+    metrics = {f"{prefix}{name}": value for result in results for name, value in figures(result, cell).items()}
+    metrics |= {
+        f"{prefix}{name}": value for table in tables for row in table.rows for name, value in _cited(table, row)
+    }
+    logger.log_metrics(metrics)
+    for name in ("m", "m_by_chance") if cell.path("selections").is_file() else ():
+        scores = cell.tensors("selections").get(f"ard/{name}")
+        if scores is not None:
+            show_histogram(logger, f"{prefix}monosemanticity/{name}", scores)
+    logger.save()
+
+
+def _log_to_wandb(logger: WandbLogger, cell: Cell, settings: Mapping[str, Any], tables: Sequence[Table]) -> None:
+    state = {path.stem: xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in cell.result_files}
+    state |= {_key(table): xxhash.xxh3_64_hexdigest(repr(table.rows).encode()) for table in tables}
+    changed = {name for name, checksum in state.items() if logger.entry.logged.get(name) != checksum}
     if not changed:
         return
-    results = [result for name in changed if (result := cell.result(name)) is not None]
-    metrics = {f"{prefix}{name}": value for result in results for name, value in figures(result, cell).items()}
-    if own is None:
-        logger.log_metrics(metrics)
-        _show_m(logger, cell, prefix)
-        logger.save()
-        return
-    own.describe(settings)
-    shown = {name: shape for result in results for name, shape in _plots(result)}
-    with tempfile.TemporaryDirectory() as scratch, own.copies():
-        own.experiment.log({**metrics, **shown, **_of_cell(own, cell, Path(scratch))})
-    log_cell_artifacts(own, cell)
-    own.entry.logged |= changed
-    own.entry.save()
-    own.finish()
+    logger.describe(settings)
+    results = [result for path in cell.result_files if path.stem in changed and (result := cell.result(path.stem))]
+    shown: dict[str, Any] = {}
+    for result in results:
+        shown |= figures(result, cell) | dict(_plots(result))
+    shown |= {_key(table): _wandb_table(table) for table in tables if _key(table) in changed}
+    is_catalogue_new = not changed.isdisjoint(CATALOGUED)
+    with tempfile.TemporaryDirectory() as scratch, logger.copies():
+        if is_catalogue_new:
+            shown |= _of_cell(logger, cell, Path(scratch))
+        logger.experiment.log(shown)
+    log_cell_artifacts(logger, cell, ("representatives", "catalogue", "results") if is_catalogue_new else ("results",))
+    if tables:
+        logger.experiment.summary["headline"] = " ".join(headline(cell.run))
+        log_report_artifact(logger, cell.run)
+    logger.entry.logged |= state
+    logger.entry.save()
+    logger.finish()
 
 
-def log_tables(logger: Logger, tables: Iterable[Table], cell: Cell) -> None:
-    """Log a run's tables, the first thing to say of it, and its report, with the cell of Tables 1 to 3.
-
-    To W&B they go as tables, to any other logger as one metric a figure.
-    """
-    measured = [table for table in tables if table.rows]
-    if not isinstance(logger, LightningWandbLogger):
-        logger.log_metrics(dict(pair for table in measured for row in table.rows for pair in _metrics(table, row)))
-        logger.save()
-        return
-    own = logger.of(cell) if isinstance(logger, WandbLogger) else logger
-    state = {_key(table): xxhash.xxh3_64_hexdigest(repr(table.rows).encode()) for table in measured}
-    if isinstance(own, WandbLogger) and state.items() <= own.entry.logged.items():
-        return
-    with own.copies() if isinstance(own, WandbLogger) else nullcontext():
-        for table in measured:
-            flat = [_flat(row) for row in table.rows]
-            columns = list(dict.fromkeys(key for row in flat for key in row))
-            own.log_table(_key(table), columns, [[row.get(key) for key in columns] for row in flat])
-    own.experiment.summary["headline"] = " ".join(headline(cell.run))
-    if isinstance(own, WandbLogger):
-        log_report_artifact(own, cell.run)
-        own.entry.logged |= state
-        own.entry.save()
-        own.finish()
+def log_results(run: Run) -> None:
+    """Log to W&B what has been measured since in the cell of Tables 1 to 3, if what was measured before is there."""
+    logger = WandbLogger.kept(run.own)
+    if logger is not None:
+        log_cell(logger, run.own, tables=build_tables(run.folder))
 
 
 def figures(result: Result, cell: Cell) -> dict[str, float]:
@@ -202,27 +215,18 @@ def _sounds(cell: Cell, concepts: Iterable[Mapping[str, Any]], scratch: Path, mo
     return paths
 
 
-def _changed(logger: WandbLogger | None, cell: Cell) -> dict[str, str]:
-    """Return the cell's results, by the checksum of their files, without those that the logger's W&B run has."""
-    checksums = {path.stem: xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in cell.result_files}
-    logged = logger.entry.logged if logger else {}
-    return {name: checksum for name, checksum in checksums.items() if logged.get(name) != checksum}
-
-
-def _show_m(logger: Logger, cell: Cell, prefix: str) -> None:
-    if cell.path("selections").is_file():
-        scores = cell.tensors("selections")
-        for name in ("m", "m_by_chance"):
-            if f"ard/{name}" in scores:
-                show_histogram(logger, f"{prefix}monosemanticity/{name}", scores[f"ard/{name}"])
-
-
 def _text(value: Any) -> Any:
     return "; ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _key(table: Table) -> str:
     return f"table{table.number}" if table.number else "gains"
+
+
+def _wandb_table(table: Table) -> wandb.Table:
+    flat = [_flat(row) for row in table.rows]
+    columns: list[str | int] = list(dict.fromkeys(key for row in flat for key in row))
+    return wandb.Table(columns=columns, data=[[row.get(str(key)) for key in columns] for row in flat])
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,7 +241,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _metrics(table: Table, row: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+def _cited(table: Table, row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     where = [row["method"], f"l{row['layer']}", *([f"e{row['expansion']}"] if row["expansion"] is not None else [])]
     if "source" in row:
         where.append(f"{row['source']}-{row['target']}")

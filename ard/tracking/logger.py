@@ -48,6 +48,7 @@ class WandbLogger(LightningWandbLogger):
         self.cell, self.stage, self.audio_mb = Cell.at(Path(cell)), stage, audio_mb
         self.entry = Entry(self.cell, stage)
         out, where = self.cell.run.folder, f"layer-{self.cell.layer}/{self.cell.label}"
+        self.entry.project, self.entry.entity = project, entity
         super().__init__(
             project=project,
             entity=entity,
@@ -63,8 +64,16 @@ class WandbLogger(LightningWandbLogger):
         )
         del self._wandb_init["anonymous"]  # W&B warns of it
 
+    @classmethod
+    def kept(cls, cell: Cell) -> "WandbLogger | None":
+        """Return a logger for what is measured on a cell later on; None if nothing of it has been logged."""
+        entry = Entry(cell, "evaluate")
+        return cls(cell.folder, project=entry.project, entity=entry.entity) if entry.logged else None
+
     def of(self, cell: Cell) -> "WandbLogger":
-        """Return the logger of another cell, with the same settings."""
+        """Return the logger of a cell: this one, or one of the same settings."""
+        if cell.folder.absolute() == self.cell.folder.absolute():
+            return self  # Lightning has begun its W&B run already
         settings = {name: self._wandb_init[name] for name in ("project", "entity")}
         return WandbLogger(cell.folder, stage=self.stage, audio_mb=self.audio_mb, **settings)
 
@@ -82,10 +91,12 @@ class WandbLogger(LightningWandbLogger):
             if not named:
                 del os.environ["WANDB_DATA_DIR"]
 
-    def describe(self, settings: Mapping[str, Any]) -> None:
+    def describe(self, settings: Mapping[str, Any], **more: Any) -> None:
         """Write into the W&B run's config what it is of, with which settings, and what they were run with."""
         config = {f"settings/{name}": value for name, value in settings.items()}
-        self.experiment.config.update(_plain(self.about() | config), allow_val_change=True)
+        self.experiment.config.update(_plain(self.about() | config | more), allow_val_change=True)
+        if self.entry.summary:  # `wandb sync` keeps what was logged last, and forgets the rest
+            self.experiment.summary.update(self.entry.summary)
         self.entry.save()
 
     def about(self) -> dict[str, Any]:
@@ -112,8 +123,11 @@ class WandbLogger(LightningWandbLogger):
 
     def finish(self) -> None:
         """End the W&B run, if it was begun."""
-        if self._experiment is not None:
-            self._experiment.finish()
+        run: Any = self._experiment
+        if run is not None:
+            self.entry.summary = {**self.entry.summary, **_plain(run.summary._as_dict())}
+            self.entry.save()
+            run.finish()
             self._experiment = None
 
 
@@ -123,17 +137,21 @@ def _plain(value: Any) -> Any:
 
 
 class Entry:
-    """What a cell's ``wandb.json`` holds of a stage: the id of its W&B run, and which version of what is logged."""
+    """What a cell's ``wandb.json`` holds of a stage: its W&B run, what that shows, and the checksums of what it has."""
 
     def __init__(self, cell: Cell, stage: Stage) -> None:
         self.path, self.stage = cell.tracking, stage
         kept = self._all().get(stage, {})
         self.id: str = kept.get("id") or secrets.token_hex(4)
+        self.project: str = kept.get("project") or "ard"
+        self.entity: str | None = kept.get("entity")
         self.logged: dict[str, str] = kept.get("logged", {})
+        self.summary: dict[str, Any] = kept.get("summary", {})
 
     def save(self) -> None:
         """Keep it."""
-        write_json(self.path, self._all() | {self.stage: {"id": self.id, "logged": self.logged}})
+        kept = {name: getattr(self, name) for name in ("id", "project", "entity", "logged", "summary")}
+        write_json(self.path, self._all() | {self.stage: kept})
 
     def _all(self) -> dict[str, Any]:
         try:

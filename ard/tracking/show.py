@@ -11,8 +11,8 @@ from torch import Tensor
 
 MOST_BINS = 64
 
-Plotted = Mapping[str, tuple[Sequence[float], Sequence[float]]]
-"""Lines of a plot: x and y of each, by its name in the legend."""
+Plotted = Mapping[str, tuple[Sequence[float | int], Sequence[float | int | None]]]
+"""Lines of a plot: x and y of each, by its name in the legend; y is None where it is not defined."""
 
 
 def show_histogram(logger: Logger, name: str, values: Tensor, step: int | None = None) -> None:

@@ -117,3 +117,20 @@ def test_m_over_random_lowest_is_the_mean_of_m_over_draws_of_it():
         fresh = draw_clips(80, P, 4000, generator)
         m = score_lists(embeddings, top[feature].expand(4000, -1), fresh)
         assert float(found[feature]) == pytest.approx(float(m.mean()), abs=5 * float(m.std()) / 400**0.5)
+
+
+def test_m_by_chance_is_distributed_like_m_of_random_clips_and_not_like_m_of_clips_that_are_alike():
+    generator = torch.Generator().manual_seed(0)
+    embeddings = unit(60, 8, generator=generator)
+    drawn = random_lists(embeddings, P, 5000, generator=generator)
+    top = draw_clips(60, P, 400, generator)
+    bottom = torch.stack([torch.randperm(60, generator=generator)[:P] for _ in range(4)]).repeat(100, 1)
+    apart = ~(top[:, :, None] == bottom[:, None, :]).any(dim=(1, 2))
+    m = score_lists(embeddings, top[apart], bottom[apart])
+    chance = compare_with_chance(m, top[apart], bottom[apart], embeddings, drawn, generator=generator)
+    assert kstest(chance.m.numpy(), m.numpy()).pvalue > 0.01
+    assert len(chance.m.unique()) == len(m)
+    alike = (embeddings @ embeddings.T).topk(P, dim=1).indices
+    m = score_lists(embeddings, alike, bottom[:60])
+    chance = compare_with_chance(m, alike, bottom[:60], embeddings, drawn, generator=generator)
+    assert kstest(chance.m.numpy(), m.numpy()).pvalue < 1e-6

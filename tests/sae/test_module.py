@@ -86,10 +86,11 @@ def test_silence_is_counted_in_tokens():
     module = SAETraining(4, expansion=2, k=1, dead_after_tokens=4)
     codes = module.sae.encode(torch.eye(4)[:1].repeat(3, 1))
     alive = int(codes.indices[0, 0])
-    assert not module._count_silence(codes, module.tokens_silent).any()
-    dead = module._count_silence(codes, module.tokens_silent)
+    assert not module._count_silence(codes, module.tokens_silent, module.num_firing).any()
+    dead = module._count_silence(codes, module.tokens_silent, module.num_firing)
     assert module.tokens_silent[alive] == 0
     assert dead.tolist() == [feature != alive for feature in range(8)]
+    assert module.num_firing.tolist() == [6 * (feature == alive) for feature in range(8)]
 
 
 OPTIONS = {
