@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
-from ard.activations import read_manifest, remove_shards, write_clips_table
+from ard.activations import keep_shards, read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED, only_hears
 from ard.classes import import_class
@@ -38,8 +38,9 @@ class Part(NamedTuple):
     """What a step does on a split or a cell at once: all of it, or one evaluator.
 
     ``why`` it is to be done: no line where it is done already. ``taken`` says that it was made before there were
-    stamps, or by hand, and is taken as it is. An evaluator has its part of the YAML (``config``), and may take part in
-    the pass over the clips (``streams``).
+    stamps, or by hand, and is taken as it is. ``needs_changed`` says that what it needs has
+    changed, and no setting of its own. An evaluator has its part of the YAML (``config``), and may take part in the
+    pass over the clips (``streams``).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Part(NamedTuple):
     why: Sequence[str]
     changed: bool = False
     taken: bool = False
+    needs_changed: bool = False
     config: Any = None
     streams: bool = False
 
@@ -123,7 +125,15 @@ class Chain:
         changed = [(one, part) for one in costly for part in self.parts(one) if part.changed]
         if changed:
             one, part = changed[0]
-            names = sorted({one.step.name for one, _ in changed} | self.redo, key=[s.name for s in STEPS].index)
+            other_sounds = one.step.name == "audio"  # of which all else comes
+            affected = costly if other_sounds else [one for one, _ in changed]
+            names = sorted({one.step.name for one in affected} | self.redo, key=[s.name for s in STEPS].index)
+            if other_sounds:
+                raise UserError(
+                    f"{str(self.run.folder)!r} was made, or begun, with other sounds ({part.why[0]}): give --redo "
+                    f"[{','.join(names)}] to make it anew with those that are there now, where activations that would "
+                    "be the same are kept, or another --out"
+                )
             raise UserError(
                 f"{one} of {str(self.run.folder)!r} was done, or begun, with other settings: {part.why[0]}; give "
                 f"--redo [{','.join(names)}] to do it again, or another --out"
@@ -199,10 +209,12 @@ class Chain:
     def _part(self, step: Step, name: str, path: Path, stamp: Stamp, *, there: bool) -> Part:
         kept = read_stamp(path)
         differences = kept.differences(stamp) if kept else []
-        if step.name in self.redo:
-            return Part(name, path, stamp, differences or ["asked for by --redo"], changed=True)
-        if differences:
-            return Part(name, path, stamp, differences, changed=True)
+        needs_changed = (
+            bool(differences) and kept is not None and not kept.differences(stamp._replace(needs=kept.needs))
+        )
+        if differences or step.name in self.redo:
+            why = differences or ["asked for by --redo"]
+            return Part(name, path, stamp, why, changed=True, needs_changed=needs_changed)
         if not there:
             return Part(name, path, stamp, ["not done yet"])
         return Part(name, path, stamp, (), taken=kept is None)
@@ -308,10 +320,14 @@ class Chain:
         (part,) = self.parts(one)
         folder = Path(self._extracted(str(one.split)))
         if part.why:
-            if part.changed:
+            kept = 0
+            if part.needs_changed:
+                kept = keep_shards(folder, read_audio_manifest(self.run.audio(str(one.split))).shards_xxh3)
+            elif part.changed:
                 remove_shards(folder)
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
-            self._announce(f"activations: {one.split}, layers {list(self.facts.layers)} in one pass", part)
+            what = f"activations: {one.split}, layers {list(self.facts.layers)} in one pass"
+            self._announce(what + (f", but for {kept} shards whose clips are as they were" if kept else ""), part)
             facts = {"split": one.split, "activations": str(folder)}
             run_config("predict", "extract.yaml", self._resolved("extract", facts))
         self._seal(one, [part])

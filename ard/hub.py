@@ -24,7 +24,12 @@ from ard.types import UserError
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Files of weights that transformers loads, the one that it prefers first; large models have them in parts."""
 EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
+"""What a model that hears has beside its configuration, one of them at least."""
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+"""What a model that only reads has."""
 ADAPTER = "adapter_model.safetensors"
+ONE_WORD = ("bert-base-uncased", "roberta-base", "roberta-large")
+"""Hub ids without an owner, from the hub's first years, that other packages load."""
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """How the names of configurations, tokenizers, processors and chat templates end."""
 MB = 1_000_000
@@ -39,33 +44,59 @@ class _Download(NamedTuple):
     licence: str
 
 
-def ensure_models(models: Iterable[str | None]) -> None:
+def ensure_models(
+    models: Iterable[str | None],
+    *,
+    weights: bool = True,
+    beside: Sequence[str] = EXTRACTORS,
+    otherwise: str = "try ard without one by --model embedded --clap embedded",
+) -> None:
     """Make sure that all models of a run are in the hub's cache on this machine, before anything is loaded.
 
     Those that are not there are listed with their sizes and licences, and then fetched with a progress bar: the files
     that transformers loads, and not the copies of the weights for other libraries. Where all of them are there, the
-    network is not used and nothing is shown. A download that was stopped goes on.
+    network is not used and nothing is shown. A download that was stopped goes on. A hub that cannot be reached is not
+    tried again: huggingface_hub itself would try each file six times, for 23 s.
 
     Args:
         models: names as ``--model`` and ``--clap`` take them. Whatever is not a hub id is left alone: None, a local
             folder, ``embedded``, ``computed:FOLDER``, ``laion:NAME``.
+        weights: whether the weights are needed, or only the small files that describe a model.
+        beside: the small files of which a model that is there has one at least.
+        otherwise: what to do where there is no network, as an error says it.
 
     Raises:
         UserError: if a model is neither in the cache nor can be fetched: the hub cannot be reached, has no such model
             or does not give it to this user, or the model has no weights that transformers can load.
     """
     ids = dict.fromkeys(model for model in models if model and is_model_id(model))
-    missing = [model for model in ids if not is_cached(model)]
+    missing = [model for model in ids if not is_cached(model, weights=weights, beside=beside)]
     if not missing:
         return
     with _quiet():
-        downloads = [_ask(model, missing) for model in missing]
-        say(f"fetching {_listed(missing)} from the hub, for this time and all later ones")
-        for download in downloads:
-            line = f"  {download.model}: {download.num_mb:,} MB, licence: {download.licence}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        for download in downloads:
-            _fetch(download)
+        _fetch([_download(model, _ask(model, missing, otherwise), weights=weights) for model in missing], otherwise)
+
+
+def ensure_file(model: str, name: str, *, otherwise: str) -> Path:
+    """Return the path of a single file of the hub in the cache on this machine, where it is fetched to if need be.
+
+    Args:
+        model: the hub id.
+        name: the file's path in its repository.
+        otherwise: what to do where there is no network, as an error says it.
+
+    Raises:
+        UserError: if the file is neither in the cache nor can be fetched.
+    """
+    path = try_to_load_from_cache(model, name)
+    if isinstance(path, str):
+        return Path(path)
+    with _quiet():
+        info = _ask(model, [f"{model} {name}"], otherwise)
+        if name not in _sizes(info):
+            raise UserError(f"{model!r} has no file {name!r} on the hub: give one of {', '.join(sorted(_sizes(info)))}")
+        _fetch([_listing(model, info, [name])], otherwise)
+    return Path(hf_hub_download(model, name, local_files_only=True))
 
 
 def is_model_id(model: str) -> bool:
@@ -74,33 +105,48 @@ def is_model_id(model: str) -> bool:
         validate_repo_id(model)
     except HFValidationError:
         return False
-    return "/" in model and not Path(model).exists()
+    return ("/" in model or model in ONE_WORD) and not Path(model).exists()
 
 
-def is_cached(model: str) -> bool:
-    """Return whether the hub's cache on this machine has a model: its configuration, extractor and all weights."""
-    config = try_to_load_from_cache(model, "config.json")
-    if not isinstance(config, str):
+def is_cached(model: str, *, weights: bool = True, beside: Sequence[str] = EXTRACTORS) -> bool:
+    """Return whether the hub's cache on this machine has a model: its configuration, extractor and all weights.
+
+    The other arguments are those of :func:`ensure_models`.
+    """
+    folder = _snapshot(model)
+    if folder is None or not any((folder / name).is_file() for name in beside):
         return False
-    folder = Path(config).parent
-    return any((folder / name).is_file() for name in EXTRACTORS) and any(
-        all((folder / part).is_file() for part in _parts(folder, weights)) for weights in WEIGHTS
-    )
+    return not weights or any(all((folder / part).is_file() for part in _parts(folder, name)) for name in WEIGHTS)
+
+
+def commit_of(model: str) -> str | None:
+    """Return the commit of a hub model that is loaded from the cache; None of any other model, such as a folder.
+
+    What transformers loads lies there, also if it was fetched a moment ago, in a folder named after the commit.
+    """
+    folder = _snapshot(model) if is_model_id(model) else None
+    return None if folder is None else folder.name
 
 
 @contextmanager
-def offline_if_cached(model: str) -> Iterator[None]:
+def offline_if_cached(model: str, *, weights: bool = True, beside: Sequence[str] = EXTRACTORS) -> Iterator[None]:
     """Keep huggingface_hub off the network while a model is loaded that the cache has, as HF_HUB_OFFLINE=1 would.
 
     It would ask the hub about every file, also about those that the model does not have; where there is no network, it
-    would try each of these for 23 s, and say so.
+    would try each of these for 23 s, and say so. The arguments are those of :func:`ensure_models`.
     """
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or (is_model_id(model) and is_cached(model))
+    constants.HF_HUB_OFFLINE = before or (is_model_id(model) and is_cached(model, weights=weights, beside=beside))
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def _snapshot(model: str) -> Path | None:
+    """Return the folder of a model in the cache, ``snapshots/<commit>``, if its configuration is there."""
+    config = try_to_load_from_cache(model, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _parts(folder: Path, weights: str) -> list[str]:
@@ -111,23 +157,42 @@ def _parts(folder: Path, weights: str) -> list[str]:
     return sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
 
 
-def _ask(model: str, missing: Sequence[str]) -> _Download:
-    """Ask the hub what a model consists of.
+def _ask(model: str, missing: Sequence[str], otherwise: str) -> ModelInfo:
+    """Ask the hub, once, what a model consists of.
 
     Raises:
-        UserError: if the hub does not say, or it has no weights.
+        UserError: if the hub does not say.
     """
-    with _explained(model, missing):
-        info = HfApi().model_info(model, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    weights = next((files for name in WEIGHTS if (files := _weights(name, sizes))), [])
-    if not weights:
+    with _explained(model, missing, otherwise):
+        return HfApi().model_info(model, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+
+
+def _download(model: str, info: ModelInfo, *, weights: bool) -> _Download:
+    """Choose the files of a model that transformers loads.
+
+    Raises:
+        UserError: if it has no weights and they are needed.
+    """
+    sizes = _sizes(info)
+    large = next((files for name in WEIGHTS if (files := _weights(name, sizes))), [])
+    if weights and not large:
         raise UserError(
             f"model {model!r} has neither {WEIGHTS[0]} nor {WEIGHTS[1]} on the hub: give one that transformers can load"
         )
     small = [name for name in sizes if "/" not in name and name.endswith(SMALL) and ".index." not in name]
-    files = [*small, *(name for name in (ADAPTER,) if name in sizes), *weights]
+    adapter = [name for name in (ADAPTER,) if name in sizes]
+    return _listing(model, info, [*small, *adapter, *large] if weights else small)
+
+
+def _listing(model: str, info: ModelInfo, files: Sequence[str]) -> _Download:
+    """Say how large some files of a model are, and under which licence."""
+    sizes = _sizes(info)
     return _Download(model, files, -(-sum(sizes[name] for name in files) // MB), _licence(info))
+
+
+def _sizes(info: ModelInfo) -> dict[str, int]:
+    """Return the sizes of a model's files, in bytes."""
+    return {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
 def _weights(name: str, sizes: Iterable[str]) -> list[str]:
@@ -149,17 +214,21 @@ def _licence(info: ModelInfo) -> str:
     return str(licence or "not stated on its card")
 
 
-def _fetch(download: _Download) -> None:
-    """Fetch one model's files, one after the other.
+def _fetch(downloads: Sequence[_Download], otherwise: str) -> None:
+    """Say what is fetched, and fetch it, one file after the other.
 
     Raises:
         UserError: if one cannot be fetched.
     """
-    model, files, num_mb, _ = download
-    with Progress(model, num_mb, "MB") as progress, _explained(model, [model], f"{num_mb:,} MB"):
-        bar = _bar(progress)
-        for name in files:
-            hf_hub_download(model, name, tqdm_class=bar)
+    say(f"fetching {_joined(download.model for download in downloads)} from the hub, for this time and all later ones")
+    for model, _, num_mb, licence in downloads:
+        line = f"  {model}: {num_mb:,} MB, licence: {licence}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for model, files, num_mb, _ in downloads:
+        with Progress(model, num_mb, "MB") as progress, _explained(model, [model], otherwise, f"{num_mb:,} MB"):
+            bar = _bar(progress)
+            for name in files:
+                hf_hub_download(model, name, tqdm_class=bar)
 
 
 def _bar(progress: Progress) -> type[Any]:
@@ -207,12 +276,13 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(model: str, missing: Sequence[str], size: str = "unknown size") -> Iterator[None]:
+def _explained(model: str, missing: Sequence[str], otherwise: str, size: str = "unknown size") -> Iterator[None]:
     """Turn what the hub says of a model, or what the network says, into one line.
 
     Args:
         model: the model that the hub is asked for.
-        missing: all models that cannot be had if the hub cannot be reached.
+        missing: all models that cannot be had if the hub cannot be reached, or a model and one of its files.
+        otherwise: what to do where there is no network.
         size: how much there is to fetch.
     """
     page = f"{constants.ENDPOINT}/{model}"
@@ -231,9 +301,9 @@ def _explained(model: str, missing: Sequence[str], size: str = "unknown size") -
     except Exception as error:  # depends on the client's HTTP library
         commands = " and ".join(f"`hf download {name}`" for name in missing)
         raise UserError(
-            f"{_listed(missing)} ({size}) cannot be fetched from {constants.ENDPOINT} ({_reason(error)}), and "
-            f"{constants.HF_HUB_CACHE} does not have all of it: where there is a network, run {commands}, or try ard "
-            "without one by --model embedded --clap embedded"
+            f"{_joined(missing)} ({size}) cannot be fetched from {constants.ENDPOINT} ({_reason(error)}), and "
+            f"{constants.HF_HUB_CACHE} does not have all of it: where there is a network, run {commands}, or "
+            f"{otherwise}"
         ) from None
 
 
@@ -246,5 +316,5 @@ def _reason(error: Exception) -> str:
     return " ".join(re.sub(r"^\[Errno -?\d+\] ", "", str(error)).split())[:200] or type(error).__name__
 
 
-def _listed(models: Sequence[str]) -> str:
+def _joined(models: Iterable[str]) -> str:
     return " and ".join(models)

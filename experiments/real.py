@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ard.reports import headline
 from ard.reports.gains import GAINS
+from ard.reports.headline import above_chance, headline
 from ard.results import replacing, write_json
 from ard.run import Run
 from experiments.bench.report import machine
-from experiments.results import ROOT, fill, grid
+from experiments.results import REAL as KEPT
+from experiments.results import ROOT, fill, grid, recordings, span
 
-KEPT, PAGE = ROOT / "docs" / "real.json", ROOT / "docs" / "real.md"
+PAGE = ROOT / "docs" / "real.md"
 PARTS = ("trained", "untrained", "gain")
 COMPARED = ("Untrained SAE", "Rand. Rep.", "Poly. Feats.", "Poly. Feats., half-waves", "Random tokens", "Mean Act.")
 
@@ -34,7 +35,8 @@ def _run(run: Run) -> dict[str, Any]:
     assert gain is not None
     own = next(row for row in matching.rows if row.method == run.own.method)
     minus = {**gain.details["names_minus"], **matching.details["differences"][run.own.method]}
-    clap = run.fact("clap")
+    clap, counted = run.fact("clap"), above_chance(run.own)
+    assert counted is not None
     return {
         "seed": run.seed,
         "embedding": "none" if clap is None else str(clap).rpartition(":")[0] or str(clap),
@@ -42,6 +44,7 @@ def _run(run: Run) -> dict[str, Any]:
         "steps": run.fact("steps"),
         "num_clips": matching.details["num_clips"],
         "headline": headline(run),
+        "above_chance": [counted.number, counted.of],
         "f1": _rounded(own.figures["f1"].value, own.figures["f1"].low, own.figures["f1"].high),
         "minus": {name: _rounded(*(minus[name]["f1"][part] for part in ("value", "low", "high"))) for name in COMPARED},
         "gains": {
@@ -57,14 +60,9 @@ def _rounded(*numbers: float | None) -> list[float | None]:
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of F1 and the sentences that the runs begin with."""
-    heads = ["seed", "embedding", "F1 of AR&D", *(f"minus {name}" for name in COMPARED)]
-    rows = [
-        [str(run["seed"]), run["embedding"], _span(run["f1"]), *(_span(run["minus"][name], "+") for name in COMPARED)]
-        for run in runs
-    ]
-    said = [f"- seed {run['seed']}, embedding {run['embedding']}: {' '.join(run['headline'])}" for run in runs]
-    return "\n\n".join([grid([heads, *rows]), gains(runs), "\n".join(said)])
+    """Return the table of F1, that of gains, and the sentences that the runs begin with."""
+    first = [f"- seed {run['seed']}, embedding {run['embedding']}: {' '.join(run['headline'])}" for run in runs]
+    return "\n\n".join([recordings(runs, COMPARED), gains(runs), "\n".join(first)])
 
 
 def gains(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -79,16 +77,7 @@ def _gain(parts: Sequence[Sequence[float | None]] | None) -> str:
     if parts is None or parts[2][0] is None:
         return "–"
     trained, untrained, gain = parts
-    return f"{_number(trained[0])}, untrained {_number(untrained[0])}: {_span(gain, '+')}"
-
-
-def _span(figure: Sequence[float | None], sign: str = "") -> str:
-    value, low, high = (_number(number, sign) for number in figure)
-    return f"{value} [{low}, {high}]" if low != "–" else value
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.2f}"
+    return f"{span(trained[:1])}, untrained {span(untrained[:1])}: {span(gain, '+')}"
 
 
 def main(folders: Sequence[str]) -> None:

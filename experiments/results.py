@@ -2,7 +2,8 @@
 
 Whatever the pages show of the runs, one or more, is read from their files into docs/results.json. From there it goes
 into the blocks of the pages, each between ``<!-- its name -->`` and ``<!-- end -->``. The tables show the first run;
-the others show how much a seed matters. Without a run the blocks are filled from docs/results.json as it is.
+the others show how much a seed matters. Without a run the blocks are filled from docs/results.json as it is. What real
+recordings give is taken from docs/real.json.
 """
 
 import json
@@ -30,6 +31,7 @@ from experiments.tables import cost, printed
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results.json"
+REAL = ROOT / "docs" / "real.json"  # which experiments.real makes
 PAGES = tuple(
     ROOT / page
     for page in (
@@ -41,6 +43,7 @@ PAGES = tuple(
     )
 )
 BLOCK = re.compile(r"<!-- (?P<name>[a-z]+( \d)?) -->\n.*?<!-- end -->", re.DOTALL)
+AGAINST = ("Untrained SAE", "Rand. Rep.", "Poly. Feats.")  # of the rows on real recordings
 DIGITS = 4  # kept of a figure; the pages show two
 
 
@@ -144,6 +147,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "gains": gains(kept),
         "shifts": shifts(kept["runs"]),
         "features": features(kept["runs"]),
+        "recordings": recordings(json.loads(REAL.read_text(encoding="utf-8"))["runs"], AGAINST),
         "steps": steps(),
     }
     numbers: tuple[TableNumber, ...] = (1, 2, 3, 4)
@@ -152,6 +156,18 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         made[f"paper {number}"] = printed(number)
         made[f"cost {number}"] = cost(number)
     return made
+
+
+def recordings(runs: Sequence[Mapping[str, Any]], against: Sequence[str]) -> str:
+    """Return what AR&D gives on real recordings, a row a run: its F1, less that of others, and what is above chance."""
+    heads = ["seed", "embedding", "F1 of AR&D", *(f"minus {name}" for name in against), "above chance"]
+    rows = [heads]
+    for run in runs:
+        number, of = run["above_chance"]
+        minus = [span(run["minus"][name], "+") for name in against]
+        counted = f"{number:,} of {of:,} ({number / of:.0%})"
+        rows.append([str(run["seed"]), run["embedding"], span(run["f1"]), *minus, counted])
+    return grid(rows)
 
 
 def steps() -> str:
@@ -334,6 +350,12 @@ def features(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def span(figure: Sequence[float | None], sign: str = "") -> str:
+    """Return a value with its interval, if it has one."""
+    value, *interval = ("–" if number is None else f"{number:{sign}.2f}" for number in figure)
+    return f"{value} [{', '.join(interval)}]" if interval and "–" not in interval else value
 
 
 def _figure(entry: Entry | None) -> str:

@@ -60,7 +60,7 @@ from transformers import (
 )
 
 from tests.chats import misbehave, served, tiny_chat  # noqa: F401, of naming and of steering
-from tests.hubs import hub  # noqa: F401, of models and of SAEs
+from tests.hubs import hub, no_network  # noqa: F401, of models and of SAEs
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 SENTENCES = ["Generate a detailed caption for the audio clip", "a dog barking and rain", "a man speaking, happy or sad"]

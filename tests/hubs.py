@@ -88,12 +88,23 @@ def hub(tmp_path, monkeypatch):
     Hub.repositories, Hub.gated, Hub.requests = {}, set(), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    constants, address = huggingface_hub.constants, f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template[template.index("/{repo_id}") :])
+    constants = huggingface_hub.constants
+    _at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     yield Hub
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def no_network(hub, monkeypatch):
+    """Call it to have no hub any more: nobody listens at its address."""
+    return lambda: _at("http://127.0.0.1:9", monkeypatch)
+
+
+def _at(address, monkeypatch):
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template[template.index("/{repo_id}") :])

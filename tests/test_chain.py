@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import wandb
 import yaml
 
 from ard.activations.store import write_manifest, write_shard
+from ard.audio import write_audio_shards
 from ard.chain import Chain, claim_run
 from ard.cli import main
 from ard.files import LOCK, in_use
@@ -224,6 +226,38 @@ def test_redo_does_it_and_what_comes_of_it(tiny, out, capsys):
     before = written(out)
     chained(tiny, out, k=5).fill([1])
     assert redone(out, before) == []
+
+
+def test_sounds_that_were_added_leave_activations_that_a_new_run_would_give(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ard.chain.write_audio_shards", partial(write_audio_shards, clips_per_shard=4))
+
+    def fill(out, num_clips, redo=()):
+        audio = {"probe": [{"source": "synthetic", "split": "probe", "seed": 0, "num_clips": num_clips}]}
+        chained(tiny, tmp_path / out, redo, audio=audio, evaluation=None).fill(["concepts"], until="extract")
+
+    fill("grown", 9)
+    before = written(tmp_path / "grown")
+    with pytest.raises(
+        UserError,
+        match=r"grown' was made, or begun, with other sounds \(clips changed from .* give --redo \[audio,extract,fit\] "
+        r"to make it anew with those that are there now, where activations that would be the same are kept, or another",
+    ):
+        fill("grown", 11)
+    assert written(tmp_path / "grown") == before
+    capsys.readouterr()
+    fill("grown", 11, ["audio", "extract", "fit"])
+    assert (
+        "activations: probe, layers [2] in one pass, but for 2 shards whose clips are as they were" in lines(capsys)[0]
+    )
+    after = written(tmp_path / "grown")
+    same = {path for path, at in after.items() if at == before.get(path) and path.endswith(".tar")}
+    assert same == {f"activations/layer-2/00000{shard}.tar" for shard in (0, 1)}
+    fill("new", 11)
+    for path in after:
+        if path.startswith("activations/"):
+            assert (tmp_path / "grown" / path).read_bytes() == (tmp_path / "new" / path).read_bytes(), path
+    fill("grown", 11, ["extract"])  # is asked for, and done from the start
+    assert not {path for path in same if written(tmp_path / "grown")[path] == after[path]}
 
 
 def test_untrained_dictionaries_are_drawn_once_and_measured_like_the_trained_one(tiny, out, capsys):

@@ -111,7 +111,7 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
     assert (run["p"], run["out"], run["cell"]) == (3, ".", "./layer-3/e8")
     assert load_file(out / "layer-3/e8/representatives.safetensors")["ard/top_ids"].shape == (256, 3)
     failures = json.loads((out / "failures.json").read_text(encoding="utf-8"))["failures"]
-    assert failures == [{"id": name, "stage": "audio", "reason": "a folder that `ard` wrote: not read"}]
+    assert failures == []  # the sounds were listed before there was the run's folder
     assert sorted(path.name for path in sounds.iterdir()) == sorted(
         ["a dog.wav", "b", "e.f.wav", "g.mp3", "long.wav", name]
     )
@@ -125,7 +125,8 @@ def test_a_run_among_the_sounds_goes_on_however_its_folder_is_called(
     shutil.copy("e.f.wav", "a dog.wav")
     said = refused(capsys, *args, name)
     assert re.search(
-        r"audio: probe of .* was done, or begun, with other settings: clips changed from .the sounds in",
+        r"was made, or begun, with other sounds \(clips changed from .the sounds in .*\): give --redo "
+        r"\[audio,extract,fit\] to make it anew with those that are there now",
         said,
         re.DOTALL,
     )

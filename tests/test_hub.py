@@ -11,9 +11,10 @@ from huggingface_hub import constants, snapshot_download
 from transformers import AutoFeatureExtractor, AutoModel, ClapModel, ClapProcessor, WhisperModel
 
 from ard import console, hub
+from ard.activations import Extraction
 from ard.audiollm import load_audiollm
 from ard.embedding import load_clap
-from ard.hub import ensure_models, is_cached, is_model_id
+from ard.hub import commit_of, ensure_file, ensure_models, is_cached, is_model_id, offline_if_cached
 from ard.types import UserError
 from tests.audiollm.families.whisper import whisper
 
@@ -52,12 +53,6 @@ def models(hub, whisper_folder, tiny_clap, tmp_path):
         CLAP: clap,
     }
     return hub
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    """Call it to have no hub any more."""
-    return lambda: monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
 
 
 def shown(capfd):
@@ -113,6 +108,51 @@ def test_what_was_fetched_is_loaded_without_a_network(models, whisper_folder, ti
     expected = WhisperModel.from_pretrained(whisper_folder).encoder.state_dict()
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in expected.items())
     torch.testing.assert_close(clap.text(["rain"]), load_clap(tiny_clap).text(["rain"]))
+
+
+def test_what_describes_a_model_is_fetched_and_read_without_its_weights(models, no_network):
+    ensure_models([WHISPER], weights=False)
+    described = {name for name in models.repositories[WHISPER] if name.endswith(".json")}
+    assert fetched(WHISPER) == described - set(COPIES)
+    assert not is_cached(WHISPER)
+    no_network()
+    models.requests.clear()
+    ensure_models([WHISPER], weights=False)
+    started = time.monotonic()
+    with offline_if_cached(WHISPER, weights=False):
+        assert load_audiollm(WHISPER, device="meta").d_in == 16
+    assert time.monotonic() - started < 10
+    assert models.requests == []
+
+
+def test_a_single_file_is_fetched_once(models, no_network, capfd):
+    models.repositories["lukewys/laion_clap"] = {"music.pt": b"weights", "speech.pt": b"others"}
+    given = {"otherwise": "give another"}
+    assert ensure_file("lukewys/laion_clap", "music.pt", **given).read_bytes() == b"weights"
+    assert shown(capfd).splitlines()[1:] == ["  lukewys/laion_clap: 1 MB, licence: not stated on its card"]
+    with pytest.raises(
+        UserError, match=r"^'lukewys/laion_clap' has no file 'x.pt' on the hub: give one of music.pt, speech.pt$"
+    ):
+        ensure_file("lukewys/laion_clap", "x.pt", **given)
+    no_network()
+    assert ensure_file("lukewys/laion_clap", "music.pt", **given).read_bytes() == b"weights"
+    with pytest.raises(
+        UserError,
+        match=r"^lukewys/laion_clap speech.pt \(unknown size\) .* run `hf download lukewys/laion_clap speech.pt`, or "
+        r"give another$",
+    ):
+        ensure_file("lukewys/laion_clap", "speech.pt", **given)
+
+
+def test_the_commit_of_what_is_loaded_is_recorded(models, whisper_folder):
+    assert commit_of(WHISPER) is None
+    ensure_models([WHISPER])
+    assert commit_of(WHISPER) == "0" * 40
+    assert commit_of("embedded") is None
+    for model, commit in ((WHISPER, "0" * 40), (str(whisper_folder), None)):
+        extraction = Extraction([0], model)
+        extraction.load("cpu")
+        assert extraction.about["revision"] == commit
 
 
 def test_weights_that_are_none_are_named(models):

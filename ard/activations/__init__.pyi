@@ -1,7 +1,7 @@
 from .callback import ActivationWriter
 from .datamodule import ActivationDataModule, ClipDataModule, dry_run
 from .module import Extraction
-from .store import Manifest, read_clips_metadata, read_manifest, remove_shards, write_clips_table
+from .store import Manifest, keep_shards, read_clips_metadata, read_manifest, remove_shards, write_clips_table
 from .stream import ProbeBatch
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Manifest",
     "ProbeBatch",
     "dry_run",
+    "keep_shards",
     "read_clips_metadata",
     "read_manifest",
     "remove_shards",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ard.activations.datamodule import ClipDataModule
 from ard.activations.module import ClipBatch, Extracted, Extraction
-from ard.activations.store import refuse_foreign, write_manifest, write_shard
+from ard.activations.store import about_shard, refuse_foreign, write_manifest, write_shard
 from ard.types import Failure
 
 
@@ -37,7 +37,8 @@ class ActivationWriter(BasePredictionWriter):
         refuse_foreign(out)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the writer thread."""
+        """Start the writer thread; Lightning would keep all that it predicts, to return it."""
+        trainer.predict_loop.return_predictions = False
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     def write_on_batch_end(
@@ -66,7 +67,8 @@ class ActivationWriter(BasePredictionWriter):
             clips = sorted(self._clips.pop(batch.shard, []), key=lambda clip: clip[0])
             failures = self._failures.pop(batch.shard)
             self._wait()
-            about = _about(trainer, pl_module)
+            data = _data(trainer)
+            about = about_shard(data.about(pl_module), data.shards_xxh3, batch.shard)
             self._writing = self._thread.submit(
                 write_shard, self.out, batch.shard, [clip[1:] for clip in clips], failures, about
             )
@@ -77,9 +79,9 @@ class ActivationWriter(BasePredictionWriter):
         self._wait()
         trainer.strategy.barrier("activation shards are written")
         if trainer.is_global_zero:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, ClipDataModule)
-            write_manifest(self.out, data.num_shards, pl_module.audiollm.d_in, _about(trainer, pl_module))
+            data = _data(trainer)
+            width, about = pl_module.audiollm.d_in, data.about(pl_module)
+            write_manifest(self.out, data.num_shards, width, about, data.shards_xxh3)
         trainer.strategy.barrier("the manifest is written")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -93,7 +95,7 @@ class ActivationWriter(BasePredictionWriter):
             self._writing.result()
 
 
-def _about(trainer: Trainer, module: Extraction) -> dict[str, Any]:
+def _data(trainer: Trainer) -> ClipDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ClipDataModule)
-    return data.about(module)
+    return data

@@ -99,8 +99,13 @@ class ClipDataModule(LightningDataModule):
         """How many audio shards there are."""
         return len(self._paths())
 
+    @property
+    def shards_xxh3(self) -> list[str]:
+        """The checksum of the clips of each audio shard."""
+        return read_audio_manifest(self.audio).shards_xxh3
+
     def about(self, module: Extraction) -> dict[str, Any]:
-        """Return everything that determines the activations of a shard: the extraction's settings and the clips."""
+        """Return everything that determines the activations: the extraction's settings and the clips."""
         return {**module.about, "audio": read_audio_manifest(self.audio).xxh3}
 
     def predict_dataloader(self) -> DataLoader[ClipBatch]:
@@ -120,13 +125,13 @@ class ClipDataModule(LightningDataModule):
 
     def count(self, module: Extraction) -> tuple[int, int]:
         """Return how many clips have been extracted or left out, and how many there are."""
-        finished = finished_shards(self.activations, self.about(module)).values()
-        num_done = sum(len(shard.clip_ids) + len(shard.failures) for shard in finished)
+        finished = finished_shards(self.activations, self.about(module), self.shards_xxh3)
+        num_done = sum(len(shard.clip_ids) + len(shard.failures) for shard in finished.values())
         return num_done, read_audio_manifest(self.audio).num_clips
 
     def missing(self, module: Extraction) -> dict[int, Path]:
         """Return the audio shards that have no activations yet, by number."""
-        finished = finished_shards(self.activations, self.about(module))
+        finished = finished_shards(self.activations, self.about(module), self.shards_xxh3)
         return {index: path for index, path in enumerate(self._paths()) if index not in finished}
 
     def batches(self, module: Extraction, shards: Mapping[int, Path]) -> IterableDataset[ClipBatch]:

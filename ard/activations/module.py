@@ -7,6 +7,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from ard.audiollm import EMBEDDED, AudioLLM, AudioPrompts, load_audiollm
+from ard.hub import commit_of
 from ard.types import Failure
 
 
@@ -97,7 +98,7 @@ class Extraction(LightningModule):
         has_weights = network.device.type != "meta"  # without weights, the precision is unknown
         return {
             "model": self.model if self.window is None else f"{self.model}, window {self.window}",
-            "revision": getattr(network.config, "_commit_hash", None),
+            "revision": commit_of(self.model),
             "layers": self.layers,
             "layers_path": self.layers_path,
             **({"computed_in": str(network.dtype).removeprefix("torch.")} if has_weights else {}),

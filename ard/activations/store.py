@@ -119,12 +119,42 @@ def remove_shards(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
+def keep_shards(folder: Path, audio: Sequence[str]) -> int:
+    """Keep the activation shards whose audio shards are as they were; remove the others and the manifest.
+
+    What is kept is what an extraction from the start would give, since a shard depends on nothing but its clips.
+
+    Args:
+        folder: folder of the shards.
+        audio: the checksum of the clips of each audio shard.
+
+    Returns:
+        How many shards are kept.
+    """
+    kept = 0
+    with claim(folder, refuse=refuse_foreign):
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for path in sorted((folder / "shards").glob("*.json")):
+            try:
+                older = unsealed(path.read_bytes())["about"]["audio"]
+            except (KeyError, TypeError, ValueError):
+                older = None
+            if older in audio[int(path.stem) :][:1]:
+                kept += 1
+                continue
+            path.unlink()
+            for tar in folder.glob(f"layer-*/{path.stem}.tar"):
+                tar.unlink()
+    return kept
+
+
+def finished_shards(folder: Path, about: Mapping[str, Any], audio: Sequence[str] = ()) -> dict[int, Shard]:
     """Return the shards whose tars are there in full length in every layer; an interrupted extraction skips them.
 
     Args:
         folder: folder of the shards.
         about: everything that determines what the shards hold: the model, the layers and so on.
+        audio: the checksum of the clips of each audio shard, in the place of that of all of them in ``about``.
 
     Raises:
         UserError: if the folder holds shards of another extraction.
@@ -137,7 +167,8 @@ def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
             older = dict(saved["about"])
         except (KeyError, TypeError, ValueError, AttributeError):
             continue  # damaged: the shard is rebuilt
-        differing = [f"{key} {older.get(key)!r}, now {now!r}" for key, now in about.items() if older.get(key) != now]
+        current = about_shard(about, audio, shard.number)
+        differing = [f"{key} {older.get(key)!r}, now {now!r}" for key, now in current.items() if older.get(key) != now]
         if differing:
             raise UserError(
                 f"{str(folder)!r} holds shards of another extraction ({'; '.join(differing)}): "
@@ -147,6 +178,11 @@ def finished_shards(folder: Path, about: Mapping[str, Any]) -> dict[int, Shard]:
         if all(p.is_file() and p.stat().st_size == shard.num_bytes[layer] for layer, p in tars.items()):
             finished[shard.number] = shard
     return finished
+
+
+def about_shard(about: Mapping[str, Any], audio: Sequence[str], number: int) -> dict[str, Any]:
+    """Return everything that determines what one shard holds; the arguments are those of :func:`finished_shards`."""
+    return {**about, "audio": audio[number] if number < len(audio) else None} if audio else dict(about)
 
 
 def write_shard(
@@ -203,9 +239,11 @@ def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> 
     return len(data), xxhash.xxh3_64_hexdigest(data), offsets
 
 
-def write_manifest(folder: Path, num_shards: int, d_in: int, about: Mapping[str, Any]) -> None:
+def write_manifest(
+    folder: Path, num_shards: int, d_in: int, about: Mapping[str, Any], audio: Sequence[str] = ()
+) -> None:
     """Write the manifest of an extraction whose shards are all complete."""
-    finished = finished_shards(folder, about)
+    finished = finished_shards(folder, about, audio)
     shards = [finished[index] for index in range(num_shards)]
     content = {
         **about,

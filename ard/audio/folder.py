@@ -1,19 +1,30 @@
 """A folder of the user's own sounds as a source of clips."""
 
+import copy
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import xxhash
 
 from ard.audio.decoding import decode, decode_pieces
 from ard.audio.labels import Annotation, held_out, read_labels
 from ard.audio.paths import files_under, id_of, printable
+from ard.console import Progress
 from ard.files import LOCK
 from ard.types import Clip, Failure, UserError
+
+
+class _Listing(NamedTuple):
+    """What lies under a folder: its sounds, folders that could not be read, and those that this package wrote."""
+
+    sounds: list[Path]
+    errors: list[OSError]
+    written: list[Path]
 
 
 class FolderClips:
@@ -22,7 +33,7 @@ class FolderClips:
     A clip's id is its path below the folder, as :func:`~ard.audio.paths.id_of` writes it: dots are replaced, and bytes
     that are not text are escaped. Linked folders are followed, each real folder once. Files that cannot be used and
     folders that cannot be read come out as a :class:`~ard.types.Failure`: only hidden files are left out silently. A
-    folder that a command of this package wrote to is not read.
+    folder that a command of this package wrote to is not read. The folder is listed once.
 
     Args:
         root: the folder, or a single file.
@@ -77,7 +88,7 @@ class FolderClips:
         self._unfitting: Failure | None = None
         if self.labels is not None:
             table = read_labels(self.labels, label_column)
-            self._annotations, unfitting = table.of(map(self._below, self.files()[0]))
+            self._annotations, unfitting = table.of(map(self._below, self._listing.sounds))
             if unfitting:
                 reason = (
                     f"{len(unfitting)} of its {len(table.annotations)} names fit no file; the first: {unfitting[0]!r}"
@@ -86,31 +97,42 @@ class FolderClips:
 
     def __iter__(self) -> Iterator[Clip | Failure]:
         """Read file by file; one file may give several clips. What no file gives comes out with the part ``probe``."""
-        files, errors = self.files()
         if self.part != "eval":
-            yield from self._left_out(errors)
-        for path, clip_id in self._of_part(files):
+            yield from self._left_out()
+        for path, clip_id in self._of_part:
             yield from self._read(path, clip_id)
 
     def __len__(self) -> int:
         """Count the files of the part; a long one gives several clips."""
-        return len(self._of_part(self.files()[0]))
+        return len(self._of_part)
 
-    def files(self) -> tuple[list[Path], list[OSError]]:
-        """Return the files of both parts, and the errors of folders that could not be read."""
+    def parts(self, held_out_share: float, seed: int) -> "tuple[FolderClips, FolderClips]":
+        """Return the files that are not held out, and those that are, without listing the folder again."""
+        _ = self._named  # which the copies share
+        probe, evaluation = copy.copy(self), copy.copy(self)
+        probe.part, evaluation.part = "probe", "eval"
+        for one in (probe, evaluation):
+            one.held_out_share, one.seed = held_out_share, seed
+            one.__dict__.pop("_of_part", None)
+        return probe, evaluation
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        """The files of both parts."""
         if self._only:
-            return [self._only], []
+            return _Listing([self._only], [], [])
         files, errors = files_under(self.root)
-        written = set(self.written())
-        sounds = [path for path in files if not self._is_hidden(path) and written.isdisjoint(path.parents)]
-        return [path for path in sounds if not self._is_table(path)], errors
+        locked = {path.parent for path in files if path.name == LOCK} - {self.root}
+        written = [folder for folder in locked if locked.isdisjoint(folder.parents) and not self._is_hidden(folder)]
+        seen = [path for path in files if not self._is_hidden(path) and not self._is_table(path)]
+        sounds = [path for path in seen if set(written).isdisjoint(path.parents)] if written else seen
+        return _Listing(sounds, errors, sorted(written))
 
-    def written(self) -> list[Path]:
-        """Return the outermost folders below the root that a command of this package wrote to."""
-        if self._only:
-            return []
-        locked = {path.parent for path in files_under(self.root)[0] if path.name == LOCK} - {self.root}
-        return sorted(folder for folder in locked if locked.isdisjoint(folder.parents) and not self._is_hidden(folder))
+    @cached_property
+    def _named(self) -> list[tuple[Path, str]]:
+        """The files of both parts, each with its id, which is the same in either part and without parts."""
+        taken: set[str] = set()
+        return [(path, _unique(id_of(self._below(path)), taken)) for path in self._listing.sounds]
 
     def fingerprint(self) -> str:
         """Return a hash of the names and contents of all files and of the labels.
@@ -118,26 +140,36 @@ class FolderClips:
         A copy of the folder elsewhere has the same, and so has either part.
         """
         digest = xxhash.xxh3_64()
-        for path in self.files()[0]:
-            digest.update(f"{self._below(path)}\0{_content(path)}\0".encode(errors="surrogateescape"))
+        sounds = self._listing.sounds
+        with Progress("looking for changes", len(sounds), "files") as progress:
+            for path in sounds:
+                digest.update(f"{self._below(path)}\0{_content(path)}\0".encode(errors="surrogateescape"))
+                progress.advance()
         if self.labels is not None:
             digest.update(f"{_content(self.labels)}\0{self.label_column}\0".encode())
         return digest.hexdigest()
 
     def _is_hidden(self, path: Path) -> bool:
-        return path != self._only and any(part.startswith(".") for part in path.relative_to(self.root).parts)
+        return path != self._only and "/." in f"/{self._below(path)}"
 
     def _is_table(self, path: Path) -> bool:
         return self.labels is not None and path.name == self.labels.name and path.samefile(self.labels)
 
     def _below(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        """Return the path below the root; pathlib takes five times as long."""
+        return path.as_posix()[self._start :] or "."
 
-    def _left_out(self, errors: list[OSError]) -> Iterator[Failure]:
+    @cached_property
+    def _start(self) -> int:
+        """Where paths below the root begin: pathlib writes no root that is the current folder."""
+        root = self.root.as_posix()
+        return 0 if root == "." else len(root) + (not root.endswith("/"))
+
+    def _left_out(self) -> Iterator[Failure]:
         """Return the folders that are not read, and the rows of labels that fit no file."""
-        for folder in self.written():
+        for folder in self._listing.written:
             yield Failure(self._below(folder), "audio", "a folder that `ard` wrote: not read")
-        for error in errors:
+        for error in self._listing.errors:
             folder = Path(os.fsdecode(error.filename))
             if not self._is_hidden(folder):
                 yield Failure(printable(self._below(folder)), "audio", f"this folder cannot be read ({error.strerror})")
@@ -147,14 +179,17 @@ class FolderClips:
     def _annotation(self, path: Path) -> Annotation:
         return self._annotations.get(self._below(path), Annotation())
 
-    def _of_part(self, files: list[Path]) -> list[tuple[Path, str]]:
-        """Return the files of the part, each with its id, which is the same in either part and without parts."""
-        taken: set[str] = set()
-        named = [(path, _unique(id_of(self._below(path)), taken)) for path in files]
+    @cached_property
+    def _of_part(self) -> list[tuple[Path, str]]:
+        """The files of the part, each with its id."""
         if self.part is None:
-            return named
-        drawn = (held_out(self._annotation(path).group or name, self.held_out_share, self.seed) for path, name in named)
-        return [one for one, is_held_out in zip(named, drawn, strict=True) if is_held_out == (self.part == "eval")]
+            return self._named
+        wanted = self.part == "eval"
+        return [
+            (path, name)
+            for path, name in self._named
+            if held_out(self._annotation(path).group or name, self.held_out_share, self.seed) == wanted
+        ]
 
     def _read(self, path: Path, clip_id: str) -> Iterator[Clip | Failure]:
         name = printable(self._below(path))

@@ -77,11 +77,13 @@ def _write(source: Iterable[Clip | Failure], out: Path, clips_per_shard: int) ->
     notes: list[Note] = []
     num_clips = 0
     digest = xxhash.xxh3_64()
+    of_shards: list[Any] = []  # likewise
     names: list[str] = []
     with ExitStack() as partials:
 
         def opener(name: str) -> str:
             names.append(name)
+            of_shards.append(xxhash.xxh3_64())
             return str(partials.enter_context(replacing(out / name)))
 
         with wds.ShardWriter(
@@ -93,16 +95,18 @@ def _write(source: Iterable[Clip | Failure], out: Path, clips_per_shard: int) ->
                     continue
                 files = _encoded(item)
                 shards.write({"__key__": item.id, **files})
-                digest.update(b"".join(files[suffix] for suffix in sorted(files)))  # the order of the tar
+                content = b"".join(files[suffix] for suffix in sorted(files))  # the order of the tar
+                digest.update(content)
+                of_shards[-1].update(content)
                 num_clips += 1
                 notes += [Note(item.id, "audio", item.note)] if item.note else []
         older = _stored(out / MANIFEST) or {}
         (out / MANIFEST).unlink(missing_ok=True)
     for name in set(older.get("shards", filter(SHARD.fullmatch, in_use(out)))) - set(names):
         (out / name).unlink(missing_ok=True)
-    content = {"num_clips": num_clips, "xxh3": digest.hexdigest(), "shards": names}
+    checksums = {"xxh3": digest.hexdigest(), "shards_xxh3": [of_shard.hexdigest() for of_shard in of_shards]}
     listed = {"failures": [f._asdict() for f in failures], "notes": [n._asdict() for n in notes]}
-    write_json(out / MANIFEST, sealed({**content, **listed}))
+    write_json(out / MANIFEST, sealed({"num_clips": num_clips, **checksums, "shards": names, **listed}))
     return num_clips, failures
 
 
@@ -111,6 +115,7 @@ class AudioManifest(NamedTuple):
 
     num_clips: int
     xxh3: str  # XXH3-64 of all clips, in order
+    shards_xxh3: list[str]  # and of those of each shard
     failures: list[Failure]
     notes: list[Note]  # on clips that it holds
 
@@ -128,10 +133,15 @@ def read_audio_manifest(folder: Path) -> AudioManifest:
         saved = unsealed(path.read_bytes())
         failures = [Failure(**failure) for failure in saved["failures"]]
         notes = [Note(**note) for note in saved.get("notes", [])]
-        return AudioManifest(saved["num_clips"], saved["xxh3"], failures, notes)
+        return AudioManifest(saved["num_clips"], saved["xxh3"], _of_shards(saved), failures, notes)
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"manifest {str(path)!r} is damaged ({reason}): make the shards again") from error
+
+
+def _of_shards(saved: Mapping[str, Any]) -> list[str]:
+    """Return the checksum of each shard; where an older version wrote none, that of all, which changes with any."""
+    return saved.get("shards_xxh3") or [saved["xxh3"]] * len(saved.get("shards", ()))
 
 
 def _stored(path: Path) -> dict[str, Any] | None:

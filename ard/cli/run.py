@@ -196,21 +196,18 @@ def _sources(
     audio: Path, labels: Path | None, label_column: str | None, held_out: float | None, seed: int
 ) -> dict[str, FolderClips]:
     """Return the sounds to train on, and those that are held out, if any."""
-    options: dict[str, Any] = {"labels": labels, "label_column": label_column}
-    whole = FolderClips(audio, **options)
+    whole = FolderClips(audio, labels=labels, label_column=label_column)
     if held_out is None:
         held_out = HELD_OUT if len(whole) >= LEAST_TO_HOLD_OUT else 0.0
     if not held_out:
         return {"probe": whole}
-    options |= {"held_out_share": held_out, "seed": seed}
-    parts: dict[str, FolderClips] = {"probe": FolderClips(audio, part="probe", **options)}
-    parts["eval"] = FolderClips(audio, part="eval", **options)
-    if not len(parts["eval"]):
+    probe, evaluation = whole.parts(held_out, seed)
+    if not len(evaluation):
         raise UserError(
             f"held_out {held_out} of {len(whole)} files holds none out, since those of a group stay together: give a "
             "larger share, 0 or another seed"
         )
-    return parts
+    return {"probe": probe, "eval": evaluation}
 
 
 def _describe(source: FolderClips) -> str:
@@ -273,7 +270,7 @@ def _show_plan(
 ) -> None:
     """Say what will be done and, of a small model, how long it takes, by timing a clip and two steps of a training."""
     facts, num_files = chain.facts, sum(map(len, sources.values()))
-    held = f", {len(sources['eval'])} of them held out" if "eval" in sources else ""
+    held = f", {len(sources['eval']):,} of them held out" if "eval" in sources else ""
     made_from = "captions"
     if facts.namer is not None:
         made_from = import_class(facts.namer.class_path)(**facts.namer.get("init_args", {})).made_from
@@ -298,11 +295,13 @@ def _estimate_s(clip: Clip, num_files: int, chain: Chain, steps: int | None) -> 
     """Return about how many seconds a run takes, by timing its parts on one clip."""
     facts = chain.facts
     audiollm = load_audiollm(facts.model, layers_path=facts.layers_path, window=facts.window)
-    started = time.monotonic()
-    num_tokens = len(audiollm.capture([clip], [facts.layer])[facts.layer][0])
-    if facts.clap is not None and not facts.clap.startswith(COMPUTED):
-        load_clap(facts.clap).audio([clip])
-    clip_s = time.monotonic() - started
+    clap = None if facts.clap is None or facts.clap.startswith(COMPUTED) else load_clap(facts.clap)
+    for _ in range(2):  # the first pass is slower than all others
+        started = time.monotonic()
+        num_tokens = len(audiollm.capture([clip], [facts.layer])[facts.layer][0])
+        if clap is not None:
+            clap.audio([clip])
+        clip_s = time.monotonic() - started
     batch_tokens = chain.setting("fit", "data", "batch_tokens")
     sae = TopKSAE(audiollm.d_in, facts.expansion * audiollm.d_in, k=facts.k)
     x = torch.randn(batch_tokens, audiollm.d_in)

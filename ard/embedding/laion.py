@@ -1,5 +1,6 @@
 """CLAP by LAION's own package, for checkpoints that exist only in its format (the extra ``laion-clap``)."""
 
+import importlib.util
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from jaxtyping import Float
 from torch import Tensor
 
 from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
+from ard.hub import TOKENIZERS, ensure_file, ensure_models, offline_if_cached
 from ard.types import Clip, UserError
 
 HUB = "lukewys/laion_clap"  # the repository that LAION's package itself downloads from
+TEXT_MODEL = "roberta-base"  # that its text encoder begins with
+UNUSED = ("bert-base-uncased", "facebook/bart-base")  # whose tokenizers it loads too when it is imported
 HARMLESS: list[Any] = [np.dtype, np.dtypes.Float64DType, np.float64(0).__reduce__()[0]]  # numpy numbers
 
 
@@ -48,12 +51,15 @@ def load_laion_clap(checkpoint: str, name: str, device: str) -> LaionClap:
     Raises:
         UserError: if LAION's package is not installed, or this is not one of its checkpoints.
     """
+    if importlib.util.find_spec("laion_clap") is None:
+        raise UserError(f"CLAP model {name!r} needs LAION's package: pip install 'ard-audio[laion-clap]'")
+    otherwise = "give another --clap"
+    path = Path(checkpoint) if Path(checkpoint).is_file() else ensure_file(HUB, checkpoint, otherwise=otherwise)
+    ensure_models(UNUSED, weights=False, beside=TOKENIZERS, otherwise=otherwise)
+    ensure_models([TEXT_MODEL], beside=TOKENIZERS, otherwise=otherwise)
     try:
-        from laion_clap import CLAP_Module  # heavy, and loads three tokenizers when imported
-    except ModuleNotFoundError as error:
-        raise UserError(f"CLAP model {name!r} needs LAION's package: pip install 'ard-audio[laion-clap]'") from error
-    try:
-        path = checkpoint if Path(checkpoint).is_file() else hf_hub_download(HUB, checkpoint)
+        with offline_if_cached(TEXT_MODEL, beside=TOKENIZERS):
+            from laion_clap import CLAP_Module  # heavy, and loads three tokenizers when imported
         with torch.serialization.safe_globals(HARMLESS):
             saved = torch.load(path, map_location="cpu", weights_only=True)
         weights = {key.removeprefix("module."): value for key, value in saved.get("state_dict", saved).items()}
@@ -63,7 +69,8 @@ def load_laion_clap(checkpoint: str, name: str, device: str) -> LaionClap:
                 f"CLAP model {name!r} is a fusion checkpoint: give laion/clap-htsat-fused, for transformers"
             )
         width = weights["audio_branch.patch_embed.proj.weight"].shape[0]
-        module = CLAP_Module(device=device, amodel="HTSAT-tiny" if width == 96 else "HTSAT-base")
+        with offline_if_cached(TEXT_MODEL, beside=TOKENIZERS):
+            module = CLAP_Module(device=device, amodel="HTSAT-tiny" if width == 96 else "HTSAT-base")
         module.model.load_state_dict(weights)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]

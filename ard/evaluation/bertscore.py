@@ -9,6 +9,7 @@ from jaxtyping import Float
 from transformers import AutoConfig
 
 from ard.audiollm import widen_on_cpu
+from ard.hub import TOKENIZERS, ensure_models, offline_if_cached
 from ard.types import UserError
 
 
@@ -33,20 +34,24 @@ class BERTScore:
     def __init__(self, model: str, *, device: str = "cpu") -> None:
         import bert_score  # imports matplotlib and pandas, which nothing else here needs
 
+        ensure_models([model], beside=TOKENIZERS, otherwise="give a local folder as `bertscore`, or none")
         name = Path(model).name if Path(model).is_dir() else model
         baseline = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / f"{name}.tsv"
         self.rescaled = baseline.is_file()
         try:
-            num_layers = bert_score.utils.model2layers.get(name) or AutoConfig.from_pretrained(model).num_hidden_layers
-            self._scorer: Any = bert_score.BERTScorer(
-                model_type=model,
-                num_layers=num_layers,
-                lang="en",
-                rescale_with_baseline=self.rescaled,
-                baseline_path=str(baseline) if self.rescaled else None,
-                device=device,
-                nthreads=0,
-            )
+            with offline_if_cached(model, beside=TOKENIZERS):
+                num_layers = (
+                    bert_score.utils.model2layers.get(name) or AutoConfig.from_pretrained(model).num_hidden_layers
+                )
+                self._scorer: Any = bert_score.BERTScorer(
+                    model_type=model,
+                    num_layers=num_layers,
+                    lang="en",
+                    rescale_with_baseline=self.rescaled,
+                    baseline_path=str(baseline) if self.rescaled else None,
+                    device=device,
+                    nthreads=0,
+                )
         except (OSError, ValueError, AttributeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(

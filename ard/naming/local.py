@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ard.audiollm import keep_plain_options, widen_on_cpu
+from ard.hub import TOKENIZERS, ensure_models, offline_if_cached
 from ard.naming.chat import CUT, EMPTY, Chat, Content, Keep, Reply
 from ard.types import UserError
 
@@ -42,7 +43,7 @@ class TransformersChat(Chat):
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
     def check(self) -> None:
-        """Fail now rather than after hours of other work, if there is no such model; its weights are not loaded yet."""
+        """Fail now rather than after hours of other work, if there is no such model; it is fetched, and not loaded."""
         self._tokenizer()
 
     @torch.inference_mode()
@@ -81,8 +82,10 @@ class TransformersChat(Chat):
         return Reply(text)
 
     def _tokenizer(self) -> Any:
+        ensure_models([self.model], beside=TOKENIZERS, otherwise="give a local folder of an instruction model")
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+            with offline_if_cached(self.model, beside=TOKENIZERS):
+                tokenizer: Any = AutoTokenizer.from_pretrained(self.model, padding_side="left")
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise self._unloadable(error) from error
         if tokenizer.chat_template is None:
@@ -93,9 +96,10 @@ class TransformersChat(Chat):
 
     def _network(self) -> Any:
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self.model, dtype=self.dtype, use_safetensors=True, output_loading_info=True
-            )
+            with offline_if_cached(self.model, beside=TOKENIZERS):
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    self.model, dtype=self.dtype, use_safetensors=True, output_loading_info=True
+                )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise self._unloadable(error) from error
         network, info = loaded

@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ard.audiollm import load_audiollm, stop_after
+from ard.hub import offline_if_cached
 from ard.plan.cost import PerClip
 from ard.types import Clip
 
@@ -25,7 +26,8 @@ class EncoderModel:
     """
 
     def __init__(self, name: str, layers_path: str | None = None, window: str | None = None) -> None:
-        self._model = load_audiollm(name, device="meta", layers_path=layers_path, window=window)
+        with offline_if_cached(name, weights=False):
+            self._model = load_audiollm(name, device="meta", layers_path=layers_path, window=window)
         self._model.model.requires_grad_(False)  # the counter fails at a weight norm otherwise
         self.d_in, self.num_layers = self._model.d_in, len(self._model.layers)
         self.num_weights = sum(weight.numel() for weight in self._model.model.parameters())

@@ -10,9 +10,11 @@ from huggingface_hub.errors import HFValidationError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from ard.hub import ensure_models
 from ard.plan.inputs import Preset
 from ard.types import UserError
 
+OTHERWISE = "give a local folder as `model` in the preset's run.yaml"
 TEMPLATE_TOKENS = 27  # of Qwen2-Audio's chat template around the audio
 PACKAGE = Path(__file__).parent.parent
 EMBEDDED = "embedded"  # the small models shipped with the package
@@ -153,8 +155,10 @@ def _dimensions(
 def _config(name: str, room: str, *, local_files_only: bool = False) -> Mapping[str, Any]:
     """Read a model's config.json from its folder, or else from the hub or its cache."""
     folder = _folder(name, room)
+    if folder is None and not local_files_only:
+        ensure_models([name], weights=False, otherwise=OTHERWISE)
     try:
-        path = folder or Path(hf_hub_download(name, "config.json", local_files_only=local_files_only)).parent
+        path = folder or Path(hf_hub_download(name, "config.json", local_files_only=True)).parent
     except HFValidationError as error:  # neither a folder nor the form of an id
         raise FileNotFoundError(name) from error
     config: Mapping[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))

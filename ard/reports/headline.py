@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ard.reports.concepts import read_concepts
 from ard.results import Result
@@ -20,26 +20,43 @@ def headline(run: Run) -> list[str]:
     Args:
         run: the run; what it has not measured yet is not spoken of.
     """
-    return [*_above_chance(run.own), *_foreign(run), *_reconstruction(run.own)]
+    return [*_spoken(above_chance(run.own)), *_foreign(run), *_reconstruction(run.own)]
 
 
-def _above_chance(cell: Cell) -> Iterator[str]:
+class AboveChance(NamedTuple):
+    """How many features chance does not explain: by m, or where clips have no embedding by their names."""
+
+    number: int
+    of: int  # live ones, or of names those selected
+    why: str  # the rate, or what the names are from; empty if there are none
+    by_name: bool
+
+
+def above_chance(cell: Cell) -> AboveChance | None:
+    """Count the features of a cell that are above chance; None if that has not been measured."""
     result = cell.result("monosemanticity")
     if result is not None and "num_live" in result.details:
-        number, live = result.details["num_above_chance"]["ard"], result.details["num_live"]
         rate = f"false-discovery rate {result.choices['false_discovery_rate']:.0%}"
-        if number:
-            yield f"{number:,} of {live:,} live features are above chance ({rate})."
-        else:
-            yield f"None of {live:,} live features is above chance ({rate}): the model may not know these sounds."
-    elif cell.result("naming") is not None:
-        selected = [concept for concept in read_concepts(cell) if concept["selected"]]
-        named = [concept for concept in selected if concept["name"] is not None]
-        what = (
-            f"{len(named):,} of {len(selected):,} features have" if named else f"None of {len(selected):,} features has"
-        )
-        source = f" (from {named[0]['made_from']})" if named else ""
-        yield f"{what} a name that chance does not explain{source}."
+        return AboveChance(result.details["num_above_chance"]["ard"], result.details["num_live"], rate, by_name=False)
+    if cell.result("naming") is None:
+        return None
+    selected = [concept for concept in read_concepts(cell) if concept["selected"]]
+    named = [concept for concept in selected if concept["name"] is not None]
+    return AboveChance(len(named), len(selected), f"from {named[0]['made_from']}" if named else "", by_name=True)
+
+
+def _spoken(counted: AboveChance | None) -> Iterator[str]:
+    if counted is None:
+        return
+    number, of, why, by_name = counted
+    many = f"{number:,} of {of:,}" if number else f"None of {of:,}"
+    reason = f" ({why})" if why else ""
+    if by_name:
+        yield f"{many} features {'have' if number else 'has'} a name that chance does not explain{reason}."
+    elif number:
+        yield f"{many} live features are above chance{reason}."
+    else:
+        yield f"{many} live features is above chance{reason}: the model may not know these sounds."
 
 
 def _foreign(run: Run) -> Iterator[str]:

@@ -75,7 +75,7 @@ def write_report(run: Path) -> Path:
     opened = Run.load(run)
     features = read_concepts(opened.own) if opened.own.path("concepts").is_file() else []
     clips = {str(row["id"]): row for row in (pq.read_table(opened.clips).to_pylist() if opened.clips.is_file() else ())}
-    selected = sorted((row for row in features if row["selected"]), key=_descending_m)
+    selected = sorted((row for row in features if row["selected"]), key=_best_first)
     shown = selected[:NUM_SHOWN]
     wanted = dict.fromkeys(
         clip_id for row in shown for side in ("top_ids", "bottom_ids") for clip_id in row[side] or ()
@@ -88,6 +88,7 @@ def write_report(run: Path) -> Path:
         .get_template("report.html")
         .render(
             run=opened,
+            model=Path(opened.model).name if Path(opened.model).is_absolute() else opened.model,
             written=datetime.now(UTC),
             version=version("ard-audio"),
             commit=git_commit(),
@@ -98,8 +99,11 @@ def write_report(run: Path) -> Path:
             clips=clips,
             places=places,
             num_features=len(features),
-            num_dead=sum(_number(row["m"]) is None for row in features),
+            num_dead=sum(row["n_active"] == 0 for row in features),
             num_selected=len(selected),
+            num_named=sum(row["name"] is not None for row in selected),
+            has_m=any(_number(row["m"]) is not None for row in selected),
+            has_captions=any(row["captions"] for row in shown),
             headline=headline(opened),
             waveforms=sounds.values(),
             bars=NUM_BARS,
@@ -134,9 +138,15 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _descending_m(row: Mapping[str, Any]) -> tuple[bool, float, int]:
+def _best_first(row: Mapping[str, Any]) -> tuple[bool, float, bool, int]:
+    """Sort features by m; where clips have no embedding, and so no feature has an m, those with a name come first."""
     m = _number(row["m"])
-    return m is None, -(m or 0.0), row["feature"]
+    return m is None, -(m or 0.0), row["name"] is None, row["feature"]
+
+
+def _spaced(label: str) -> str:
+    """Return a label in words: corpora join them by underscores, so that a browser breaks them anywhere."""
+    return label.replace("_", " ")
 
 
 def _places(cell: Cell) -> Mapping[str, Tensor]:
@@ -191,7 +201,7 @@ def _clip(
     activity: Activity | None,
 ) -> ClipCard:
     row = clips.get(clip_id, {})
-    reference = row.get("caption") or ", ".join(row.get("labels") or ()) or None
+    reference = row.get("caption") or ", ".join(map(_spaced, row.get("labels") or ())) or None
     return ClipCard(clip_id, caption, reference, _number(row.get("duration_s")), sounds.get(clip_id), activity)
 
 
@@ -209,7 +219,7 @@ def _truth(run: Run) -> Truth | None:
         return None
     result, row = rows[0]
     per_label = result.details.get("per_label", {})
-    labels = [(label, _number(best.get("auroc")), best.get("feature")) for label, best in per_label.items()]
+    labels = [(_spaced(label), _number(best.get("auroc")), best.get("feature")) for label, best in per_label.items()]
     return Truth(
         figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
         labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),

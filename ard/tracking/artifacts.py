@@ -62,7 +62,7 @@ def _log(
 ) -> None:
     """Log files and folders as what the W&B run made or used."""
     folder = logger.cell.run.folder.absolute()
-    named = re.sub(r"[^\w.-]", "-", "-".join((folder.name, *name)))  # W&B takes few characters
+    named = re.sub(r"[^A-Za-z0-9_.-]", "-", "-".join((folder.name, *name)))  # W&B takes few characters
     artifact = wandb.Artifact(named, type_)
     with logger.copies():
         for path in paths:

@@ -13,8 +13,9 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from lightning import Callback, Trainer
 
-from ard.activations import ClipDataModule, Extraction, read_manifest
+from ard.activations import ActivationWriter, ClipDataModule, Extraction, read_manifest
 from ard.activations.module import _unusable
 from ard.activations.store import read_clip_metadata, read_layer
 from ard.audio import read_audio_manifest, read_clips, write_audio_shards
@@ -175,6 +176,25 @@ def test_a_batch_that_is_too_large_for_the_memory_is_halved_and_a_clip_that_is_t
     assert min(tokens[clip] for clip in left_out) > max(tokens[clip] for clip in manifest.clip_ids)
     assert {failure.reason.partition(":")[0] for failure in manifest.failures} == {"out of memory, even alone"}
     assert any(len(size) and size[0] > 1 and size.numel() > 80 for size in sizes)
+
+
+def test_what_is_written_is_not_kept_in_memory(audio, tiny_audiollm, tmp_path):
+    alive = []
+
+    class Watch(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, *_):
+            self.seen += [weakref.ref(clip[0]) for clip in outputs.activations]
+            alive.append(sum(x() is not None for x in self.seen))
+
+    out = tmp_path / "activations"
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", callbacks=[ActivationWriter(out), Watch()], **quiet)
+    trainer.predict(Extraction([0], tiny_audiollm), ClipDataModule(audio, activations=out))
+    assert len(read_manifest(out).clip_ids) == 40
+    assert max(alive) <= 3 * 4  # of a shard that is filled, one that is written, and a batch
 
 
 def test_nothing_of_a_pass_that_failed_is_alive_when_its_halves_are_tried(audio, tiny_audiollm):

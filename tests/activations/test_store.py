@@ -14,6 +14,7 @@ from safetensors.torch import load
 from ard.activations import ActivationDataModule, read_manifest
 from ard.activations.store import (
     finished_shards,
+    keep_shards,
     read_clip_metadata,
     read_layer,
     remove_shards,
@@ -54,6 +55,20 @@ def test_the_manifest_says_what_the_shards_hold(store):
         assert all((x == sign * index).all() for index, x in enumerate(xs))
     known = [clip for shard in manifest.shards for clip in read_clip_metadata(store, shard)]
     assert [(clip["id"], clip["labels"]) for clip in known] == [(f"c{index}", ["rain"]) for index in range(7)]
+
+
+def test_only_shards_of_the_same_clips_are_kept(tmp_path):
+    audio = ["a", "b", "c"]
+    for shard, of_shard in enumerate(audio):
+        write_shard(tmp_path, shard, [clip(shard)], (), {**ABOUT, "audio": of_shard})
+    write_manifest(tmp_path, 3, 4, ABOUT, audio)
+    assert keep_shards(tmp_path, ["a", "x"]) == 1
+    assert sorted(path.name for path in tmp_path.rglob("0*")) == ["000000.json", "000000.tar", "000000.tar"]
+    assert list(finished_shards(tmp_path, ABOUT, ["a", "x"])) == [0]
+    with pytest.raises(UserError, match="no finished extraction"):
+        read_manifest(tmp_path)
+    with pytest.raises(UserError, match=r"holds shards of another extraction \(audio 'a', now 'y'\)"):
+        finished_shards(tmp_path, ABOUT, ["y"])
 
 
 def test_shards_are_removed_and_what_somebody_else_put_beside_them_stays(store):

@@ -9,7 +9,7 @@ import soundfile
 
 from ard.audio import FolderClips, read_audio_manifest, read_clips, resample, write_audio_shards
 from ard.audio.decoding import SILENCE_PEAK, unusable
-from ard.files import in_use
+from ard.files import LOCK, in_use
 from ard.types import Clip, Failure, UserError
 
 
@@ -36,6 +36,22 @@ def test_other_files_and_nan_samples_are_named_and_hidden_ones_passed_over(tmp_p
         "notes.txt": "unreadable: its content cannot be decoded",
         "nan.wav": "has samples that are NaN or infinite",
     }
+
+
+def test_a_folder_that_a_command_wrote_is_named_and_not_read(tmp_path):
+    tone = np.sin(np.arange(8000) / 10)
+    for place in (".", "out", "out/below", "b"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        soundfile.write(tmp_path / place / "a.wav", tone, 16000)
+    for place in ("out", "out/below"):
+        (tmp_path / place / LOCK).touch()
+    failure, *clips = FolderClips(tmp_path)
+    assert failure == Failure("out", "audio", "a folder that `ard` wrote: not read")
+    assert [clip.id for clip in clips] == ["a_wav", "b/a_wav"]
+    with chdir(tmp_path):
+        assert [item.id for item in FolderClips(Path())] == ["out", "a_wav", "b/a_wav"]
+    halves = FolderClips(tmp_path).parts(0.5, 0)
+    assert sorted(item.id for half in halves for item in half) == ["a_wav", "b/a_wav", "out"]
 
 
 def test_long_files_are_cut_without_losing_a_sample(sounds):

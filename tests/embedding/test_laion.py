@@ -1,6 +1,7 @@
 """LAION's own package, its real code on the CPU, with random weights in the layout of its checkpoints."""
 
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -108,3 +109,21 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "laion_clap", None)
     with pytest.raises(UserError, match=r"pip install 'ard-audio\[laion-clap\]'"):
         load_clap("laion:630k-audioset-best.pt")
+
+
+def test_without_a_network_one_line_says_what_to_fetch(no_network, monkeypatch, tmp_path):
+    (tmp_path / "laion_clap.py").write_text("raise AssertionError('loads tokenizers from the hub')", encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "laion_clap", raising=False)
+    no_network()
+    started = time.monotonic()
+    with pytest.raises(
+        UserError,
+        match=r"^lukewys/laion_clap 630k.pt \(unknown size\) cannot be fetched from .*, run `hf download "
+        r"lukewys/laion_clap 630k.pt`, or give another --clap$",
+    ):
+        load_clap("laion:630k.pt")
+    (tmp_path / "630k.pt").touch()
+    with pytest.raises(UserError, match=r"run `hf download bert-base-uncased` and `hf download facebook/bart-base`"):
+        load_clap(f"laion:{tmp_path / '630k.pt'}")
+    assert time.monotonic() - started < 5

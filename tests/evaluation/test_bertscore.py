@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,3 +56,11 @@ def test_a_model_that_the_package_knows_is_rescaled_with_its_baseline(tmp_path):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"BERTScore model .* cannot be loaded"):
         BERTScore(str(tmp_path))
+
+
+def test_without_a_network_one_line_says_what_to_fetch(no_network):
+    no_network()
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"run `hf download roberta-large`, or give a local folder as `bertscore`"):
+        BERTScore("roberta-large")
+    assert time.monotonic() - started < 15  # bert_score itself takes seconds to import

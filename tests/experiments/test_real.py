@@ -6,6 +6,7 @@ RUN = {
     "seed": 3,
     "embedding": "computed",
     "headline": ["5 of 9 live features are above chance (false-discovery rate 5%)."],
+    "above_chance": [5, 9],
     "f1": [0.4, 0.3, 0.5],
     "minus": dict.fromkeys(real.COMPARED, (0.1, -0.05, 0.2)),
     "gains": {"matching/f1": [[0.4, 0.3, 0.5], [0.3, 0.2, 0.4], [0.1, -0.05, 0.2]]},

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -352,3 +353,16 @@ def test_a_model_in_process_that_lacks_a_tensor_is_refused(tiny_chat, tmp_path):
     save_file(weights, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"has no weights for 1 of its tensors, such as 'model.layers.1.mlp.up_proj"):
         TransformersChat(str(tmp_path / "model"), device="cpu", cache=tmp_path / "answers.jsonl")(["hello"])
+
+
+def test_a_model_in_process_comes_from_the_hub_once(hub, no_network, tiny_chat, tmp_path):
+    hub.repositories["someone/chat"] = {path.name: path.read_bytes() for path in Path(tiny_chat).iterdir()}
+    made = TransformersChat("someone/chat", device="cpu", cache=tmp_path / "answers.jsonl", max_tokens=4)
+    made.check()
+    no_network()
+    local = TransformersChat(tiny_chat, device="cpu", cache=tmp_path / "local.jsonl", max_tokens=4)
+    assert made(PROMPTS[:2]) == local(PROMPTS[:2])
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"run `hf download someone/other`, or give a local folder of an instruction"):
+        TransformersChat("someone/other", cache=tmp_path / "answers.jsonl").check()
+    assert time.monotonic() - started < 5

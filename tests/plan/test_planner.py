@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -275,6 +276,19 @@ def lacking(**changes):
 def test_what_cannot_be_planned_is_refused(facts, on, said):
     with pytest.raises(UserError, match=said):
         plan(facts, **{**ON, **on})
+
+
+def test_without_a_network_one_line_says_what_to_fetch(no_network):
+    no_network()
+    started = time.monotonic()
+    with pytest.raises(
+        UserError,
+        match=r"^openai/whisper-base \(unknown size\) cannot be fetched from http://127.0.0.1:9 \(Connection "
+        r"refused\), and .* does not have all of it: where there is a network, run `hf download openai/whisper-base`, "
+        r"or give a local folder as `model` in the preset's run.yaml$",
+    ):
+        plan(facts_of("laptop"), **ON)
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def concept(feature, m, ids, **changes):
         "layer": 3,
         "name": f"name {feature}",
         "m": m,
-        "n_active": feature + 1,
+        "n_active": 0 if math.isnan(m) else feature + 1,
         "selected": not math.isnan(m),
         "top_ids": ids[:2],
         "bottom_ids": ids[2:],

@@ -21,7 +21,7 @@ from ard.reports.sounds import HEIGHT, NUM_BARS, waveform_path
 from ard.results import Figure, Result, Row
 from ard.types import UserError
 
-from .conftest import NASTY, concept, write_concepts
+from .conftest import NASTY, concept, write_about, write_concepts
 
 
 class Page(html.parser.HTMLParser):
@@ -172,6 +172,32 @@ def test_only_so_many_concepts_are_shown(run, monkeypatch):
     page = Page(write_report(run))
     assert len(page.all("article")) == 1
     assert "The 1 of highest m are shown, of 2" in page.text
+
+
+def test_without_embeddings_named_concepts_come_first_and_nothing_is_said_of_m(run):
+    given = {"selected": True, "n_active": 4, "captions": []}
+    write_concepts(
+        run, [concept(n, math.nan, NASTY, name=name, **given) for n, name in ((2, None), (5, "rain"), (9, None))]
+    )
+    clips = pq.read_table(run / "clips.parquet").drop_columns("labels")
+    labels = pa.array([["Bird_song"]] * 4, pa.list_(pa.string()))
+    pq.write_table(clips.append_column("labels", labels).drop_columns("caption"), run / "clips.parquet")
+    page = Page(write_report(run))
+    assert [card["data-feature"] for card in page.all("article")] == ["5", "2", "9"]
+    assert "3 of them are concepts, and 1 of these have a name" in page.text
+    assert "0 of 3" in page.text  # none is dead
+    assert "monosemanticity m" not in page.text
+    assert not page.all("p", **{"class": "score"})
+    assert [option["value"] for option in page.all("option")] == ["named", "active", "name", "feature"]
+    assert "In quotation marks" not in page.text
+    assert "Bird song" in page.text
+
+
+def test_a_model_in_a_folder_is_called_by_its_name(run):
+    write_about(run, model="/somewhere/whisper-base")
+    page = Page(write_report(run))
+    assert "Layer 3 of whisper-base , taken apart" in page.text
+    assert "Concepts in whisper-base –" in page.text
 
 
 def test_a_bare_run_still_has_a_page(run):

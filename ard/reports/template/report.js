@@ -36,10 +36,12 @@ if (tools) {
   const about = (card) => [...card.querySelectorAll("h3, .meta, :scope > .clips, .candidates")].map((part) => part.textContent);
   const words = new Map(cards.map((card) => [card, about(card).join(" ").toLowerCase()]));
   const number = (card, key) => card.dataset[key] === "" ? -Infinity : Number(card.dataset[key]);
+  const named = (a, b) => (a.dataset.name === "") - (b.dataset.name === "");
   const orders = {
+    named,
     m: (a, b) => number(b, "m") - number(a, "m"),
     active: (a, b) => number(b, "active") - number(a, "active"),
-    name: (a, b) => a.dataset.name.localeCompare(b.dataset.name),
+    name: (a, b) => named(a, b) || a.dataset.name.localeCompare(b.dataset.name),
     feature: (a, b) => number(a, "feature") - number(b, "feature"),
   };
   const filter = () => {
