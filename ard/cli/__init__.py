@@ -69,6 +69,22 @@ COMMANDS = {
         "Ask the run's model about a clip without and with features set to a value, and print the answers.",
         loads_models=True,
     ),
+    "tables": Command(
+        "report:tables",
+        "Show the tables of a run, or one of them, from the run's files.",
+        {
+            "number": {"type": int, "nargs": "?", "help": "1 to 4, or 0 for what training gives; by default all"},
+            "--notes": {
+                "action": "store_true",
+                "help": "show the notes too: where the figures are from, how the paper was read, what is not beaten",
+            },
+        },
+    ),
+    "runs": Command(
+        "runs:runs",
+        "List the runs under a folder: model, main figures, size, and what is unfinished and why.",
+        {"folder": {"type": Path, "nargs": "?", "default": Path("runs"), "help": "the folder (default: runs)"}},
+    ),
     "report": Command(
         "report:report", "Write the tables and the HTML report of a run's folder again, from its files alone."
     ),

@@ -23,7 +23,7 @@ from ard.presets import preset_facts
 from ard.run import MANIFEST
 from ard.sae import TopKSAE
 from ard.sae.functional import squared_error
-from ard.steps import GOALS, Goal
+from ard.steps import TABLES, Goal, TableNumber
 from ard.types import Clip, UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
@@ -70,7 +70,7 @@ def table(
         dry_run: list the steps, which of them are done, and why the others are not; nothing is run.
         run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
     """
-    goal: Goal | None = next((one for one in GOALS if one == number), None)
+    goal: TableNumber | None = next((one for one in TABLES if one == number), None)
     if goal is None:
         raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
     stated = preset_facts(preset, {})
@@ -83,7 +83,7 @@ def table(
         return
     with claim_run(chain.run.folder):
         chain.fill([goal])
-        chain.finish()
+        chain.finish(goal)
 
 
 def run(
