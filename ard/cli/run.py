@@ -316,7 +316,7 @@ def _estimate_s(clip: Clip, num_files: int, chain: Chain, steps: int | None) -> 
 
 def _spoken(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
-    return f"{minutes} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
+    return f"{minutes} minute{'s' if minutes > 1 else ''}" if minutes < 100 else f"{minutes / 60:.0f} hours"
 
 
 def _choose_layer(audiollm: AudioLLM, layer: int | None, layers: list[int] | None) -> int:
