@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from ard.types import Failure, Note
-
 LATER_PIECE = re.compile(r"#(?!0000)\d{4}$")
 FIRST_LINE_S = 2.0
 RARELY_S = 60.0
 
 console = Console(stderr=True)
+
+Finding = tuple[str, str, str]
+"""A :class:`~ard.types.Failure` or a :class:`~ard.types.Note`: a clip, the stage, and the reason."""
 
 
 def say(step: str) -> None:
@@ -131,17 +132,17 @@ def tracked(source: Iterable[Any], description: str) -> Iterator[Any]:
                 progress.advance()
 
 
-def say_failures(failures: Sequence[Failure]) -> None:
+def say_failures(failures: Sequence[Finding]) -> None:
     """Show which clips were left out, and why."""
     _list("left out", failures)
 
 
-def say_notes(notes: Sequence[Note]) -> None:
+def say_notes(notes: Sequence[Finding]) -> None:
     """Show which clips were used despite a problem."""
     _list("used despite a problem", notes)
 
 
-def _list(what: str, listed: Sequence[Failure | Note], most: int = 20) -> None:
+def _list(what: str, listed: Sequence[Finding], most: int = 20) -> None:
     """Show how many there are and the first few by name; if there are more, also the counts by reason."""
     if not listed:
         return

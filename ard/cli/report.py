@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ard.console import console
+from ard.console import at_work, console
 from ard.files import claim
 from ard.reports import (
     Order,
@@ -28,9 +28,10 @@ def report(run: Path) -> None:
         run: the run's folder.
     """
     Run.load(run)
-    with claim(run):
+    with claim(run), at_work("writing the report"):
         write_tables(run)
-        Console().print(f"report: {write_report(run)}", soft_wrap=True)
+        page = write_report(run)
+    Console().print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def tables(run: Path, number: int | None = None, *, notes: bool = False) -> None:

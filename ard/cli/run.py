@@ -13,7 +13,7 @@ from ard.audio import FolderClips, read_audio_manifest
 from ard.audiollm import AudioLLM, load_audiollm
 from ard.chain import Chain, claim_run
 from ard.classes import import_class
-from ard.console import console
+from ard.console import at_work, console
 from ard.embedding import load_clap
 from ard.embedding.clap import COMPUTED
 from ard.files import refuse_inside
@@ -288,7 +288,8 @@ def _show_plan(
     clips = () if begun or size > MOST_TIMED else sources["probe"]
     clip = next((clip for clip in clips if isinstance(clip, Clip)), None)
     if clip is not None:
-        duration = _spoken(_estimate_s(clip, num_files, chain, steps))
+        with at_work("timing a clip and two steps of the training"):
+            duration = _spoken(_estimate_s(clip, num_files, chain, steps))
         lines.append(f"about {duration} if all files are like the first; Ctrl-C stops, the same command goes on")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ard.audiollm import keep_plain_options, widen_on_cpu
+from ard.console import at_work
 from ard.naming.chat import CUT, EMPTY, Chat, Content, Keep, Reply
 from ard.types import UserError
 
@@ -93,9 +94,10 @@ class TransformersChat(Chat):
 
     def _network(self) -> Any:
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self.model, dtype=self.dtype, use_safetensors=True, output_loading_info=True
-            )
+            with at_work(f"loading {self.model}"):
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    self.model, dtype=self.dtype, use_safetensors=True, output_loading_info=True
+                )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise self._unloadable(error) from error
         network, info = loaded
