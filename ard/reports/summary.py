@@ -5,7 +5,6 @@ import re
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from rich.cells import cell_len
@@ -14,18 +13,16 @@ from rich.text import Text
 from ard.reports.concepts import find_concepts
 from ard.reports.gains import VERDICTS, gain_name, gain_rows, verdict
 from ard.reports.headline import headline
-from ard.results import Row
+from ard.results import CONTROL_METHODS, Result, Row
 from ard.run import Cell, Run
 
 WIDTH, HEIGHT = 80, 23  # a terminal of 80 x 24, with a line for the next prompt
 NUM_BEST = 5
 WIDEST_NAME = 36
-MORE_LINES = (
-    *VERDICTS[:1] * 2,
-    VERDICTS[2],
-    VERDICTS[1],
-    *VERDICTS[:1] * 2,
-)  # whose lines they are, where there is room
+OTHERS = "F1 minus that of"
+BETTER, ALIKE, WORSE = VERDICTS
+MORE_LINES = (BETTER, OTHERS, WORSE, BETTER, ALIKE, OTHERS, WORSE, BETTER, BETTER)
+"""What gets a further line, where there is room for it."""
 
 
 def summary(run: Run) -> Text:
@@ -51,16 +48,30 @@ def _gains(run: Run, num_lines: int) -> list[Text]:
         return [Text("What training gives was not measured: there are no untrained dictionaries.")]
     num_draws = result.choices["num_draws"]
     mean = f"the mean of {num_draws} untrained dictionaries" if num_draws > 1 else "an untrained dictionary"
-    by_verdict = {which: list(of) for which, of in groupby(rows, verdict)}
-    heads = {which: f"  {which} ({len(by_verdict.get(which, ()))})  " for which in VERDICTS}
-    indent, room = max(map(len, heads.values())), dict.fromkeys(VERDICTS, 1)
-    for which in MORE_LINES[: max(0, num_lines - 1 - len(VERDICTS))]:
+    items = {which: [_gain(row) for row in rows if verdict(row) == which] for which in VERDICTS}
+    heads = {which: f"  {which} ({len(of)})  " for which, of in items.items()}
+    if others := _minus_others(result):
+        items[OTHERS], heads[OTHERS] = others, f"  {OTHERS}  "
+    indent, room = max(map(len, heads.values())), dict.fromkeys(items, 1)
+    further = [which for which in MORE_LINES if which in items]
+    for which in further[: max(0, num_lines - 1 - len(items))]:
         room[which] += 1
     lines = [Text(f"What training gives, with {mean} in brackets", "bold")]
     for which, head in heads.items():
-        texts = _fitting([_gain(row) for row in by_verdict.get(which, ())], WIDTH - indent, room[which])
+        texts = _fitting(items[which], WIDTH - indent, room[which])
         lines += [Text(f"{'' if place else head:{indent}}{text}") for place, text in enumerate(texts)]
     return lines
+
+
+def _minus_others(gain: Result) -> list[str]:
+    """Return by how much F1 is above that of each other control, the least first, and what the interval says."""
+    minus = {method: of["f1"] for method, of in gain.details.get("names_minus", {}).items() if "f1" in of}
+    minus.pop(CONTROL_METHODS["untrained"], None)
+    told = [(of["value"], of["low"], of["high"], method) for method, of in minus.items() if None not in of.values()]
+    return [
+        f"{method} {value:+.2f} ({BETTER if low > 0 else WORSE if high < 0 else ALIKE})"
+        for value, low, high, method in sorted(told)
+    ]
 
 
 def _gain(row: Row) -> str:
@@ -74,7 +85,7 @@ def _fitting(items: Sequence[str], width: int, num_lines: int) -> list[str]:
     for num_shown in range(len(items), 0, -1):
         more = [f"{len(items) - num_shown} more"] if num_shown < len(items) else []
         whole = "; ".join(item.replace(" ", "\0") for item in (*items[:num_shown], *more))
-        lines = textwrap.wrap(whole, width)
+        lines = textwrap.wrap(whole, width, break_on_hyphens=False)
         if len(lines) <= num_lines:
             return [line.replace("\0", " ") for line in lines]
     return [f"{len(items)} figures" if items else "none"]

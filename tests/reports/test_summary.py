@@ -63,6 +63,25 @@ def test_what_training_gives_is_told_from_what_it_does_not_give(run):
     assert "  better (0)          none" in lines
 
 
+def test_f1_is_held_against_the_other_controls_too(run):
+    names = {
+        "Untrained SAE": (0.06, 0.03, 0.09),
+        "Poly. Feats.": (0.1, 0.05, 0.15),
+        "Random tokens": (-0.08, -0.1, -0.01),
+    }
+    names["Poly. Feats., half-waves"] = (0.02, -0.01, 0.05)
+    minus = {method: {"f1": dict(zip(("value", "low", "high"), of, strict=True))} for method, of in names.items()}
+    minus["Mean Act."] = {"f1": {"value": 0.1, "low": None, "high": None}}
+    save(run, "gain", [BETTER], {"num_draws": 3}, names_minus=minus)
+    lines = shown(run)
+    start = lines.index("  worse (0)           none")
+    assert lines[start + 1 : start + 4] == [
+        "  F1 minus that of    Random tokens -0.08 (worse);",
+        "                      Poly. Feats., half-waves +0.02 (not told apart);",
+        "                      Poly. Feats. +0.10 (better)",
+    ]
+
+
 def test_without_controls_nothing_is_claimed_of_training(run):
     assert "What training gives was not measured: there are no untrained dictionaries." in shown(run)
 
@@ -129,7 +148,8 @@ def test_it_fits_a_terminal_however_much_there_is_to_say(run, clap, monkeypatch)
         for place, figure in enumerate(GAINS)
         for shift in (shifts if figure.startswith("steering") else [(None, None)])
     ]
-    save(run, "gain", rows, {"num_draws": 3})
+    minus = {f"control {n}": {"f1": {"value": 0.1, "low": -0.1, "high": 0.2}} for n in range(9)}
+    save(run, "gain", rows, {"num_draws": 3}, names_minus=minus)
     long = ["雨" * 60, "a dog [barks] " * 10, "two\nlines", "e", "f", "g"]
     name_concepts(run, [concept(n, 1234.5 - n, IDS, name=name, n_active=1234567) for n, name in enumerate(long)])
     monkeypatch.chdir(run)
