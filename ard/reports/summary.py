@@ -76,7 +76,7 @@ def _minus_others(gain: Result) -> list[str]:
 
 def _gain(row: Row) -> str:
     """Return a figure and, in brackets, that of the untrained dictionaries."""
-    name = re.sub(r" \(Table \d\)", "", gain_name(row))
+    name = re.sub(r" \(Table \d\)", "", gain_name(row)).replace("the same,", "m of the top fifth,")
     return f"{name} {row.figures['trained'].value:.2f} ({row.figures['untrained'].value:.2f})"
 
 

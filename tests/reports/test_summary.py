@@ -63,6 +63,12 @@ def test_what_training_gives_is_told_from_what_it_does_not_give(run):
     assert "  better (0)          none" in lines
 
 
+def test_no_name_of_a_figure_refers_to_the_line_above(run):
+    for figure in GAINS:
+        save(run, "gain", [compared(figure, 0.5, 0.4, 0.1, 0.3)], {"num_draws": 3})
+        assert "the same" not in " ".join(shown(run))
+
+
 def test_f1_is_held_against_the_other_controls_too(run):
     names = {
         "Untrained SAE": (0.06, 0.03, 0.09),
