@@ -503,8 +503,8 @@ def test_two_ranks_evaluate_as_one(run, tiny_audiollm, tiny_clap, tiny_roberta, 
         several = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={ranks}"]
         command = [sys.executable, "-m", "ard", *args, *several, f"--run.cell={cell.folder}"]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-    files = set(in_use(one.folder)) - {"sae"}
-    assert files == set(in_use(two.folder)) - {"sae"}
+    files = set(in_use(one.folder)) - {"sae", "wandb.json"}
+    assert files == set(in_use(two.folder)) - {"sae", "wandb.json"}
     assert {f"{name}.json" for name in ("matching", "naming", "label_auroc", "stated_labels", "detection")} < files
     for name in files:
         kept = [cell.folder / name for cell in cells]
