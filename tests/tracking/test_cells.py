@@ -193,7 +193,6 @@ def test_a_training_that_was_killed_goes_on_in_its_wandb_run(tmp_path):
     resumed = WandbLogger(folder, stage="fit")
     resumed.describe({"fit": {"k": 4}})
     resumed.experiment.log({"train/fvu": 0.25})
-    resumed.finish()
     assert resumed.experiment.id == killed.entry.id
     resumed.finish()
     wandb.teardown()
