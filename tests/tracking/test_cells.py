@@ -3,8 +3,11 @@
 import csv
 import json
 import math
+import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +171,7 @@ log_cell(WandbLogger(cell.folder), cell)
 """
 
 
-def test_wandb_mode_is_heeded(run, monkeypatch):
+def test_wandb_mode_is_heeded(run):
     with serve() as served:
         run_python(served, "-c", LOGGED.format(folder=str(run)))  # as a user who has set it to online
     (sent,) = served.runs.values()
@@ -179,10 +182,10 @@ def test_wandb_mode_is_heeded(run, monkeypatch):
     assert not read_runs(run)
     assert "0" * 40 not in cell.tracking.read_text(encoding="utf-8")
     cell.tracking.unlink()
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    log_cell(WandbLogger(cell.folder), cell)
-    wandb.teardown()  # it reads the environment once
+    command = [sys.executable, "-c", LOGGED.format(folder=str(run))]
+    subprocess.run(command, env={**os.environ, "WANDB_MODE": "disabled"}, check=True, capture_output=True)
     assert not read_runs(run)
+    assert not cell.tracking.exists()
 
 
 def test_a_training_that_was_killed_goes_on_in_its_wandb_run(tmp_path):
