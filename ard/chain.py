@@ -136,7 +136,7 @@ class Chain:
                 raise UserError(
                     f"{str(self.run.folder)!r} was made, or begun, with other sounds ({part.why[0]}): give --redo "
                     f"[{','.join(names)}] to make it anew with those that are there now, where activations that would "
-                    "be the same are kept, or another --out"
+                    "be the same are kept, --redo [audio] if they are the same sounds elsewhere, or another --out"
                 )
             raise UserError(
                 f"{one} of {str(self.run.folder)!r} was done, or begun, with other settings: {part.why[0]}; give "

@@ -253,7 +253,8 @@ def test_sounds_that_were_added_leave_activations_that_a_new_run_would_give(tiny
     with pytest.raises(
         UserError,
         match=r"grown' was made, or begun, with other sounds \(clips changed from .* give --redo \[audio,extract,fit\] "
-        r"to make it anew with those that are there now, where activations that would be the same are kept, or another",
+        r"to make it anew with those that are there now, where activations that would be the same are kept, "
+        r"--redo \[audio\] if they are the same sounds elsewhere, or another",
     ):
         fill("grown", 11)
     assert written(tmp_path / "grown") == before

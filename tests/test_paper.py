@@ -163,8 +163,8 @@ def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, argume
     with pytest.raises(SystemExit, match="2"):
         main(command)
     said = " ".join(capsys.readouterr().err.split())
-    assert "audio: probe of" in said
-    assert "give --redo [audio] to do it again" in said
+    assert "was made, or begun, with other sounds" in said
+    assert "--redo [audio] if they are the same sounds elsewhere" in said
     main([*command, "--redo", "[audio]"])  # the corpora lie elsewhere
     assert {path: path.stat().st_mtime_ns for path in run.glob("activations*/**/*")} == extracted  # of the same clips
     result = Result.load(run / "layer-2/e2/steering.json")
