@@ -5,7 +5,18 @@ import sys
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.bench import busy, controls, embedding, extraction, feeding, matching, retrieval, sae, steering
+from experiments.bench import (
+    busy,
+    controls,
+    embedding,
+    extraction,
+    feeding,
+    matching,
+    retrieval,
+    sae,
+    steering,
+    writing,
+)
 from experiments.bench.report import keep
 
 BENCHMARKS = {
@@ -18,6 +29,7 @@ BENCHMARKS = {
     "retrieval": retrieval,
     "sae": sae,
     "steering": steering,
+    "writing": writing,
 }
 
 if __name__ == "__main__":
