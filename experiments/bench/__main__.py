@@ -14,6 +14,7 @@ from experiments.bench import (
     matching,
     retrieval,
     sae,
+    stages,
     steering,
     writing,
 )
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "matching": matching,
     "retrieval": retrieval,
     "sae": sae,
+    "stages": stages,
     "steering": steering,
     "writing": writing,
 }
