@@ -1,7 +1,6 @@
 """Audio shards as batches for extraction, and activation shards as batches for training and probing."""
 
 import logging
-import signal
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
@@ -12,15 +11,15 @@ import numpy as np
 import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from ard.activations.module import ClipBatch, Extraction
-from ard.activations.sending import sent
 from ard.activations.store import Layer, finished_shards, read_layer, read_manifest
 from ard.activations.stream import InOrder, Probe, ProbeBatch, Shuffled, ShuffledOnDevice
 from ard.audio import clip_metadata, read_audio_manifest, read_shard
 from ard.audiollm import AudioPrompter
 from ard.types import Clip, Failure, UserError
+from ard.workers import prepared, share
 
 
 class _Clips(IterableDataset[ClipBatch]):
@@ -36,8 +35,7 @@ class _Clips(IterableDataset[ClipBatch]):
 
     def __iter__(self) -> Iterator[ClipBatch]:
         """Return the batches of this worker's share of the shards."""
-        worker = get_worker_info()
-        for index in list(self.shards)[worker.id if worker else 0 :: worker.num_workers if worker else 1]:
+        for index in share(list(self.shards)):
             items = list(enumerate(read_shard(self.shards[index])))
             failures = [clip for _, clip in items if isinstance(clip, Failure)]
             batches = list(self._batches([(place, clip) for place, clip in items if isinstance(clip, Clip)]))
@@ -115,13 +113,7 @@ class ClipDataModule(LightningDataModule):
         assert isinstance(module, Extraction)
         missing = self.missing(module)
         mine = dict(list(missing.items())[self.trainer.global_rank :: self.trainer.world_size])
-        return DataLoader(
-            self.batches(module, mine),
-            batch_size=None,
-            collate_fn=sent,
-            num_workers=self.num_workers,
-            worker_init_fn=_leave_ctrl_c_to_the_trainer,
-        )
+        return prepared(self.batches(module, mine), self.num_workers)
 
     def count(self, module: Extraction) -> tuple[int, int]:
         """Return how many clips have been extracted or left out, and how many there are."""
@@ -174,7 +166,8 @@ class ActivationDataModule(LightningDataModule):
         buffer_tokens: tokens mixed before batches are cut; every worker of every rank holds these and one shard. On a
             GPU, without workers, its memory holds them twice: one half is filled while the other is used.
         clips_per_batch: clips in a probing batch.
-        num_workers: processes that read and mix; another number changes the order of the batches.
+        num_workers: processes that read and mix for `fit`, where another number changes the order of the batches, and
+            that decode clips for a CLAP model in `test`.
         skip_not_finite: leave tokens that hold NaN or infinity out of training batches, name their clips once and log
             how many there were (``train/skipped_tokens``); if false, such a token stops training.
         seed: seed for the order of shards and for the mixing of buffers.
@@ -249,13 +242,7 @@ class ActivationDataModule(LightningDataModule):
             self.tokens = ShuffledOnDevice(layer, *settings, start, rank=rank, world_size=world_size, device=device)
             return DataLoader(self.tokens, batch_size=None)
         self.tokens = Shuffled(layer, *settings, start, rank=rank, world_size=world_size)
-        return DataLoader(
-            self.tokens,
-            batch_size=None,
-            collate_fn=sent,
-            num_workers=self.num_workers,
-            worker_init_fn=_leave_ctrl_c_to_the_trainer,
-        )
+        return prepared(self.tokens, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Return the tokens of the evaluation set in order, or of the probing set if there is none."""
@@ -304,8 +291,3 @@ class ActivationDataModule(LightningDataModule):
     def _rank(self) -> tuple[int, int]:
         """Return this rank and the number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def _leave_ctrl_c_to_the_trainer(_: int) -> None:
-    """Ignore Ctrl-C in a worker, which the terminal also sends it: a step that waits for it can then finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

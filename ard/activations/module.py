@@ -1,5 +1,6 @@
 """Extraction as a LightningModule: `Trainer.predict` runs it, `ActivationWriter` stores the results."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -110,7 +111,7 @@ class Extraction(LightningModule):
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Extracted:
         """Return the activations of a batch of clips, on the CPU, and why clips must be left out."""
         captured = self._capture(batch.prompts) if batch.prompts else []
-        return Extracted(captured, [_unusable(activations) for activations in captured])
+        return Extracted(captured, [unusable(activations) for activations in captured])
 
     def _capture(self, prompts: AudioPrompts) -> list[dict[int, Tensor]]:
         """Capture a batch, halved until its parts fit into memory; a lone clip that does not fit gives nothing."""
@@ -144,12 +145,12 @@ class Extraction(LightningModule):
         return None
 
 
-def _unusable(activations: dict[int, Tensor]) -> str | None:
+def unusable(activations: Mapping[int, Tensor]) -> str | None:
     """Say why the activations of a clip cannot be kept; None if they can."""
     if not activations:
         return "out of memory, even alone: use a machine with more, or cut the clip"
     if any(len(x) == 0 for x in activations.values()):
         return "no audio tokens: the clip is too short"
-    if not all(x.isfinite().all() for x in activations.values()):
+    if not all(torch.stack(x.aminmax()).isfinite().all() for x in activations.values()):  # NaN is both of them
         return "the forward pass gave NaN or infinity"
     return None

@@ -6,7 +6,7 @@ after its tars.
 """
 
 import errno
-import io
+import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,13 +18,14 @@ import fsspec
 import torch
 import webdataset as wds
 import xxhash
-from safetensors.torch import save
 from torch import Tensor
 
 from ard.files import LOCK, claim, in_use
 from ard.results import replacing, sealed, unsealed, write_json
 from ard.run import MANIFEST, write_parquet
 from ard.types import Failure, UserError
+
+SAFETENSORS_DTYPE = {torch.bfloat16: "BF16", torch.float32: "F32"}
 
 
 class Shard(NamedTuple):
@@ -192,7 +193,7 @@ def write_shard(
     failures: Sequence[Failure],
     about: Mapping[str, Any],
 ) -> None:
-    """Write one shard: each layer's tar whole or not at all, then the file that marks the shard as complete.
+    """Write one shard: the layers' tars at once, each whole or not at all, then the file that marks it as complete.
 
     Args:
         folder: folder of the shards.
@@ -204,13 +205,17 @@ def write_shard(
     Raises:
         UserError: if the disk is full or the folder cannot be written; shards already written stay.
     """
-    num_bytes: dict[int, int] = {}
-    checksums: dict[int, str] = {}
-    offsets: tuple[int, ...] = ()
+    layers = about["layers"] if clips else []
+
+    def write(layer: int) -> Written:
+        samples = ((metadata, activations[layer]) for metadata, activations in clips)
+        return _write_tar(shard_path(folder, layer, index), samples)
+
     try:
-        for layer in about["layers"] if clips else []:
-            samples = ((metadata, activations[layer]) for metadata, activations in clips)
-            num_bytes[layer], checksums[layer], offsets = _write_tar(shard_path(folder, layer, index), samples)
+        with ThreadPoolExecutor(max(1, len(layers))) as threads:
+            written = dict(zip(layers, threads.map(write, layers), strict=True))
+        num_bytes, checksums = ({layer: of[place] for layer, of in written.items()} for place in (0, 1))
+        offsets = written[layers[0]].offsets if layers else ()
         rows = [metadata for metadata, _ in clips]
         ids, num_tokens = tuple(clip["id"] for clip in rows), tuple(clip["num_tokens"] for clip in rows)
         shard = Shard(index, ids, num_tokens, offsets, tuple(failures), num_bytes, checksums)
@@ -225,18 +230,60 @@ def write_shard(
         ) from error
 
 
-def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> tuple[int, str, tuple[int, ...]]:
-    """Write one tar, whole or not at all, and return its size, checksum and offsets."""
-    with replacing(path) as partial:
-        with partial.open("wb") as file, wds.TarWriter(file, mtime=0) as tar:
-            for metadata, x in samples:
-                tar.write({"__key__": metadata["id"], "safetensors": save({"x": x.contiguous()}), "json": metadata})
-        data = partial.read_bytes()
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        starts = [member.offset_data for member in tar if member.name.endswith(".safetensors")]
-    headers = [int.from_bytes(data[start : start + 8], "little") for start in starts]  # of safetensors
-    offsets = tuple(start + 8 + header for start, header in zip(starts, headers, strict=True))
-    return len(data), xxhash.xxh3_64_hexdigest(data), offsets
+class Written(NamedTuple):
+    """A tar that was written."""
+
+    num_bytes: int
+    xxh3: str
+    offsets: tuple[int, ...]  # byte at which the activations of each clip begin
+
+
+def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> Written:
+    """Write one tar, whole or not at all, with the checksum taken on the way.
+
+    It is what webdataset's ``TarWriter`` makes of safetensors and JSON, without its copies.
+    """
+    digest, num_bytes, offsets = xxhash.xxh3_64(), 0, []
+    with replacing(path) as partial, partial.open("wb") as file:
+
+        def put(*parts: bytes | memoryview) -> None:
+            nonlocal num_bytes
+            for part in parts:
+                digest.update(part)
+                file.write(part)
+                num_bytes += len(part)
+
+        for metadata, x in samples:
+            description = json.dumps(metadata).encode()
+            tensor = x.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            header = _safetensors_header(x)
+            put(_member(f"{metadata['id']}.json", len(description)), description, _padding(len(description)))
+            put(_member(f"{metadata['id']}.safetensors", len(header) + len(tensor)), header)
+            offsets.append(num_bytes)
+            put(tensor, _padding(len(header) + len(tensor)))
+        put(bytes(2 * tarfile.BLOCKSIZE))
+        put(bytes(-num_bytes % tarfile.RECORDSIZE))
+    return Written(num_bytes, digest.hexdigest(), tuple(offsets))
+
+
+def _member(name: str, num_bytes: int) -> bytes:
+    """Return the header of a file in a tar, as webdataset writes it."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uname, info.gname = num_bytes, 0o444, "bigdata", "bigdata"
+    return info.tobuf(encoding="utf-8")
+
+
+def _padding(num_bytes: int) -> bytes:
+    """Return what fills the last block of a file in a tar."""
+    return bytes(-num_bytes % tarfile.BLOCKSIZE)
+
+
+def _safetensors_header(x: Tensor) -> bytes:
+    """Return what stands before the bytes of a tensor in a safetensors file that holds it alone, under ``x``."""
+    about = {"dtype": SAFETENSORS_DTYPE[x.dtype], "shape": list(x.shape), "data_offsets": [0, x.nbytes]}
+    header = json.dumps({"x": about}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
 
 
 def write_manifest(

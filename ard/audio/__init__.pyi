@@ -7,6 +7,7 @@ from .iemocap import IEMOCAP
 from .labels import Annotation, Labels, held_out, read_labels
 from .shards import (
     AudioManifest,
+    StoredClips,
     clip_metadata,
     read_audio_manifest,
     read_clips,
@@ -28,6 +29,7 @@ __all__ = [
     "Corpora",
     "FolderClips",
     "Labels",
+    "StoredClips",
     "SyntheticCorpus",
     "WavCaps",
     "check_audio_shards",

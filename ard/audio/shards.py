@@ -7,11 +7,11 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import soundfile
@@ -27,6 +27,7 @@ from ard.types import Clip, Failure, Note, UserError
 
 SHARD = re.compile(r"\d{6}\.tar")
 SUFFIXES = ("flac", "wav", "ogg", "mp3")
+Part = TypeVar("Part")  # of a file in a shard: what is read of it
 OPTIONAL = ("caption", "emotion", "gender", "transcript", "group")
 
 
@@ -165,7 +166,62 @@ def read_clips(folder: Path) -> Iterator[Clip]:
             if isinstance(clip, Clip):
                 yield clip
             else:
-                logging.getLogger(__name__).warning("clip %r of %s is skipped: %s", clip.id, path, clip.reason)
+                _skipped(path, clip)
+
+
+class StoredClips:
+    """The clips of a folder of audio shards by their ids; each is read and decoded only when it is asked for.
+
+    What is read at once are headers and descriptions. Clips without a description are left out with a warning.
+
+    Args:
+        folder: the folder.
+
+    Attributes:
+        durations_s: the length of every clip by its id, in order; 0 where its description says none.
+
+    Raises:
+        UserError: if the folder holds no finished set of shards, or a shard is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        read_audio_manifest(folder)
+        self._places: dict[str, tuple[Path, Mapping[str, slice]]] = {}
+        self.durations_s: dict[str, float] = {}
+        for path in sorted(folder.glob("*.tar")):
+            with _named_if_damaged(path), path.open("rb") as file:
+                for key, spans in _grouped(_members(path, lambda member, _: _span(member))):
+                    description = parse_description(_within(file, spans["json"]) if "json" in spans else None)
+                    if description is None:
+                        _skipped(path, _decoded(key, {suffix: _within(file, span) for suffix, span in spans.items()}))
+                        continue
+                    self._places[description["id"]] = path, spans
+                    self.durations_s[description["id"]] = description.get("duration_s", 0.0)
+
+    def __call__(self, clip_ids: Iterable[str]) -> Iterator[Clip]:
+        """Read clips in the order of their ids; skip unusable ones with a warning.
+
+        Raises:
+            KeyError: if there is no such clip.
+            UserError: if a shard cannot be read.
+        """
+        for clip_id in clip_ids:
+            path, spans = self._places[clip_id]
+            with _named_if_damaged(path), path.open("rb") as file:
+                clip = _decoded(clip_id, {suffix: _within(file, span) for suffix, span in spans.items()})
+            if isinstance(clip, Clip):
+                yield clip
+            else:
+                _skipped(path, clip)
+
+
+def _span(member: tarfile.TarInfo) -> slice:
+    return slice(member.offset_data, member.offset_data + member.size)
+
+
+def _within(file: BinaryIO, span: slice) -> bytes:
+    file.seek(span.start)
+    return file.read(span.stop - span.start)
 
 
 def read_shard(path: Path) -> Iterator[Clip | Failure]:
@@ -174,12 +230,23 @@ def read_shard(path: Path) -> Iterator[Clip | Failure]:
     Raises:
         UserError: if the shard itself cannot be read.
     """
-    try:
+    with _named_if_damaged(path):
         for key, files in _grouped(read_members(path)):
             yield _decoded(key, files)
+
+
+@contextmanager
+def _named_if_damaged(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UserError(f"audio shard {str(path)!r} is damaged ({reason}): make the shards again") from error
+
+
+def _skipped(path: Path, clip: Clip | Failure) -> None:
+    assert isinstance(clip, Failure)
+    logging.getLogger(__name__).warning("clip %r of %s is skipped: %s", clip.id, path, clip.reason)
 
 
 def read_members(path: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -191,15 +258,19 @@ def read_members(path: Path) -> Iterator[tuple[str, str, bytes]]:
     Raises:
         tarfile.TarError: if the shard breaks off or is damaged; or an OSError, a ValueError or another error.
     """
+    yield from _members(path, lambda member, members: file.read() if (file := members.extractfile(member)) else b"")
+
+
+def _members(path: Path, read: Callable[[tarfile.TarInfo, tarfile.TarFile], Part]) -> Iterator[tuple[str, str, Part]]:
+    """Go through the files of a shard, and return key, suffix and what is read of each; see :func:`read_members`."""
     size = path.stat().st_size
     with _Bounded(path) as file, tarfile.open(fileobj=file, mode="r:") as members:
         for member in members:
             if not member.isreg() or member.issparse() or member.size > size:
                 raise tarfile.ReadError(f"{member.name!r} is not a plain file")
-            content = members.extractfile(member)
             folder, _, name = member.name.rpartition("/")
             key, _, suffix = name.partition(".")
-            yield f"{folder}/{key}" if folder else key, suffix, content.read() if content else b""
+            yield f"{folder}/{key}" if folder else key, suffix, read(member, members)
         file.seek(members.offset)
         end = file.read(tarfile.RECORDSIZE)
         if not end or any(end):
@@ -214,9 +285,9 @@ class _Bounded(io.FileIO):
         return super().read(remaining if size is None or size < 0 else min(size, remaining)) or b""
 
 
-def _grouped(members: Iterator[tuple[str, str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _grouped(members: Iterator[tuple[str, str, Part]]) -> Iterator[tuple[str, dict[str, Part]]]:
     """Group the consecutive files of each key."""
-    files: dict[str, bytes] = {}
+    files: dict[str, Part] = {}
     current = None
     for key, suffix, content in members:
         if current is not None and (key != current or suffix in files):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +17,7 @@ from transformers import ClapModel, ClapProcessor
 
 from ard.audiollm import widen_on_cpu
 from ard.console import at_work
-from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
+from ard.embedding.base import TEXTS_PER_BATCH, Clap, Preparer, Waveform, Windows, mean_of_windows
 from ard.embedding.laion import load_laion_clap
 from ard.hub import offline_if_cached
 from ard.results import write_json
@@ -36,18 +37,14 @@ class TransformersClap(Clap):
         self.processor: Any = processor
         self.name = name
         self.d = self.model.config.projection_dim
-
-    def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector for each clip."""
         extractor = self.processor.feature_extractor
-        return mean_of_windows(self._hear, clips, extractor.sampling_rate, float(extractor.max_length_s))
+        self.prepare = Preparer(extractor.sampling_rate, float(extractor.max_length_s), _Features(extractor))
 
-    def _hear(self, windows: list[Waveform]) -> Float[Tensor, "windows d"]:
-        rate_hz = self.processor.feature_extractor.sampling_rate
-        features = self.processor(audio=windows, sampling_rate=rate_hz, return_tensors="pt")
-        if "is_longer" in features:  # a "fusion" model's feature extractor marks a random clip if none is
-            features["is_longer"] = torch.zeros_like(features["is_longer"])
-        return self.model.get_audio_features(**features.to(self.model.device)).pooler_output
+    @torch.inference_mode()
+    def hear(self, prepared: Windows) -> Float[Tensor, "clips d"]:
+        """Return one unit vector for each clip that was prepared."""
+        features = {name: value.to(self.model.device) for name, value in prepared.inputs.items()}
+        return mean_of_windows(self.model.get_audio_features(**features).pooler_output, prepared.clip_of_window)
 
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
         embeddings = []
@@ -56,6 +53,20 @@ class TransformersClap(Clap):
             tokens = self.processor(text=batch, padding=True, truncation=True, return_tensors="pt")
             embeddings.append(self.model.get_text_features(**tokens.to(self.model.device)).pooler_output)
         return torch.cat(embeddings)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Turn windows into a model's input by its feature extractor."""
+
+    extractor: Any
+
+    def __call__(self, windows: list[Waveform]) -> dict[str, Tensor]:
+        """Return the features of the windows."""
+        features = self.extractor(windows, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
+        if "is_longer" in features:  # a "fusion" model's feature extractor marks a random clip if none is
+            features["is_longer"] = torch.zeros_like(features["is_longer"])
+        return dict(features)
 
 
 class ComputedClap(Clap):
@@ -72,13 +83,14 @@ class ComputedClap(Clap):
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__()
         self.folder, self.name = folder, name
+        self.prepare = _ids
         self._clips = self._load("clips")
         self.d = next(iter(self._clips.values())).shape[0]
 
-    def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector for each clip."""
-        self._refuse_if([clip.id for clip in clips if clip.id not in self._clips], "clips")
-        return normalize(torch.stack([self._clips[clip.id] for clip in clips]), dim=-1)
+    def hear(self, prepared: Sequence[str]) -> Float[Tensor, "clips d"]:
+        """Return one unit vector for each clip's id."""
+        self._refuse_if([clip_id for clip_id in prepared if clip_id not in self._clips], "clips")
+        return normalize(torch.stack([self._clips[clip_id] for clip_id in prepared]), dim=-1)
 
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
         embeddings = self._load("texts") if (self.folder / "texts.safetensors").is_file() else {}
@@ -107,6 +119,10 @@ class ComputedClap(Clap):
                 f"CLAP model {self.name!r} lacks {len(missing)} {kind} ({missing[0]!r}): compute them, as "
                 "experiments/msclap does, and run the same command again"
             )
+
+
+def _ids(clips: Sequence[Clip]) -> list[str]:
+    return [clip.id for clip in clips]
 
 
 def load_clap(model: str = EMBEDDED, *, device: str = "cpu") -> Clap:

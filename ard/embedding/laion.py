@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
+from ard.embedding.base import TEXTS_PER_BATCH, Clap, Preparer, Windows, mean_of_windows
 from ard.hub import TOKENIZERS, ensure_file, ensure_models, offline_if_cached
-from ard.types import Clip, UserError
+from ard.types import UserError
 
 HUB = "lukewys/laion_clap"  # the repository that LAION's package itself downloads from
 TEXT_MODEL = "roberta-base"  # that its text encoder begins with
@@ -29,13 +29,13 @@ class LaionClap(Clap):
         self.module = module.eval()
         self.name = name
         self.d = module.model.joint_embed_shape
+        self.prepare = Preparer(48_000, 10.0, list)
 
-    def audio(self, clips: Sequence[Clip]) -> Float[Tensor, "clips d"]:
-        """Return one unit vector for each clip."""
-        return mean_of_windows(self._hear, clips, 48_000, 10.0)
-
-    def _hear(self, windows: list[Waveform]) -> Float[Tensor, "windows d"]:
-        return torch.from_numpy(self.module.get_audio_embedding_from_data(windows))
+    @torch.inference_mode()
+    def hear(self, prepared: Windows) -> Float[Tensor, "clips d"]:
+        """Return one unit vector for each clip that was prepared."""
+        embedded = torch.from_numpy(self.module.get_audio_embedding_from_data(prepared.inputs))
+        return mean_of_windows(embedded, prepared.clip_of_window)
 
     def _read(self, texts: Sequence[str]) -> Float[Tensor, "texts d"]:
         batches = [texts[start : start + TEXTS_PER_BATCH] for start in range(0, len(texts), TEXTS_PER_BATCH)]

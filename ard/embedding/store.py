@@ -1,20 +1,25 @@
 """Embeddings of clips on disk: one row a clip, in the order of the clips table."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from ard.audio import read_audio_manifest, read_shard
 from ard.console import Progress
 from ard.embedding.base import Clap
 from ard.results import replacing
 from ard.types import Clip, UserError
+from ard.workers import prepared, share
 
 CLIPS_PER_BATCH = 32
 
@@ -25,6 +30,7 @@ def embed_clips(
     clip_ids: Sequence[str],
     path: Path,
     *,
+    num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
     barrier: Callable[[], object] = lambda: None,
@@ -39,6 +45,7 @@ def embed_clips(
         audio: folder of audio shards that hold the clips, and possibly others.
         clip_ids: ids of the clips.
         path: a safetensors file; its metadata identifies the model, the audio and the clips.
+        num_workers: processes that decode and prepare clips, while this one embeds others; a shard is prepared by one.
         rank: rank of this process among those that make this call together.
         world_size: number of these processes.
         barrier: waits for all of them.
@@ -55,16 +62,21 @@ def embed_clips(
         mine = {shard: parts / f"{shard.stem}.safetensors" for shard in shards[rank::world_size]}
         unfinished = {shard: part for shard, part in mine.items() if not _holds(part, metadata)}
         done = len(clip_ids) * (len(mine) - len(unfinished)) // max(1, len(mine))  # shards hold about as many each
+        batches = prepared(_Batches(clap.prepare, list(unfinished), row), min(num_workers, len(unfinished)))
+        rows: dict[Path, list[int]] = defaultdict(list)
+        embeddings: dict[Path, list[Tensor]] = defaultdict(list)
         with Progress("embeddings", len(clip_ids), done=done, disable=rank > 0) as progress:
-            for shard, part in unfinished.items():
-                wanted = [clip for clip in read_shard(shard) if isinstance(clip, Clip) and clip.id in row]
-                rows = torch.tensor([row[clip.id] for clip in wanted], dtype=torch.int64)
-                embeddings = [torch.empty(0, clap.d)]
-                for start in range(0, len(wanted), CLIPS_PER_BATCH):
-                    batch = wanted[start : start + CLIPS_PER_BATCH]
-                    embeddings.append(clap.audio(batch))
-                    progress.advance(len(batch) * world_size)
-                _write(part, {"rows": rows, "embeddings": torch.cat(embeddings)}, metadata)
+            for batch in batches:
+                if batch.rows:
+                    rows[batch.shard] += batch.rows
+                    embeddings[batch.shard].append(clap.hear(batch.prepared))
+                    progress.advance(len(batch.rows) * world_size)
+                else:
+                    of_shard = {
+                        "rows": torch.tensor(rows[batch.shard], dtype=torch.int64),
+                        "embeddings": torch.cat([torch.empty(0, clap.d), *embeddings.pop(batch.shard, [])]),
+                    }
+                    _write(unfinished[batch.shard], of_shard, metadata)
         barrier()
         if rank == 0:
             joined = torch.full((len(clip_ids), clap.d), torch.nan)
@@ -83,6 +95,31 @@ def embed_clips(
             parts.rmdir()
         barrier()
     return load_file(path)["embeddings"]
+
+
+class _Batch(NamedTuple):
+    """Clips of one audio shard, prepared for a CLAP model."""
+
+    shard: Path
+    rows: list[int]  # of the clips among the embeddings; none marks the end of the shard
+    prepared: Any
+
+
+class _Batches(IterableDataset[_Batch]):
+    """The batches of this worker's share of audio shards, each prepared as it is asked for."""
+
+    def __init__(
+        self, prepare: Callable[[Sequence[Clip]], Any], shards: Sequence[Path], row: Mapping[str, int]
+    ) -> None:
+        self.prepare, self.shards, self.row = prepare, shards, row
+
+    def __iter__(self) -> Iterator[_Batch]:
+        """Decode the shards; clips that have no row are left out."""
+        for shard in share(self.shards):
+            wanted = (clip for clip in read_shard(shard) if isinstance(clip, Clip) and clip.id in self.row)
+            while clips := list(islice(wanted, CLIPS_PER_BATCH)):
+                yield _Batch(shard, [self.row[clip.id] for clip in clips], self.prepare(clips))
+            yield _Batch(shard, [], None)
 
 
 def _holds(path: Path, metadata: Mapping[str, str]) -> bool:

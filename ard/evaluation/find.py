@@ -68,8 +68,9 @@ class FindLabels(Evaluator):
         for features in torch.arange(probing.scores.num_features).split(256):
             chosen = np.nan_to_num(auroc(probing.scores.dense("ard", features).numpy(), truth[0]), nan=-1)
             winner = chosen.argmax(axis=0), np.arange(len(labels))
-            measured = auroc(evaluation.scores.dense("ard", features[winner[0]].unique()).numpy(), truth[1])
-            column = np.searchsorted(features[winner[0]].unique().numpy(), features.numpy()[winner[0]])
+            winners = features[winner[0]].unique()
+            measured = auroc(evaluation.scores.dense("ard", winners).numpy(), truth[1])
+            column = np.searchsorted(winners.numpy(), features.numpy()[winner[0]])
             better = ~(chosen[winner] <= best) & (chosen[winner] >= 0)
             best = np.where(better, chosen[winner], best)
             feature = np.where(better, features.numpy()[winner[0]], feature)

@@ -2,16 +2,17 @@
 
 import base64
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import soundfile
 
-from ard.audio import read_clips
+from ard.audio import StoredClips
 from ard.audiollm import load_audiollm
 from ard.console import Progress
+from ard.naming.answers import Answers
 from ard.naming.chat import Chat, Content
 from ard.naming.final import final_words
 from ard.naming.prompts import CAPTION_PROMPT
@@ -45,41 +46,57 @@ def caption_clips(
 ) -> dict[str, str]:
     """Return the captions of clips, from the file or else by the model, which is loaded only if some are missing.
 
-    A clip for which the model returns nothing has no caption, and is tried again by the next run.
+    Clips of like length share a batch, the longest first. A clip for which the model returns nothing has no caption,
+    and is tried again by the next run.
 
     Args:
         clip_ids: the clips.
         audio: folder of the audio shards that hold them.
-        path: where captions are kept (parquet), so that a stopped run pays for none of them twice.
+        path: where captions are kept (parquet); those of a run that was stopped are in a file beside it, so that none
+            but those of the last batch are paid for twice.
         model: the model's name, under which captions are kept.
         load: loads the model.
         clips_per_batch: clips captioned at once.
     """
-    captions = _kept(path, model)
-    missing = set(clip_ids) - captions.keys()
+    captions = _kept(path)
+    missing = {clip_id for clip_id in clip_ids if (model, clip_id) not in captions}
     if missing:
-        captioner = load()
-        clips = (clip for clip in read_clips(audio) if clip.id in missing)
+        captioner, clips, new = load(), StoredClips(audio), Answers(_unfinished(path))
+        ordered = sorted(missing & clips.durations_s.keys(), key=lambda clip_id: (clips.durations_s[clip_id], clip_id))
         with Progress("captions", len(missing)) as progress:
-            while batch := list(islice(clips, clips_per_batch)):
-                new = zip(batch, captioner(batch), strict=True)
-                captions |= {clip.id: caption for clip, caption in new if caption}
-                rows = ({"id": clip_id, "caption": caption, "model": model} for clip_id, caption in captions.items())
-                write_parquet(rows, path)
+            while batch := [ordered.pop() for _ in range(min(clips_per_batch, len(ordered)))]:
+                heard = list(clips(batch))
+                for clip, caption in zip(heard, captioner(heard) if heard else [], strict=True):
+                    if caption:
+                        new.keep(json.dumps([model, clip.id]), caption)
                 progress.advance(len(batch))
-    return _cleaned(captions)
+        captions = _kept(path)
+        rows = ({"id": clip_id, "caption": text, "model": by} for (by, clip_id), text in captions.items())
+        write_parquet(rows, path)
+        _unfinished(path).unlink(missing_ok=True)
+    return _cleaned(captions, model)
 
 
 def read_captions(path: Path, model: str) -> dict[str, str]:
     """Return the captions that a model has made so far, by clip; a clip without a caption is left out."""
-    return _cleaned(_kept(path, model))
+    return _cleaned(_kept(path), model)
 
 
-def _kept(path: Path, model: str) -> dict[str, str]:
+def _unfinished(path: Path) -> Path:
+    """Return the file to which captions are appended until all of them are there."""
+    return path.with_suffix(".jsonl")
+
+
+def _kept(path: Path) -> dict[tuple[str, str], str]:
+    """Return the captions that are on disk, by model and clip."""
     rows = pq.read_table(path).to_pylist() if path.is_file() else []
-    return {row["id"]: row["caption"] for row in rows if row["model"] == model}
+    kept = {(row["model"], row["id"]): row["caption"] for row in rows}
+    for key, caption in Answers(_unfinished(path)).known.items():
+        model, clip_id = json.loads(key)
+        kept[model, clip_id] = caption
+    return kept
 
 
-def _cleaned(captions: Mapping[str, str]) -> dict[str, str]:
-    cleaned = {clip_id: final_words(caption) for clip_id, caption in captions.items()}
+def _cleaned(captions: Mapping[tuple[str, str], str], model: str) -> dict[str, str]:
+    cleaned = {clip_id: final_words(caption) for (by, clip_id), caption in captions.items() if by == model}
     return {clip_id: caption for clip_id, caption in cleaned.items() if caption}

@@ -38,6 +38,7 @@ class Ranks(NamedTuple):
     rank: int = 0
     size: int = 1
     barrier: Callable[[], object] = lambda: None
+    num_workers: int = 0  # of each, to decode clips
 
 
 class Evaluator(Callback):
@@ -125,7 +126,16 @@ class Evaluator(Callback):
         clip_ids, clap = read_manifest(cell.splits[split]).clip_ids, self.clap()
         path = cell.run.embeddings(clap.name, split)
         audio = cell.run.audio(split)
-        return embed_clips(clap, audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier)
+        return embed_clips(
+            clap,
+            audio,
+            clip_ids,
+            path,
+            num_workers=ranks.num_workers,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            barrier=ranks.barrier,
+        )
 
     def __call__(self, cell: Cell, dictionary: Dictionary | None = None) -> Result | None:
         """Evaluate a cell without a Trainer: pass over the clips if needed, then write and return the result.
@@ -195,7 +205,8 @@ class Evaluator(Callback):
         assert isinstance(pl_module, Encoding)
         cells, self.device = _cells(trainer, pl_module), str(pl_module.device)
         self._seconds = 0.0
-        ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
+        num_workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
+        ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier, num_workers)
         for split in self.embeds if self.clap_name is not None else ():
             self.embeddings(cells[0], cells[0].unseen if split == "unseen" else split, ranks)
         self._on_cells = [(cell, copy.copy(self)) for cell in cells]

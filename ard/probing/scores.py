@@ -1,5 +1,8 @@
 """The scores of many clips for every feature, kept sparse."""
 
+from functools import cached_property
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -41,12 +44,26 @@ class SparseScores:
         return SparseScores(of_entries[kept], self.features[kept], self.values[kept], len(clips), self.num_features)
 
     def of(self, scorer: str, features: Int[Tensor, " chosen"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a few features' scores that are not zero: their clips, their positions in ``features``, the scores."""
-        columns = torch.full((self.num_features,), -1, dtype=torch.int32)
-        columns[features] = torch.arange(len(features), dtype=torch.int32)
-        column = columns[self.features]
-        chosen = column >= 0
-        return self.clips[chosen].long(), column[chosen].long(), self.values[:, SCORERS.index(scorer)][chosen]
+        """Return a few features' scores that are not zero: their clips, their positions in ``features``, the scores.
+
+        They are sorted by clip. The first call sorts all entries by feature; no call scans them all again.
+        """
+        order, starts = self._by_feature
+        of_features = [order[starts[feature] : starts[feature + 1]] for feature in features.tolist()]
+        entries = np.concatenate([order[:0], *of_features])
+        positions = np.repeat(np.arange(len(of_features)), [len(of_feature) for of_feature in of_features])
+        by_clip = entries.argsort(kind="stable")
+        chosen = torch.from_numpy(entries[by_clip].astype(np.int64))
+        values = self.values[chosen, SCORERS.index(scorer)]
+        return self.clips[chosen].long(), torch.from_numpy(positions[by_clip]), values
+
+    @cached_property
+    def _by_feature(self) -> tuple[Int[np.ndarray, " entries"], Int[np.ndarray, " starts"]]:
+        """The entries by feature, those of a feature in order, and where each feature's begin and the last's end."""
+        features = self.features.numpy()
+        order = features.astype(np.min_scalar_type(self.num_features)).argsort(kind="stable")  # linear up to 16 bits
+        starts = np.concatenate([[0], np.bincount(features, minlength=self.num_features).cumsum()])
+        return order.astype(np.min_scalar_type(-len(order) - 1)), starts
 
     def dense(self, scorer: str, features: Int[Tensor, " chosen"]) -> Float[Tensor, "clips chosen"]:
         """Return the scores of a few features as a dense matrix."""

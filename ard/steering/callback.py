@@ -1,8 +1,8 @@
 """Table 3: how often steering a named concept turns the model's answer into the target."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,11 @@ class MeasureSteering(Evaluator):
         """Choose on one split and measure on the other; None without tasks."""
         if not self.tasks:
             return None
-        experiment = self._experiment(cell)
+        experiment, read = self._experiment(cell), cache(_read_split)
         tasks: dict[str, Mapping[str, Any]] = {}
         rows: list[Row] = []
         for task in self.tasks:
-            selection, split = self._splits(task)
+            selection, split = self._splits(task, read)
             choice, chosen = experiment.choose(task, selection)
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
             if cell.is_baseline:
@@ -127,12 +127,12 @@ class MeasureSteering(Evaluator):
             raise UserError(f"the task {task.name!r} has no clips: give MeasureSteering or the task `audio`")
         return Path(task.audio or self.audio or "")
 
-    def _splits(self, task: SteeringTask) -> tuple[Split, Split]:
+    def _splits(self, task: SteeringTask, read: Callable[[Path], Split]) -> tuple[Split, Split]:
         """Return the clips to choose on and the clips to measure on; no clip is in both."""
         audio = self._audio(task)
         if self.selection is not None:
-            return _read_split(self.selection), _read_split(audio)
-        whole = _read_split(audio)
+            return read(Path(self.selection)), read(audio)
+        whole = read(audio)
         chosen = {clip.id for clip in whole.clips if is_selection(clip.id, self.selection_share, self.seed)}
         selection, measured = ([c for c in whole.clips if (c.id in chosen) is side] for side in (True, False))
         return Split(audio, selection), Split(audio, measured)

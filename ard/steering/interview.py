@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import torch
 import xxhash
 from torch.nn.utils.rnn import pad_sequence
 
-from ard.audio import read_audio_manifest, read_clips
+from ard.audio import StoredClips, read_audio_manifest
 from ard.audiollm import AudioLLM, AudioPrompts
 from ard.console import Progress
 from ard.naming.answers import Answers, request_key
@@ -59,6 +58,7 @@ class Interview:
         self.model, self.coder, self.layer, self.procedure = model, coder, layer, procedure
         self._answers = Answers(answers)
         self._weights = _fingerprint(coder)
+        self._clips: dict[tuple[Path, str], StoredClips] = {}
 
     def __call__(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[list[str]]:
         """Return the answers under each condition, in the order of the clips, which is that of the shards."""
@@ -105,17 +105,20 @@ class Interview:
     def _groups(
         self, audio: Path, clip_ids: Sequence[str], missing: set[str], description: str
     ) -> Iterator[list[Clip]]:
-        """Read the batches that lack an answer; a clip is always in the same batch, wherever a run was stopped."""
+        """Read the batches that lack an answer, and no other clips.
+
+        A clip is always in the same batch, wherever a run was stopped.
+        """
         size = self.procedure.clips_per_batch
         batches = [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
         batches = [batch for batch in batches if not missing.isdisjoint(batch)]
         if not batches:
             return
-        needed = {clip_id for batch in batches for clip_id in batch}
-        clips = (clip for clip in read_clips(audio) if clip.id in needed)
-        with Progress(description, len(needed)) as progress:
+        folder = audio, read_audio_manifest(audio).xxh3
+        clips = self._clips.get(folder) or self._clips.setdefault(folder, StoredClips(audio))
+        with Progress(description, sum(map(len, batches))) as progress:
             for batch in batches:
-                group = list(islice(clips, len(batch)))
+                group = list(clips(batch))
                 assert [clip.id for clip in group] == list(batch)
                 yield group
                 progress.advance(len(batch))

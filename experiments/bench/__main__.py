@@ -5,18 +5,33 @@ import sys
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.bench import busy, controls, extraction, feeding, matching, retrieval, sae, steering
+from experiments.bench import (
+    busy,
+    controls,
+    embedding,
+    extraction,
+    feeding,
+    matching,
+    retrieval,
+    sae,
+    stages,
+    steering,
+    writing,
+)
 from experiments.bench.report import keep
 
 BENCHMARKS = {
     "busy": busy,
     "controls": controls,
+    "embedding": embedding,
     "extraction": extraction,
     "feeding": feeding,
     "matching": matching,
     "retrieval": retrieval,
     "sae": sae,
+    "stages": stages,
     "steering": steering,
+    "writing": writing,
 }
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from lightning import Callback, Trainer
 
 from ard.activations import ActivationWriter, ClipDataModule, Extraction, read_manifest
-from ard.activations.module import _unusable
+from ard.activations.module import unusable
 from ard.activations.store import read_clip_metadata, read_layer
 from ard.audio import read_audio_manifest, read_clips, write_audio_shards
 from ard.audiollm import load_audiollm
@@ -255,7 +255,7 @@ def test_clips_that_give_nan_cannot_be_decoded_or_are_too_short_are_named_and_th
 
 
 def test_a_clip_for_which_a_model_has_no_token_is_named():
-    assert _unusable({0: torch.empty(0, 4)}) == "no audio tokens: the clip is too short"
+    assert unusable({0: torch.empty(0, 4)}) == "no audio tokens: the clip is too short"
 
 
 @pytest.mark.slow
@@ -337,3 +337,14 @@ def _break(path, name):
     with tarfile.open(path, "w") as tar:
         for member, content in members:
             tar.addfile(member, io.BytesIO(b"x" * len(content) if member.name == name else content))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(value, dtype):
+    clean = torch.randn(37, 33).to(dtype)
+    assert unusable({1: clean, 3: clean}) is None
+    for place in (0, 500, clean.numel() - 1):
+        spoilt = clean.clone()
+        spoilt.view(-1)[place] = value
+        assert unusable({1: clean, 3: spoilt}) == "the forward pass gave NaN or infinity"

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import resource
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from safetensors.torch import load
+import xxhash
+from safetensors.torch import load, save
 
 from ard.activations import ActivationDataModule, read_manifest
 from ard.activations.store import (
@@ -91,6 +93,46 @@ def test_shards_are_webdataset_tars_of_safetensors(store):
     assert [sample["__key__"] for sample in samples] == [f"c{index}" for index in range(7)]
     assert [json.loads(sample["json"])["num_tokens"] for sample in samples] == [5] * 7
     assert all((load(sample["safetensors"])["x"] == -index).all() for index, sample in enumerate(samples))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_tars_are_to_the_byte_those_of_webdataset(tmp_path, dtype):
+    generator = torch.Generator().manual_seed(0)
+    ids = ["c", "Vögel/" + "n" * 90, "long" * 60, "empty"]
+    sizes = [1, 87, 250, 0]
+    clips = [
+        ({"id": name, "num_tokens": n, "caption": "é"}, {5: torch.randn(n, 33, generator=generator).to(dtype)})
+        for name, n in zip(ids, sizes, strict=True)
+    ]
+    strided = torch.randn(6, 66, generator=generator).to(dtype)[::2, ::2]
+    clips.append(({"id": "strided", "num_tokens": 3}, {5: strided}))
+    write_shard(tmp_path, 0, clips, (), {**ABOUT, "layers": [5]})
+    expected = io.BytesIO()
+    with wds.TarWriter(expected, mtime=0) as tar:
+        for known, activations in clips:
+            content = save({"x": activations[5].contiguous()})
+            tar.write({"__key__": known["id"], "safetensors": content, "json": known})
+    assert shard_path(tmp_path, 5, 0).read_bytes() == expected.getvalue()
+    shard = finished_shards(tmp_path, {**ABOUT, "layers": [5]})[0]
+    assert shard.xxh3 == {5: xxhash.xxh3_64_hexdigest(expected.getvalue())}
+    assert shard.num_bytes == {5: len(expected.getvalue())}
+    for offset, (_, activations) in zip(shard.offsets, clips, strict=True):
+        content = activations[5].contiguous().view(torch.uint8).numpy().tobytes()
+        assert expected.getvalue()[offset : offset + len(content)] == content
+
+
+def test_what_goes_wrong_with_one_layer_ends_the_shard(tmp_path):
+    (tmp_path / "layer-3").write_text("in the way", encoding="utf-8")
+    with pytest.raises(UserError, match=r"activations folder .* cannot be written \(File exists\)"):
+        write(tmp_path, 0, range(2))
+    assert finished_shards(tmp_path, ABOUT) == {}
+    (tmp_path / "layer-3").unlink()
+    with pytest.raises(KeyError):
+        write_shard(tmp_path, 0, [({"id": "c", "num_tokens": 5}, {1: torch.ones(5, 4)})], (), ABOUT)
+    assert finished_shards(tmp_path, ABOUT) == {}
+    assert not list(tmp_path.rglob("*.partial"))
+    write(tmp_path, 0, range(2))
+    assert list(finished_shards(tmp_path, ABOUT)) == [0]
 
 
 @pytest.mark.parametrize("where", ["{}", "file://{}", "pipe:cat {}"])

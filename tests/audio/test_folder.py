@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from ard.audio import FolderClips, read_audio_manifest, read_clips, resample, write_audio_shards
+from ard.audio import (
+    FolderClips,
+    StoredClips,
+    clip_metadata,
+    read_audio_manifest,
+    read_clips,
+    resample,
+    write_audio_shards,
+)
 from ard.audio.decoding import SILENCE_PEAK, unusable
 from ard.files import LOCK, in_use
 from ard.types import Clip, Failure, UserError
@@ -118,14 +126,47 @@ def test_clips_that_cannot_be_heard_are_passed_over_with_a_warning(tmp_path, cap
     assert "000000.tar is skipped: too short: 0.001 s, at least 0.2 s are needed" in caplog.text
 
 
+def test_stored_clips_are_those_of_the_shards_in_any_order(tmp_path, caplog, monkeypatch):
+    rng = np.random.default_rng(0)
+    lengths = {"a/b": 4000, "c": 2000, "d": 3000, "short": 9, "e" * 120: 5000}
+    clips = [Clip(name, rng.uniform(-0.9, 0.9, n).astype(np.float32), 8000, "d") for name, n in lengths.items()]
+    with monkeypatch.context() as older:
+        older.setattr("ard.audio.shards.unusable", lambda *_: None)
+        write_audio_shards(clips, tmp_path / "out", clips_per_shard=2)
+    read = {clip.id: clip for clip in read_clips(tmp_path / "out")}
+    stored = StoredClips(tmp_path / "out")
+    assert stored.durations_s == {clip.id: pytest.approx(len(clip.waveform) / 8000, abs=1e-4) for clip in clips}
+    assert list(stored.durations_s) == list(lengths)
+    caplog.clear()
+    order = ["d", "e" * 120, "short", "a/b", "c", "d"]
+    found = list(stored(order))
+    assert [clip.id for clip in found] == [name for name in order if name != "short"]
+    assert "clip 'short' of" in caplog.text
+    for clip in found:
+        np.testing.assert_array_equal(clip.waveform, read[clip.id].waveform)
+        assert clip_metadata(clip) == clip_metadata(read[clip.id])
+    with pytest.raises(KeyError):
+        list(stored(["nobody"]))
+
+
+def test_a_stored_clip_without_a_description_is_passed_over_with_a_warning(tmp_path, caplog):
+    write_audio_shards([Clip("a", np.full(2000, 0.5, np.float32), 8000, "d")], tmp_path)
+    with tarfile.open(tmp_path / "000000.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("lone.flac"))
+    assert list(StoredClips(tmp_path).durations_s) == ["a"]
+    assert "clip 'lone' of" in caplog.text
+    assert "has no description" in caplog.text
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2 + 100], lambda b: b"nothing of a tar" * 100])
 def test_a_damaged_shard_is_named(tmp_path, damage):
     noise = np.random.default_rng(0).random(20000).astype(np.float32)
     write_audio_shards([Clip(name, noise, 8000, "d") for name in ("a", "b")], tmp_path / "out")
     shard = tmp_path / "out" / "000000.tar"
     shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(UserError, match=r"audio shard '.*000000.tar' is damaged \(.*\): make the shards again"):
-        list(read_clips(tmp_path / "out"))
+    for read in (lambda folder: list(read_clips(folder)), StoredClips):
+        with pytest.raises(UserError, match=r"audio shard '.*000000.tar' is damaged \(.*\): make the shards again"):
+            read(tmp_path / "out")
 
 
 def test_a_source_that_breaks_leaves_the_old_shards(tmp_path):

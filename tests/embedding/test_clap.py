@@ -1,4 +1,5 @@
 import json
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -70,33 +71,52 @@ def test_embeddings_are_kept_in_the_order_asked_for(clap, audio, tmp_path, monke
     path, wanted, heard = tmp_path / "embeddings.safetensors", ["c2", "c4", "c0"], clips(0.5, 0.9, 0.7, 0.4, 0.6)
     first = embed_clips(clap, audio, wanted, path)
     torch.testing.assert_close(first, clap.audio([heard[2], heard[4], heard[0]]), atol=2e-3, rtol=0)
-    monkeypatch.setattr(type(clap), "audio", None)  # nothing is computed twice
+    monkeypatch.setattr(type(clap), "hear", None)  # nothing is computed twice
     assert torch.equal(embed_clips(clap, audio, wanted, path), first)
     assert [file.name for file in tmp_path.iterdir()] == ["audio", path.name]
     with pytest.raises(TypeError):
         embed_clips(clap, audio, ["c0", "c1"], path)
 
 
-def test_embedding_goes_on_with_the_shard_where_it_was_stopped(clap, audio, tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_embedding_goes_on_with_the_shard_where_it_was_stopped(clap, audio, tmp_path, monkeypatch, num_workers):
     wanted = [f"c{number}" for number in range(5)]
     whole = embed_clips(clap, audio, wanted, tmp_path / "whole.safetensors")
-    embed, heard = type(clap).audio, []
+    hear, heard = type(clap).hear, []
 
     def stopped_at(number):
-        def audio(self, batch):
+        def counted(self, prepared):
             if len(heard) == number:
                 raise KeyboardInterrupt
-            heard.append([clip.id for clip in batch])
-            return embed(self, batch)
+            heard.append(len(set(prepared.clip_of_window)))
+            return hear(self, prepared)
 
-        return audio
+        return counted
 
     for number in (2, None):
-        monkeypatch.setattr(type(clap), "audio", stopped_at(number))
+        monkeypatch.setattr(type(clap), "hear", stopped_at(number))
         with nullcontext() if number is None else pytest.raises(KeyboardInterrupt):
-            found = embed_clips(clap, audio, wanted, tmp_path / "again.safetensors")
-    assert heard == [["c0", "c1"], ["c2", "c3"], ["c4"]]
+            found = embed_clips(clap, audio, wanted, tmp_path / "again.safetensors", num_workers=num_workers)
+    assert heard == [2, 2, 1]
     assert torch.equal(found, whole)
+
+
+def test_what_is_prepared_apart_is_what_the_models_own_processor_makes(clap):
+    prepared = pickle.loads(pickle.dumps(clap.prepare))(clips(0.5, 0.9))
+    rate_hz = clap.processor.feature_extractor.sampling_rate
+    waveforms = [clip.waveform for clip in clips(0.5, 0.9)]
+    own = clap.processor(audio=waveforms, sampling_rate=rate_hz, return_tensors="pt")
+    assert prepared.clip_of_window == [0, 1]
+    assert prepared.inputs.keys() == own.keys()
+    assert all(torch.equal(prepared.inputs[name], own[name]) for name in own.keys() - {"is_longer"})
+    assert not prepared.inputs["is_longer"].any()
+
+
+def test_a_damaged_shard_is_named_from_a_worker(clap, audio, tmp_path):
+    (audio / "000001.tar").write_bytes(b"nothing")
+    with pytest.raises(UserError) as error:
+        embed_clips(clap, audio, ["c0", "c2"], tmp_path / "embeddings.safetensors", num_workers=1)
+    assert str(error.value).startswith(f"audio shard '{audio / '000001.tar'}' is damaged")
 
 
 def test_ranks_embed_shards_of_their_own(clap, audio, tmp_path):

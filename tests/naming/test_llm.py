@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import shutil
 
 import numpy as np
@@ -11,13 +12,13 @@ import soundfile
 import torch
 from omegaconf import OmegaConf
 
-from ard.audio import SyntheticCorpus
+from ard.audio import StoredClips, SyntheticCorpus, read_clips, write_audio_shards
 from ard.audiollm import EMBEDDED
 from ard.audiollm.prompter import source
 from ard.cli import main
 from ard.files import in_use
 from ard.naming import Concepts, EndpointChat, LLMNamer, TransformersChat
-from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner, spoken
+from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner, read_captions, spoken
 from ard.presets import CONFIGS
 from ard.results import Result
 from ard.types import Clip
@@ -55,43 +56,96 @@ def test_a_served_model_and_one_in_process_give_the_same_names(served, tiny_chat
     assert names[0] == names[1]
 
 
-def test_a_clip_travels_as_wav_and_is_captioned_once(misbehave, tmp_path, monkeypatch):
+def test_a_clip_travels_as_wav_and_is_captioned_once(misbehave, tmp_path):
     rng = np.random.default_rng(0)
-    clips = [Clip(f"c{n}", rng.uniform(-0.5, 0.5, 800).astype(np.float32), 8000, "d") for n in range(5)]
-    monkeypatch.setattr("ard.naming.captions.read_clips", lambda _: iter(clips))
+    lengths = [2000, 4000, 3000, 2500, 3500]
+    clips = [
+        Clip(f"c{n}", rng.uniform(-0.5, 0.5, size).astype(np.float32), 8000, "d") for n, size in enumerate(lengths)
+    ]
+    write_audio_shards(clips, tmp_path / "audio", clips_per_shard=3)
     server = misbehave(*["good"] * 3, then="500")
     chat = EndpointChat(server.base_url, "ears", max_retries=0, concurrency=1, cache=tmp_path / "answers.jsonl")
 
     def caption(chat):
         ids = [clip.id for clip in clips]
-        return caption_clips(ids, tmp_path, tmp_path / "captions.parquet", "ears", lambda: chat_captioner(chat), 2)
+        path = tmp_path / "captions.parquet"
+        return caption_clips(ids, tmp_path / "audio", path, "ears", lambda: chat_captioner(chat), 2)
 
     with pytest.raises(Exception, match="keeps failing"):
         caption(chat)
-    assert pq.read_table(tmp_path / "captions.parquet").num_rows == 2  # whole batches; the third is in the answers
+    # whole batches, the longest clips first; the third clip is in the answers
+    assert list(read_captions(tmp_path / "captions.parquet", "ears")) == ["c1", "c4"]
     healthy = misbehave()
     captions = caption(EndpointChat(healthy.base_url, "ears", cache=tmp_path / "answers.jsonl"))
-    assert list(captions) == ["c0", "c1", "c2", "c3", "c4"]
+    assert list(captions) == ["c1", "c4", "c2", "c3", "c0"]
+    assert pq.read_table(tmp_path / "captions.parquet").num_rows == 5
+    assert not (tmp_path / "captions.jsonl").exists()
     assert len(healthy.asked) == 2
-    sound, text = spoken(clips[0])
+    sound, text = spoken(next(StoredClips(tmp_path / "audio")(["c1"])))
     assert server.asked[0]["messages"][0]["content"] == [sound, text]
     assert text["text"] == "Generate a detailed caption for the audio clip"
     waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["input_audio"]["data"])))
     assert rate == 8000
-    np.testing.assert_allclose(waveform, clips[0].waveform, atol=1e-4)
+    np.testing.assert_allclose(waveform, clips[1].waveform, atol=1e-4)
 
 
-def test_a_clip_that_is_refused_has_no_caption_and_captions_have_no_tokens(tmp_path, monkeypatch, misbehave):
-    clips = [Clip(f"c{n}", np.full(80, n / 9, dtype=np.float32), 8000, "d") for n in range(3)]
-    monkeypatch.setattr("ard.naming.captions.read_clips", lambda _: iter(clips))
+def test_a_clip_that_is_refused_has_no_caption_and_captions_have_no_tokens(tmp_path, misbehave):
+    clips = [Clip(f"c{n}", np.full(2000 - n, (n + 1) / 9, dtype=np.float32), 8000, "d") for n in range(3)]
+    write_audio_shards(clips, tmp_path / "audio")
     server = misbehave("say:A dog.<|im_end|>", "400", then="say:<think>Hm.</think>Rain.")
     chat = EndpointChat(server.base_url, "ears", concurrency=1, cache=tmp_path / "answers.jsonl")
     captions = caption_clips(
-        ["c0", "c1", "c2"], tmp_path, tmp_path / "captions.parquet", "ears", lambda: chat_captioner(chat), 2
+        ["c0", "c1", "c2"], tmp_path / "audio", tmp_path / "captions.parquet", "ears", lambda: chat_captioner(chat), 2
     )
     assert captions == {"c0": "A dog.", "c2": "Rain."}
-    local = caption_clips(["c1"], tmp_path, tmp_path / "local.parquet", "m", lambda: lambda _: ["Bells</s>"], 2)
+    local = caption_clips(
+        ["c1"], tmp_path / "audio", tmp_path / "local.parquet", "m", lambda: lambda _: ["Bells</s>"], 2
+    )
     assert local == {"c1": "Bells"}
+
+
+@pytest.mark.parametrize("num_before", range(6))
+def test_a_kill_loses_the_captions_of_one_batch_at_most(tmp_path, num_before):
+    write_audio_shards(SyntheticCorpus("probe", 11), tmp_path / "audio", clips_per_shard=4)
+    clips, path, asked = StoredClips(tmp_path / "audio"), tmp_path / "captions.parquet", []
+
+    def captioner(batch):
+        if len(asked) == num_before:
+            os._exit(9)
+        asked.append([clip.id for clip in batch])
+        return [f"A sound of {clip.duration_s:.3f} s." for clip in batch]
+
+    caption_clips([], tmp_path / "audio", path, "m", lambda: captioner, 2)  # nothing is missing
+    assert not path.exists()
+    ids, killed_after = list(clips.durations_s), num_before
+    child = os.fork()
+    if child == 0:
+        caption_clips(ids, tmp_path / "audio", path, "m", lambda: captioner, 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(read_captions(path, "m")) == 2 * num_before
+    with (tmp_path / "captions.jsonl").open("ab") as file:
+        file.write(b'{"key": "half a li')
+    num_before = 100
+    captions = caption_clips(ids, tmp_path / "audio", path, "m", lambda: captioner, 2)
+    assert captions == {clip.id: f"A sound of {clip.duration_s:.3f} s." for clip in clips(ids)}
+    lengths = [clips.durations_s[clip_id] for batch in asked for clip_id in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(lengths) == 11 - 2 * killed_after
+    assert caption_clips(ids, tmp_path / "audio", path, "m", lambda: None, 2) == captions
+    other = caption_clips(ids[:1], tmp_path / "audio", path, "other", lambda: lambda _: ["Bells."], 2)
+    assert other == {ids[0]: "Bells."}
+    assert read_captions(path, "m") == captions  # each model's stay
+
+
+def test_captions_do_not_depend_on_who_shares_a_batch(tmp_path):
+    write_audio_shards(SyntheticCorpus("probe", 5), tmp_path / "audio", clips_per_shard=2)
+    clips = list(read_clips(tmp_path / "audio"))
+    captioner = audiollm_captioner(EMBEDDED, "cpu", 16)
+    in_order = dict(zip([clip.id for clip in clips], captioner(clips), strict=True))
+    for size in (1, 2, 5):
+        path = tmp_path / f"{size}.parquet"
+        found = caption_clips(list(in_order), tmp_path / "audio", path, "m", lambda: captioner, size)
+        assert found == in_order
 
 
 @pytest.mark.slow

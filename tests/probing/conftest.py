@@ -20,7 +20,7 @@ class Space(Clap):
 
     name, d = "space", D_IN
 
-    def audio(self, clips):
+    def hear(self, prepared):
         raise NotImplementedError
 
     def _read(self, texts):

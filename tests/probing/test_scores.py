@@ -1,5 +1,6 @@
 """Sparse scores against dense ones, and their collection over batches and ranks."""
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -105,3 +106,25 @@ def test_kept_scores_are_read_by_split(tmp_path):
     cell.save_tensors("scores", stored)
     assert read_scores(cell, "probe") is None
     assert torch.equal(read_scores(cell, "eval").dense("ard", torch.arange(FEATURES)), dense[0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_few_features_scores_are_those_of_a_scan_of_all(seed):
+    rng = np.random.default_rng(seed)
+    num_clips, num_features = rng.integers(1, 30), rng.integers(1, 70_000 if seed % 4 == 0 else 40)
+    clips, features = np.nonzero(rng.random((num_clips, num_features)) < rng.choice([0, 0.1, 0.7]))
+    values = torch.from_numpy(rng.random((len(clips), len(SCORERS)), dtype=np.float32))
+    entries = torch.from_numpy(clips.astype(np.int32)), torch.from_numpy(features.astype(np.int32))
+    scores = SparseScores(*entries, values, int(num_clips), int(num_features))
+    chosen = torch.from_numpy(rng.permutation(num_features)[: rng.integers(0, 9)])
+    column = torch.full((int(num_features),), -1)
+    column[chosen] = torch.arange(len(chosen))
+    kept = column[entries[1].long()] >= 0
+    for number, scorer in enumerate(SCORERS):
+        expected = entries[0][kept].long(), column[entries[1].long()][kept], values[kept, number]
+        for found, wanted in zip(scores.of(scorer, chosen), expected, strict=True):
+            assert found.dtype == wanted.dtype
+            assert torch.equal(found, wanted)
+        dense = torch.zeros(int(num_clips), len(chosen))
+        dense[expected[0], expected[1]] = expected[2]
+        assert torch.equal(scores.dense(scorer, chosen), dense)

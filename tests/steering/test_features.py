@@ -15,7 +15,7 @@ NAMES = ["rain", "happy voice", None, "sad voice", "glad voice", "happy voice"]
 class LetterClap(Clap):
     """Text embeddings that count letters, so that like words are close."""
 
-    def audio(self, clips):
+    def hear(self, prepared):
         raise NotImplementedError
 
     def _read(self, texts):

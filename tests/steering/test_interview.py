@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ard.audio import read_clips, write_audio_shards
+from ard.audio import read_clips, shards, write_audio_shards
 from ard.audiollm import AudioLLM, load_audiollm
 from ard.sae import PolyFeatures, TopKSAE
 from ard.steering import Condition, Interview, Procedure, steer
@@ -165,6 +165,17 @@ def test_what_an_answer_depends_on_is_asked_anew(tiny_audiollm, audio, whole, as
     assert asked == []
     interview(tiny_audiollm, path)(audio, ids, [Condition("a dog", {3: 9.0, 8: 5.5})])
     assert sum(asked) == 10
+
+
+def test_only_the_clips_of_a_question_are_decoded(tiny_audiollm, audio, tmp_path, monkeypatch):
+    decoded, decode = [], shards.decode
+    monkeypatch.setattr(shards, "decode", lambda sound, name: decoded.append(name) or decode(sound, name))
+    made = interview(tiny_audiollm, tmp_path / "answers.jsonl")
+    for _ in range(2):
+        made(audio, ["c/7", "c/2"], [Condition("rain", None)])
+        assert decoded == ["c/7", "c/2"]
+    made(audio, ["c/7", "c/2", "c/9", "c/0"], [Condition("rain", None)])  # batches of three, one of which lacks answers
+    assert decoded == ["c/7", "c/2", "c/7", "c/2", "c/9", "c/0"]
 
 
 def test_surprise_is_the_models_own_cross_entropy_of_the_answer(tiny_audiollm, audio, tmp_path):

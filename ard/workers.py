@@ -1,4 +1,4 @@
-"""Send the batches of DataLoader workers to the trainer through memory that no mount limits.
+"""Worker processes that prepare batches, and send them through memory that no mount limits.
 
 torch sends tensors through /dev/shm, which holds 64 MB in a Docker container. If a batch does not fit, the thread that
 sends it fails silently, and the trainer waits for the batch forever. A memfd uses the same kind of memory and is as
@@ -9,16 +9,43 @@ import io
 import mmap
 import os
 import pickle
+import signal
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from multiprocessing.reduction import DupFd
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 ALIGNMENT = 64  # bytes, of tensors in memory
+Item = TypeVar("Item")
+
+
+def prepared(batches: IterableDataset[Any], num_workers: int) -> DataLoader[Any]:
+    """Return batches as they are, prepared ahead by so many processes; by this one, one by one, if there are none.
+
+    The order is that in which the workers, in turn, give theirs: each iterates over its own copy of ``batches``.
+    """
+    return DataLoader(
+        batches,
+        batch_size=None,
+        collate_fn=sent,
+        num_workers=num_workers,
+        worker_init_fn=_leave_ctrl_c_to_the_trainer,
+    )
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """Return this worker's share of what there is to prepare: every n-th; all of it if this is no worker."""
+    worker = get_worker_info()
+    return items if worker is None else items[worker.id :: worker.num_workers]
+
+
+def _leave_ctrl_c_to_the_trainer(_: int) -> None:
+    """Ignore Ctrl-C in a worker, which the terminal also sends it: a step that waits for it can then finish."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def sent(batch: Any) -> Any:

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ard.activations import read_manifest
 from ard.activations.datamodule import _Clips
-from ard.activations.sending import sent
 from ard.activations.stream import Shuffled
 from ard.audio import write_audio_shards
 from ard.cli import main
 from ard.presets import CONFIGS
 from ard.types import Clip
+from ard.workers import sent
 from tests.sae.test_training import X, command, write_store
 
 BATCH = {
