@@ -3,7 +3,7 @@
 `ard table` runs it, `ard plan` prices it, and the docs are generated from it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 TableNumber = Literal[1, 2, 3, 4]
@@ -156,6 +156,27 @@ def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
         works += [Work(step, split=split) for split in splits]
         works += [Work(step, cell=cell) for cell in sorted(cells, key=_place)]
     return works
+
+
+def trained(works: Iterable[Work]) -> list[tuple[int, int]]:
+    """Return the layers and expansions that are trained, each of which can be a job of its own; see :func:`work_on`."""
+    return [one.cell for one in works if one.step.name == "fit" and one.cell]  # type: ignore[misc]
+
+
+def work_on(works: Iterable[Work], cells: Collection[tuple[int, int]]) -> list[Work]:
+    """Return the work for some of the trained cells, with what they need and are compared with.
+
+    These are all splits of clips, the controls of the cells, and the raw coordinates of their layers.
+    """
+    layers = {layer for layer, _ in cells}
+    return [
+        one
+        for one in works
+        if one.cell is None
+        or one.cell in cells
+        or (one.cell[0] in layers and one.cell[1] in RAW)
+        or any(one.cell[0] == layer and str(one.cell[1]).startswith(f"e{e}-") for layer, e in cells)
+    ]
 
 
 def cells_of(facts: Mapping[str, Any], kind: str) -> list[CellKey]:

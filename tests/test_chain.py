@@ -42,7 +42,7 @@ def facts(tmp_path):
 def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_alone(tmp_path, facts, capsys):
     def train(name, expansions):
         chain = Chain("demo", {"out": str(tmp_path / name), "expansions": expansions, **facts})
-        chain._train(0, [one for one in work(chain.facts, [4]) if one.step.name == "fit"])
+        chain._train([one for one in work(chain.facts, [4]) if one.step.name == "fit"])
 
     train("together", [2, 4])
     train("together", [2, 4])  # which is done

@@ -116,7 +116,10 @@ def test_half_written_files_go_with_a_claim_but_not_those_of_a_process_that_live
     for path in (mine, theirs, others):
         path.parent.mkdir(exist_ok=True)
         path.write_text("half", encoding="utf-8")
-    with held(tmp_path / "b"), claim(tmp_path):
+    with theirs.open("rb") as file, claim(tmp_path / "c"):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with claim(tmp_path):
+            pass
         assert [path.exists() for path in (mine, theirs, others)] == [False, True, True]
     assert in_use(tmp_path / "a") == ["song.partial"]
 
