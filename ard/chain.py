@@ -5,29 +5,31 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from copy import deepcopy
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from ard.activations import keep_shards, read_manifest, remove_shards, write_clips_table
 from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED, only_hears
 from ard.classes import import_class
-from ard.console import say, say_failures, say_notes, tracked
+from ard.console import at_work, say, say_failures, say_notes, tracked
 from ard.evaluation import MatchReading, measure_gain
 from ard.files import LOCK, InUseError, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator, draw_control, numbered
-from ard.reports import headline, render_table, write_report, write_tables
+from ard.reports import render_table, summary, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
-from ard.steps import STEPS, Goal, Step, Work, listed, trained, work, work_on
+from ard.steps import GOALS, STEPS, Goal, Step, TableNumber, Work, listed, trained, work, work_on
 from ard.study import Store, score_study
 from ard.tracking import log_cell
 from ard.trainer import run_config
@@ -88,6 +90,7 @@ class Chain:
                 f"`matching` {reading} of the run is no reading ({error}): see ard.evaluation.MatchReading"
             ) from error
         self.run = Run(Path(self.facts.out))
+        self._configs: dict[str, dict[str, Any]] = {}  # that were resolved with the facts of now
         self._left_out = self._leave_out()
 
     def _leave_out(self) -> list[str]:
@@ -116,6 +119,7 @@ class Chain:
         """Change facts, before anything is filled."""
         self._given |= facts
         self.facts = preset_facts(self.preset, self._given)
+        self._configs.clear()
 
     def check(self, goals: Iterable[Goal]) -> None:
         """Refuse to do anything where costly work was done with other settings, before anything is written.
@@ -185,7 +189,7 @@ class Chain:
         with claim(self.run.folder, refuse=_refuse_foreign, wait=True):
             # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
             movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
-            self.run = Run.open(self.run.folder, {"preset": self.preset, **movable})
+            self.run = Run.open(self.run.folder, {"preset": self.preset, **movable, "goals": self._goals(goals)})
             for one in steps.pop("audio", ()):
                 if one.split in sources:
                     self.write_audio(one.split, sources[one.split])
@@ -233,17 +237,23 @@ class Chain:
             return False
         return True
 
-    def list_work(self, goals: Iterable[Goal]) -> Iterable[str]:
+    def _goals(self, goals: Iterable[Goal]) -> list[Goal]:
+        """Return all goals that the run has had, with these."""
+        run = Run(self.run.folder)  # as it is now: another process may have added a goal
+        earlier = run.facts.get("goals", ()) if run.path.is_file() else ()
+        return [goal for goal in GOALS if goal in {*earlier, *goals}]
+
+    def list_work(self, goals: Iterable[Goal]) -> Iterator[str]:
         """Say of each thing that some goals take whether it is done, and why not."""
         for one in self.work(goals):
             parts = self.parts(one)
-            todo = [part for part in parts if part.why]
-            if not todo:
-                yield f"{one}: done" + (", without a stamp" if any(part.taken for part in parts) else "")
-            elif len(parts) == 1:
-                yield f"{one}: {todo[0].why[0]}"
-            else:
-                yield from (f"{one}: {part.name}: {part.why[0]}" for part in todo)
+            done = f"{one}: done" + (", without a stamp" if any(part.taken for part in parts) else "")
+            yield from _todo(one, parts) or [done]
+
+    def list_unfinished(self, goals: Iterable[Goal]) -> Iterator[str]:
+        """Say of each thing that some goals take and that is not done why it is not."""
+        for one in work(self.facts, goals):
+            yield from _todo(one, self.parts(one))
 
     def parts(self, one: Work) -> list[Part]:
         """Return what there is to do on a split or a cell, and why."""
@@ -417,7 +427,8 @@ class Chain:
         (part,), cell = self.parts(one), self._cell(one)
         if part.why:
             self._announce(str(one), part)
-            draw_control(cell, self.facts.seed)
+            with at_work(f"drawing {cell.label} of layer {cell.layer}"):
+                draw_control(cell, self.facts.seed)
             write_stamp(part.path, part.stamp)
         self._seal(one, [part])
 
@@ -478,21 +489,26 @@ class Chain:
                 failures += read_manifest(Path(extracted)).failures
         write_json(self.run.failures, {"failures": [f._asdict() for f in failures], "notes": notes})
 
-    def finish(self) -> None:
-        """Compare with what was never trained; write tables and report, show them, and send the tables to W&B."""
+    def finish(self, number: TableNumber | None = None) -> None:
+        """Compare with what was never trained; write tables and report, and send the tables to W&B.
+
+        What is shown in the end is one screen, or one of the tables if its number is given.
+        """
         out = self.run.folder
-        measure_gain(self.run)
+        with at_work("comparing with what was never trained"):
+            measure_gain(self.run)
         tables = write_tables(out)
-        report = write_report(out)
+        with at_work("writing the report"):
+            report = write_report(out)
         logger = self._logger()
         if logger is not None:
-            log_cell(logger, self.run.own, tables=tables)
-        first_lines = headline(self.run)
-        for line in first_lines:
-            Console().print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
-        for made in tables:
-            Console().print(render_table(made))
-        Console().print(f"report: {report}", soft_wrap=True)
+            with at_work("logging the tables"):
+                log_cell(logger, self.run.own, tables=tables)
+        if number is None:
+            Console().print(summary(self.run), soft_wrap=True)
+            return
+        Console().print(*(render_table(table) for table in tables if table.number == number))
+        Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
 
     def _logger(self) -> Logger | None:
         """Return the logger of the evaluations of Tables 1 to 3; None if there is none."""
@@ -522,7 +538,40 @@ class Chain:
         return settings_of(self._resolved(file, facts), self.run.folder)
 
     def _resolved(self, file: str, facts: dict[str, Any]) -> dict[str, Any]:
-        return resolved(self.configs / f"{file}.yaml", self.facts, facts)
+        """Return one of the preset's files with some facts changed; each is resolved once, which takes a while."""
+        path = self.configs / f"{file}.yaml"
+        key = json.dumps([str(path), facts])
+        if key not in self._configs:
+            self._configs[key] = resolved(path, self.facts, facts)
+        return deepcopy(self._configs[key])
+
+
+def reopened(run: Run) -> Chain:
+    """Return the chain of a run that was begun, which has the facts in its ``run.json``.
+
+    Raises:
+        UserError: if that cannot be read, or its preset no longer exists.
+    """
+    return Chain(run.preset, {**_given(run), "out": str(run.folder)})
+
+
+def _given(run: Run) -> dict[str, Any]:
+    """Return which of a run's facts are not what its preset says; those that refer to others follow from these."""
+    stated = OmegaConf.to_container(preset_facts(run.preset, {}), resolve=False)
+    assert isinstance(stated, dict)
+    given = {name: value for name, value in run.facts.items() if name not in {*stated, "preset", "goals"}}
+    follow = plain(preset_facts(run.preset, {**given, "out": "."}))
+    for name in sorted(map(str, stated), key=lambda name: "${" in str(stated[name])):
+        if name in run.facts and run.facts[name] != follow[name]:
+            given[name] = run.facts[name]
+            follow = plain(preset_facts(run.preset, {**given, "out": "."}))
+    return given
+
+
+def _todo(one: Work, parts: Sequence[Part]) -> list[str]:
+    """Say why each part of a step on a split or a cell is not done; no line where all of it is."""
+    todo = [part for part in parts if part.why]
+    return [f"{one}: {f'{part.name}: ' if len(parts) > 1 else ''}{part.why[0]}" for part in todo]
 
 
 def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
@@ -539,10 +588,13 @@ def claim_run(out: Path) -> AbstractContextManager[None]:
     return claim(out, refuse=_refuse_foreign)
 
 
+def is_begun(run: Run) -> bool:
+    """Return whether there is a run, or at least its audio shards, which may be written before ``run.json``."""
+    return run.path.is_file() or any((folder / LOCK).is_file() for folder in run.audio_folders)
+
+
 def _refuse_foreign(out: Path) -> None:
-    run = Run(out)
-    is_ours = run.path.is_file() or any((folder / LOCK).is_file() for folder in run.audio_folders)
-    if set(in_use(out)) - {"wandb"} and not is_ours:  # W&B may write its log before or after a run
+    if set(in_use(out)) - {"wandb"} and not is_begun(Run(out)):  # W&B may write its log before or after a run
         raise UserError(f"folder {str(out)!r} is in use, and not by a run: choose a new or empty one as --out")
 
 

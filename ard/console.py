@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from ard.types import Failure, Note
-
 LATER_PIECE = re.compile(r"#(?!0000)\d{4}$")
 FIRST_LINE_S = 2.0
 RARELY_S = 60.0
 
 console = Console(stderr=True)
+
+Finding = tuple[str, str, str]
+"""A :class:`~ard.types.Failure` or a :class:`~ard.types.Note`: a clip, the stage, and the reason."""
 
 
 def say(step: str) -> None:
@@ -28,8 +29,15 @@ def say(step: str) -> None:
     console.print(f"[bold]·[/bold] {escape(step)}", highlight=False, soft_wrap=True)
 
 
+def size_text(num_bytes: int) -> str:
+    """Return a size in GB (1e9 bytes), or in MB if it is small."""
+    if num_bytes < 1e8:
+        return f"{num_bytes / 1e6:,.1f} MB"
+    return f"{num_bytes / 1e9:,.{0 if num_bytes >= 1e11 else 1}f} GB"
+
+
 class Progress(AbstractContextManager["Progress"]):
-    """Show how far a stage is, and how much time is left: a bar on a terminal, now and then a line elsewhere.
+    """Show how far a stage is, how fast, and how much time is left: a bar on a terminal, now and then a line elsewhere.
 
     The first line comes after two seconds, and each of the others when twice the time has passed, or one minute.
 
@@ -53,8 +61,8 @@ class Progress(AbstractContextManager["Progress"]):
         self._started = time.monotonic()
         self._next_s = FIRST_LINE_S
         if console.is_terminal and not self._disable:
-            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}")
-            self._bars = Bars(*columns, TimeRemainingColumn(), console=console, transient=True)
+            columns = TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[count]}")
+            self._bars = Bars(*columns, TimeRemainingColumn(), console=console, transient=True, expand=True)
             self._task = self._bars.add_task(
                 escape(self.description), total=self.total, completed=self.done, count=self._count()
             )
@@ -70,17 +78,24 @@ class Progress(AbstractContextManager["Progress"]):
     def advance(self, number: int = 1) -> None:
         """Say that so many more are done."""
         self.done += number
-        if self._bars is not None:
-            self._bars.update(self._task, completed=self.done, count=self._count())
-            return
         elapsed_s = time.monotonic() - self._started
-        if elapsed_s >= self._next_s and not self._disable:
+        if self._bars is not None:
+            self._bars.update(self._task, completed=self.done, count=f"{self._count()}{self._rate(elapsed_s)}")
+        elif elapsed_s >= self._next_s and not self._disable:
             self._next_s = elapsed_s + min(elapsed_s, RARELY_S)
-            line = f"  {self.description}: {self._count()}{self._left(elapsed_s)}"
+            line = f"  {self.description}: {self._count()}{self._rate(elapsed_s)}{self._left(elapsed_s)}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _count(self) -> str:
         return f"{self.done:,} {self.unit}" if self.total is None else f"{self.done:,} of {self.total:,} {self.unit}"
+
+    def _rate(self, elapsed_s: float) -> str:
+        """Return how many were done a second since this run began, or a minute where that is little."""
+        num_new = self.done - self._done_before
+        if not num_new or elapsed_s <= 0:
+            return ""
+        rate = num_new / elapsed_s
+        return f", {rate:,.{0 if rate >= 10 else 1}f}/s" if rate >= 0.1 else f", {60 * rate:.1f}/min"
 
     def _left(self, elapsed_s: float) -> str:
         """Return in words the time that the rest takes at the pace so far."""
@@ -117,17 +132,17 @@ def tracked(source: Iterable[Any], description: str) -> Iterator[Any]:
                 progress.advance()
 
 
-def say_failures(failures: Sequence[Failure]) -> None:
+def say_failures(failures: Sequence[Finding]) -> None:
     """Show which clips were left out, and why."""
     _list("left out", failures)
 
 
-def say_notes(notes: Sequence[Note]) -> None:
+def say_notes(notes: Sequence[Finding]) -> None:
     """Show which clips were used despite a problem."""
     _list("used despite a problem", notes)
 
 
-def _list(what: str, listed: Sequence[Failure | Note], most: int = 20) -> None:
+def _list(what: str, listed: Sequence[Finding], most: int = 20) -> None:
     """Show how many there are and the first few by name; if there are more, also the counts by reason."""
     if not listed:
         return

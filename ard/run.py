@@ -358,6 +358,11 @@ class Cell:
         """Checkpoints of its training."""
         return self.folder / "checkpoints"
 
+    @property
+    def stamps(self) -> list[Path]:
+        """The stamps that there are."""
+        return sorted((self.folder / "stamps").glob("*.json"))
+
     def stamp(self, name: str) -> Path:
         """The stamp of a step, or of an evaluator."""
         return self.folder / "stamps" / f"{name}.json"
@@ -370,8 +375,7 @@ class Cell:
     def clear(self) -> None:
         """Remove everything that ard made of it but its W&B runs' ids, and nothing that somebody else put there."""
         sae = self.sae / "cfg.json", *self.sae.glob("*.safetensors")
-        stamps = (self.folder / "stamps").glob("*.json")
-        for path in (*sae, *self.result_files, *stamps, *map(self.path, FILES), *self.checkpoints.glob("*.ckpt")):
+        for path in (*sae, *self.result_files, *self.stamps, *map(self.path, FILES), *self.checkpoints.glob("*.ckpt")):
             path.unlink(missing_ok=True)
 
     @property

@@ -10,7 +10,8 @@ TableNumber = Literal[1, 2, 3, 4]
 Goal = TableNumber | Literal["concepts"]
 """The purpose of a run: a table of the paper, or the named concepts of the run's own cell."""
 
-GOALS: tuple[Goal, ...] = (1, 2, 3, 4, "concepts")
+TABLES: tuple[TableNumber, ...] = (1, 2, 3, 4)
+GOALS: tuple[Goal, ...] = (*TABLES, "concepts")
 
 CellKey = tuple[int, int | str | None]
 """A layer, and an expansion; None for the raw coordinates (`Poly. Feats.`); or the name of a control's folder."""

@@ -12,7 +12,7 @@ import yaml
 
 from ard.activations.store import write_manifest, write_shard
 from ard.audio import write_audio_shards
-from ard.chain import Chain, claim_run
+from ard.chain import Chain, claim_run, reopened
 from ard.cli import main
 from ard.files import LOCK, in_use
 from ard.naming import NameConcepts
@@ -148,7 +148,7 @@ def written(out):
     return {
         str(path.relative_to(out)): path.stat().st_mtime_ns
         for path in out.rglob("*")
-        if path.is_file() and path.name != LOCK and "wandb" not in path.relative_to(out).parts
+        if path.is_file() and path.name not in (LOCK, "wandb.json") and "wandb" not in path.relative_to(out).parts
     }
 
 
@@ -172,6 +172,19 @@ def test_what_is_done_is_not_done_again_also_when_the_folder_was_moved(tiny, out
     assert unlike <= {"run.json", "clips.parquet", "failures.json"}
     assert lines(capsys) == []
     assert {line.rpartition(": ")[2] for line in chained(tiny, out).list_work([1])} == {"done"}
+
+
+def test_a_run_is_reopened_with_the_facts_that_it_has(tiny, out, capsys):
+    assert Run(out).facts["goals"] == [1]
+    again = reopened(Run(out))
+    again.configs = tiny[0]
+    assert plain(again.facts) == plain(chained(tiny, out).facts)
+    assert list(again.list_unfinished([1])) == []
+    (out / "layer-2/e2/stamps/MatchLabels.json").unlink()
+    (out / "layer-2/e2/matching_paper.json").unlink()
+    assert list(again.list_unfinished([1])) == ["test: layer 2, expansion 2: MatchLabels: not done yet"]
+    chained(tiny, out).fill([4])
+    assert Run(out).facts["goals"] == [1, 4]
 
 
 def test_another_setting_of_an_evaluator_runs_that_evaluator_alone(tiny, out, capsys):
@@ -352,7 +365,7 @@ def test_a_crash_in_one_evaluator_does_not_repeat_those_before_it(tiny, out, mon
         with pytest.raises(RuntimeError, match="no names today"):
             chained(tiny, out).fill([1])
     first = {"representatives.safetensors", "monosemanticity.safetensors", "monosemanticity.json", "scores.safetensors"}
-    assert set(in_use(cell.folder)) - {"checkpoints"} == {*first, "sae", "stamps"}
+    assert set(in_use(cell.folder)) - {"checkpoints"} == {*first, "sae", "stamps", "wandb.json"}
     before = written(out)
     chained(tiny, out).fill([1])
     assert not first & set(redone(out, before))

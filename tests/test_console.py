@@ -39,11 +39,11 @@ def test_lines_are_few_and_say_how_much_time_is_left(clock, capsys):
             progress.advance()
     shown = lines(capsys)
     assert shown[:3] == [
-        "  activations: 4 of 10,000 clips, about 1:23:18 left",
-        "  activations: 8 of 10,000 clips, about 1:23:16 left",
-        "  activations: 16 of 10,000 clips, about 1:23:12 left",
+        "  activations: 4 of 10,000 clips, 2.0/s, about 1:23:18 left",
+        "  activations: 8 of 10,000 clips, 2.0/s, about 1:23:16 left",
+        "  activations: 16 of 10,000 clips, 2.0/s, about 1:23:12 left",
     ]
-    assert shown[-1] == "  activations: 9,968 of 10,000 clips, about 0:16 left"
+    assert shown[-1] == "  activations: 9,968 of 10,000 clips, 2.0/s, about 0:16 left"
     assert len(shown) < 5000 / 60 + 10
 
 
@@ -55,11 +55,21 @@ def test_a_stage_of_two_seconds_is_not_worth_a_line(clock, capsys):
     assert lines(capsys) == []
 
 
+@pytest.mark.parametrize(
+    ("seconds", "number", "rate"), [(5, 6170, "1,234/s"), (4, 38, "9.5/s"), (90, 3, "2.0/min")], ids=str
+)
+def test_the_rate_is_a_second_or_where_that_is_little_a_minute(clock, capsys, seconds, number, rate):
+    with Progress("captions", None, "clips") as progress:
+        clock.now_s += seconds
+        progress.advance(number)
+    assert lines(capsys) == [f"  captions: {number:,} clips, {rate}"]
+
+
 def test_the_time_left_is_by_the_pace_of_this_run(clock, capsys):
     with Progress("training", 600, "steps", done=500) as progress:
         clock.now_s += 10
         progress.advance(10)
-    assert lines(capsys) == ["  training: 510 of 600 steps, about 1:30 left"]
+    assert lines(capsys) == ["  training: 510 of 600 steps, 1.0/s, about 1:30 left"]
 
 
 def test_nothing_is_promised_where_the_total_is_unknown_or_another_rank_shows_it(clock, capsys):
@@ -67,7 +77,7 @@ def test_nothing_is_promised_where_the_total_is_unknown_or_another_rank_shows_it
         with Progress("audio", **settings) as progress:
             clock.now_s += 3
             progress.advance()
-    assert lines(capsys) == ["  audio: 1 clips"]
+    assert lines(capsys) == ["  audio: 1 clips, 0.3/s"]
 
 
 def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch):
@@ -88,7 +98,7 @@ def test_the_pieces_of_a_long_file_count_as_one(clock, capsys):
     names = ["a", "b#0000", "b#0001", "b#0002", "c"]
     for item in tracked([Failure(name, "audio", "") for name in names], "audio"):
         clock.now_s += 2.5 if item.id == "c" else 0
-    assert lines(capsys) == ["  audio: 3 of 5 clips, about 0:02 left"]
+    assert lines(capsys) == ["  audio: 3 of 5 clips, 1.2/s, about 0:02 left"]
 
 
 def test_what_cannot_be_counted_is_named_if_it_takes_long(monkeypatch, capsys):

@@ -86,7 +86,7 @@ def run(tmp_path):
 
 @pytest.mark.slow
 def test_reading_a_run_loads_no_model(run):
-    code = "\n".join(f"main({[command, '--run', str(run)]})" for command in ("concepts", "report"))
+    code = "\n".join(f"main({[command, '--run', str(run)]})" for command in ("concepts", "tables", "report"))
     assert measure(f"from ard.cli import main\n{code}", ("lightning", "transformers", "wandb"))[1] == []
 
 

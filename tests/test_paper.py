@@ -101,6 +101,7 @@ def out(arguments, tmp_path_factory):
     made = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=600, check=False)
     assert made.returncode == 0, made.stderr[-2000:]
     assert "Table 1. Evaluation of interpretability" in made.stdout
+    assert "Table 4. Monosemanticity" not in made.stdout  # only the one that was asked for
     return out
 
 

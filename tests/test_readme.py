@@ -30,7 +30,7 @@ HAND_WRITTEN = [
 ]
 KEPT = json.loads(results.KEPT.read_text(encoding="utf-8"))
 
-CHEAP = ("concepts", "report", "plan", "steer", "seeds", "shards --check")  # really run
+CHEAP = ("concepts", "report", "tables", "runs", "plan", "steer", "seeds", "shards --check")  # really run
 PLACEHOLDERS = {"FILE": "my-sounds/dog.wav", "V": "2", "TEXT": "What do you hear?"}
 
 CONSTANTS = {

@@ -139,6 +139,26 @@ def test_one_batch_to_see_if_it_works_writes_nothing(run, tiny_audiollm, tiny_cl
     assert written() == before
 
 
+def test_what_is_shown_is_our_own(run, tiny_audiollm, tiny_clap, tmp_path):
+    """Neither tips nor warnings of the libraries, in a process such as a user starts."""
+    (tmp_path / "audio").symlink_to(run / "audio")
+    facts = {"out": tmp_path, "model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "layer": 2, "layers": [2]}
+    facts |= {"expansion": 2, "evaluation": "null", "num_selected": 12}
+    stages = [("extract", "extract"), ("predict", "extract"), ("fit", "fit"), ("validate", "fit"), ("test", "test")]
+    given = [f"--run.{name}={value}" for name, value in facts.items()]
+    calls = [[command, "--config", str(CONFIGS / "demo" / f"{file}.yaml"), *given] for command, file in stages]
+    calls[2].append("--trainer.max_steps=20")
+    script = f"from ard.cli import main\nfor words in {calls}:\n    main(words)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
+    table = done.stdout.splitlines()  # of Lightning's `validate`, which is asked for
+    assert "Validate metric" in table[1]
+    assert all(line.startswith(("┏", "┃", "┡", "│", "└")) for line in table)
+    assert re.fullmatch(
+        r"layer 2, expansion 2: \d+ of \d+ concepts have a name, from captions\n(.* have none: .*\n)*",
+        re.sub(r"^  .*\n", "", done.stderr, flags=re.MULTILINE),  # without progress, which slow machines show
+    )
+
+
 def test_table_1_says_what_the_other_reading_of_map_gives(run):
     main(["report", "--run", str(run)])
     said = (run / "tables" / "table1.md").read_text(encoding="utf-8")
@@ -483,8 +503,8 @@ def test_two_ranks_evaluate_as_one(run, tiny_audiollm, tiny_clap, tiny_roberta, 
         several = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={ranks}"]
         command = [sys.executable, "-m", "ard", *args, *several, f"--run.cell={cell.folder}"]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-    files = set(in_use(one.folder)) - {"sae"}
-    assert files == set(in_use(two.folder)) - {"sae"}
+    files = set(in_use(one.folder)) - {"sae", "wandb.json"}
+    assert files == set(in_use(two.folder)) - {"sae", "wandb.json"}
     assert {f"{name}.json" for name in ("matching", "naming", "label_auroc", "stated_labels", "detection")} < files
     for name in files:
         kept = [cell.folder / name for cell in cells]

@@ -83,5 +83,6 @@ def test_a_run_that_is_stopped_again_and_again_goes_on_and_advertises_nothing(
     assert not any("activations: probe" in line for line in lines)
 
     facts = [f"--run.{fact}" for fact in (f"out={out}", "d_in=32", "evaluation=null", "k=4", "expansion=4")]
-    assert not ended(started("fit", "--config", CONFIGS / "demo/fit.yaml", *facts, "--trainer.max_steps=2"))
+    shown = ended(started("fit", "--config", CONFIGS / "demo/fit.yaml", *facts, "--trainer.max_steps=2"))
+    assert set(shown) <= {"  loading the libraries"}  # which takes over two seconds on a busy machine
     assert (out / "layer-3/e4/sae/cfg.json").is_file()

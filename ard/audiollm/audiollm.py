@@ -27,6 +27,7 @@ from ard.audiollm.prompter import (
     load_prompter,
     source,
 )
+from ard.console import at_work
 from ard.types import Clip, UserError
 
 
@@ -336,7 +337,7 @@ def load_audiollm(
 def _with_weights(model: str, config: Any, family: Family, dtype: str, attention: str) -> Any:
     """Load a network; refuse missing weights, which transformers would replace by random numbers."""
     hears = family.encoder is not None
-    with explained(model), _without_report() if hears else nullcontext():
+    with at_work(f"loading {model}"), explained(model), _without_report() if hears else nullcontext():
         network, info = family.model_class.from_pretrained(
             source(model),
             config=config,

@@ -69,6 +69,22 @@ COMMANDS = {
         "Ask the run's model about a clip without and with features set to a value, and print the answers.",
         loads_models=True,
     ),
+    "tables": Command(
+        "report:tables",
+        "Show the tables of a run, or one of them, from the run's files.",
+        {
+            "number": {"type": int, "nargs": "?", "help": "1 to 4, or 0 for what training gives; by default all"},
+            "--notes": {
+                "action": "store_true",
+                "help": "show the notes too: where the figures are from, how the paper was read, what is not beaten",
+            },
+        },
+    ),
+    "runs": Command(
+        "runs:runs",
+        "List the runs under a folder: model, main figures, size, and what is unfinished and why.",
+        {"folder": {"type": Path, "nargs": "?", "default": Path("runs"), "help": "the folder (default: runs)"}},
+    ),
     "report": Command(
         "report:report", "Write the tables and the HTML report of a run's folder again, from its files alone."
     ),
@@ -166,12 +182,22 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _run_or_refuse(name: str, words: list[str], *, debug: bool) -> None:
-    from ard.console import console  # after the help: both bring torch
-    from ard.types import UserError
+    from ard.console import at_work, console  # after the help, which need not wait for it
 
+    command = COMMANDS[name]
     try:
-        _run(name, words)
-    except (UserError, RuntimeError) as error:
+        with at_work("loading the libraries"):
+            module, _, function_name = command.function.partition(":")
+            function: Callable[..., None] = getattr(import_module(f"ard.cli.{module}"), function_name)
+            if command.loads_models:
+                _silence()
+        if command.own_parser:
+            function([name, *words])
+        else:
+            function(**_arguments(name, function, words))
+    except Exception as error:
+        from ard.types import UserError
+
         line = str(error) if isinstance(error, UserError) else _out_of_memory(error)
         if debug or line is None:
             raise
@@ -186,8 +212,10 @@ def _degrade() -> None:
             stream.reconfigure(errors=instead)
 
 
-def _out_of_memory(error: RuntimeError) -> str | None:
+def _out_of_memory(error: Exception) -> str | None:
     """Say in a line what to do if memory ran out, on the device or in a worker, which is then killed."""
+    if not isinstance(error, RuntimeError):
+        return None
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be loaded
         reason = str(error).partition(". ")[0]
         return f"out of memory ({reason}): make the batches smaller, and run the same command again"
@@ -219,19 +247,6 @@ def _listing(prog: str, description: str, commands: Mapping[str, str]) -> argpar
     for name, summary in commands.items():
         choices.add_parser(name, help=summary.replace("%", "%%"), add_help=False)
     return parser
-
-
-def _run(name: str, words: list[str]) -> None:
-    """Import a command's function, and call it with what the command line gives it."""
-    command = COMMANDS[name]
-    module, _, function_name = command.function.partition(":")
-    function: Callable[..., None] = getattr(import_module(f"ard.cli.{module}"), function_name)
-    if command.loads_models:
-        _silence()
-    if command.own_parser:
-        function([name, *words])
-    else:
-        function(**_arguments(name, function, words))
 
 
 def _silence() -> None:

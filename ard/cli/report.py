@@ -1,12 +1,21 @@
-"""The commands that only read a run's folder: `ard report` and `ard concepts`. They load no model."""
+"""The commands that only read a run's folder: `ard report`, `ard tables` and `ard concepts`. They load no model."""
 
 from pathlib import Path
 
 from rich.console import Console
 
-from ard.console import console
+from ard.console import at_work, console
 from ard.files import claim
-from ard.reports import Order, find_concepts, headline, render_concepts, write_report, write_tables
+from ard.reports import (
+    Order,
+    build_tables,
+    find_concepts,
+    headline,
+    render_concepts,
+    render_table,
+    write_report,
+    write_tables,
+)
 from ard.run import Run
 
 MOST_LINES = 20  # of a list that may have thousands
@@ -19,9 +28,22 @@ def report(run: Path) -> None:
         run: the run's folder.
     """
     Run.load(run)
-    with claim(run):
+    with claim(run), at_work("writing the report"):
         write_tables(run)
-        Console().print(f"report: {write_report(run)}", soft_wrap=True)
+        page = write_report(run)
+    Console().print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def tables(run: Path, number: int | None = None, *, notes: bool = False) -> None:
+    """Show the tables of a run, or one of them, from the run's files.
+
+    Args:
+        run: the run's folder.
+        number: 1 to 4, or 0 for what training gives; all of them if not given.
+        notes: show the notes too: where the figures are from, how the paper was read, what is not beaten.
+    """
+    for table in build_tables(run) if number is None else build_tables(run, [number]):
+        Console().print(render_table(table, notes=notes))
 
 
 def concepts(

@@ -13,7 +13,7 @@ from ard.audio import FolderClips, read_audio_manifest
 from ard.audiollm import AudioLLM, load_audiollm
 from ard.chain import Chain, claim_run
 from ard.classes import import_class
-from ard.console import console
+from ard.console import at_work, console
 from ard.embedding import load_clap
 from ard.embedding.clap import COMPUTED
 from ard.files import refuse_inside
@@ -23,7 +23,7 @@ from ard.presets import preset_facts
 from ard.run import MANIFEST
 from ard.sae import TopKSAE
 from ard.sae.functional import squared_error
-from ard.steps import GOALS, Goal
+from ard.steps import TABLES, Goal, TableNumber
 from ard.types import Clip, UserError
 
 PAPER_LAYER = 26 / 32  # depth of the layer of Tables 1 to 3
@@ -70,7 +70,7 @@ def table(
         dry_run: list the steps, which of them are done, and why the others are not; nothing is run.
         run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
     """
-    goal: Goal | None = next((one for one in GOALS if one == number), None)
+    goal: TableNumber | None = next((one for one in TABLES if one == number), None)
     if goal is None:
         raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
     stated = preset_facts(preset, {})
@@ -83,7 +83,7 @@ def table(
         return
     with claim_run(chain.run.folder):
         chain.fill([goal])
-        chain.finish()
+        chain.finish(goal)
 
 
 def run(
@@ -285,7 +285,8 @@ def _show_plan(
     clips = () if begun or size > MOST_TIMED else sources["probe"]
     clip = next((clip for clip in clips if isinstance(clip, Clip)), None)
     if clip is not None:
-        duration = _spoken(_estimate_s(clip, num_files, chain, steps))
+        with at_work("timing a clip and two steps of the training"):
+            duration = _spoken(_estimate_s(clip, num_files, chain, steps))
         lines.append(f"about {duration} if all files are like the first; Ctrl-C stops, the same command goes on")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -315,7 +316,7 @@ def _estimate_s(clip: Clip, num_files: int, chain: Chain, steps: int | None) -> 
 
 def _spoken(seconds: float) -> str:
     minutes = max(1, round(seconds / 60))
-    return f"{minutes} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
+    return f"{minutes} minute{'s' if minutes > 1 else ''}" if minutes < 100 else f"{minutes / 60:.0f} hours"
 
 
 def _choose_layer(audiollm: AudioLLM, layer: int | None, layers: list[int] | None) -> int:

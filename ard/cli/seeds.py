@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ard.console import at_work
 from ard.evaluation import compare_seeds
 from ard.evaluation.seeds import NAME_NULLS, NULLS, WORDS
 from ard.files import claim
@@ -32,7 +33,7 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
         runs: folders of runs; the first is compared with all others.
         cosine: least cosine, or correlation of profiles, of two features that count as the same.
     """
-    with claim(runs[0]):
+    with claim(runs[0]), at_work("comparing the runs"):
         result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
         write_tables(runs[0])
         log_results(Run.load(runs[0]))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ard.console import console
+from ard.console import at_work, console
 from ard.embedding import EMBEDDED
 from ard.files import accept, claim, refuse_foreign
 from ard.naming import EndpointChat
@@ -70,7 +70,7 @@ def score(run: Path, clap: str | None = None, bertscore: str | None = None, devi
         device: device to run the models on.
     """
     opened, store = Run.load(run), _store(run)
-    with claim(run):
+    with claim(run), at_work("scoring the answers"):
         score_study(
             store,
             opened.own.result_path("study"),

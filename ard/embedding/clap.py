@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from transformers import ClapModel, ClapProcessor
 
 from ard.audiollm import widen_on_cpu
+from ard.console import at_work
 from ard.embedding.base import TEXTS_PER_BATCH, Clap, Waveform, mean_of_windows
 from ard.embedding.laion import load_laion_clap
 from ard.hub import offline_if_cached
@@ -132,7 +133,7 @@ def _load(model: str, device: str) -> Clap:
         return ComputedClap(Path(model.removeprefix(COMPUTED)), model)
     source = str(Path(__file__).parent / "embedded") if model == EMBEDDED else model
     try:
-        with offline_if_cached(model):
+        with at_work(f"loading {model}"), offline_if_cached(model):
             weights: Any = ClapModel.from_pretrained(source)
             processor = ClapProcessor.from_pretrained(source)
     except (OSError, ValueError, KeyError, UnpicklingError) as error:

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ard.audiollm import keep_plain_options, widen_on_cpu
+from ard.console import at_work
 from ard.hub import TOKENIZERS, ensure_models, offline_if_cached
 from ard.naming.chat import CUT, EMPTY, Chat, Content, Keep, Reply
 from ard.types import UserError
@@ -96,7 +97,7 @@ class TransformersChat(Chat):
 
     def _network(self) -> Any:
         try:
-            with offline_if_cached(self.model, beside=TOKENIZERS):
+            with at_work(f"loading {self.model}"), offline_if_cached(self.model, beside=TOKENIZERS):
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     self.model, dtype=self.dtype, use_safetensors=True, output_loading_info=True
                 )

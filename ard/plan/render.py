@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ard.console import size_text
 from ard.plan.planner import Plan
 
 
@@ -21,20 +22,21 @@ def render_plan(made: Plan) -> RenderableType:
             stage.precision,
             f"{stage.num_clips:,}" if stage.num_clips else "",
             f"{stage.num_tokens / 1e6:,.2f} M" if stage.num_tokens else "",
-            _gb(stage.num_bytes) if stage.num_bytes else "",
+            size_text(stage.num_bytes) if stage.num_bytes else "",
             f"{stage.flops:.2e}" if stage.flops else "",
             f"{stage.hours:,.2f}" if stage.hours else "",
-            _gb(stage.gpu_bytes) if stage.gpu_bytes else "",
+            size_text(stage.gpu_bytes) if stage.gpu_bytes else "",
         )
     num_bytes, flops = (sum(getattr(stage, name) for stage in made.stages) for name in ("num_bytes", "flops"))
     table.add_section()
-    table.add_row("all", "", "", "", "", _gb(num_bytes), f"{flops:.2e}", f"{made.hours:,.2f}", "")
+    table.add_row("all", "", "", "", "", size_text(num_bytes), f"{flops:.2e}", f"{made.hours:,.2f}", "")
     most = max(made.stages, key=lambda stage: stage.gpu_bytes)
     fits = "enough" if most.gpu_bytes <= made.gpu.memory_gb * 1e9 else "not enough"
     lines = [
-        f"{made.num_clips:,} probing clips, {made.num_tokens / 1e6:.1f} M audio tokens, {_gb(made.bytes_per_layer)} "
-        f"of activations a layer; an SAE's training sees them {made.epochs:.1f} times.",
-        f"GPU: {most.stage} needs at least {_gb(most.gpu_bytes)} of {made.gpu.memory_gb:g} GB: {fits}",
+        f"{made.num_clips:,} probing clips, {made.num_tokens / 1e6:.1f} M audio tokens, "
+        f"{size_text(made.bytes_per_layer)} of activations a layer; "
+        f"an SAE's training sees them {made.epochs:.1f} times.",
+        f"GPU: {most.stage} needs at least {size_text(most.gpu_bytes)} of {made.gpu.memory_gb:g} GB: {fits}",
         f"Disk: {disk_verdict(made)}",
         "Assumed:",
         *(f"- {assumption}" for assumption in made.assumptions),
@@ -44,15 +46,8 @@ def render_plan(made: Plan) -> RenderableType:
 
 def disk_verdict(made: Plan) -> str:
     """Say in one sentence whether the plan fits on the disk."""
-    needed = f"needs {_gb(made.missing_bytes)}, {made.disk} has {_gb(made.free_bytes)} free"
+    needed = f"needs {size_text(made.missing_bytes)}, {made.disk} has {size_text(made.free_bytes)} free"
     if made.missing_bytes <= made.free_bytes:
         return f"{needed}: enough"
     fits = "fits" if made.missing_bytes_by_layer <= made.free_bytes else "does not fit either"
-    return f"{needed}: not enough; one layer at a time {fits} ({_gb(made.missing_bytes_by_layer)})"
-
-
-def _gb(num_bytes: int) -> str:
-    """Format a size in GB (1e9 bytes), or in MB if it is small."""
-    if num_bytes < 1e8:
-        return f"{num_bytes / 1e6:,.1f} MB"
-    return f"{num_bytes / 1e9:,.{0 if num_bytes >= 1e11 else 1}f} GB"
+    return f"{needed}: not enough; one layer at a time {fits} ({size_text(made.missing_bytes_by_layer)})"

@@ -1,6 +1,7 @@
 from .concepts import Order, concept_names, find_concepts, find_feature, render_concepts
-from .headline import headline
+from .headline import headline, read_fvu
 from .html import write_report
+from .summary import summary
 from .table import Table, render_table
 from .tables import build_tables, write_tables
 
@@ -12,8 +13,10 @@ __all__ = [
     "find_concepts",
     "find_feature",
     "headline",
+    "read_fvu",
     "render_concepts",
     "render_table",
+    "summary",
     "write_report",
     "write_tables",
 ]

@@ -45,14 +45,19 @@ def verdict(row: Row) -> str:
     return VERDICTS[0] if sign * gain.value > 0 else VERDICTS[2]
 
 
-def gains_table(run: Run) -> Table:
-    """Return the table of gains, those beyond the untrained dictionaries first."""
+def gain_rows(run: Run) -> list[Row]:
+    """Return the figures that are compared with those of untrained dictionaries, the better ones first."""
     results = run.results("gain", [run.layer], [run.expansion])
     rows = [row for result in results for row in result.rows if row.method in GAINS]
-    rows.sort(key=lambda row: (VERDICTS.index(verdict(row)), list(GAINS).index(row.method)))
+    return sorted(rows, key=lambda row: (VERDICTS.index(verdict(row)), list(GAINS).index(row.method)))
+
+
+def gains_table(run: Run) -> Table:
+    """Return the table of gains, those beyond the untrained dictionaries first."""
+    rows, result = gain_rows(run), run.own.result("gain")
     lines = tuple(
         Line(
-            (_name(row), verdict(row)),
+            (gain_name(row), verdict(row)),
             tuple(Cell(row.figures[name]) for name in ("trained", "untrained", "gain")),
             verdict(row) == VERDICTS[0],
         )
@@ -67,11 +72,12 @@ def gains_table(run: Run) -> Table:
         paper_heads=(),
         lines=lines,
         rows=tuple(_json(row) for row in rows),
-        notes=tuple(_notes(run, rows, max((result.choices["num_draws"] for result in results), default=0))),
+        notes=tuple(_notes(run, rows, result.choices["num_draws"] if result is not None else 0)),
     )
 
 
-def _name(row: Row) -> str:
+def gain_name(row: Row) -> str:
+    """Return what the table calls a figure."""
     return GAINS[row.method] + (f", {row.source} to {row.target}" if row.source else "")
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ard.reports.concepts import read_concepts
-from ard.results import Result
 from ard.run import Cell, Run
 
 EMBEDDED = "embedded"
@@ -67,14 +66,11 @@ def _foreign(run: Run) -> Iterator[str]:
 
 
 def _reconstruction(cell: Cell) -> Iterator[str]:
-    result = cell.result("reconstruction")
-    fvu = _fvu(result)
+    result, fvu = cell.result("reconstruction"), read_fvu(cell)
     if result is None or fvu is None:
         return
     held_out = "held-out" if result.choices["tokens"] == "eval" else "its own training"
-    controls = [
-        _fvu(control.result("reconstruction")) for control in cell.run.controls(cell.layer, cell.expansion or 0)
-    ]
+    controls = [read_fvu(control) for control in cell.run.controls(cell.layer, cell.expansion or 0)]
     untrained = [value for value in controls if value is not None]
     beside = f"; {min(untrained):.2f} or more untrained" if untrained else ""
     yield f"FVU on {held_out} tokens is {fvu:.2f} ({USUAL_FVU}{beside})."
@@ -82,6 +78,8 @@ def _reconstruction(cell: Cell) -> Iterator[str]:
         yield "That much is left unexplained that the dictionary and these activations may not belong together."
 
 
-def _fvu(result: Result | None) -> float | None:
+def read_fvu(cell: Cell) -> float | None:
+    """Return the share of variance that the cell's dictionary leaves unexplained; None where it was not measured."""
+    result = cell.result("reconstruction")
     value = result.rows[0].figures["fvu"].value if result is not None else math.nan
     return value if math.isfinite(value) else None

@@ -91,12 +91,17 @@ def paper_text(printed: Printed | None) -> str:
     return f"{printed.value:.2f}" + (f" ± {printed.plus_minus:.2f}" if printed.plus_minus is not None else "")
 
 
-def render_table(table: Table) -> rich.table.Table:
-    """Lay a table out for the terminal, within 80 columns: under each figure its interval, then the paper's figure."""
+def render_table(table: Table, *, notes: bool = True) -> rich.table.Table:
+    """Lay a table out for the terminal, within 80 columns: under each figure its interval, then the paper's figure.
+
+    Args:
+        table: the table.
+        notes: whether its notes stand below; why a table has no lines is always said.
+    """
     grid = rich.table.Table(
         title=Text(table.caption, "bold"),
         title_justify="left",
-        caption=Text("\n".join(table.notes), "dim") if table.lines else None,
+        caption=Text("\n".join(table.notes), "dim") if notes and table.lines else None,
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
         show_header=bool(table.lines),

@@ -104,7 +104,7 @@ class WandbLogger(LightningWandbLogger):
         """Return what the W&B run is of: facts of the run and the cell, versions, and the stamps of what was done."""
         cell = self.cell
         facts = dict(cell.run.facts) if cell.run.path.is_file() else {}
-        stamps = {path.stem: read_stamp(path) for path in sorted((cell.folder / "stamps").glob("*.json"))}
+        stamps = {path.stem: read_stamp(path) for path in cell.stamps}
         return {
             **{name: facts.get(name) for name in ("preset", "model", "data", "seed")},
             "layer": cell.layer,
@@ -113,7 +113,7 @@ class WandbLogger(LightningWandbLogger):
             "run": facts,
             "versions": {"ard": version("ard-audio"), **{name: version(name) for name in PACKAGES}},
             "commit": git_commit(),
-            "stamps": {name: stamp.digest for name, stamp in stamps.items() if stamp},
+            "digests": {name: stamp.digest for name, stamp in stamps.items() if stamp},
         }
 
     @rank_zero_only

@@ -271,7 +271,7 @@ def test_a_louder_stretch_is_drawn_taller(tmp_path):
 def test_the_gains_stand_first_and_have_no_columns_of_the_paper(run):
     figures = {name: Figure(0.1, 0.05, 0.2, 3, "share", over="clips") for name in ("trained", "untrained", "gain")}
     figures["untrained"] = replace(figures["untrained"], spread=0.01)
-    Result("gain", (Row("matching/f1", 3, 8, figures),), {}).save(run / "layer-3/e8/gain.json")
+    Result("gain", (Row("matching/f1", 3, 8, figures),), {"num_draws": 3}).save(run / "layer-3/e8/gain.json")
     first, second, *_ = re.findall(r"<table>.*?</table>", write_report(run).read_text(encoding="utf-8"), re.DOTALL)
     assert "F1 (Table 1)" in first
     assert 'class="paper"' not in first

@@ -1,6 +1,7 @@
 """What loggers of Lightning's own get of a training, of an evaluated cell, and of the tables."""
 
 import csv
+import json
 import math
 import re
 import struct
@@ -45,7 +46,7 @@ def metrics(logger):
 
 def board(logger):
     """The values that a TensorBoard logger has written, with their steps; its records have a length and checksums."""
-    logger.experiment.flush()
+    logger.experiment.close()  # or some of them are still in a queue
     values = []
     for path in Path(logger.log_dir).glob("events.*"):
         content, place = path.read_bytes(), 0
@@ -109,7 +110,7 @@ def test_other_loggers_get_what_they_can_show_of_a_training(data, tmp_path, kind
         shown = [(step, histogram) for step, name, histogram in histograms if name == "train/e4/firing_frequency"]
         assert [step for step, _ in shown] == [10, 20]
         assert shown[-1][1].num == 32
-        assert 0 < shown[-1][1].sum <= 2  # a token has at most two active features
+        assert 0 < shown[-1][1].sum <= 2 + 1e-6  # a token has at most two active features
 
 
 def test_figures_are_named_after_the_evaluation_and_others_methods_and_shifts(tmp_path):
@@ -146,8 +147,8 @@ def test_clips_of_the_first_concepts_play_as_far_as_there_is_room(run):
         cell.tracking.unlink(missing_ok=True)
         log_cell(WandbLogger(cell.folder, audio_mb=megabytes), cell)
         wandb.teardown()
-        newest = max(read_runs(run).values(), key=lambda one: one.folders[-1].name)
-        rows[megabytes] = newest.table("concepts")
+        (id_,) = {entry["id"] for entry in json.loads(cell.tracking.read_text(encoding="utf-8")).values()}
+        rows[megabytes] = read_runs(run)[id_].table("concepts")
     assert size < 1e6
     assert [row["name"] for row in rows[1.0]] == [row["name"] for row in rows[0.0]]
     played = [clip for row in rows[1.0] for name, clip in row.items() if name.startswith("clip ") and clip]

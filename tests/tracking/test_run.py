@@ -155,7 +155,7 @@ def test_config_says_what_it_is_of_and_with_which_settings(made):
     assert own["settings/MatchLabels"]["result"] == "matching_paper"
     assert trained["settings/fit"]["model.k"] == 4
     stamps = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in run.own.folder.glob("stamps/*.json")}
-    assert own["stamps"].keys() == stamps.keys()
+    assert own["digests"].keys() == stamps.keys()
 
 
 def test_concepts_play_and_every_file_exists(made):
