@@ -80,8 +80,7 @@ class Chain:
         self.preset, self.configs = preset, preset_folder(preset)
         self.facts = preset_facts(preset, self._given)
         self.redo, self.cells = set(redo), cells
-        if unknown := self.redo - {step.name for step in STEPS}:
-            raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")
+        check_steps(self.redo)
         reading = plain(self.facts)["matching"]
         try:
             MatchReading(**reading)
@@ -581,6 +580,16 @@ def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
     if stamped:
         return all(path.is_file() for path in files)
     return bool(files + results) and all(path.is_file() for path in files + results)
+
+
+def check_steps(names: Collection[str]) -> None:
+    """Refuse names of steps that do not exist.
+
+    Raises:
+        UserError: with the first of them, and the steps.
+    """
+    if unknown := set(names) - {step.name for step in STEPS}:
+        raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")
 
 
 def claim_run(out: Path) -> AbstractContextManager[None]:
