@@ -6,6 +6,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from ard.types import UserError
+
 TableNumber = Literal[1, 2, 3, 4]
 Goal = TableNumber | Literal["concepts"]
 """The purpose of a run: a table of the paper, or the named concepts of the run's own cell."""
@@ -179,8 +181,14 @@ def jobs(facts: Mapping[str, Any], tables: Iterable[TableNumber]) -> Jobs:
     Args:
         facts: the facts of a preset's ``run.yaml``.
         tables: the tables; those that the run has no labels for are left out.
+
+    Raises:
+        UserError: if no table is left.
     """
-    tables = tuple(table for table in tables if trained(work(facts, [table])))
+    wanted = list(tables)
+    tables = tuple(table for table in wanted if trained(work(facts, [table])))
+    if not tables:
+        raise UserError(f"tables {wanted} have no cells: name one of 1 to 4; those up to 3 need an evaluation set")
     shares = max(tables, key=lambda table: sum(one.split is not None for one in work(facts, [table])))
     cells = {}
     for cell in trained(work(facts, tables)):
