@@ -81,7 +81,7 @@ def test_several_processes_fill_a_folder_as_one_does_and_nothing_is_done_twice(p
     for number in (3, 4):
         main(words(number, "one"))
     alone = announced(capfd.readouterr().err)
-    killed = started(words(4, "several"))
+    killed = started(words(4, "several", "--until", "extract"))
     while not several.audio("probe").is_dir():
         assert killed.is_alive()
         time.sleep(0.01)

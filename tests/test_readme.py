@@ -111,7 +111,7 @@ def test_a_cheap_command_runs(line, at_desk, capsys):
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in OWN if line not in RUN_BY_TEST and "extract" not in line], ids=" ".join
+    "line", [line for line in OWN if line not in RUN_BY_TEST and line[1] != "extract"], ids=" ".join
 )
 def test_a_command_that_takes_long_has_the_options_that_it_is_given(line, capsys):
     depth = 2 if line[1] in ("study", "shards") and not line[2].startswith("-") else 1
@@ -125,7 +125,7 @@ def test_a_command_that_takes_long_has_the_options_that_it_is_given(line, capsys
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in RUNNABLE if Path(line[0]).name == "lightning" or "extract" in line], ids=" ".join
+    "line", [line for line in RUNNABLE if Path(line[0]).name == "lightning" or line[1] == "extract"], ids=" ".join
 )
 def test_a_yaml_file_is_parsed_by_its_command(line, at_desk, capsys):
     given = [word for word in line[1:] if word != "--dry-run"]
