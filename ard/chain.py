@@ -24,14 +24,14 @@ from ard.evaluation import MatchReading, measure_gain
 from ard.files import LOCK, InUseError, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator, draw_control, numbered
-from ard.reports import render_table, summary, write_report, write_tables
+from ard.reports import Table, render_table, summary, write_report, write_tables
 from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
 from ard.steps import GOALS, STEPS, Goal, Step, TableNumber, Work, listed, trained, work, work_on
 from ard.study import Store, score_study
-from ard.tracking import log_cell
+from ard.tracking import WandbLogger, log_cell
 from ard.trainer import run_config
 from ard.types import Clip, Failure, UserError
 
@@ -499,15 +499,24 @@ class Chain:
         tables = write_tables(out)
         with at_work("writing the report"):
             report = write_report(out)
-        logger = self._logger()
-        if logger is not None:
-            with at_work("logging the tables"):
-                log_cell(logger, self.run.own, tables=tables)
+        self._log(tables)
         if number is None:
             Console().print(summary(self.run), soft_wrap=True)
             return
         Console().print(*(render_table(table) for table in tables if table.number == number))
         Console().print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+
+    def _log(self, tables: Sequence[Table]) -> None:
+        """Log the tables with the cell that they are of, and to W&B what a crash kept from being logged."""
+        logger, own = self._logger(), self.run.own
+        if logger is None:
+            return
+        others = self.run.evaluated if isinstance(logger, WandbLogger) else []
+        with at_work("logging"):
+            for cell in others:
+                if cell.folder != own.folder:
+                    log_cell(logger, cell)
+            log_cell(logger, own, tables=tables)
 
     def _logger(self) -> Logger | None:
         """Return the logger of the evaluations of Tables 1 to 3; None if there is none."""

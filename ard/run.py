@@ -254,6 +254,12 @@ class Run:
         folders = sorted((self.folder / f"layer-{layer}").glob(f"e{expansion}-*"))
         return [cell for folder in folders if (cell := self.cell(layer, folder.name)).control]
 
+    @property
+    def evaluated(self) -> list["Cell"]:
+        """The cells that have results."""
+        folders = sorted(path for path in self.folder.glob("layer-*/*") if _CELL.fullmatch("/".join(path.parts[-2:])))
+        return [cell for folder in folders if (cell := Cell.at(folder)).result_files]
+
     def cells_with(self, file: str) -> list[str]:
         """Return the folders, relative to the run's, of the cells that hold one of ``FILES``."""
         return sorted(

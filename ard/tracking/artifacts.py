@@ -72,7 +72,5 @@ def _log(
                 artifact.add_file(str(path))
     if refers_to is not None:
         artifact.add_reference(refers_to.as_uri(), name=refers_to.name)
-    run: Any = logger.experiment
-    if not run.disabled:  # by WANDB_MODE
-        # What `use_artifact` does too, which refuses to work offline.
-        run._log_artifact(artifact, is_user_created=is_input, use_after_commit=is_input)
+    run: Any = logger.experiment  # its `use_artifact` does the same, but refuses to work offline
+    run._log_artifact(artifact, is_user_created=is_input, use_after_commit=is_input)

@@ -73,6 +73,8 @@ class LogTraining(Callback):
         logger, data = trainer.logger, trainer.datamodule  # type: ignore[attr-defined]
         if not (trainer.is_global_zero and isinstance(logger, WandbLogger) and isinstance(data, ActivationDataModule)):
             return
+        if logger.experiment.disabled:
+            return
         savers = [callback for callback in trainer.callbacks if isinstance(callback, SaveSAE)]  # type: ignore[attr-defined]
         folders = {saver.folder(expansion) for saver in savers for expansion in pl_module.expansions}
         log_training_artifacts(logger, data, sorted(folders))

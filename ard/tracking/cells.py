@@ -66,7 +66,7 @@ def _log_to_wandb(logger: WandbLogger, cell: Cell, settings: Mapping[str, Any], 
     state = {path.stem: xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in cell.result_files}
     state |= {_key(table): xxhash.xxh3_64_hexdigest(repr(table.rows).encode()) for table in tables}
     changed = {name for name, checksum in state.items() if logger.entry.logged.get(name) != checksum}
-    if not changed:
+    if not changed or logger.experiment.disabled:
         return
     logger.describe(settings)
     results = [result for path in cell.result_files if path.stem in changed and (result := cell.result(path.stem))]
@@ -84,7 +84,6 @@ def _log_to_wandb(logger: WandbLogger, cell: Cell, settings: Mapping[str, Any], 
         logger.experiment.summary["headline"] = " ".join(headline(cell.run))
         log_report_artifact(logger, cell.run)
     logger.entry.logged |= state
-    logger.entry.save()
     logger.finish()
 
 

@@ -98,7 +98,8 @@ class WandbLogger(LightningWandbLogger):
         if self.entry.summary:  # `wandb sync` keeps what was logged last, and forgets the rest
             self.experiment.summary.update(self.entry.summary)
         self.entry.id = self.experiment.id  # an agent of a sweep gives its own
-        self.entry.save()
+        if not self.experiment.disabled:
+            self.entry.save()
 
     def about(self) -> dict[str, Any]:
         """Return what the W&B run is of: facts of the run and the cell, versions, and the stamps of what was done."""
@@ -125,11 +126,13 @@ class WandbLogger(LightningWandbLogger):
     def finish(self) -> None:
         """End the W&B run, if it was begun."""
         run: Any = self._experiment
-        if run is not None:
-            self.entry.summary = {**self.entry.summary, **_plain(run.summary._as_dict())}
+        if run is None:
+            return
+        if not run.disabled:  # by WANDB_MODE
+            self.entry.summary |= _plain(run.summary._as_dict())
             self.entry.save()
-            run.finish()
-            self._experiment = None
+        run.finish()
+        self._experiment = None
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,11 @@
 import csv
 import json
 import math
+import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ from ard.tracking import LogTraining, WandbLogger, log_cell
 from ard.tracking.cells import figures
 from tests.reports.conftest import NASTY, concept, write_about, write_clips, write_concepts, write_results
 from tests.tracking.offline import read_runs
+from tests.tracking.server import run_python, serve
 
 
 @pytest.fixture
@@ -155,3 +159,46 @@ def test_clips_of_the_first_concepts_play_as_far_as_there_is_room(run):
     assert all(np.isfinite(soundfile.read(clip["file"])[0]).all() for clip in played)
     assert played
     assert not any(name.startswith("clip ") for row in rows[0.0] for name in row)
+
+
+LOGGED = """
+from ard.run import Run
+from ard.tracking import WandbLogger, log_cell
+from pathlib import Path
+
+cell = Run(Path({folder!r})).own
+log_cell(WandbLogger(cell.folder), cell)
+"""
+
+
+def test_wandb_mode_is_heeded(run):
+    with serve() as served:
+        run_python(served, "-c", LOGGED.format(folder=str(run)))  # as a user who has set it to online
+    (sent,) = served.runs.values()
+    cell = Run(run).own
+    wanted = figures(cell.result("matching"), cell)
+    assert {name: sent.summary[name] for name in wanted} == pytest.approx(wanted)
+    assert (sent.group, sent.exit_code) == (str(run), 0)
+    assert not read_runs(run)
+    assert "0" * 40 not in cell.tracking.read_text(encoding="utf-8")
+    cell.tracking.unlink()
+    command = [sys.executable, "-c", LOGGED.format(folder=str(run))]
+    subprocess.run(command, env={**os.environ, "WANDB_MODE": "disabled"}, check=True, capture_output=True)
+    assert not read_runs(run)
+    assert not cell.tracking.exists()
+
+
+def test_a_training_that_was_killed_goes_on_in_its_wandb_run(tmp_path):
+    folder = tmp_path / "layer-3" / "e8"
+    killed = WandbLogger(folder, stage="fit")
+    killed.describe({"fit": {"k": 4}})
+    killed.experiment.log({"train/fvu": 0.5})
+    wandb.teardown()
+    resumed = WandbLogger(folder, stage="fit")
+    resumed.describe({"fit": {"k": 4}})
+    resumed.experiment.log({"train/fvu": 0.25})
+    assert resumed.experiment.id == killed.entry.id
+    resumed.finish()
+    wandb.teardown()
+    (one,) = read_runs(tmp_path).values()
+    assert [row["train/fvu"] for row in one.history if "train/fvu" in row] == [0.5, 0.25]

@@ -224,3 +224,14 @@ def test_all_of_it_is_there_after_wandb_sync_and_an_sae_comes_back(made):
             run_python(served, "-c", missing)
     results = served.artifacts["run-layer-2-e2-results:v1"].files
     assert json.loads(results["matching.json"])["rows"]
+
+
+def test_what_a_crash_kept_from_being_logged_is_logged_in_the_end(made, settings, tmp_path):
+    run, _, runs = made
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    shutil.rmtree(copy / "wandb")
+    (copy / "layer-2" / "poly" / "wandb.json").unlink()
+    finished(*settings, copy)
+    (again,) = read_runs(copy).values()
+    assert (again.name, again.id in runs) == ("layer-2/poly", False)
+    assert again.summary["matching/f1"] == tracked(runs, "layer-2/poly").summary["matching/f1"]
