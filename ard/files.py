@@ -50,8 +50,11 @@ def being_written(partial: Path) -> Iterator[None]:
 def turn(path: Path) -> Iterator[None]:
     """Wait until no other process works on a file that several cells share, and keep it to this one for the block.
 
-    Whoever reads the file in its turn has all that others wrote to it.
+    Whoever reads the file in its turn has all that others wrote to it. Of the ranks of one job the first waits for all.
     """
+    if _rank():
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with _held(FileLock(path.with_name(f".{path.name}.lock"), thread_local=False, is_singleton=True), path, wait=True):
         yield

@@ -4,7 +4,6 @@ import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +126,7 @@ class Evaluator(Callback):
         clip_ids, clap = read_manifest(cell.splits[split]).clip_ids, self.clap()
         path = cell.run.embeddings(clap.name, split)
         audio = cell.run.audio(split)
-        with turn(path) if ranks.rank == 0 else nullcontext():
+        with turn(path):
             ranks.barrier()
             return embed_clips(
                 clap, audio, clip_ids, path, rank=ranks.rank, world_size=ranks.size, barrier=ranks.barrier
