@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from itertools import groupby
@@ -21,7 +21,7 @@ from ard.audiollm import EMBEDDED, only_hears
 from ard.classes import import_class
 from ard.console import at_work, say, say_failures, say_notes, tracked
 from ard.evaluation import MatchReading, measure_gain
-from ard.files import LOCK, claim, in_use
+from ard.files import LOCK, InUseError, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator, draw_control, numbered
 from ard.reports import Table, render_table, summary, write_report, write_tables
@@ -29,7 +29,7 @@ from ard.results import write_json
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import PLACEHOLDER, is_whole
 from ard.stamps import Stamp, read_stamp, settings_of, write_stamp
-from ard.steps import GOALS, STEPS, Goal, Step, TableNumber, Work, listed, work
+from ard.steps import GOALS, STEPS, Goal, Step, TableNumber, Work, listed, trained, work, work_on
 from ard.study import Store, score_study
 from ard.tracking import WandbLogger, log_cell
 from ard.trainer import run_config
@@ -63,18 +63,24 @@ class Chain:
         preset: a folder of `configs`, or the path of one of your own.
         facts: what differs from the preset's ``run.yaml``.
         redo: names of steps that are done again whatever their stamps say.
+        cells: layers and expansions; only their part of the work is done, beside other processes in the same folder.
 
     Raises:
         UserError: if the preset, a step or a reading of Table 1 does not exist.
     """
 
-    def __init__(self, preset: str, facts: dict[str, Any], redo: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        preset: str,
+        facts: dict[str, Any],
+        redo: Collection[str] = (),
+        cells: Collection[tuple[int, int]] | None = None,
+    ) -> None:
         self._given = {name: _spelled_alike(name, value) for name, value in facts.items()}
         self.preset, self.configs = preset, preset_folder(preset)
         self.facts = preset_facts(preset, self._given)
-        self.redo = set(redo)
-        if unknown := self.redo - {step.name for step in STEPS}:
-            raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")
+        self.redo, self.cells = set(redo), cells
+        check_steps(self.redo)
         reading = plain(self.facts)["matching"]
         try:
             MatchReading(**reading)
@@ -125,7 +131,7 @@ class Chain:
                 f"{str(self.run.folder)!r} holds a run of preset {self.run.preset!r}, not {self.preset!r}: "
                 "choose another --out"
             )
-        costly = [one for one in work(self.facts, goals) if one.step.costly and one.step.name not in self.redo]
+        costly = [one for one in self.work(goals) if one.step.costly and one.step.name not in self.redo]
         changed = [(one, part) for one in costly for part in self.parts(one) if part.changed]
         if changed:
             one, part = changed[0]
@@ -143,56 +149,102 @@ class Chain:
                 f"--redo [{','.join(names)}] to do it again, or another --out"
             )
 
+    def work(self, goals: Iterable[Goal]) -> list[Work]:
+        """Return all the work for some goals, or the part of it for the chosen cells.
+
+        Raises:
+            UserError: if a chosen cell is none of theirs.
+        """
+        works = work(self.facts, goals)
+        if self.cells is None:
+            return works
+        there = trained(works)
+        if unknown := sorted(set(self.cells) - set(there)):
+            layer, expansion = unknown[0]
+            raise UserError(
+                f"cell {layer}/{expansion} is not among those of this table: choose from "
+                f"{','.join(f'{layer}/{expansion}' for layer, expansion in there)}"
+            )
+        return work_on(works, self.cells)
+
     def setting(self, file: str, part: str, name: str) -> Any:
         """Return a setting of the model or the data of one of the preset's files."""
         return self._resolved(file, {})[part]["init_args"][name]
 
     def fill(self, goals: Iterable[Goal], *, until: str | None = None) -> None:
-        """Do all that some goals take and that is not done yet, up to and with a step, if one is named."""
-        planned = work(self.facts, goals)
+        """Do all that some goals take and that is not done yet, up to and with a step, if one is named.
+
+        Several processes may do so at once. What all cells share is made by one of them, and so is each cell; the
+        others wait for it.
+        """
+        planned = self.work(goals)
         self.check(goals)
         for line in [*self._left_out, *self._lacking(planned)] if until is None else ():
             say(line)
         sources = self._sources(one.split for one in planned if one.step.name == "audio" and one.split)
-        # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
-        movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
-        self.run = Run.open(self.run.folder, {"preset": self.preset, **movable, "goals": self._goals(goals)})
         names = [step.name for step in STEPS]
         wanted = names if until is None else names[: names.index(until) + 1]
-        for name, group in groupby(planned, key=lambda one: one.step.name):
-            if name not in wanted:
-                break
-            match name:
-                case "audio":
-                    for one in group:
-                        if one.split in sources:
-                            self.write_audio(one.split, sources[one.split])
-                        self._seal(one, self.parts(one))
-                case "extract":
-                    for one in group:
-                        self._extract(one)
-                    write_clips_table(Path(self.facts.activations), self.run.clips, "probe")
-                    self.report_failures()
-                case "control":
-                    for one in group:
-                        self._control(one)
-                case "fit":
-                    for layer, of_layer in groupby(group, key=lambda one: one.cell and one.cell[0]):
-                        self._train(int(layer or 0), list(of_layer))
-                case "study":
-                    self.score_study()
-                case _:
-                    for together in self._passes(group):
-                        self._evaluate(together)
+        steps = {name: list(group) for name, group in groupby(planned, key=lambda one: one.step.name) if name in wanted}
+        with claim(self.run.folder, refuse=_refuse_foreign, wait=True):
+            # Of paths in the folder run.json says where they lie there, so that the folder may be renamed and moved.
+            movable = plain(preset_facts(self.preset, {**self._given, "out": "."}))
+            self.run = Run.open(self.run.folder, {"preset": self.preset, **movable, "goals": self._goals(goals)})
+            for one in steps.pop("audio", ()):
+                if one.split in sources:
+                    self.write_audio(one.split, sources[one.split])
+                self._seal(one, self.parts(one))
+            if extracted := steps.pop("extract", ()):
+                for one in extracted:
+                    self._extract(one)
+                write_clips_table(Path(self.facts.activations), self.run.clips, "probe")
+                self.report_failures()
+        for name, works in steps.items():
+            for _, of_layer in groupby(works, key=lambda one: one.cell and one.cell[0]):
+                match name:
+                    case "control":
+                        for mine in self._in_turn(of_layer):
+                            for one in mine:
+                                self._control(one)
+                    case "fit":
+                        for mine in self._in_turn(of_layer):
+                            self._train(mine)
+                    case "study":
+                        with claim(self.run.own.folder, wait=True):
+                            self.score_study()
+                    case _:
+                        for mine in self._in_turn(of_layer):
+                            for together in self._passes(mine):
+                                self._evaluate(together)
+
+    def _in_turn(self, works: Iterable[Work]) -> Iterator[list[Work]]:
+        """Yield the cells with something to do, held by this process: the free ones, then those of other processes."""
+        left = [one for one in works if any(part.why or part.taken for part in self.parts(one))]
+        while left:
+            with ExitStack() as held:
+                mine = [one for one in left if self._holds(one, held)]
+                if not mine:
+                    held.enter_context(claim(self._cell(left[0]).folder, wait=True))
+                    mine = [one for one in left if self._holds(one, held)]
+                yield mine
+            left = [one for one in left if one not in mine]
+
+    def _holds(self, one: Work, held: ExitStack) -> bool:
+        """Claim a cell unless another process has it; return whether it could be claimed."""
+        try:
+            held.enter_context(claim(self._cell(one).folder))
+        except InUseError:
+            return False
+        return True
 
     def _goals(self, goals: Iterable[Goal]) -> list[Goal]:
         """Return all goals that the run has had, with these."""
-        earlier = self.run.facts.get("goals", ()) if self.run.path.is_file() else ()
+        run = Run(self.run.folder)  # as it is now: another process may have added a goal
+        earlier = run.facts.get("goals", ()) if run.path.is_file() else ()
         return [goal for goal in GOALS if goal in {*earlier, *goals}]
 
     def list_work(self, goals: Iterable[Goal]) -> Iterator[str]:
         """Say of each thing that some goals take whether it is done, and why not."""
-        for one in work(self.facts, goals):
+        for one in self.work(goals):
             parts = self.parts(one)
             done = f"{one}: done" + (", without a stamp" if any(part.taken for part in parts) else "")
             yield from _todo(one, parts) or [done]
@@ -341,7 +393,7 @@ class Chain:
             run_config("predict", "extract.yaml", self._resolved("extract", facts))
         self._seal(one, [part])
 
-    def _train(self, layer: int, of_layer: Sequence[Work]) -> None:
+    def _train(self, of_layer: Sequence[Work]) -> None:
         """Train the SAEs of a layer that are not there yet, side by side: each becomes what it would alone."""
         missing: list[tuple[Cell, Part]] = []
         for one in of_layer:
@@ -360,7 +412,7 @@ class Chain:
                 replace(cell, label=together.name).clear()
         for _, part in missing:
             write_stamp(part.path, part.stamp)  # so that it does not go on with other settings
-        self._announce(f"SAE: layer {layer}, expansion {', '.join(map(str, expansions))}", missing[0][1])
+        self._announce(f"SAE: layer {cells[0].layer}, expansion {', '.join(map(str, expansions))}", missing[0][1])
         pattern = cells[0].folder.with_name(f"e{PLACEHOLDER}") / cells[0].sae.name
         facts = self._cell_facts(cells[0]) | {"sae": str(pattern)}
         if len(cells) > 1:
@@ -537,6 +589,16 @@ def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
     if stamped:
         return all(path.is_file() for path in files)
     return bool(files + results) and all(path.is_file() for path in files + results)
+
+
+def check_steps(names: Collection[str]) -> None:
+    """Refuse names of steps that do not exist.
+
+    Raises:
+        UserError: with the first of them, and the steps.
+    """
+    if unknown := set(names) - {step.name for step in STEPS}:
+        raise UserError(f"step {min(unknown)!r} does not exist: the steps are {', '.join(s.name for s in STEPS)}")
 
 
 def claim_run(out: Path) -> AbstractContextManager[None]:

@@ -11,13 +11,20 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ard.console import at_work
 from ard.types import UserError
 
 LOCK = ".ard.lock"
 """The lock file of a claimed folder. It names the last owner; the kernel holds the lock, not the file's presence."""
 
 PATIENCE_S = 0.5  # a process that only checks whether a folder is in use holds its lock for a moment
+WAIT_S = 0.2  # between two looks at a folder or file that another process holds
 PARTIAL = re.compile(r".+\.[0-9a-f]{12}\.partial")
+TURN = re.compile(r"\..+\.lock")
+
+
+class InUseError(UserError):
+    """Another process holds a folder."""
 
 
 def partial_path(path: Path, unique: str) -> Path:
@@ -27,11 +34,38 @@ def partial_path(path: Path, unique: str) -> Path:
     return partial
 
 
+@contextmanager
+def being_written(partial: Path) -> Iterator[None]:
+    """Mark a half-written file as one that a living process writes, for as long as the block runs."""
+    lock = FileLock(partial)
+    with suppress(Timeout, OSError):  # without locks it is only not marked
+        lock.acquire(timeout=0)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait until no other process works on a file that several cells share, and keep it to this one for the block.
+
+    Whoever reads the file in its turn has all that others wrote to it. Of the ranks of one job the first waits for all.
+    """
+    if _rank():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(FileLock(path.with_name(f".{path.name}.lock"), thread_local=False, is_singleton=True), path, wait=True):
+        yield
+
+
 def in_use(folder: Path) -> list[str]:
-    """Return the names in a folder, except its lock and the files that a killed process left half written."""
+    """Return the names in a folder, except locks and the files that a killed process left half written."""
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if path.name != LOCK and not PARTIAL.fullmatch(path.name))
+    names = (path.name for path in folder.iterdir())
+    return sorted(name for name in names if not (TURN.fullmatch(name) or PARTIAL.fullmatch(name)))
 
 
 def refuse_inside(read: Path, out: Path) -> None:
@@ -59,7 +93,7 @@ def accept(folder: Path) -> None:
 
 
 @contextmanager
-def claim(*folders: Path, refuse: Callable[[Path], None] = accept) -> Iterator[None]:
+def claim(*folders: Path, refuse: Callable[[Path], None] = accept, wait: bool = False) -> Iterator[None]:
     """Reserve folders, and everything below them, for this process until the block ends; create missing ones.
 
     This process may claim what it holds again. A killed process holds nothing. The half-written files that it left
@@ -69,13 +103,15 @@ def claim(*folders: Path, refuse: Callable[[Path], None] = accept) -> Iterator[N
         folders: where files will be written.
         refuse: raises if a folder must not be written to; called before anything is created in it, and again once it
             is held.
+        wait: wait for another process that holds a folder or one above it.
 
     Raises:
-        UserError: if another process holds a folder or one above it, or a folder cannot be written.
+        InUseError: if another process holds a folder or one above it.
+        UserError: if a folder cannot be written.
     """
     with ExitStack() as held:
         for folder in sorted({Path(os.path.realpath(folder)) for folder in folders if _rank() == 0}):
-            held.enter_context(_claim(folder, refuse))
+            held.enter_context(_claim(folder, refuse, wait=wait))
         yield
 
 
@@ -85,7 +121,7 @@ def _rank() -> int:
 
 
 @contextmanager
-def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
+def _claim(folder: Path, refuse: Callable[[Path], None], *, wait: bool) -> Iterator[None]:
     is_new = not os.path.lexists(folder)
     if not _lock(folder).is_locked:
         try:
@@ -94,10 +130,12 @@ def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
         except OSError as error:
             raise _unwritable(folder, error) from error
         for above in folder.parents:
-            if os.access(above / LOCK, os.W_OK) and not _lock(above).is_locked:
-                with _locked(above):  # for a moment, to see that nobody else holds it
+            if _lock(above).is_locked:
+                break  # which holds everything below it
+            if os.access(above / LOCK, os.W_OK):
+                with _locked(above, wait=wait):  # for a moment, to see that nobody else holds it
                     pass
-    with _locked(folder) as is_first:
+    with _locked(folder, wait=wait) as is_first:
         if is_first:
             refuse(folder)
             _sign(folder)
@@ -110,21 +148,36 @@ def _claim(folder: Path, refuse: Callable[[Path], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def _locked(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the lock of a folder; yield whether this process acquired it just now."""
     lock = _lock(folder)
     is_first = not lock.is_locked
-    try:
-        lock.acquire(timeout=PATIENCE_S, poll_interval=0.02)
-    except Timeout:
-        holder = " ".join((folder / LOCK).read_text(encoding="utf-8", errors="replace").split()) or "another process"
-        raise UserError(
-            f"folder {str(folder)!r} is in use by {holder}: wait until it ends, or choose another folder"
-        ) from None
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
+    with _held(lock, folder, wait=wait):
         yield is_first
+
+
+@contextmanager
+def _held(lock: FileLock, path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock of a folder, or of a file that several processes share."""
+    try:
+        try:
+            lock.acquire(timeout=PATIENCE_S, poll_interval=0.02)
+        except Timeout:
+            try:
+                text = Path(lock.lock_file).read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:  # it was released this moment
+                text = ""
+            holder = " ".join(text.split()) or "another process"
+            if not wait:
+                raise InUseError(
+                    f"folder {str(path)!r} is in use by {holder}: wait until it ends, or choose another folder"
+                ) from None
+            with at_work(f"waiting for {holder}, which works on {str(path)!r}"):
+                lock.acquire(poll_interval=WAIT_S)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield
     finally:
         lock.release()
 
@@ -149,22 +202,11 @@ def _leave(folder: Path, is_new: bool) -> None:
 
 
 def _remove_partials(folder: Path) -> None:
-    """Remove files that killed processes left half written, except below folders that another process holds."""
-    for inside, folders, files in os.walk(folder):
-        if LOCK in files and _is_held_elsewhere(Path(inside)):
-            folders.clear()
-            continue
-        for name in filter(PARTIAL.fullmatch, files):
-            Path(inside, name).unlink(missing_ok=True)
-
-
-def _is_held_elsewhere(folder: Path) -> bool:
-    lock = _lock(folder)
-    try:
-        with lock.acquire(timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
+    """Remove files that killed processes left half written."""
+    for inside, _, files in os.walk(folder):
+        for partial in (Path(inside, name) for name in files if PARTIAL.fullmatch(name)):
+            with suppress(Timeout, OSError), FileLock(partial).acquire(timeout=0):
+                partial.unlink(missing_ok=True)
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

@@ -19,7 +19,7 @@ import xxhash
 from jaxtyping import Float, Shaped
 from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
-from ard.files import partial_path
+from ard.files import being_written, partial_path
 
 SEAL = "seal"  # the key of a checksum in JSON
 
@@ -229,13 +229,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path, uuid4().hex[:12])
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with being_written(partial):
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,8 +3,10 @@
 `ard table` runs it, `ard plan` prices it, and the docs are generated from it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+
+from ard.types import UserError
 
 TableNumber = Literal[1, 2, 3, 4]
 Goal = TableNumber | Literal["concepts"]
@@ -157,6 +159,73 @@ def work(facts: Mapping[str, Any], goals: Iterable[Goal]) -> list[Work]:
         works += [Work(step, split=split) for split in splits]
         works += [Work(step, cell=cell) for cell in sorted(cells, key=_place)]
     return works
+
+
+class Jobs(NamedTuple):
+    """How the work for some tables is divided into jobs: one for what all cells share, one a cell, one to gather.
+
+    Attributes:
+        shares: the table whose part without cells includes that of all others.
+        cells: for each layer and expansion, the tables that have work on it; most work first.
+        tables: the tables to write when all cells are done.
+    """
+
+    shares: TableNumber
+    cells: Mapping[tuple[int, int], tuple[TableNumber, ...]]
+    tables: tuple[TableNumber, ...]
+
+
+def jobs(facts: Mapping[str, Any], tables: Iterable[TableNumber]) -> Jobs:
+    """Divide the work for some tables into jobs.
+
+    Args:
+        facts: the facts of a preset's ``run.yaml``.
+        tables: the tables; those that the run has no labels for are left out.
+
+    Raises:
+        UserError: if no table is left.
+    """
+    wanted = list(tables)
+    tables = tuple(table for table in wanted if trained(work(facts, [table])))
+    if not tables:
+        raise UserError(f"tables {wanted} have no cells: name one of 1 to 4; those up to 3 need an evaluation set")
+    shares = max(tables, key=lambda table: sum(one.split is not None for one in work(facts, [table])))
+    cells = {}
+    for cell in trained(work(facts, tables)):
+        of_cell: list[TableNumber] = []
+        for table in (one for one in tables if cell in trained(work(facts, [one]))):
+            before, after = (set(_of_cell(facts, goals, cell)) for goals in (of_cell, [*of_cell, table]))
+            of_cell += [table] if after - before else []
+        cells[cell] = tuple(of_cell)
+    ordered = sorted(cells, key=lambda cell: -len(_of_cell(facts, cells[cell], cell)))
+    return Jobs(shares, {cell: cells[cell] for cell in ordered}, tables)
+
+
+def _of_cell(facts: Mapping[str, Any], tables: Sequence[TableNumber], cell: tuple[int, int]) -> list[str]:
+    """Return what a job on a cell does; a study is scored when the tables are written."""
+    works = work_on(work(facts, tables), [cell]) if tables else []
+    return [str(one) for one in works if one.cell and one.step.name != "study"]
+
+
+def trained(works: Iterable[Work]) -> list[tuple[int, int]]:
+    """Return the layers and expansions that are trained, each of which can be a job of its own; see :func:`work_on`."""
+    return [one.cell for one in works if one.step.name == "fit" and one.cell]  # type: ignore[misc]
+
+
+def work_on(works: Iterable[Work], cells: Collection[tuple[int, int]]) -> list[Work]:
+    """Return the work for some of the trained cells, with what they need and are compared with.
+
+    These are all splits of clips, the controls of the cells, and the raw coordinates of their layers.
+    """
+    layers = {layer for layer, _ in cells}
+    return [
+        one
+        for one in works
+        if one.cell is None
+        or one.cell in cells
+        or (one.cell[0] in layers and one.cell[1] in RAW)
+        or any(one.cell[0] == layer and str(one.cell[1]).startswith(f"e{e}-") for layer, e in cells)
+    ]
 
 
 def cells_of(facts: Mapping[str, Any], kind: str) -> list[CellKey]:

@@ -84,17 +84,16 @@ class CLI(LightningCLI):
             writers = []
         elif subcommand == "test":
             trainer.callbacks.append(LogCells(self._evaluators_settings()))
-        elif subcommand == "fit":
-            for logger in trainer.loggers:
+        with ExitStack() as stack:
+            stack.callback(wandb.finish)  # or a later logger of Lightning's own would continue this run
+            for writer in writers if subcommand != "validate" else ():
+                stack.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
+            for logger in trainer.loggers if subcommand == "fit" and not trainer.fast_dev_run else ():
                 if isinstance(logger, WandbLogger):
                     settings = settings_of(self._settings(), logger.cell.run.folder)
                     logger.describe(
                         {"fit": settings}, expansion=self._settings()["model"]["init_args"].get("expansion")
                     )
-        with ExitStack() as stack:
-            stack.callback(wandb.finish)  # or a later logger of Lightning's own would continue this run
-            for writer in writers if subcommand != "validate" else ():
-                stack.enter_context(claim(*self._folders(writer), refuse=getattr(writer, "refuse", accept)))
             super()._run_subcommand(subcommand)
 
     def _settings(self) -> dict[str, Any]:

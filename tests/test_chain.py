@@ -1,8 +1,10 @@
 """The steps of a run, each done once with its settings, through the demo's YAML files on tiny data."""
 
+import fcntl
 import json
 import shutil
 from functools import partial
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def facts(tmp_path):
 def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_alone(tmp_path, facts, capsys):
     def train(name, expansions):
         chain = Chain("demo", {"out": str(tmp_path / name), "expansions": expansions, **facts})
-        chain._train(0, [one for one in work(chain.facts, [4]) if one.step.name == "fit"])
+        chain._train([one for one in work(chain.facts, [4]) if one.step.name == "fit"])
 
     train("together", [2, 4])
     train("together", [2, 4])  # which is done
@@ -130,9 +132,9 @@ def made(tiny, tmp_path_factory):
     return out
 
 
-def chained(tiny, out, redo=(), **changes):
+def chained(tiny, out, redo=(), cells=None, **changes):
     configs, facts = tiny
-    chain = Chain("demo", {"out": str(out), **facts, **changes}, redo)
+    chain = Chain("demo", {"out": str(out), **facts, **changes}, redo, cells)
     chain.configs = configs
     return chain
 
@@ -198,6 +200,21 @@ def test_another_setting_of_an_evaluator_runs_that_evaluator_alone(tiny, out, ca
         "test: layer 2, expansion 2, Poly. Feats., half-waves (MatchLabels: reading.gamma changed from 0.7 to 0.5)"
     ]
     assert Run(out).own.result("matching").choices["gamma"] == 0.5
+
+
+def test_a_cell_that_another_process_holds_is_left_for_last(tiny, out, capsys):
+    capsys.readouterr()
+    with (out / "layer-2" / "poly" / LOCK).open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        released = Timer(6, file.close)
+        released.start()
+        chained(tiny, out, cells=[(2, 2)], matching={"gamma": 0.6}).fill([1])
+        assert released.finished.is_set()
+    changed = "(MatchLabels: reading.gamma changed from 0.7 to 0.6)"
+    assert lines(capsys) == [
+        f"test: layer 2, {cells} {changed}" for cells in ("expansion 2, half-waves", "Poly. Feats.")
+    ]
+    assert Run(out).cell(2, None).result("matching").choices["gamma"] == 0.6
 
 
 def test_what_needs_an_evaluator_runs_after_it(tiny, out, capsys):

@@ -8,7 +8,7 @@ import re
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ import torch
 from ard.activations.store import write_manifest, write_shard
 from ard.audio import read_audio_manifest, read_clips, write_audio_shards
 from ard.cli import main
-from ard.files import LOCK, claim, in_use
+from ard.files import LOCK, InUseError, claim, in_use, turn
 from ard.presets import CONFIGS
 from ard.results import replacing, write_text
 from ard.run import Run
@@ -88,6 +88,58 @@ def test_a_folder_is_claimed_again_by_who_holds_it_and_by_nobody_else(tmp_path):
         pass
 
 
+def holding(folder):
+    """Hold a folder until it is killed."""
+    with claim(folder):
+        (folder / "held").touch()
+        time.sleep(60)
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_folder_has_it_when_its_holder_is_killed(tmp_path, capsys):
+    holder = multiprocessing.get_context("fork").Process(target=holding, args=(tmp_path / "run",))
+    holder.start()
+    while not (tmp_path / "run" / "held").exists():
+        time.sleep(0.01)
+    with pytest.raises(InUseError, match=f"is in use by process {holder.pid}"):
+        claim(tmp_path / "run" / "cell").__enter__()
+    killed = Timer(4, holder.kill)
+    killed.start()
+    with claim(tmp_path / "run" / "cell", wait=True):
+        assert killed.finished.is_set()
+    killed.join()
+    holder.join()
+    line = capsys.readouterr().err
+    assert f"waiting for process {holder.pid} on " in line
+    assert f"which works on {str(tmp_path / 'run')!r}" in line
+
+
+def test_what_lies_below_a_folder_that_is_held_stays_its_holders(tmp_path):
+    cell = tmp_path / "run" / "cell"
+    with claim(cell), held(tmp_path / "run"), claim(cell / "checkpoints"):  # another process came to hold the run
+        pass
+
+
+def counting(path, pause_s):
+    """Add one to the number in a file, slowly."""
+    with turn(path):
+        number = int(path.read_text(encoding="utf-8"))
+        time.sleep(pause_s)
+        write_text(path, str(number + 1))
+
+
+def test_processes_take_turns_at_a_file_that_they_share(tmp_path):
+    write_text(tmp_path / "number", "0")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=counting, args=(tmp_path / "number", 0.05)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert (tmp_path / "number").read_text(encoding="utf-8") == "4"
+    assert in_use(tmp_path) == ["number"]
+
+
 @pytest.mark.slow
 def test_of_the_ranks_of_a_job_the_first_claims_for_all(tmp_path, monkeypatch):
     with held(tmp_path):
@@ -116,7 +168,10 @@ def test_half_written_files_go_with_a_claim_but_not_those_of_a_process_that_live
     for path in (mine, theirs, others):
         path.parent.mkdir(exist_ok=True)
         path.write_text("half", encoding="utf-8")
-    with held(tmp_path / "b"), claim(tmp_path):
+    with theirs.open("rb") as file, claim(tmp_path / "c"):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with claim(tmp_path):
+            pass
         assert [path.exists() for path in (mine, theirs, others)] == [False, True, True]
     assert in_use(tmp_path / "a") == ["song.partial"]
 

@@ -58,6 +58,11 @@ COMMANDS = {
         },
         loads_models=True,
     ),
+    "jobs": Command(
+        "jobs:jobs",
+        "Print a script that fills a run's folder by several processes: what all cells share, the cells, the tables.",
+        {"--slurm": {"action": "store_true", "help": "print a script that hands the jobs to SLURM"}},
+    ),
     "seeds": Command(
         "seeds:seeds",
         "Measure what of a run comes back in runs with another --seed, beside nulls; Table 4 then notes it.",

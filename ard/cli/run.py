@@ -1,5 +1,6 @@
 """The commands that run the method: `ard demo`, `ard table` and `ard run`."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from ard.activations import read_manifest
 from ard.audio import FolderClips, read_audio_manifest
 from ard.audiollm import AudioLLM, load_audiollm
-from ard.chain import Chain, claim_run
+from ard.chain import Chain, check_steps, claim_run
 from ard.classes import import_class
 from ard.console import at_work, console
 from ard.embedding import load_clap
@@ -55,6 +56,8 @@ def table(
     out: Path | None = None,
     seed: int = 0,
     *,
+    cells: str | None = None,
+    until: str | None = None,
     redo: list[str] = [],  # noqa: B006
     dry_run: bool = False,
     run: dict[str, Any] | None = None,
@@ -66,24 +69,57 @@ def table(
         preset: a folder of `configs`, or the path of one of your own.
         out: the run's folder, ``runs/<preset>`` if not given.
         seed: seed of the sounds, the SAEs and every draw.
+        cells: work on these cells alone, as layer/expansion: ``5/8,26/16``. Other processes may work on other cells of
+            the run at the same time; tables are written by a later call without ``--cells``.
+        until: the last step to do, such as ``extract``; tables are not written.
         redo: steps to do again even if they are done: audio, extract, fit, test, score, steer.
         dry_run: list the steps, which of them are done, and why the others are not; nothing is run.
         run: facts that differ from those in the preset's run.yaml, such as ``--run.root /data`` or ``--run.layer 16``.
     """
-    goal: TableNumber | None = next((one for one in TABLES if one == number), None)
-    if goal is None:
-        raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
-    stated = preset_facts(preset, {})
-    if unknown := sorted(set(run or {}) - set(stated)):
-        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(stated))}")
-    chain = Chain(preset, {"out": str(out or Path("runs") / Path(preset).name), "seed": seed, **(run or {})}, redo)
+    goal = check_table(number)
+    if until is not None:
+        check_steps([until])
+    chain = Chain(preset, table_facts(preset, out, seed, run), redo, None if cells is None else _cells(cells))
     if dry_run:
         for line in chain.list_work([goal]):
             Console().print(line, markup=False, highlight=False, soft_wrap=True)
-        return
-    with claim_run(chain.run.folder):
-        chain.fill([goal])
-        chain.finish(goal)
+    elif cells is not None or until is not None:
+        chain.fill([goal], until=until)
+    else:
+        with claim_run(chain.run.folder):
+            chain.fill([goal])
+            chain.finish(goal)
+
+
+def check_table(number: int) -> TableNumber:
+    """Return the number of a table of the paper.
+
+    Raises:
+        UserError: if it is none.
+    """
+    if number not in TABLES:
+        raise UserError(f"table {number} cannot be made: there are tables 1, 2, 3 and 4")
+    return number
+
+
+def table_facts(preset: str, out: Path | None, seed: int, run: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the facts of a run that differ from its preset's.
+
+    Raises:
+        UserError: if the preset has no such fact.
+    """
+    stated = preset_facts(preset, {})
+    if unknown := sorted(set(run or {}) - set(stated)):
+        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(stated))}")
+    return {"out": str(out or Path("runs") / Path(preset).name), "seed": seed, **(run or {})}
+
+
+def _cells(words: str) -> list[tuple[int, int]]:
+    """Return the layers and expansions that ``--cells`` names."""
+    if not re.fullmatch(r"\d+/\d+(,\d+/\d+)*", words):
+        raise UserError(f"cells {words!r} are not layers and expansions: give them like 5/8,26/16")
+    pairs = (word.split("/") for word in words.split(","))
+    return [(int(layer), int(expansion)) for layer, expansion in pairs]
 
 
 def run(

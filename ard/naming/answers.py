@@ -4,9 +4,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from ard.files import turn
 
 
 def request_key(request: Mapping[str, Any]) -> str:
@@ -17,8 +20,8 @@ def request_key(request: Mapping[str, Any]) -> str:
 class Answers:
     """An append-only file with one JSON line per answer, written as soon as it arrives.
 
-    A line cut short by a kill is skipped, and its prompt asked again. Several threads may write at the same time; on a
-    local disk, so may several processes.
+    A line cut short by a kill is skipped, and its prompt asked again. Several threads and processes may write at the
+    same time.
 
     Args:
         path: the file, created with the first answer.
@@ -26,18 +29,30 @@ class Answers:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._kept: tuple[dict[str, str], dict[str, str]] | None = None
+        self.known: dict[str, str] = {}
+        """The answers, by key, as of the last :meth:`read`."""
+        self.refused: dict[str, str] = {}
+        """The reasons why requests will never be answered, by key."""
+        self._num_read = 0
         self._lock = Lock()
 
-    @property
-    def known(self) -> dict[str, str]:
-        """The answers, by key."""
-        return self._read()[0]
+    def read(self) -> None:
+        """Read what this process and others have written since the last time."""
+        with self._lock:
+            for line in self._new_lines():
+                try:
+                    kept = json.loads(line)
+                    side, field = (self.refused, "refused") if "refused" in kept else (self.known, "answer")
+                    side[kept["key"]] = kept[field]
+                except (ValueError, KeyError, TypeError):
+                    continue
 
-    @property
-    def refused(self) -> dict[str, str]:
-        """The reasons why requests will never be answered, by key."""
-        return self._read()[1]
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from asking, and know what they were answered: what is shared is asked for once."""
+        with turn(self.path.with_suffix("")):  # another lock than that of a line, which others go on writing
+            self.read()
+            yield
 
     def keep(self, key: str, answer: str) -> None:
         """Write an answer to disk, and keep it."""
@@ -51,29 +66,17 @@ class Answers:
 
     def _write(self, kept: Mapping[str, str]) -> None:
         line = json.dumps(kept, ensure_ascii=False).encode(errors="replace") + b"\n"
-        with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+", buffering=0) as file:
-                if file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else b"\n" + line  # after a line cut short
-                file.write(line)
+        with self._lock, turn(self.path), self.path.open("ab+", buffering=0) as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line  # after a line cut short
+            file.write(line)
 
-    def _read(self) -> tuple[dict[str, str], dict[str, str]]:
-        if self._kept is None:
-            answers: dict[str, str] = {}
-            refused: dict[str, str] = {}
-            for line in self._lines():
-                try:
-                    kept = json.loads(line)
-                    side, field = (refused, "refused") if "refused" in kept else (answers, "answer")
-                    side[kept["key"]] = kept[field]
-                except (ValueError, KeyError, TypeError):
-                    continue
-            self._kept = answers, refused
-        return self._kept
-
-    def _lines(self) -> Iterator[bytes]:
+    def _new_lines(self) -> Iterator[bytes]:
         if self.path.is_file():
             with self.path.open("rb") as file:
-                yield from file
+                file.seek(self._num_read)
+                for line in file:
+                    yield line
+                    if line.endswith(b"\n"):  # or it is being written
+                        self._num_read += len(line)

@@ -13,6 +13,7 @@ from ard.activations import read_clips_metadata, read_manifest
 from ard.audiollm import EMBEDDED
 from ard.console import console
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
+from ard.files import turn
 from ard.monosemanticity import read_selections
 from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner
 from ard.naming.catalogue import Named, Space, weigh, write_concepts, write_names
@@ -144,9 +145,14 @@ class NameConcepts(Evaluator):
         else:
             own = partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
             model, load = self.audiollm, cache(own)
-        return lambda split, clip_ids: caption_clips(
-            clip_ids, cell.run.audio(split), cell.run.captions, model, load, self.clips_per_batch
-        )
+
+        def caption(split: str, clip_ids: list[str]) -> dict[str, str]:
+            with turn(cell.run.captions):
+                return caption_clips(
+                    clip_ids, cell.run.audio(split), cell.run.captions, model, load, self.clips_per_batch
+                )
+
+        return caption
 
     def _name(self, concepts: Concepts) -> list[Name]:
         """Name the concepts; those that have captions, if the namer needs these."""

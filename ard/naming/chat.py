@@ -59,6 +59,7 @@ class Chat(ABC):
             UserError: if the model cannot be asked, or fails to answer many times in a row. Earlier answers are kept.
         """
         keys = [request_key(self._request(prompt)) for prompt in prompts]
+        self._answers.read()
         answers, refused = self._answers.known, self._answers.refused
         replies = {key: Reply(None, refused[key], lasts=True) for key in keys if key in refused}
         replies |= {key: Reply(answers[key]) for key in keys if answers.get(key, "").strip()}

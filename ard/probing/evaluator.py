@@ -18,6 +18,7 @@ from ard.activations.store import read_layer
 from ard.activations.stream import Probe
 from ard.console import at_work
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
+from ard.files import turn
 from ard.probing.module import SPLITS, Encoding, Scored, score
 from ard.results import Result
 from ard.run import FILES, Cell
@@ -126,16 +127,18 @@ class Evaluator(Callback):
         clip_ids, clap = read_manifest(cell.splits[split]).clip_ids, self.clap()
         path = cell.run.embeddings(clap.name, split)
         audio = cell.run.audio(split)
-        return embed_clips(
-            clap,
-            audio,
-            clip_ids,
-            path,
-            num_workers=ranks.num_workers,
-            rank=ranks.rank,
-            world_size=ranks.size,
-            barrier=ranks.barrier,
-        )
+        with turn(path):
+            ranks.barrier()
+            return embed_clips(
+                clap,
+                audio,
+                clip_ids,
+                path,
+                num_workers=ranks.num_workers,
+                rank=ranks.rank,
+                world_size=ranks.size,
+                barrier=ranks.barrier,
+            )
 
     def __call__(self, cell: Cell, dictionary: Dictionary | None = None) -> Result | None:
         """Evaluate a cell without a Trainer: pass over the clips if needed, then write and return the result.

@@ -57,11 +57,20 @@ class Interview:
     def __init__(self, model: AudioLLM, coder: Dictionary, layer: int, *, answers: Path, procedure: Procedure) -> None:
         self.model, self.coder, self.layer, self.procedure = model, coder, layer, procedure
         self._answers = Answers(answers)
+        self._answers.read()
         self._weights = _fingerprint(coder)
         self._clips: dict[tuple[Path, str], StoredClips] = {}
 
     def __call__(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[list[str]]:
         """Return the answers under each condition, in the order of the clips, which is that of the shards."""
+        unsteered = [condition for condition in conditions if condition.clamp is None]
+        with self._answers.alone() if unsteered else nullcontext():  # all dictionaries share these
+            self._ask(audio, clip_ids, unsteered)
+        keys = self._ask(audio, clip_ids, conditions)
+        return [[self._answers.known[f"{key}/{clip_id}"] for clip_id in clip_ids] for key in keys]
+
+    def _ask(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[str]:
+        """Get the answers that are missing; return the key of each condition."""
         keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
         stored = self._answers.known
         missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in stored for key in keys)}
@@ -78,7 +87,7 @@ class Interview:
                     answers = self.model.generate(prompts[batch], max_new_tokens=self.procedure.max_new_tokens)
                 for clip, answer in zip(clips, answers, strict=True):
                     self._answers.keep(f"{key}/{clip.id}", answer)
-        return [[stored[f"{key}/{clip_id}"] for clip_id in clip_ids] for key in keys]
+        return keys
 
     def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
         """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
@@ -87,13 +96,14 @@ class Interview:
             for clip_id, answer in answers_of_clips.items()
         }
         stored = self._answers.known
-        missing = {clip_id for clip_id, key in keys.items() if key not in stored}
-        for group in self._groups(audio, list(answers_of_clips), missing, "perplexity"):
-            # whole batches, so that a resumed run has the same numbers to the last bit
-            surprises = self._surprise(group, prompt, [answers_of_clips[clip.id] for clip in group])
-            for clip, surprise in zip(group, surprises, strict=True):
-                if clip.id in missing:
-                    self._answers.keep(keys[clip.id], json.dumps(surprise))
+        with self._answers.alone():
+            missing = {clip_id for clip_id, key in keys.items() if key not in stored}
+            for group in self._groups(audio, list(answers_of_clips), missing, "perplexity"):
+                # whole batches, so that a resumed run has the same numbers to the last bit
+                surprises = self._surprise(group, prompt, [answers_of_clips[clip.id] for clip in group])
+                for clip, surprise in zip(group, surprises, strict=True):
+                    if clip.id in missing:
+                        self._answers.keep(keys[clip.id], json.dumps(surprise))
         return [(log_p, num) for log_p, num in (json.loads(stored[keys[clip_id]]) for clip_id in answers_of_clips)]
 
     def _surprise(self, clips: Sequence[Clip], prompt: str, answers: Sequence[str]) -> list[tuple[float, int]]:

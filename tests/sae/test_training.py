@@ -434,7 +434,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(store, tmp_path, capsys):
 
 def fit_all(chain):
     """Train the SAEs of a chain whose activations are there."""
-    chain._train(1, [one for one in work(chain.facts, [4]) if one.step.name == "fit"])
+    chain._train([one for one in work(chain.facts, [4]) if one.step.name == "fit"])
 
 
 def test_a_chain_goes_on_in_the_middle_of_a_fit_from_the_newest_checkpoint_that_is_whole(
