@@ -152,14 +152,18 @@ def test_the_script_for_a_machine_gives_each_cell_a_card_of_its_own(stand_in, tm
     monkeypatch.setattr(sys, "executable", str(kept / "bin" / "python"))
     written = script(capsys, *PAPER, "--gpus", "3")
     subprocess.run(["bash"], input=written, text=True, check=True, cwd="/")
-    cards, ran = zip(*(line.split(" ", 1) for line in (kept / "ran").read_text().splitlines()), strict=True)
+    cards, ran = zip(
+        *(line.split(" ", 1) for line in (kept / "ran").read_text(encoding="utf-8").splitlines()), strict=True
+    )
     assert (ran[0], list(ran[-4:])) == (FIRST, LAST)
     assert sorted(ran[1:-4]) == sorted(line for lines in CELLS for line in lines)
     assert (cards[0], set(cards[1:-4]), set(cards[-4:])) == ("all", {"0", "1", "2"}, {"all"})
     stand_in_fails = kept / "bin" / "python"
     stand_in_fails.write_text("#!/bin/bash\necho ran >> again\n[[ $* != *26/8* ]]\n", encoding="utf-8")
     assert subprocess.run(["bash"], input=written, text=True, check=False).returncode != 0
-    assert len((kept / "again").read_text().splitlines()) == 1 + sum(map(len, CELLS)) - 1  # the other cells, no tables
+    assert (
+        len((kept / "again").read_text(encoding="utf-8").splitlines()) == 1 + sum(map(len, CELLS)) - 1
+    )  # the other cells, no tables
 
 
 def test_slurm_is_given_an_array_of_the_cells_between_what_they_need_and_the_tables(
@@ -171,7 +175,7 @@ def test_slurm_is_given_an_array_of_the_cells_between_what_they_need_and_the_tab
     monkeypatch.chdir(tmp_path)
     written = script(capsys, *PAPER, "--slurm")
     subprocess.run(["bash", "-s", "--", "--partition=long one"], input=written, text=True, check=True, cwd="/")
-    options = [(tmp_path / f"{job}.options").read_text().splitlines() for job in (1, 2, 3)]
+    options = [(tmp_path / f"{job}.options").read_text(encoding="utf-8").splitlines() for job in (1, 2, 3)]
     assert all({"--requeue", "--kill-on-invalid-dep=yes", "--partition=long one"} <= set(each) for each in options)
     asked = [[one for one in each if one.startswith(("--gpus", "--dep", "--array"))] for each in options]
     cells = ["--gpus=1", "--dependency=afterok:1", f"--array=0-{len(CELLS) - 1}"]
@@ -180,7 +184,7 @@ def test_slurm_is_given_an_array_of_the_cells_between_what_they_need_and_the_tab
     def ran(job, place=""):
         environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(place), "SLURM_CPUS_PER_TASK": "8"}
         subprocess.run(["bash", f"{job}.sh"], env=environment, check=True)
-        lines = (tmp_path / "ran").read_text().splitlines()
+        lines = (tmp_path / "ran").read_text(encoding="utf-8").splitlines()
         (tmp_path / "ran").unlink()
         return [line.removeprefix("8 ") for line in lines]
 

@@ -91,7 +91,9 @@ def _kept(path: Path) -> dict[tuple[str, str], str]:
     """Return the captions that are on disk, by model and clip."""
     rows = pq.read_table(path).to_pylist() if path.is_file() else []
     kept = {(row["model"], row["id"]): row["caption"] for row in rows}
-    for key, caption in Answers(_unfinished(path)).known.items():
+    unfinished = Answers(_unfinished(path))
+    unfinished.read()
+    for key, caption in unfinished.known.items():
         model, clip_id = json.loads(key)
         kept[model, clip_id] = caption
     return kept

@@ -46,7 +46,7 @@ class WandbLogger(LightningWandbLogger):
         audio_mb: float = 50.0,
     ) -> None:
         self.cell, self.stage, self.audio_mb = Cell.at(Path(cell)), stage, audio_mb
-        self.entry = Entry(self.cell, stage)
+        self.entry, self._is_described = Entry(self.cell, stage), False
         out, where = self.cell.run.folder, f"layer-{self.cell.layer}/{self.cell.label}"
         self.entry.project, self.entry.entity = project, entity
         super().__init__(
@@ -98,6 +98,7 @@ class WandbLogger(LightningWandbLogger):
         if self.entry.summary:  # `wandb sync` keeps what was logged last, and forgets the rest
             self.experiment.summary.update(self.entry.summary)
         self.entry.id = self.experiment.id  # an agent of a sweep gives its own
+        self._is_described = True
         if not self.experiment.disabled:
             self.entry.save()
 
@@ -128,7 +129,7 @@ class WandbLogger(LightningWandbLogger):
         run: Any = self._experiment
         if run is None:
             return
-        if not run.disabled:  # by WANDB_MODE
+        if self._is_described and not run.disabled:  # by WANDB_MODE
             self.entry.summary |= _plain(run.summary._as_dict())
             self.entry.save()
         run.finish()

@@ -36,7 +36,7 @@ def test_every_stage_runs_on_the_device(facts):
         )  # one batch of twelve clips, two layers
     waits = stage("fit", "fit", "--trainer.max_steps=30")
     assert [wait for wait in waits if wait.place.startswith(("sae/", "activations/"))] == []
-    assert len(waits) < 60  # at its end, weights and Adam's states are copied to the host
+    assert len(waits) < 80  # at its end, weights and Adam's states are copied to the host
     stage("test", "test")
     stage("test", "quality")
     stage("test", "steer")
