@@ -119,7 +119,7 @@ def main() -> list[Line]:
         quiet = seconds[size, "OpenMP's own", 0]
         lines.append(Line(f"{size}, quiet", 1000 * quiet, "ms a step", "threads wait in OpenMP's own way"))
         for name in SETTINGS:
-            about = f"threads wait in the way {name}; a fair share of the cores alone makes it 2"
+            about = f"threads wait in the way {name}; to reach: at most 2, a fair share of the cores"
             lines.append(Line(f"{size}, busy", seconds[size, name, num_cores] / quiet, "times as long", about))
         set_early = seconds[size, "of `ard`", 0] / quiet
         about = "had a command started while others were busy"
