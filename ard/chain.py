@@ -40,9 +40,9 @@ class Part(NamedTuple):
     """What a step does on a split or a cell at once: all of it, or one evaluator.
 
     ``why`` it is to be done: no line where it is done already. ``taken`` says that it was made before there were
-    stamps, or by hand, and is taken as it is. ``needs_changed`` says that what it needs has
-    changed, and no setting of its own. An evaluator has its part of the YAML (``config``), and may take part in the
-    pass over the clips (``streams``).
+    stamps, or by hand, and is taken as it is. ``needs_changed`` says that what it needs has changed, and no setting of
+    its own. An evaluator has its part of the YAML (``config``), and may take part in the pass over the clips
+    (``streams``).
     """
 
     name: str
