@@ -95,10 +95,12 @@ class Server:
     """What was sent, and the answers to it.
 
     Attributes:
+        views: the workspaces that were saved, as they were sent; only ``ENTITY`` may save any.
         unanswered: the requests that it has no answer to; there should be none.
     """
 
     url: str
+    views: list[dict[str, Any]] = field(default_factory=list)
     runs: dict[str, SyncedRun] = field(default_factory=dict)
     artifacts: dict[str, SyncedArtifact] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
@@ -106,6 +108,8 @@ class Server:
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
         """Answer a query or a mutation."""
+        if operation == "UpsertView2" and given["entityName"] != ENTITY:
+            return {"errors": [{"message": "no such entity"}], "data": None}
         try:
             return {"data": getattr(self, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).lower())(**given)}
         except (AttributeError, KeyError, TypeError) as error:
@@ -121,6 +125,10 @@ class Server:
     def viewer(self) -> dict[str, Any]:
         person = {"id": ENTITY, "entity": ENTITY, "username": ENTITY, "email": None, "flags": "{}"}
         return {"viewer": {**person, "teams": {"edges": []}}}
+
+    def upsert_view2(self, **view: Any) -> dict[str, Any]:
+        self.views.append(view)
+        return {"upsertView": {"view": {"id": "id", "name": view["name"]}, "inserted": True}}
 
     def organization_core_weave_organization_id(self, **_: Any) -> dict[str, Any]:
         return {"entity": None}

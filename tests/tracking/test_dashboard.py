@@ -3,8 +3,6 @@
 import json
 import re
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -22,6 +20,7 @@ from ard.tracking import LogTraining
 from ard.tracking.dashboard import TRAINING
 from ard.tracking.show import lines
 from tests.tracking.panels import panels_of, plot_of
+from tests.tracking.server import ENTITY, serve
 
 SECTIONS = ["Training", "Table 4: layers by expansions", "Concepts", "Names against labels", "Steering"]
 ABOUT = {"model": "m", "layers": [1], "audio": "x", "dtype": "bfloat16"}
@@ -140,56 +139,22 @@ def test_a_file_that_cannot_be_written_is_named(capsys, tmp_path):
     assert f"{str(tmp_path)!r} cannot be written" in refused(capsys, "--out", tmp_path)
 
 
-class Server(BaseHTTPRequestHandler):
-    """As much of W&B's server as is asked: whose key it is, and to keep a view."""
-
-    def do_POST(self):
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path != "/graphql":  # W&B's telemetry
-            self.send_error(404)
-            return
-        asked = json.loads(content)
-        if "upsertView" in asked["query"]:
-            variables = asked["variables"]
-            self.server.views.append(variables)
-            view = {"id": "id", "name": variables["name"]}
-            answer = {"data": {"upsertView": {"view": view, "inserted": True}}}
-            if variables["entityName"] != "team":
-                answer = {"errors": [{"message": "no such entity"}], "data": None}
-        else:
-            answer = {"data": {"viewer": {"id": "id", "entity": "team", "username": "me", "teams": {"edges": []}}}}
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A server on this machine, and a user who is logged in to it and nowhere else."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        running.views = []
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{running.server_port}")
+    with serve() as served:
+        monkeypatch.setenv("WANDB_BASE_URL", served.url)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-        yield running
-        running.shutdown()
-        thread.join()
+        yield served
 
 
 def test_what_is_saved_is_what_the_file_has(server, view, capsys):
-    main(["dashboard", "--project", "mine", "--entity", "team"])
+    main(["dashboard", "--project", "mine", "--entity", ENTITY])
     (saved,) = server.views
     place = capsys.readouterr().out.split()[-1]
-    assert place.startswith(f"http://127.0.0.1:{server.server_port}/team/mine?nw=")
-    assert (saved["entityName"], saved["projectName"], saved["displayName"]) == ("team", "mine", "AR&D")
+    assert place.startswith(f"{server.url}/{ENTITY}/mine?nw=")
+    assert (saved["entityName"], saved["projectName"], saved["displayName"]) == (ENTITY, "mine", "AR&D")
     assert without_ids(json.loads(saved["spec"])) == without_ids(view["spec"])
 
 
@@ -212,7 +177,7 @@ def test_a_refusal_of_the_server_is_one_line(server, capsys):
 
 def test_who_is_not_logged_in_is_told_how(server, capsys, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
-    line = refused(capsys, "--entity", "team")
+    line = refused(capsys, "--entity", ENTITY)
     assert "No API key configured" in line
     assert "log in with `wandb login`" in line
     assert server.views == []
