@@ -27,6 +27,7 @@ from ard.audiollm.prompter import (
     load_prompter,
     source,
 )
+from ard.audiollm.reuse import computed_once
 from ard.console import at_work
 from ard.types import Clip, UserError
 
@@ -68,7 +69,7 @@ class AudioLLM:
         if self._encoder is not None:
             self.model.register_forward_pre_hook(_without_length, with_kwargs=True)
         self._tower = None if self._at_frames else padded_encoder(model)
-        self._prompt_length: int | None = None  # set while the model answers
+        self._asked: AudioPrompts | None = None  # set while the model answers
 
     @property
     def device(self) -> torch.device:
@@ -243,6 +244,21 @@ class AudioLLM:
         finally:
             handle.remove()
 
+    @contextmanager
+    def computed_once(self, layer: int) -> Iterator[None]:
+        """Compute what comes before a layer's end once for all that :meth:`generate` makes of one prompts in the block.
+
+        Only what comes after may be changed there: :meth:`intervene` at this layer or above. Answers are the same to
+        the last bit, for greedy decoding only.
+
+        Raises:
+            UserError: if the layer does not exist.
+        """
+        self.check_layers([layer])
+        in_decoder = self._encoder is None and not self._at_frames
+        with computed_once(self._tower, self.layers, layer, lambda: self._asked) if in_decoder else nullcontext():
+            yield
+
     def check_answers(self) -> None:
         """Refuse to ask an encoder.
 
@@ -255,11 +271,11 @@ class AudioLLM:
     @contextmanager
     def _answering(self, prompts: AudioPrompts) -> Iterator[None]:
         """Remember where the prompts end: what follows is the model's own answer."""
-        self._prompt_length = prompts.valid.shape[1]
+        self._asked = prompts
         try:
             yield
         finally:
-            self._prompt_length = None
+            self._asked = None
 
     def _inputs(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
         kinds = {name: self.model.dtype if x.is_floating_point() else x.dtype for name, x in features.items()}
@@ -276,7 +292,8 @@ class AudioLLM:
         ids, attention, cache = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("past_key_values")
         past = 0 if cache is None else cache.get_seq_length()
         valid = torch.ones_like(ids, dtype=torch.bool) if attention is None else attention[:, -ids.shape[1] :].bool()
-        prompt_length = self._prompt_length or (ids.shape[1] if past == 0 else 0)
+        asked = 0 if self._asked is None else self._asked.valid.shape[1]
+        prompt_length = asked or (ids.shape[1] if past == 0 else 0)
         prompt = (past + torch.arange(ids.shape[1], device=ids.device) < prompt_length).expand_as(ids)
         return Positions(valid, (ids == self.prompter.audio_token_id) & valid & prompt, prompt)
 

@@ -1,4 +1,4 @@
-"""Ask an AudioLLM questions while features are set, each only once: a stopped run resumes at the next clip."""
+"""Ask an AudioLLM questions while it is steered, each only once: a stopped run resumes at the next clip."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ard.audio import StoredClips, read_audio_manifest
-from ard.audiollm import AudioLLM, AudioPrompts
+from ard.audiollm import AudioLLM
 from ard.console import Progress
 from ard.naming.answers import Answers, request_key
 from ard.sae import Dictionary
@@ -22,7 +24,7 @@ from ard.types import Clip
 
 @dataclass(frozen=True)
 class Procedure:
-    """How features are set and answers generated; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
+    """How the model is steered and answers generated; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
 
     positions: Where = "all"
     phase: Phase = "prefill"
@@ -37,6 +39,13 @@ class Condition(NamedTuple):
     prompt: str
     clamp: Mapping[int, float] | None
     """Feature to value; empty is the SAE without clamp, None the model without the SAE."""
+    add: Float[Tensor, " d_in"] | None = None
+    """A direction that is added to the residual stream."""
+
+    @property
+    def is_unsteered(self) -> bool:
+        """Whether the model answers as it is."""
+        return self.clamp is None and self.add is None
 
 
 class Interview:
@@ -51,7 +60,7 @@ class Interview:
         coder: dictionary of that layer.
         layer: decoder layer, 0-based.
         answers: the file where answers are kept (JSON lines).
-        procedure: how features are set.
+        procedure: how the model is steered.
     """
 
     def __init__(self, model: AudioLLM, coder: Dictionary, layer: int, *, answers: Path, procedure: Procedure) -> None:
@@ -63,7 +72,7 @@ class Interview:
 
     def __call__(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[list[str]]:
         """Return the answers under each condition, in the order of the clips, which is that of the shards."""
-        unsteered = [condition for condition in conditions if condition.clamp is None]
+        unsteered = [condition for condition in conditions if condition.is_unsteered]
         with self._answers.alone() if unsteered else nullcontext():  # all dictionaries share these
             self._ask(audio, clip_ids, unsteered)
         keys = self._ask(audio, clip_ids, conditions)
@@ -75,18 +84,20 @@ class Interview:
         stored = self._answers.known
         missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in stored for key in keys)}
         for group in self._groups(audio, clip_ids, missing, "answers"):
-            prompts: dict[tuple[str, tuple[str, ...]], AudioPrompts] = {}  # prepared once for all conditions
+            asked: dict[tuple[str, tuple[str, ...]], list[tuple[str, Condition]]] = {}  # by question and clips
             for key, condition in zip(keys, conditions, strict=True):
-                clips = [clip for clip in group if f"{key}/{clip.id}" not in stored]
-                if not clips:
-                    continue
-                batch = condition.prompt, tuple(clip.id for clip in clips)
-                if batch not in prompts:
-                    prompts[batch] = self.model.prompter(clips, [condition.prompt] * len(clips))
-                with self._under(condition):
-                    answers = self.model.generate(prompts[batch], max_new_tokens=self.procedure.max_new_tokens)
-                for clip, answer in zip(clips, answers, strict=True):
-                    self._answers.keep(f"{key}/{clip.id}", answer)
+                clips = tuple(clip.id for clip in group if f"{key}/{clip.id}" not in stored)
+                if clips:
+                    asked.setdefault((condition.prompt, clips), []).append((key, condition))
+            for (prompt, clip_ids_left), under in asked.items():
+                clips_left = [clip for clip in group if clip.id in clip_ids_left]
+                prompts = self.model.prompter(clips_left, [prompt] * len(clips_left))
+                with self.model.computed_once(self.layer):
+                    for key, condition in under:
+                        with self._under(condition):
+                            answers = self.model.generate(prompts, max_new_tokens=self.procedure.max_new_tokens)
+                        for clip_id, answer in zip(clip_ids_left, answers, strict=True):
+                            self._answers.keep(f"{key}/{clip_id}", answer)
         return keys
 
     def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
@@ -136,24 +147,29 @@ class Interview:
     def _dependencies(self, condition: Condition) -> dict[str, Any]:
         """Return what an answer depends on, besides model and audio."""
         question = {"prompt": condition.prompt, "max_new_tokens": self.procedure.max_new_tokens}
-        if condition.clamp is None:
+        if condition.is_unsteered:
             return question
-        clamp = sorted(condition.clamp.items())
         how = {name: value for name, value in asdict(self.procedure).items() if name != "clips_per_batch"}
-        return {**question, **how, "clamp": clamp, "layer": self.layer, "weights": self._weights}
+        steered = {**question, **how, "layer": self.layer}
+        if condition.clamp is not None:
+            steered |= {"clamp": sorted(condition.clamp.items()), "weights": self._weights}
+        if condition.add is not None:
+            steered["add"] = xxhash.xxh3_64(condition.add.cpu().numpy().tobytes()).hexdigest()
+        return steered
 
     def _key(self, audio: Path, dependencies: Mapping[str, Any]) -> str:
         digest = read_audio_manifest(audio).xxh3
         return request_key({"model": self.model.name, "audio": digest, **dependencies})[:32]
 
     def _under(self, condition: Condition) -> AbstractContextManager[None]:
-        if condition.clamp is None:
+        if condition.is_unsteered:
             return nullcontext()
         return steer(
             self.model,
-            self.coder,
+            None if condition.clamp is None else self.coder,
             self.layer,
             condition.clamp,
+            add=condition.add,
             positions=self.procedure.positions,
             phase=self.procedure.phase,
             keep_error=self.procedure.keep_error,

@@ -283,30 +283,42 @@ STEERINGS = [
 ]
 
 
+def steered(model, sae, layer, steering, silently=False):
+    """Set features, or add a direction where there is no error to keep; ``silently`` sets nothing and adds zeros."""
+    if "keep_error" in steering:
+        return steer(model, sae, layer, {} if silently else CLAMP, **steering)
+    direction = 3 * torch.randn(model.d_in, generator=torch.Generator().manual_seed(1))
+    return steer(model, None, layer, add=direction * (0 if silently else 1), **steering)
+
+
+ADDITIONS = [
+    {"positions": "all", "phase": "every"},
+    {"positions": "audio", "phase": "prefill"},
+    {"positions": "last", "phase": "every"},
+]
 DECODINGS = [{}, {"num_beams": 3, "num_answers": 2}, {"temperature": 1.0, "num_answers": 2}]
 
 
 @pytest.mark.slow
 def test_no_op(model, sae, batch):
-    """Steering with the error kept and nothing set leaves every bit of the output, and a value set does not."""
-    plain = run(model, batch)
-    for steering in STEERINGS:
-        kept = {**steering, "keep_error": True}
+    """Steering with the error kept and nothing set, or by zeros, leaves every bit of the output; a value does not."""
+    plain, last = run(model, batch), len(model.layers) - 1
+    for steering in [{**steering, "keep_error": True} for steering in STEERINGS] + ADDITIONS:
         for layer in range(len(model.layers)):
-            with steer(model, sae, layer, {}, **kept):
+            with steered(model, sae, layer, steering, silently=True):
                 assert torch.equal(run(model, batch), plain)
-        with steer(model, sae, 0, {}, **kept), steer(model, sae, len(model.layers) - 1, {}, **kept):
+        with steered(model, sae, 0, steering, silently=True), steered(model, sae, last, steering, silently=True):
             assert torch.equal(run(model, batch), plain)
-        with steer(model, sae, 0, CLAMP, **kept):
+        with steered(model, sae, 0, steering):
             assert not torch.allclose(run(model, batch), plain, atol=0.01)
 
 
 @pytest.mark.slow
 def test_steered_batch(model, sae, batch):
-    """With features set, a left-padded batch equals its clips one by one, at every layer and in the answers."""
+    """When steered, a left-padded batch equals its clips one by one, at every layer and in the answers."""
     layers, single = list(range(len(model.layers))), list(zip(sounds(0), PROMPTS, strict=True))
-    for steering in STEERINGS:
-        with steer(model, sae, 0, CLAMP, **steering):
+    for steering in STEERINGS + ADDITIONS:
+        with steered(model, sae, 0, steering):
             together = model.capture(batch, layers)
             for index, (clip, prompt) in enumerate(single):
                 alone = model.capture(model.prompter([clip], [prompt]), layers)
@@ -319,12 +331,19 @@ def test_steered_batch(model, sae, batch):
 
 @pytest.mark.slow
 def test_steered_cache(speaking, sae, monkeypatch):
-    """With features set, answers without a cache are the same: greedy ones, those of beam search, and drawn ones."""
+    """When steered, answers without a cache are the same: greedy ones, those of beam search, and drawn ones.
+
+    So are the answers where what comes before the steered layer is computed once.
+    """
     unsteered, greedy = speaking.generate(sounds(0), PROMPTS, 5), []
-    for steering in STEERINGS:
+    prompts = speaking.prompter(sounds(0), PROMPTS)
+    for steering in STEERINGS + ADDITIONS:
         for decoding in DECODINGS if steering["phase"] == "every" else DECODINGS[:1]:
-            with steer(speaking, sae, 0, CLAMP, **steering), monkeypatch.context() as patch:
+            with steered(speaking, sae, 0, steering), monkeypatch.context() as patch:
                 cached = speaking.generate(sounds(0), PROMPTS, 5, **decoding)
+                with speaking.computed_once(0):
+                    assert speaking.generate(prompts, None, 5, **decoding) == cached
+                    assert speaking.generate(prompts, None, 5, **decoding) == cached
                 patch.setattr(speaking.model.generation_config, "use_cache", False)
                 assert speaking.generate(sounds(0), PROMPTS, 5, **decoding) == cached
             assert len(cached) == 3 * decoding.get("num_answers", 1)
