@@ -1,11 +1,11 @@
 from .callback import MeasureSteering
 from .compare import compare_answers
-from .experiment import Design
 from .features import features_by_name
 from .interview import Condition, Interview, Procedure
 from .judge import JUDGE_PROMPT, ChatJudge, ClassMatch, ExactMatch, Judge
 from .steer import Phase, Where, clamp_values, steer
 from .task import Question, SteeringTask
+from .trials import Design
 
 __all__ = [
     "JUDGE_PROMPT",

@@ -15,13 +15,15 @@ from ard.naming import Chat
 from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
-from ard.steering.experiment import CONTROLS, NO_SAE, STEERED, Design, Experiment, Features, Measured, Split
+from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
+from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
+from ard.steering.trials import Design, Split, Trials
 from ard.types import UserError
 
 
@@ -95,32 +97,37 @@ class MeasureSteering(Evaluator):
         """Choose on one split and measure on the other; None without tasks."""
         if not self.tasks:
             return None
-        experiment, read = self._experiment(cell), cache(_read_split)
+        trials, features = self._trials(cell)
+        choose, experiment = Chooser(trials, features, self.seed), Experiment(trials, features, self.seed)
+        read = cache(_read_split)
         tasks: dict[str, Mapping[str, Any]] = {}
         rows: list[Row] = []
         for task in self.tasks:
             selection, split = self._splits(task, read)
-            choice, chosen = experiment.choose(task, selection)
+            choice = choose(task, selection, alone=cell.is_baseline)
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
             if cell.is_baseline:
                 measured = experiment.measure_alone(task, split, choice)
             else:
                 measured = experiment.measure(task, split, choice, others.values())
-            tasks[task.name] = {"chosen": chosen, "num_clips": len(split.clips), **measured.details}
+            tasks[task.name] = {
+                "chosen": experiment.chosen(choice),
+                "num_clips": len(split.clips),
+                **measured.details,
+            }
             rows += self._rows(task, measured, cell)
-        details = {"tasks": tasks, **_judge_details(experiment.verdicts)}
+        details = {"tasks": tasks, **_judge_details(trials.verdicts)}
         return Result("steering", tuple(rows), self._choices(), details)
 
-    def _experiment(self, cell: Cell) -> Experiment:
+    def _trials(self, cell: Cell) -> tuple[Trials, Features]:
         """Put together the model, the dictionary and the statistics of its features."""
         model = load_audiollm(self.model, device=self.device, layers_path=self.layers_path)
-        interview = Interview(
-            model, self.dictionary(cell), cell.layer, answers=cell.run.answers, procedure=self.procedure
-        )
+        coder = self.dictionary(cell)
+        interview = Interview(model, coder, cell.layer, answers=cell.run.answers, procedure=self.procedure)
         stored = cell.tensors("representatives")
+        trials = Trials(interview, self.judge, maxima=stored["max_activation"], design=self.design, seed=self.seed)
         find = partial(features_by_name, cell, clap=self.clap(), chat=self.chooser)
-        features = Features(find, stored["max_activation"], stored["n_active"])
-        return Experiment(interview, self.judge, features=features, design=self.design, seed=self.seed)
+        return trials, Features(cache(find), stored["n_active"], coder.directions().cpu())
 
     def _audio(self, task: SteeringTask) -> Path:
         if task.audio is None and self.audio is None:
@@ -158,8 +165,8 @@ class MeasureSteering(Evaluator):
     @staticmethod
     def _rows(task: SteeringTask, measured: Measured, cell: Cell) -> Iterator[Row]:
         for name, figures in measured.figures.items():
-            method = cell.method if name == STEERED else name
-            expansion = None if name == NO_SAE else cell.expansion
+            method = {STEERED: cell.method, BY_EFFECT: f"{cell.method}, by effect"}.get(name, name)
+            expansion = None if name in WITHOUT_SAE else cell.expansion
             row = Row(method, cell.layer, expansion, figures, source=task.source, target=task.target)
             yield row.as_control() if name in CONTROLS else row
 

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import xxhash
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from ard.audiollm import AudioLLM
 from ard.console import Progress
 from ard.naming.answers import Answers, request_key
 from ard.sae import Dictionary
+from ard.steering.directions import Heard
 from ard.steering.steer import Phase, Where, steer
 from ard.types import Clip
 
@@ -99,6 +101,17 @@ class Interview:
                         for clip_id, answer in zip(clip_ids_left, answers, strict=True):
                             self._answers.keep(f"{key}/{clip_id}", answer)
         return keys
+
+    def hears(self, audio: Path, clip_ids: Sequence[str], *, silenced: bool = False) -> Heard:
+        """Return what the layer holds at the audio tokens of clips, or of copies in which nothing is to be heard."""
+        means, mean_squares = [], []
+        for group in self._groups(audio, clip_ids, set(clip_ids), "directions"):
+            if silenced:
+                group = [replace(clip, waveform=np.zeros_like(clip.waveform)) for clip in group]
+            for x in self.model.capture(group, [self.layer])[self.layer]:
+                means.append(x.float().mean(dim=0).cpu())
+                mean_squares.append(x.float().square().sum(dim=1).mean().cpu())
+        return Heard(torch.stack(means), torch.stack(mean_squares))
 
     def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
         """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
