@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -200,22 +200,68 @@ class AudioLLM:
         Raises:
             UserError: if the model is an encoder.
         """
+        tokens = self.tokens(answers)
+        if not any(map(len, tokens)):
+            return [torch.empty(0) for _ in answers]
+        before = self._logits_from_the_prompt_on(prompts, tokens)[:, :-1].cpu().float()  # one position before a token
+        each = before.log_softmax(dim=-1).gather(-1, pad_sequence(tokens, batch_first=True)[..., None])[..., 0]
+        return [log_p[: len(answer)] for log_p, answer in zip(each, tokens, strict=True)]
+
+    @torch.inference_mode()
+    def next_token(self, prompts: AudioPrompts, begun: Sequence[str]) -> Float[Tensor, "clips vocabulary"]:
+        """Return the log probability of every token to come next, from one pass, on the model's device.
+
+        Args:
+            prompts: clips and questions.
+            begun: the beginning of the answer to each prompt; it may be empty.
+
+        Raises:
+            UserError: if the model is an encoder.
+        """
+        tokens = self.tokens(begun)
+        logits = self._logits_from_the_prompt_on(prompts, tokens)
+        lengths = torch.tensor([len(beginning) for beginning in tokens], device=logits.device)
+        return logits[torch.arange(len(lengths), device=logits.device), lengths].float().log_softmax(dim=-1)
+
+    @torch.inference_mode()
+    def logit_lens(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows vocabulary"] | None:
+        """Return the log probability of every token that the final norm and the head alone make of residual streams.
+
+        None if the layers are not the decoder's, which the head reads.
+        """
+        if self._encoder is not None or self._at_frames:
+            return None
+        decoder: Any = self._stack
+        logits: Tensor = self.model.get_output_embeddings()(decoder.norm(x.to(self.device, self.model.dtype)))
+        if (cap := getattr(decoder.config, "final_logit_softcapping", None)) is not None:  # of Gemma
+            logits = cap * (logits / cap).tanh()
+        return logits.float().log_softmax(dim=-1)
+
+    def tokens(self, texts: Sequence[str]) -> list[Int[Tensor, " _"]]:
+        """Return the tokens of each text alone, without special tokens.
+
+        Raises:
+            UserError: if the model is an encoder.
+        """
         self.check_answers()
         tokenizer = self.prompter.processor.tokenizer
-        tokens = [torch.tensor(tokenizer(a, add_special_tokens=False).input_ids, dtype=torch.int64) for a in answers]
-        longest = max(len(answer) for answer in tokens)
-        if longest == 0:
-            return [torch.empty(0) for _ in answers]
-        ids = pad_sequence(tokens, batch_first=True)
-        suffix = {"input_ids": ids, "attention_mask": pad_sequence([torch.ones_like(t) for t in tokens], True)}
-        if "token_type_ids" in prompts.features:
-            suffix["token_type_ids"] = torch.zeros_like(ids)  # text
-        joined = {name: torch.cat([prompts.features[name], added], dim=1) for name, added in suffix.items()}
+        return [torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.int64) for text in texts]
+
+    def _logits_from_the_prompt_on(
+        self, prompts: AudioPrompts, answers: Sequence[Int[Tensor, " _"]]
+    ) -> Float[Tensor, "clips positions vocabulary"]:
+        """Return the logits at the last position of the prompts, and at those of the answers, padded on the right."""
+        features: Mapping[str, Tensor] = prompts.features
+        longest = max(map(len, answers))
+        if longest:
+            ids = pad_sequence(list(answers), batch_first=True)
+            suffix = {"input_ids": ids, "attention_mask": pad_sequence([torch.ones_like(t) for t in answers], True)}
+            if "token_type_ids" in features:
+                suffix["token_type_ids"] = torch.zeros_like(ids)  # text
+            features = {**features, **{name: torch.cat([features[name], x], dim=1) for name, x in suffix.items()}}
         with self._answering(prompts):
-            logits = self.model(**self._inputs({**prompts.features, **joined}), use_cache=False).logits
-        before = logits[:, -longest - 1 : -1].cpu().float()  # logits are one position before their token
-        each = before.log_softmax(dim=-1).gather(-1, ids[..., None])[..., 0]
-        return [log_p[: len(answer)] for log_p, answer in zip(each, tokens, strict=True)]
+            logits: Tensor = self.model(**self._inputs(features), use_cache=False).logits
+        return logits[:, -longest - 1 :]
 
     @contextmanager
     def intervene(self, layer: int, change: Change) -> Iterator[None]:
@@ -223,7 +269,7 @@ class AudioLLM:
 
         ``change`` also receives what is at each position. This does not depend on the shape of x: it holds without a
         cache, where every pass contains the prompt and the answer so far, and for prompts of one token. In passes not
-        made by :meth:`generate` or :meth:`log_likelihood`, all that precedes a filled cache is the prompt.
+        made by this class, all that precedes a filled cache is the prompt.
 
         Raises:
             UserError: if the layer does not exist, or its positions do not match the prompts.

@@ -1,5 +1,6 @@
 from .callback import MeasureSteering
 from .compare import compare_answers
+from .effects import Effects, LayerEffect, effect_by_layer, measure_directions, measure_effects
 from .features import features_by_name
 from .interview import Condition, Interview, Procedure
 from .judge import JUDGE_PROMPT, ChatJudge, ClassMatch, ExactMatch, Judge
@@ -13,9 +14,11 @@ __all__ = [
     "ClassMatch",
     "Condition",
     "Design",
+    "Effects",
     "ExactMatch",
     "Interview",
     "Judge",
+    "LayerEffect",
     "MeasureSteering",
     "Phase",
     "Procedure",
@@ -24,6 +27,9 @@ __all__ = [
     "Where",
     "clamp_values",
     "compare_answers",
+    "effect_by_layer",
     "features_by_name",
+    "measure_directions",
+    "measure_effects",
     "steer",
 ]

@@ -232,6 +232,41 @@ def test_log_likelihood(speaking):
     assert [log_p.tolist() for log_p in speaking.log_likelihood(speaking.prompter(sounds(0)), ["", "", ""])] == [[]] * 3
 
 
+@pytest.mark.slow
+def test_next_token(speaking):
+    """Of every token, behind the beginning of an answer, it is what the network itself says about that clip alone."""
+    begun = ["a dog barking", "", "rain, happy or sad"]
+    batch = speaking.prompter(sounds(0), PROMPTS)
+    found = speaking.next_token(batch, begun)
+    for clip, prompt, beginning, log_p in zip(sounds(0), PROMPTS, begun, found, strict=True):
+        features = speaking.prompter([clip], [prompt]).features
+        behind = {"input_ids": speaking.tokens([beginning])[0][None]}
+        behind |= {
+            name: torch.full_like(behind["input_ids"], AT_TOKENS[name]) for name in AT_TOKENS if name != "input_ids"
+        }
+        behind = {name: torch.cat([features[name], x], dim=1) for name, x in behind.items() if name in features}
+        with torch.inference_mode():
+            logits = speaking.model(**{**features, **behind}).logits[0, -1]
+        torch.testing.assert_close(log_p, logits.log_softmax(dim=-1), rtol=0, atol=1e-4)
+    twice = speaking.next_token(batch.repeated(2), begun * 2)
+    torch.testing.assert_close(twice, found.repeat(2, 1), rtol=0, atol=1e-4)
+    with torch.inference_mode():
+        plain = speaking.model(**batch.features).logits[:, -1].log_softmax(dim=-1)
+    torch.testing.assert_close(speaking.next_token(batch, [""] * 3), plain, rtol=0, atol=1e-5)
+
+
+def test_logit_lens(family, model, batch):
+    """What the last layer leaves at the prompt's end is, through norm and head, what the model says next."""
+    if not model.answers or "encoder" in family:
+        assert model.logit_lens(torch.zeros(1, model.d_in)) is None
+        return
+    normed = []
+    hook = stack_of(model).norm.register_forward_pre_hook(lambda _, args: normed.append(args[0][:, -1]))
+    logits = run(model, batch)[:, -1]
+    hook.remove()
+    torch.testing.assert_close(model.logit_lens(normed[-1]), logits.log_softmax(dim=-1), rtol=0, atol=1e-5)
+
+
 def shift(phase):
     """Return a change of all that is not padding, in the prompt or in every step, by a vector of an odd look."""
 
