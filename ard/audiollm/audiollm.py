@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ from ard.audiollm.prompter import (
     load_prompter,
     source,
 )
-from ard.audiollm.reuse import computed_once
+from ard.audiollm.reuse import Asked, computed_once
 from ard.console import at_work
 from ard.types import Clip, UserError
 
@@ -69,7 +70,8 @@ class AudioLLM:
         if self._encoder is not None:
             self.model.register_forward_pre_hook(_without_length, with_kwargs=True)
         self._tower = None if self._at_frames else padded_encoder(model)
-        self._asked: AudioPrompts | None = None  # set while the model answers
+        self._asked: Asked | None = None  # set while the model answers
+        self._keeps_few_logits = "logits_to_keep" in signature(self.model.forward).parameters
 
     @property
     def device(self) -> torch.device:
@@ -208,19 +210,22 @@ class AudioLLM:
         return [log_p[: len(answer)] for log_p, answer in zip(each, tokens, strict=True)]
 
     @torch.inference_mode()
-    def next_token(self, prompts: AudioPrompts, begun: Sequence[str]) -> Float[Tensor, "clips vocabulary"]:
+    def next_token(
+        self, prompts: AudioPrompts, begun: Sequence[str], *, times: int = 1
+    ) -> Float[Tensor, "rows vocabulary"]:
         """Return the log probability of every token to come next, from one pass, on the model's device.
 
         Args:
             prompts: clips and questions.
             begun: the beginning of the answer to each prompt; it may be empty.
+            times: how often the whole batch is in the pass, one copy behind the other, to be changed differently.
 
         Raises:
             UserError: if the model is an encoder.
         """
         tokens = self.tokens(begun)
-        logits = self._logits_from_the_prompt_on(prompts, tokens)
-        lengths = torch.tensor([len(beginning) for beginning in tokens], device=logits.device)
+        logits = self._logits_from_the_prompt_on(prompts, tokens, times)
+        lengths = torch.tensor([len(beginning) for beginning in tokens] * times, device=logits.device)
         return logits[torch.arange(len(lengths), device=logits.device), lengths].float().log_softmax(dim=-1)
 
     @torch.inference_mode()
@@ -248,8 +253,8 @@ class AudioLLM:
         return [torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.int64) for text in texts]
 
     def _logits_from_the_prompt_on(
-        self, prompts: AudioPrompts, answers: Sequence[Int[Tensor, " _"]]
-    ) -> Float[Tensor, "clips positions vocabulary"]:
+        self, prompts: AudioPrompts, answers: Sequence[Int[Tensor, " _"]], times: int = 1
+    ) -> Float[Tensor, "rows positions vocabulary"]:
         """Return the logits at the last position of the prompts, and at those of the answers, padded on the right."""
         features: Mapping[str, Tensor] = prompts.features
         longest = max(map(len, answers))
@@ -259,8 +264,10 @@ class AudioLLM:
             if "token_type_ids" in features:
                 suffix["token_type_ids"] = torch.zeros_like(ids)  # text
             features = {**features, **{name: torch.cat([features[name], x], dim=1) for name, x in suffix.items()}}
-        with self._answering(prompts):
-            logits: Tensor = self.model(**self._inputs(features), use_cache=False).logits
+        features = {name: torch.cat([tensor] * times) for name, tensor in features.items()}
+        keep = {"logits_to_keep": longest + 1} if self._keeps_few_logits else {}
+        with self._answering(prompts, tuple(tuple(answer.tolist()) for answer in answers), times):
+            logits: Tensor = self.model(**self._inputs(features), use_cache=False, **keep).logits
         return logits[:, -longest - 1 :]
 
     @contextmanager
@@ -292,10 +299,10 @@ class AudioLLM:
 
     @contextmanager
     def computed_once(self, layer: int) -> Iterator[None]:
-        """Compute what comes before a layer's end once for all that :meth:`generate` makes of one prompts in the block.
+        """Compute what comes before a layer's end once for all answers to the same prompts in the block.
 
-        Only what comes after may be changed there: :meth:`intervene` at this layer or above. Answers are the same to
-        the last bit, for greedy decoding only.
+        Only what comes after may be changed there: :meth:`intervene` at this layer or above. This holds for
+        :meth:`generate`, and for :meth:`next_token` and :meth:`log_likelihood` of the same texts.
 
         Raises:
             UserError: if the layer does not exist.
@@ -315,9 +322,11 @@ class AudioLLM:
             raise UserError(f"{self.name!r} ({self.prompter.model_type}) is an encoder, which cannot answer")
 
     @contextmanager
-    def _answering(self, prompts: AudioPrompts) -> Iterator[None]:
+    def _answering(
+        self, prompts: AudioPrompts, suffix: tuple[tuple[int, ...], ...] = (), times: int = 1
+    ) -> Iterator[None]:
         """Remember where the prompts end: what follows is the model's own answer."""
-        self._asked = prompts
+        self._asked = Asked(prompts, suffix, times)
         try:
             yield
         finally:
@@ -338,7 +347,7 @@ class AudioLLM:
         ids, attention, cache = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("past_key_values")
         past = 0 if cache is None else cache.get_seq_length()
         valid = torch.ones_like(ids, dtype=torch.bool) if attention is None else attention[:, -ids.shape[1] :].bool()
-        asked = 0 if self._asked is None else self._asked.valid.shape[1]
+        asked = 0 if self._asked is None else self._asked.prompts.valid.shape[1]
         prompt_length = asked or (ids.shape[1] if past == 0 else 0)
         prompt = (past + torch.arange(ids.shape[1], device=ids.device) < prompt_length).expand_as(ids)
         return Positions(valid, (ids == self.prompter.audio_token_id) & valid & prompt, prompt)

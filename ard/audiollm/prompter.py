@@ -50,12 +50,6 @@ class AudioPrompts(NamedTuple):
         valid, audio = self.valid[clips, first:], self.audio[clips, first:]
         return AudioPrompts(BatchFeature(features), valid, audio, self.num_windows[clips], sizes)
 
-    def repeated(self, times: int) -> "AudioPrompts":
-        """Return the batch several times, one copy behind the other."""
-        features = {name: torch.cat([tensor] * times) for name, tensor in self.features.items()}
-        valid, audio = torch.cat([self.valid] * times), torch.cat([self.audio] * times)
-        return AudioPrompts(BatchFeature(features), valid, audio, self.num_windows * times, self.sizes * times)
-
 
 class AudioPrompter:
     """Turn clips and questions into model input.

@@ -273,18 +273,19 @@ class _Asked:
             of_clips = slice(start, min(start + self.rows_per_batch, len(self.clips)))
             begun, words = self.begun[of_clips], self.words[of_clips]
             prompts = self.model.prompter(self.clips[of_clips], [self.task.prompt] * len(begun))
-            plain = _log_odds(self.model.next_token(prompts, begun), words)
-            moves_per_batch = max(1, self.rows_per_batch // len(begun))
-            for first in range(0, len(moves), moves_per_batch):
-                of_moves = slice(first, min(first + moves_per_batch, len(moves)))
-                batch = moves[of_moves]
-                with _moved(self.model, layer, batch, positions, phase) as norms:
-                    log_p = self.model.next_token(prompts.repeated(len(batch)), begun * len(batch))
-                moved = _log_odds(log_p, words * len(batch)).view(len(batch), -1)
-                change[of_moves, of_clips] = (moved - plain).cpu().numpy()
-                norm[of_moves, of_clips] = norms[0].view(len(batch), -1).cpu().numpy()
-                if read is not None:
-                    read(of_moves, of_clips, log_p.unflatten(0, (len(batch), -1)))
+            with self.model.computed_once(layer):
+                plain = _log_odds(self.model.next_token(prompts, begun), words)
+                moves_per_batch = max(1, self.rows_per_batch // len(begun))
+                for first in range(0, len(moves), moves_per_batch):
+                    of_moves = slice(first, min(first + moves_per_batch, len(moves)))
+                    batch = moves[of_moves]
+                    with _moved(self.model, layer, batch, positions, phase) as norms:
+                        log_p = self.model.next_token(prompts, begun, times=len(batch))
+                    moved = _log_odds(log_p, words * len(batch)).view(len(batch), -1)
+                    change[of_moves, of_clips] = (moved - plain).cpu().numpy()
+                    norm[of_moves, of_clips] = norms[0].view(len(batch), -1).cpu().numpy()
+                    if read is not None:
+                        read(of_moves, of_clips, log_p.unflatten(0, (len(batch), -1)))
         return change, norm
 
 

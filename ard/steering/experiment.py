@@ -53,6 +53,7 @@ class Experiment:
         outcome = self.trials.outcome(task, split, conditions)
         figures = {name: self.trials.figures(outcome, name) for name in outcome.reached}
         details: dict[str, Any] = {"reached": self.trials.reached(outcome, STEERED), "groups": _groups(split, outcome)}
+        details["controls"] = {name: self.trials.reached(outcome, name) for name in (NO_SAE, NO_CLAMP)}
         figures[RANDOM], details["random_features"] = self._random_features(task, split, choice)
         figures[RANDOM_DIRECTIONS], details["random_directions"] = self._random_directions(task, split, choice)
         if (reverse := task.reverse) is not None:

@@ -248,8 +248,17 @@ def test_next_token(speaking):
         with torch.inference_mode():
             logits = speaking.model(**{**features, **behind}).logits[0, -1]
         torch.testing.assert_close(log_p, logits.log_softmax(dim=-1), rtol=0, atol=1e-4)
-    twice = speaking.next_token(batch.repeated(2), begun * 2)
+    twice = speaking.next_token(batch, begun, times=2)
     torch.testing.assert_close(twice, found.repeat(2, 1), rtol=0, atol=1e-4)
+    with speaking.computed_once(1):
+        assert torch.equal(speaking.next_token(batch, begun), found)
+        assert torch.equal(speaking.next_token(batch, begun), found)
+        with speaking.intervene(1, lambda x, at: 2 * x):
+            doubled = speaking.next_token(batch, begun, times=2)
+        other = speaking.next_token(batch, begun[::-1])
+    with speaking.intervene(1, lambda x, at: 2 * x):
+        torch.testing.assert_close(doubled, speaking.next_token(batch, begun).repeat(2, 1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(other, speaking.next_token(batch, begun[::-1]), rtol=0, atol=1e-4)
     with torch.inference_mode():
         plain = speaking.model(**batch.features).logits[:, -1].log_softmax(dim=-1)
     torch.testing.assert_close(speaking.next_token(batch, [""] * 3), plain, rtol=0, atol=1e-5)
