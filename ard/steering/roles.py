@@ -85,6 +85,7 @@ def find_roles(
     values: Mapping[int, float],
     names: Mapping[int, str],
     most: int = 20,
+    most_clips: int | None = None,
     requested: Sequence[int] = (),
     positions: Where = "all",
     phase: Phase = "prefill",
@@ -112,6 +113,7 @@ def find_roles(
         values: the value that each feature would be set to; features without one are no candidates.
         names: the features' names.
         most: most candidates by name, and as many by activity.
+        most_clips: most clips, of those that are answered with the source, to measure effects on; None takes all.
         requested: the only candidates, if any are given.
         positions: where in the prompt features are set; see :func:`~ard.steering.steer`.
         phase: likewise.
@@ -132,7 +134,7 @@ def find_roles(
     )
     chosen = [Candidate(feature, "request") for feature in requested]
     chosen = chosen or candidates(by_name, heard, set(values), most)
-    among = [index for index, name in enumerate(stated) if name == task.source]
+    among = [index for index, name in enumerate(stated) if name == task.source][:most_clips]
     if not chosen or not among:
         return []
     asked: dict[str, Any] = {
