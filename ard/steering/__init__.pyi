@@ -4,6 +4,7 @@ from .effects import Effects, LayerEffect, effect_by_layer, measure_directions, 
 from .features import features_by_name
 from .interview import Condition, Interview, Procedure
 from .judge import JUDGE_PROMPT, ChatJudge, ClassMatch, ExactMatch, Judge
+from .roles import Role, find_roles, read_roles, save_roles
 from .steer import Phase, Where, clamp_values, steer
 from .task import Question, SteeringTask
 from .trials import Design
@@ -23,13 +24,17 @@ __all__ = [
     "Phase",
     "Procedure",
     "Question",
+    "Role",
     "SteeringTask",
     "Where",
     "clamp_values",
     "compare_answers",
     "effect_by_layer",
     "features_by_name",
+    "find_roles",
     "measure_directions",
     "measure_effects",
+    "read_roles",
+    "save_roles",
     "steer",
 ]

@@ -65,7 +65,7 @@ def plant(folder, heard):
         for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
             projection.weight.zero_()  # queries and keys of 0: the mean over all tokens so far
             projection.bias.zero_()
-        attention.v_proj.weight[0, 0] = attention.o_proj.weight[1, 0] = 1
+        attention.v_proj.weight[0, 0], attention.o_proj.weight[1, 0] = 1, 0.005  # too little to saturate the answer
         model.model.get_input_embeddings().weight[:, :2] = 0
         for parameter in model.model.model.multi_modal_projector.parameters():
             parameter[0 if not heard else 1 : 2] = 0
