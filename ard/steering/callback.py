@@ -111,12 +111,24 @@ class MeasureSteering(Evaluator):
         details = {"tasks": tasks, **_judge_details(experiment.verdicts)}
         return Result("steering", tuple(rows), self._choices(), details)
 
+    def helper(self, cell: Cell) -> Callable[..., object]:
+        """Return what asks the model about this rank's share of the clips; it loads the model when that is needed."""
+        interview = cache(partial(self._interview, cell))
+        return lambda *task: interview().work(*task)
+
+    def _interview(self, cell: Cell) -> Interview:
+        return Interview(
+            load_audiollm(self.model, device=self.device, layers_path=self.layers_path),
+            self.dictionary(cell),
+            cell.layer,
+            answers=cell.run.answers,
+            procedure=self.procedure,
+            ranks=self.ranks,
+        )
+
     def _experiment(self, cell: Cell) -> Experiment:
         """Put together the model, the dictionary and the statistics of its features."""
-        model = load_audiollm(self.model, device=self.device, layers_path=self.layers_path)
-        interview = Interview(
-            model, self.dictionary(cell), cell.layer, answers=cell.run.answers, procedure=self.procedure
-        )
+        interview = self._interview(cell)
         stored = cell.tensors("representatives")
         find = partial(features_by_name, cell, clap=self.clap(), chat=self.chooser)
         features = Features(find, stored["max_activation"], stored["n_active"])

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ard.audio import StoredClips, read_audio_manifest
 from ard.audiollm import AudioLLM, AudioPrompts
-from ard.console import Progress
 from ard.naming.answers import Answers, request_key
+from ard.ranks import Ranks
 from ard.sae import Dictionary
 from ard.steering.steer import Phase, Where, steer
 from ard.types import Clip
@@ -39,6 +39,13 @@ class Condition(NamedTuple):
     """Feature to value; empty is the SAE without clamp, None the model without the SAE."""
 
 
+class Statements(NamedTuple):
+    """Answers whose likelihood is asked for, by clip id, and the question that they are to."""
+
+    prompt: str
+    answers: Mapping[str, str]
+
+
 class Interview:
     """One model and one dictionary, asked about clips under conditions.
 
@@ -52,10 +59,21 @@ class Interview:
         layer: decoder layer, 0-based.
         answers: the file where answers are kept (JSON lines).
         procedure: how features are set.
+        ranks: the processes that share the batches, each with an interview of its own: the first is asked, the others
+            follow by :meth:`work`.
     """
 
-    def __init__(self, model: AudioLLM, coder: Dictionary, layer: int, *, answers: Path, procedure: Procedure) -> None:
-        self.model, self.coder, self.layer, self.procedure = model, coder, layer, procedure
+    def __init__(
+        self,
+        model: AudioLLM,
+        coder: Dictionary,
+        layer: int,
+        *,
+        answers: Path,
+        procedure: Procedure,
+        ranks: Ranks = Ranks(),  # noqa: B008
+    ) -> None:
+        self.model, self.coder, self.layer, self.procedure, self.ranks = model, coder, layer, procedure, ranks
         self._answers = Answers(answers)
         self._answers.read()
         self._weights = _fingerprint(coder)
@@ -74,7 +92,41 @@ class Interview:
         keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
         stored = self._answers.known
         missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in stored for key in keys)}
-        for group in self._groups(audio, clip_ids, missing, "answers"):
+        self._work_together(audio, clip_ids, missing, conditions)
+        return keys
+
+    def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
+        """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
+        statements = Statements(prompt, answers_of_clips)
+        keys = self._keys(audio, statements)
+        stored = self._answers.known
+        with self._answers.alone():
+            missing = {clip_id for clip_id, key in keys.items() if key not in stored}
+            self._work_together(audio, list(answers_of_clips), missing, statements)
+        return [(log_p, num) for log_p, num in (json.loads(stored[key]) for key in keys.values())]
+
+    def work(self, audio: Path, batches: Sequence[Sequence[str]], asked: Sequence[Condition] | Statements) -> None:
+        """Get and keep what is missing of this rank's share of batches of clips."""
+        self._answers.read()
+        if isinstance(asked, Statements):
+            self._weigh(audio, batches, asked)
+        else:
+            self._answer(audio, batches, asked)
+
+    def _work_together(
+        self, audio: Path, clip_ids: Sequence[str], missing: set[str], asked: Sequence[Condition] | Statements
+    ) -> None:
+        """Have all ranks work on the batches that lack something; a clip is always in the same batch."""
+        size = self.procedure.clips_per_batch
+        batches = [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
+        if batches := [batch for batch in batches if not missing.isdisjoint(batch)]:
+            self.ranks.together(self.work, audio, batches, asked)
+            self._answers.read()
+
+    def _answer(self, audio: Path, batches: Sequence[Sequence[str]], conditions: Sequence[Condition]) -> None:
+        keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
+        stored = self._answers.known
+        for group in self._groups(audio, batches, "answers"):
             prompts: dict[tuple[str, tuple[str, ...]], AudioPrompts] = {}  # prepared once for all conditions
             for key, condition in zip(keys, conditions, strict=True):
                 clips = [clip for clip in group if f"{key}/{clip.id}" not in stored]
@@ -87,24 +139,22 @@ class Interview:
                     answers = self.model.generate(prompts[batch], max_new_tokens=self.procedure.max_new_tokens)
                 for clip, answer in zip(clips, answers, strict=True):
                     self._answers.keep(f"{key}/{clip.id}", answer)
-        return keys
 
-    def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
-        """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
-        keys = {
-            clip_id: self._key(audio, {"log_likelihood_of": answer, "prompt": prompt}) + f"/{clip_id}"
-            for clip_id, answer in answers_of_clips.items()
+    def _weigh(self, audio: Path, batches: Sequence[Sequence[str]], statements: Statements) -> None:
+        keys, stored = self._keys(audio, statements), self._answers.known
+        for group in self._groups(audio, batches, "perplexity"):
+            # whole batches, so that a resumed run has the same numbers to the last bit
+            surprises = self._surprise(group, statements.prompt, [statements.answers[clip.id] for clip in group])
+            for clip, surprise in zip(group, surprises, strict=True):
+                if keys[clip.id] not in stored:
+                    self._answers.keep(keys[clip.id], json.dumps(surprise))
+
+    def _keys(self, audio: Path, statements: Statements) -> dict[str, str]:
+        """Return the key of each statement's likelihood, by clip id."""
+        return {
+            clip_id: self._key(audio, {"log_likelihood_of": answer, "prompt": statements.prompt}) + f"/{clip_id}"
+            for clip_id, answer in statements.answers.items()
         }
-        stored = self._answers.known
-        with self._answers.alone():
-            missing = {clip_id for clip_id, key in keys.items() if key not in stored}
-            for group in self._groups(audio, list(answers_of_clips), missing, "perplexity"):
-                # whole batches, so that a resumed run has the same numbers to the last bit
-                surprises = self._surprise(group, prompt, [answers_of_clips[clip.id] for clip in group])
-                for clip, surprise in zip(group, surprises, strict=True):
-                    if clip.id in missing:
-                        self._answers.keep(keys[clip.id], json.dumps(surprise))
-        return [(log_p, num) for log_p, num in (json.loads(stored[keys[clip_id]]) for clip_id in answers_of_clips)]
 
     def _surprise(self, clips: Sequence[Clip], prompt: str, answers: Sequence[str]) -> list[tuple[float, int]]:
         prompts = self.model.prompter(clips, [prompt] * len(clips))
@@ -112,26 +162,14 @@ class Interview:
         log_p = pad_sequence(of_tokens, batch_first=True).sum(dim=1)
         return [(float(total), len(tokens)) for total, tokens in zip(log_p, of_tokens, strict=True)]
 
-    def _groups(
-        self, audio: Path, clip_ids: Sequence[str], missing: set[str], description: str
-    ) -> Iterator[list[Clip]]:
-        """Read the batches that lack an answer, and no other clips.
-
-        A clip is always in the same batch, wherever a run was stopped.
-        """
-        size = self.procedure.clips_per_batch
-        batches = [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
-        batches = [batch for batch in batches if not missing.isdisjoint(batch)]
-        if not batches:
-            return
+    def _groups(self, audio: Path, batches: Sequence[Sequence[str]], description: str) -> Iterator[list[Clip]]:
+        """Read this rank's share of the batches, and no other clips."""
         folder = audio, read_audio_manifest(audio).xxh3
         clips = self._clips.get(folder) or self._clips.setdefault(folder, StoredClips(audio))
-        with Progress(description, sum(map(len, batches))) as progress:
-            for batch in batches:
-                group = list(clips(batch))
-                assert [clip.id for clip in group] == list(batch)
-                yield group
-                progress.advance(len(batch))
+        for batch in self.ranks.share(batches, description):
+            group = list(clips(batch))
+            assert [clip.id for clip in group] == list(batch)
+            yield group
 
     def _dependencies(self, condition: Condition) -> dict[str, Any]:
         """Return what an answer depends on, besides model and audio."""
