@@ -38,10 +38,10 @@ class Ranks(NamedTuple):
         try:
             yield
         except Exception as error:
-            with suppress(RuntimeError):  # of a rank that is gone
-                self.broadcast(_reason(error), 0)
+            with suppress(UserError):  # the reason is another one
+                self._tell(_reason(error), 0)
             raise
-        self.broadcast(None, 0)
+        self._tell(None, 0)
 
     def together(self, work: Callable[..., object], *task: Any) -> None:
         """Have every rank do its share of a task, the first by ``work``; return when all have done theirs.
@@ -53,7 +53,7 @@ class Ranks(NamedTuple):
         Raises:
             UserError: if another rank fails.
         """
-        self.broadcast(task, 0)
+        self._tell(task, 0)
         error, reasons = self._do(work, task)
         if error is not None:
             raise error
@@ -68,7 +68,7 @@ class Ranks(NamedTuple):
             UserError: if another rank failed.
         """
         error: Exception | None = None
-        while isinstance(task := self.broadcast(None, 0), tuple):
+        while isinstance(task := self._tell(None, 0), tuple):
             error, _ = self._do(work, task)
         if error is not None:
             raise error
@@ -82,7 +82,21 @@ class Ranks(NamedTuple):
             work(*task)
         except Exception as failed:
             error = failed
-        return error, [self.broadcast(error and _reason(error), rank) for rank in range(self.size)]
+        return error, [self._tell(error and _reason(error), rank) for rank in range(self.size)]
+
+    def _tell(self, value: Any, rank: int) -> Any:
+        """Return the value that a rank tells all.
+
+        Raises:
+            UserError: if one is gone.
+        """
+        try:
+            return self.broadcast(value, rank)
+        except RuntimeError as error:
+            raise UserError(
+                f"rank {self.rank} of {self.size} has lost another ({' '.join(str(error).split())[:200]}): "
+                "see why that one ended; what is finished is kept: run it again"
+            ) from error
 
 
 def _reason(error: Exception) -> str:
