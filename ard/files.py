@@ -47,12 +47,13 @@ def being_written(partial: Path) -> Iterator[None]:
 
 
 @contextmanager
-def turn(path: Path) -> Iterator[None]:
+def turn(path: Path, *, of_each_rank: bool = False) -> Iterator[None]:
     """Wait until no other process works on a file that several cells share, and keep it to this one for the block.
 
-    Whoever reads the file in its turn has all that others wrote to it. Of the ranks of one job the first waits for all.
+    Whoever reads the file in its turn has all that others wrote to it. Of the ranks of one job the first waits for all,
+    unless each has a turn of its own.
     """
-    if _rank():
+    if not (of_each_rank or _is_first()):
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,14 +111,15 @@ def claim(*folders: Path, refuse: Callable[[Path], None] = accept, wait: bool = 
         UserError: if a folder cannot be written.
     """
     with ExitStack() as held:
-        for folder in sorted({Path(os.path.realpath(folder)) for folder in folders if _rank() == 0}):
+        for folder in sorted({Path(os.path.realpath(folder)) for folder in folders if _is_first()}):
             held.enter_context(_claim(folder, refuse, wait=wait))
         yield
 
 
-def _rank() -> int:
-    """Return the rank of this process as Lightning's launchers, torchrun and SLURM tell it."""
-    return int(next((os.environ[name] for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0))
+def _is_first() -> bool:
+    """Whether this process is the first rank of its job, as Lightning's launchers, torchrun and SLURM tell it."""
+    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return not any(int(os.environ.get(name, 0)) for name in names)
 
 
 @contextmanager

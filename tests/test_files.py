@@ -120,18 +120,20 @@ def test_what_lies_below_a_folder_that_is_held_stays_its_holders(tmp_path):
         pass
 
 
-def counting(path, pause_s):
+def counting(path, pause_s, environment):
     """Add one to the number in a file, slowly."""
-    with turn(path):
+    os.environ.update(environment)
+    with turn(path, of_each_rank=bool(environment)):
         number = int(path.read_text(encoding="utf-8"))
         time.sleep(pause_s)
         write_text(path, str(number + 1))
 
 
-def test_processes_take_turns_at_a_file_that_they_share(tmp_path):
+@pytest.mark.parametrize("environment", [{}, {"RANK": "1"}], ids=["jobs", "ranks"])
+def test_processes_take_turns_at_a_file_that_they_share(tmp_path, environment):
     write_text(tmp_path / "number", "0")
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=counting, args=(tmp_path / "number", 0.05)) for _ in range(4)]
+    processes = [context.Process(target=counting, args=(tmp_path / "number", 0.05, environment)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -140,13 +142,26 @@ def test_processes_take_turns_at_a_file_that_they_share(tmp_path):
     assert in_use(tmp_path) == ["number"]
 
 
-@pytest.mark.slow
-def test_of_the_ranks_of_a_job_the_first_claims_for_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, {"NODE_RANK": "1", "LOCAL_RANK": "0"}),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "0"}, {"NODE_RANK": "0", "LOCAL_RANK": "1"}),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, {"RANK": "1", "LOCAL_RANK": "0"}),
+        ({"SLURM_PROCID": "0"}, {"SLURM_PROCID": "1"}),
+    ],
+)
+def test_of_the_ranks_of_a_job_the_first_claims_for_all(tmp_path, monkeypatch, first, second):
+    monkeypatch.setattr("ard.files.PATIENCE_S", 0.05)
     with held(tmp_path):
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        with claim(tmp_path / "a"):
+        for name, value in second.items():
+            monkeypatch.setenv(name, value)
+        with claim(tmp_path / "a"), turn(tmp_path / "b" / "file"):
             assert not (tmp_path / "a").exists()
-        monkeypatch.setenv("LOCAL_RANK", "0")
+            assert not (tmp_path / "b").exists()
+        for name, value in first.items():
+            monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match="is in use by"):
             claim(tmp_path / "a").__enter__()
 

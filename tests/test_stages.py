@@ -7,6 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from itertools import pairwise
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -30,6 +33,7 @@ from ard.run import Cell, Run
 from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
+from tests import launch
 from tests.tracking.panels import figures_of, figures_shown, logged_of, plots_shown, tables_shown
 
 pytestmark = pytest.mark.slow
@@ -496,30 +500,135 @@ def test_names_are_put_to_the_test_on_clips_that_they_never_saw(run):
         assert {concept["n_active_unseen"] is not None for concept in concepts if concept["selected"]} == {True}
 
 
-def test_two_ranks_evaluate_as_one(run, tiny_audiollm, tiny_clap, tiny_roberta, folders):
-    facts = {"out": run, "model": tiny_audiollm, "clap": tiny_clap, "bertscore": tiny_roberta, "d_in": 32, "layer": 2}
-    args = ["test", "--config", str(CONFIGS / "demo" / "test.yaml"), "--run.expansion=2", "--run.num_selected=12"]
-    args += [f"--run.{name}={value}" for name, value in facts.items()]
-    one, two = cells = [apart(run, folders()) for _ in range(2)]
-    for ranks, cell in enumerate(cells, 1):
-        several = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={ranks}"]
-        command = [sys.executable, "-m", "ard", *args, *several, f"--run.cell={cell.folder}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-    files = set(in_use(one.folder)) - {"sae", "wandb.json"}
-    assert files == set(in_use(two.folder)) - {"sae", "wandb.json"}
-    assert {f"{name}.json" for name in ("matching", "naming", "label_auroc", "stated_labels", "detection")} < files
+@pytest.fixture(scope="module")
+def small_batches(run, tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
+    """The arguments of commands on the demo's YAML files, with batches so small that two ranks have some each."""
+    configs = shutil.copytree(CONFIGS / "demo", tmp_path_factory.mktemp("configs") / "demo")
+    for name in ("test", "steer"):
+        file = yaml.safe_load((configs / f"{name}.yaml").read_text(encoding="utf-8"))
+        for callback in file["trainer"]["callbacks"]:
+            if callback["class_path"].endswith(("NameConcepts", "MeasureSteering")):
+                callback["init_args"]["clips_per_batch"] = 2
+        (configs / f"{name}.yaml").write_text(yaml.safe_dump(file, sort_keys=False), encoding="utf-8")
+    tasks = yaml.safe_load((configs / "run.yaml").read_text(encoding="utf-8"))["tasks"]
+    facts = {"out": run, "model": tiny_audiollm, "clap": tiny_clap, "bertscore": tiny_roberta, "d_in": 32, "k": 4}
+    facts |= {"layer": 2, "expansion": 2, "num_selected": 12, "tasks": json.dumps([tasks[0], tasks[-1]])}
+
+    def words(command, name, cell, *more):
+        given = [f"--run.{fact}={value}" for fact, value in {**facts, "cell": cell.folder}.items()]
+        given += ["--trainer.max_steps=30"] if command == "fit" else []
+        return [command, "--config", str(configs / f"{name}.yaml"), *given, "--trainer.logger=false", *more]
+
+    return words
+
+
+RANKS = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp"]
+WEIGHTS = "sae_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def alone(run, small_batches, tmp_path_factory):
+    """A cell with an SAE that two ranks of a node trained, and one process evaluated."""
+    cell = apart(run, tmp_path_factory.mktemp("alone"))
+    shutil.rmtree(cell.sae)
+    command = small_batches("fit", "fit", cell, *RANKS, "--trainer.devices=2")
+    launch.finish(launch.start(launch.run_all, [command], None, environments=launch.one_node(2)))
+    for name in ("test", "steer"):
+        main(small_batches("test", name, cell))
+    return cell
+
+
+def assert_alike(found, expected):
+    """Assert that two cells have the same files, but for the last digits of numbers and how long something took."""
+    files = set(in_use(expected.folder)) - {"sae"}
+    assert set(in_use(found.folder)) - {"sae"} == files
     for name in files:
-        kept = [cell.folder / name for cell in cells]
+        kept = [cell.folder / name for cell in (found, expected)]
         if name.endswith(".safetensors"):
             tensors = [load_file(path) for path in kept]
             assert tensors[0].keys() == tensors[1].keys()
-            for key, tensor in tensors[0].items():
-                torch.testing.assert_close(tensors[1][key], tensor, rtol=1e-6, atol=1e-9, equal_nan=True, msg=key)
+            for key, tensor in tensors[1].items():
+                torch.testing.assert_close(tensors[0][key], tensor, rtol=1e-6, atol=1e-9, equal_nan=True, msg=key)
         elif name.endswith(".parquet"):
             assert_like(*(pq.read_table(path).to_pylist() for path in kept), name)
-        else:
+        elif name.endswith(".json"):
             results = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
             assert_like(*({**result, "wall_time_s": 0} for result in results), name)
+    captions, answers = ([getattr(cell.run, kind) for cell in (found, expected)] for kind in ("captions", "answers"))
+    assert pq.read_table(captions[0]).equals(pq.read_table(captions[1]))
+    lines = [sorted(path.read_text(encoding="utf-8").splitlines()) for path in answers]
+    assert lines[0] == lines[1]
+    assert len(lines[0]) > 0
+
+
+def on_the_page(starts):
+    """Return the command of docs/cluster.md that starts so, and the words of Lightning's in it."""
+    page = (Path(__file__).parent.parent / "docs/cluster.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = [line.split() for line in page.splitlines() if line.startswith(f"{starts} ")]
+    place = line.index("fit")
+    assert line[place : place + 3] == ["fit", "--config", "configs/paper/fit.yaml"]
+    return line[:place], [*RANKS, *line[place + 3 :]]
+
+
+def test_two_nodes_by_torchrun_train_as_one_node(run, small_batches, alone, folders):
+    cell = apart(run, folders())
+    shutil.rmtree(cell.sae)
+    (torchrun, *options), nodes = on_the_page(".venv/bin/torchrun")
+    given = {"node-0": "127.0.0.1", "29500": str(launch.free_port())}
+    started = []
+    for number in range(2):
+        words = [
+            str(number) if before == "--node-rank" else given.get(word, word) for before, word in pairwise(options)
+        ]
+        command = [Path(sys.executable).with_name(Path(torchrun).name), options[0], *words]
+        command += small_batches("fit", "fit", cell, *nodes)
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for process in started:
+        shown, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, shown
+    assert (cell.sae / WEIGHTS).read_bytes() == (alone.sae / WEIGHTS).read_bytes()
+
+
+def test_two_nodes_by_slurm_train_and_evaluate_as_one_process(run, small_batches, alone, folders, tmp_path):
+    cell = apart(run, folders())
+    shutil.rmtree(cell.sae)
+    (_, *options), nodes = on_the_page("srun")
+    assert options[:4] == ["--nodes", "2", "--ntasks-per-node", "1"]
+    commands = [small_batches(c, n, cell, *nodes) for c, n in (("fit", "fit"), ("test", "test"), ("test", "steer"))]
+    launch.finish(launch.start(launch.run_all, commands, tmp_path, environments=launch.slurm(2)))
+    assert (cell.sae / WEIGHTS).read_bytes() == (alone.sae / WEIGHTS).read_bytes()
+    assert_alike(cell, alone)
+    for kind in ("captions", "answers"):
+        first, second = (path.read_text(encoding="utf-8").splitlines() for path in tmp_path.glob(f"{kind}-*"))
+        assert len({*first, *second}) == len(first) + len(second)
+        assert min(len(first), len(second)) > 0.3 * len(first + second)
+
+
+def test_two_nodes_evaluate_as_one_process_even_if_one_is_lost_meanwhile(run, small_batches, alone, folders, tmp_path):
+    cell = apart(run, folders())
+    shutil.copytree(alone.sae, cell.sae, dirs_exist_ok=True)
+    nodes = on_the_page(".venv/bin/torchrun")[1]
+    command, then = (small_batches("test", name, cell, *nodes) for name in ("test", "steer"))
+    first, second = launch.start(launch.run_all, [command], tmp_path, environments=launch.torchrun(2))
+    while len(list(tmp_path.glob("captions-*"))) < 2:
+        assert first.is_alive()
+        assert second.is_alive()
+        time.sleep(0.001)
+    second.kill()
+    first.join(60)
+    assert first.exitcode == 2
+    kept = noted(tmp_path)
+    assert 2 <= len(kept) < pq.read_table(alone.run.captions).num_rows
+    again = folders()
+    launch.finish(launch.start(launch.run_all, [command, then], again, environments=launch.torchrun(2)))
+    assert not kept & noted(again)
+    assert_alike(cell, alone)
+
+
+def noted(folder):
+    """Return the clips whose captions were made by all ranks that made notes of it."""
+    notes = folder.glob("captions-*")
+    return {clip_id for path in notes for clip_id in path.read_text(encoding="utf-8").splitlines()}
 
 
 def assert_like(found, expected, where):

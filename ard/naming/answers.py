@@ -66,7 +66,7 @@ class Answers:
 
     def _write(self, kept: Mapping[str, str]) -> None:
         line = json.dumps(kept, ensure_ascii=False).encode(errors="replace") + b"\n"
-        with self._lock, turn(self.path), self.path.open("ab+", buffering=0) as file:
+        with self._lock, turn(self.path, of_each_rank=True), self.path.open("ab+", buffering=0) as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 line = line if file.read(1) == b"\n" else b"\n" + line  # after a line cut short

@@ -15,13 +15,14 @@ from ard.console import console
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.files import turn
 from ard.monosemanticity import read_selections
-from ard.naming.captions import audiollm_captioner, caption_clips, chat_captioner
+from ard.naming.captions import Captioner, audiollm_captioner, caption_batches, caption_clips, chat_captioner
 from ard.naming.catalogue import Named, Space, weigh, write_concepts, write_names
 from ard.naming.chat import Chat, kind_of
 from ard.naming.consensus import ConsensusNamer
 from ard.naming.namer import Concepts, Name, Namer
 from ard.naming.prompts import CAPTION_PROMPT
 from ard.probing import Evaluator
+from ard.ranks import Ranks
 from ard.results import Figure, Result
 from ard.run import Cell
 from ard.types import UserError
@@ -99,7 +100,7 @@ class NameConcepts(Evaluator):
         selections = read_selections(cell)
         rows = {row for draws in selections.values() for draw in draws for row in draw.top_ids.flatten().tolist()}
         has_captions = "captions" in self.namer.needs
-        caption = self._captioner(cell)
+        caption = partial(self._captions, cell, self._captioner())
         captions = caption("probe", [clip_ids[row] for row in sorted(rows)]) if has_captions else {}
         labels = _labels(cell) if "labels" in self.namer.needs else []
         space = self._space(cell, len(clip_ids))
@@ -136,23 +137,25 @@ class NameConcepts(Evaluator):
         drawn = np.random.default_rng(self.seed).permutation(len(labelled))[: self.num_evaluation_clips]
         return [labelled[place] for place in sorted(drawn.tolist())]
 
-    def _captioner(self, cell: Cell) -> Callable[[str, list[str]], dict[str, str]]:
-        """Return what captions a split's clips, with a model that is loaded at most once; some may get no caption."""
+    def helper(self, cell: Cell) -> Callable[..., None]:
+        """Return what captions this rank's share of the clips."""
+        return partial(caption_batches, cell.run.captions, self.audiollm or "", self._captioner(), self.ranks)
+
+    def _captioner(self) -> Callable[[], Captioner]:
+        """Return what loads the model that writes captions, at most once."""
         if self.captioner is not None:
-            model, load = self.captioner.model, cache(partial(chat_captioner, self.captioner))
-        elif self.audiollm is None:
-            return lambda split, clip_ids: {}
-        else:
-            own = partial(audiollm_captioner, self.audiollm, self.device, self.max_new_tokens)
-            model, load = self.audiollm, cache(own)
+            return cache(partial(chat_captioner, self.captioner))
+        return cache(partial(audiollm_captioner, self.audiollm or "", self.device, self.max_new_tokens))
 
-        def caption(split: str, clip_ids: list[str]) -> dict[str, str]:
-            with turn(cell.run.captions):
-                return caption_clips(
-                    clip_ids, cell.run.audio(split), cell.run.captions, model, load, self.clips_per_batch
-                )
-
-        return caption
+    def _captions(self, cell: Cell, load: Callable[[], Captioner], split: str, clip_ids: list[str]) -> dict[str, str]:
+        """Return the captions of a split's clips; some may get none. An endpoint is asked by the first rank alone."""
+        model = self.captioner.model if self.captioner is not None else self.audiollm
+        if model is None:
+            return {}
+        ranks = self.ranks if self.captioner is None else Ranks()
+        path = cell.run.captions
+        with turn(path):
+            return caption_clips(clip_ids, cell.run.audio(split), path, model, load, self.clips_per_batch, ranks)
 
     def _name(self, concepts: Concepts) -> list[Name]:
         """Name the concepts; those that have captions, if the namer needs these."""

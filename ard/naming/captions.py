@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,11 +12,11 @@ import soundfile
 
 from ard.audio import StoredClips
 from ard.audiollm import load_audiollm
-from ard.console import Progress
 from ard.naming.answers import Answers
 from ard.naming.chat import Chat, Content
 from ard.naming.final import final_words
 from ard.naming.prompts import CAPTION_PROMPT
+from ard.ranks import Ranks
 from ard.run import write_parquet
 from ard.types import Clip
 
@@ -42,7 +43,13 @@ def spoken(clip: Clip) -> Content:
 
 
 def caption_clips(
-    clip_ids: Sequence[str], audio: Path, path: Path, model: str, load: Callable[[], Captioner], clips_per_batch: int
+    clip_ids: Sequence[str],
+    audio: Path,
+    path: Path,
+    model: str,
+    load: Callable[[], Captioner],
+    clips_per_batch: int,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> dict[str, str]:
     """Return the captions of clips, from the file or else by the model, which is loaded only if some are missing.
 
@@ -57,24 +64,35 @@ def caption_clips(
         model: the model's name, under which captions are kept.
         load: loads the model.
         clips_per_batch: clips captioned at once.
+        ranks: the processes that share the batches; the first makes this call, the others follow by
+            :func:`caption_batches`.
     """
     captions = _kept(path)
     missing = {clip_id for clip_id in clip_ids if (model, clip_id) not in captions}
     if missing:
-        captioner, clips, new = load(), StoredClips(audio), Answers(_unfinished(path))
-        ordered = sorted(missing & clips.durations_s.keys(), key=lambda clip_id: (clips.durations_s[clip_id], clip_id))
-        with Progress("captions", len(missing)) as progress:
-            while batch := [ordered.pop() for _ in range(min(clips_per_batch, len(ordered)))]:
-                heard = list(clips(batch))
-                for clip, caption in zip(heard, captioner(heard) if heard else [], strict=True):
-                    if caption:
-                        new.keep(json.dumps([model, clip.id]), caption)
-                progress.advance(len(batch))
+        durations_s = StoredClips(audio).durations_s
+        ordered = sorted(
+            missing & durations_s.keys(), key=lambda clip_id: (durations_s[clip_id], clip_id), reverse=True
+        )
+        batches = [ordered[start : start + clips_per_batch] for start in range(0, len(ordered), clips_per_batch)]
+        ranks.together(partial(caption_batches, path, model, load, ranks), audio, batches)
         captions = _kept(path)
-        rows = ({"id": clip_id, "caption": text, "model": by} for (by, clip_id), text in captions.items())
+        rows = ({"id": clip_id, "caption": text, "model": by} for (by, clip_id), text in sorted(captions.items()))
         write_parquet(rows, path)
         _unfinished(path).unlink(missing_ok=True)
     return _cleaned(captions, model)
+
+
+def caption_batches(
+    path: Path, model: str, load: Callable[[], Captioner], ranks: Ranks, audio: Path, batches: Sequence[Sequence[str]]
+) -> None:
+    """Caption this rank's share of batches of clips; keep each beside ``path`` when it is done."""
+    captioner, clips, kept = load(), StoredClips(audio), Answers(_unfinished(path))
+    for batch in ranks.share(batches, "captions"):
+        heard = list(clips(batch))
+        for clip, caption in zip(heard, captioner(heard) if heard else [], strict=True):
+            if caption:
+                kept.keep(json.dumps([model, clip.id]), caption)
 
 
 def read_captions(path: Path, model: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -20,6 +20,7 @@ from ard.console import at_work
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap
 from ard.files import turn
 from ard.probing.module import SPLITS, Encoding, Scored, score
+from ard.ranks import Ranks
 from ard.results import Result
 from ard.run import FILES, Cell
 from ard.sae import Dictionary, load_dictionary
@@ -31,15 +32,6 @@ STAMPS: ContextVar[Sequence[Sequence[tuple[Path, Stamp]]]] = ContextVar("STAMPS"
 caller."""
 
 CLIPS_PER_BATCH = 32  # without a DataModule to define it
-
-
-class Ranks(NamedTuple):
-    """The processes that share a pass over the clips."""
-
-    rank: int = 0
-    size: int = 1
-    barrier: Callable[[], object] = lambda: None
-    num_workers: int = 0  # of each, to decode clips
 
 
 class Evaluator(Callback):
@@ -73,6 +65,7 @@ class Evaluator(Callback):
     def __init__(self, *, clap: str | None = EMBEDDED, seed: int = 0) -> None:
         self.clap_name, self.seed = clap, seed
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.ranks = Ranks()
         self._dictionary: Dictionary | None = None
         self._on_cells: list[tuple[Cell, Evaluator]] = []
 
@@ -92,8 +85,13 @@ class Evaluator(Callback):
     def evaluate(self, cell: Cell) -> Result | None:
         """Return the result, or None if the cell has nothing to evaluate. Time and seed are added by the caller.
 
-        It also writes any other files. It runs on one rank only.
+        It also writes any other files. It runs on the first rank only, which may hand out work by
+        ``self.ranks.together``.
         """
+
+    def helper(self, cell: Cell) -> Callable[..., object]:
+        """Return what does this rank's share of a task that the first rank hands out while it evaluates."""
+        return lambda *task: None
 
     @classmethod
     def lacks(cls, settings: Mapping[str, Any]) -> str | None:
@@ -123,7 +121,7 @@ class Evaluator(Callback):
         return load_clap(self.clap_name, device=self.device)
 
     def embeddings(self, cell: Cell, split: str, ranks: Ranks = Ranks()) -> Tensor:  # noqa: B008
-        """Return the embeddings [clips, d] of a split's clips, each computed once per run."""
+        """Return the embeddings [clips, d] of a split's clips, each computed once per run, by ranks that call this."""
         clip_ids, clap = read_manifest(cell.splits[split]).clip_ids, self.clap()
         path = cell.run.embeddings(clap.name, split)
         audio = cell.run.audio(split)
@@ -209,9 +207,10 @@ class Evaluator(Callback):
         cells, self.device = _cells(trainer, pl_module), str(pl_module.device)
         self._seconds = 0.0
         num_workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
-        ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier, num_workers)
+        strategy = trainer.strategy
+        self.ranks = Ranks(trainer.global_rank, trainer.world_size, strategy.barrier, strategy.broadcast, num_workers)
         for split in self.embeds if self.clap_name is not None else ():
-            self.embeddings(cells[0], cells[0].unseen if split == "unseen" else split, ranks)
+            self.embeddings(cells[0], cells[0].unseen if split == "unseen" else split, self.ranks)
         self._on_cells = [(cell, copy.copy(self)) for cell in cells]
         for (cell, own), dictionary in zip(self._on_cells, pl_module.dictionaries, strict=True):
             started = time.monotonic()
@@ -237,20 +236,22 @@ class Evaluator(Callback):
                 own._seconds += time.monotonic() - started
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Combine the ranks; the first one evaluates and writes."""
+        """Combine the ranks; the first one evaluates and writes, the others help."""
         stamps, number, num = STAMPS.get(), _evaluators(trainer).index(self), len(_evaluators(trainer))
         for place, (cell, own) in enumerate(self._on_cells):
             started = time.monotonic() - own._seconds
             if self.streams():
                 own.gather()
-            if trainer.is_global_zero:
+            if not trainer.is_global_zero:
+                own.ranks.follow(own.helper(cell))
+                continue
+            with own.ranks.leading():
                 if not stamps:
                     self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
                 with at_work(f"{_name(self)}, {number + 1} of {num}"):
                     own._conclude(cell, started)
                 if stamps:  # until now there was the one from before, which says other settings
                     write_stamp(*stamps[place][number])
-            trainer.strategy.barrier()
         self._on_cells = []
 
     def _place_of_stamp(self, trainer: Trainer, cell: Cell) -> Path:

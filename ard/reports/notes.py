@@ -169,7 +169,7 @@ def steering_differences(results: Iterable[Result]) -> list[str]:
             said.append(f"{source.capitalize()} → {target.capitalize()}, AR&D is {'. '.join(parts)}.")
         said.append(
             "These are AR&D's differences to other rows over the same clips (bootstrap; of random draws: over draws) "
-            "and the p-values of McNemar's exact test (of random draws: of the rank among them), by Holm over the shifts."
+            "and the p-values of McNemar's exact test (of random draws: of the rank), by Holm over the shifts."
         )
     return said
 

@@ -12,9 +12,12 @@ from torch import Tensor
 from ard.steering.directions import audio_minus_silence, difference_of_means, linear_probe
 from ard.steering.features import Found
 from ard.steering.functional import matched_features
+from ard.steering.interview import Condition
+from ard.steering.roles import Role
 from ard.steering.settings import Setting, hints, norm_of_change
 from ard.steering.task import SteeringTask
 from ard.steering.trials import Split, Trials
+from ard.types import Clip
 
 STEERED, BY_EFFECT, RANDOM = "steered", "steered, by effect", "Rand. Feats."
 MEANS, PROBE, SILENCE, PROMPT = "Difference of means", "Linear probe", "Audio minus silence", "Prompt"
@@ -24,6 +27,8 @@ class Features(NamedTuple):
     """What the choice needs of the features."""
 
     find: Callable[[str], Found]
+    roles: Callable[[SteeringTask, Sequence[Clip], Sequence[str], Sequence[int]], list[Role]]
+    """What candidates hear and do, from clips, their unsteered answers, and features by their names."""
     n_active: Int[Tensor, " features"]
     directions: Float[Tensor, "features d_in"]
 
@@ -55,6 +60,7 @@ class Choice(NamedTuple):
     own: Tuned
     others: Sequence[Tuned]
     draws: Sequence[Tuned]
+    roles: Sequence[Role]
     num_clips: int
 
 
@@ -79,11 +85,22 @@ class Chooser:
         verdicts = self.trials.source_verdicts(task, split)
         source = [clip.id for clip, verdict in zip(split.clips, verdicts, strict=True) if verdict == 1]
         source = source[: self.design.most_clips]
-        own = self._by_name(task)
-        others = [] if alone else list(self._without_dictionary(task, split))
+        own, roles = self._by_name(task), self._roles(task, split)
+        moving = [role.feature for role in roles if role.effect > 0]
+        others = [Method(BY_EFFECT, self._settings(moving), {"features": moving[: max(self.design.num_features)]})]
+        others += [] if alone else self._without_dictionary(task, split)
         draws = [] if alone else list(self._random(task, own))
         mine, *rest = self._tuned(task, split, source, [own, *others, *draws])
-        return Choice(mine, rest[: len(others)], rest[len(others) :], len(source))
+        return Choice(mine, rest[: len(others)], rest[len(others) :], roles, len(source))
+
+    def _roles(self, task: SteeringTask, split: Split) -> list[Role]:
+        """Return what features do to the answer, the strongest towards the target first."""
+        known = [clip.id for clip in split.clips if task.truth(clip) in (task.source, task.target)]
+        if not known:
+            return []
+        (answers,) = self.trials.ask(split, known, [Condition(task.prompt, None)])
+        by_name = [feature.feature for feature in self.features.find(task.concept).features]
+        return self.features.roles(task, self.trials.interview.clips(split.audio, known), answers, by_name)
 
     def _by_name(self, task: SteeringTask) -> Method:
         """Return the paper's method: the features whose names are closest to the concept."""

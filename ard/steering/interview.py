@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ard.audio import StoredClips, read_audio_manifest
 from ard.audiollm import AudioLLM
-from ard.console import Progress
 from ard.naming.answers import Answers, request_key
+from ard.ranks import Ranks
 from ard.sae import Dictionary
 from ard.steering.directions import Heard
 from ard.steering.steer import Phase, Where, steer
@@ -50,6 +50,13 @@ class Condition(NamedTuple):
         return self.clamp is None and self.add is None
 
 
+class Statements(NamedTuple):
+    """Answers whose likelihood is asked for, by clip id, and the question that they are to."""
+
+    prompt: str
+    answers: Mapping[str, str]
+
+
 class Interview:
     """One model and one dictionary, asked about clips under conditions.
 
@@ -63,10 +70,21 @@ class Interview:
         layer: decoder layer, 0-based.
         answers: the file where answers are kept (JSON lines).
         procedure: how the model is steered.
+        ranks: the processes that share the batches, each with an interview of its own: the first is asked, the others
+            follow by :meth:`work`.
     """
 
-    def __init__(self, model: AudioLLM, coder: Dictionary, layer: int, *, answers: Path, procedure: Procedure) -> None:
-        self.model, self.coder, self.layer, self.procedure = model, coder, layer, procedure
+    def __init__(
+        self,
+        model: AudioLLM,
+        coder: Dictionary,
+        layer: int,
+        *,
+        answers: Path,
+        procedure: Procedure,
+        ranks: Ranks = Ranks(),  # noqa: B008
+    ) -> None:
+        self.model, self.coder, self.layer, self.procedure, self.ranks = model, coder, layer, procedure, ranks
         self._answers = Answers(answers)
         self._answers.read()
         self._weights = _fingerprint(coder)
@@ -85,50 +103,93 @@ class Interview:
         keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
         stored = self._answers.known
         missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in stored for key in keys)}
-        for group in self._groups(audio, clip_ids, missing, "answers"):
-            asked: dict[tuple[str, tuple[str, ...]], list[tuple[str, Condition]]] = {}  # by question and clips
-            for key, condition in zip(keys, conditions, strict=True):
-                clips = tuple(clip.id for clip in group if f"{key}/{clip.id}" not in stored)
-                if clips:
-                    asked.setdefault((condition.prompt, clips), []).append((key, condition))
-            for (prompt, clip_ids_left), under in asked.items():
-                clips_left = [clip for clip in group if clip.id in clip_ids_left]
-                prompts = self.model.prompter(clips_left, [prompt] * len(clips_left))
-                with self.model.computed_once(self.layer):
-                    for key, condition in under:
-                        with self._under(condition):
-                            answers = self.model.generate(prompts, max_new_tokens=self.procedure.max_new_tokens)
-                        for clip_id, answer in zip(clip_ids_left, answers, strict=True):
-                            self._answers.keep(f"{key}/{clip_id}", answer)
+        self._work_together(audio, clip_ids, missing, conditions)
         return keys
+
+    def clips(self, audio: Path, clip_ids: Sequence[str]) -> list[Clip]:
+        """Read clips, in the order of the shards."""
+        folder = audio, read_audio_manifest(audio).xxh3
+        stored = self._clips.get(folder) or self._clips.setdefault(folder, StoredClips(audio))
+        clips = list(stored(clip_ids))
+        assert [clip.id for clip in clips] == list(clip_ids)
+        return clips
 
     def hears(self, audio: Path, clip_ids: Sequence[str], *, silenced: bool = False) -> Heard:
         """Return what the layer holds at the audio tokens of clips, or of copies in which nothing is to be heard."""
         means, mean_squares = [], []
-        for group in self._groups(audio, clip_ids, set(clip_ids), "directions"):
+        for batch in self._batches(clip_ids):
+            clips = self.clips(audio, batch)
             if silenced:
-                group = [replace(clip, waveform=np.zeros_like(clip.waveform)) for clip in group]
-            for x in self.model.capture(group, [self.layer])[self.layer]:
+                clips = [replace(clip, waveform=np.zeros_like(clip.waveform)) for clip in clips]
+            for x in self.model.capture(clips, [self.layer])[self.layer]:
                 means.append(x.float().mean(dim=0).cpu())
                 mean_squares.append(x.float().square().sum(dim=1).mean().cpu())
         return Heard(torch.stack(means), torch.stack(mean_squares))
 
     def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
         """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
-        keys = {
-            clip_id: self._key(audio, {"log_likelihood_of": answer, "prompt": prompt}) + f"/{clip_id}"
-            for clip_id, answer in answers_of_clips.items()
-        }
+        statements = Statements(prompt, answers_of_clips)
+        keys = self._keys(audio, statements)
         stored = self._answers.known
         with self._answers.alone():
             missing = {clip_id for clip_id, key in keys.items() if key not in stored}
-            for group in self._groups(audio, list(answers_of_clips), missing, "perplexity"):
-                # whole batches, so that a resumed run has the same numbers to the last bit
-                surprises = self._surprise(group, prompt, [answers_of_clips[clip.id] for clip in group])
-                for clip, surprise in zip(group, surprises, strict=True):
-                    if clip.id in missing:
-                        self._answers.keep(keys[clip.id], json.dumps(surprise))
-        return [(log_p, num) for log_p, num in (json.loads(stored[keys[clip_id]]) for clip_id in answers_of_clips)]
+            self._work_together(audio, list(answers_of_clips), missing, statements)
+        return [(log_p, num) for log_p, num in (json.loads(stored[key]) for key in keys.values())]
+
+    def work(self, audio: Path, batches: Sequence[Sequence[str]], asked: Sequence[Condition] | Statements) -> None:
+        """Get and keep what is missing of this rank's share of batches of clips."""
+        self._answers.read()
+        if isinstance(asked, Statements):
+            self._weigh(audio, batches, asked)
+        else:
+            self._answer(audio, batches, asked)
+
+    def _work_together(
+        self, audio: Path, clip_ids: Sequence[str], missing: set[str], asked: Sequence[Condition] | Statements
+    ) -> None:
+        """Have all ranks work on the batches that lack something; a clip is always in the same batch."""
+        if batches := [batch for batch in self._batches(clip_ids) if not missing.isdisjoint(batch)]:
+            self.ranks.together(self.work, audio, batches, asked)
+            self._answers.read()
+
+    def _batches(self, clip_ids: Sequence[str]) -> list[Sequence[str]]:
+        size = self.procedure.clips_per_batch
+        return [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
+
+    def _answer(self, audio: Path, batches: Sequence[Sequence[str]], conditions: Sequence[Condition]) -> None:
+        keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
+        stored = self._answers.known
+        for group in self._groups(audio, batches, "answers"):
+            left: dict[tuple[str, tuple[str, ...]], list[tuple[str, Condition]]] = {}  # by question and clips
+            for key, condition in zip(keys, conditions, strict=True):
+                clip_ids = tuple(clip.id for clip in group if f"{key}/{clip.id}" not in stored)
+                if clip_ids:
+                    left.setdefault((condition.prompt, clip_ids), []).append((key, condition))
+            for (prompt, clip_ids), conditions_left in left.items():
+                clips = [clip for clip in group if clip.id in clip_ids]
+                prompts = self.model.prompter(clips, [prompt] * len(clips))
+                with self.model.computed_once(self.layer):
+                    for key, condition in conditions_left:
+                        with self._under(condition):
+                            answers = self.model.generate(prompts, max_new_tokens=self.procedure.max_new_tokens)
+                        for clip_id, answer in zip(clip_ids, answers, strict=True):
+                            self._answers.keep(f"{key}/{clip_id}", answer)
+
+    def _weigh(self, audio: Path, batches: Sequence[Sequence[str]], statements: Statements) -> None:
+        keys, stored = self._keys(audio, statements), self._answers.known
+        for group in self._groups(audio, batches, "perplexity"):
+            # whole batches, so that a resumed run has the same numbers to the last bit
+            surprises = self._surprise(group, statements.prompt, [statements.answers[clip.id] for clip in group])
+            for clip, surprise in zip(group, surprises, strict=True):
+                if keys[clip.id] not in stored:
+                    self._answers.keep(keys[clip.id], json.dumps(surprise))
+
+    def _keys(self, audio: Path, statements: Statements) -> dict[str, str]:
+        """Return the key of each statement's likelihood, by clip id."""
+        return {
+            clip_id: self._key(audio, {"log_likelihood_of": answer, "prompt": statements.prompt}) + f"/{clip_id}"
+            for clip_id, answer in statements.answers.items()
+        }
 
     def _surprise(self, clips: Sequence[Clip], prompt: str, answers: Sequence[str]) -> list[tuple[float, int]]:
         prompts = self.model.prompter(clips, [prompt] * len(clips))
@@ -136,26 +197,10 @@ class Interview:
         log_p = pad_sequence(of_tokens, batch_first=True).sum(dim=1)
         return [(float(total), len(tokens)) for total, tokens in zip(log_p, of_tokens, strict=True)]
 
-    def _groups(
-        self, audio: Path, clip_ids: Sequence[str], missing: set[str], description: str
-    ) -> Iterator[list[Clip]]:
-        """Read the batches that lack an answer, and no other clips.
-
-        A clip is always in the same batch, wherever a run was stopped.
-        """
-        size = self.procedure.clips_per_batch
-        batches = [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
-        batches = [batch for batch in batches if not missing.isdisjoint(batch)]
-        if not batches:
-            return
-        folder = audio, read_audio_manifest(audio).xxh3
-        clips = self._clips.get(folder) or self._clips.setdefault(folder, StoredClips(audio))
-        with Progress(description, sum(map(len, batches))) as progress:
-            for batch in batches:
-                group = list(clips(batch))
-                assert [clip.id for clip in group] == list(batch)
-                yield group
-                progress.advance(len(batch))
+    def _groups(self, audio: Path, batches: Sequence[Sequence[str]], description: str) -> Iterator[list[Clip]]:
+        """Read this rank's share of the batches, and no other clips."""
+        for batch in self.ranks.share(batches, description):
+            yield self.clips(audio, batch)
 
     def _dependencies(self, condition: Condition) -> dict[str, Any]:
         """Return what an answer depends on, besides model and audio."""

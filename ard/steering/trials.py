@@ -35,6 +35,8 @@ class Design:
             ``dataset`` every clip of the split is answered under every condition, else only the clips that count.
         most_clips: most clips of a task to use for the choice, each random draw, the reverse direction, the
             dose-response and the selectivity; None takes all that count.
+        most_candidates: most features whose effect is measured: by name, and as many by activity.
+        most_effect_clips: most clips to measure effects on.
     """
 
     num_features: list[int] = field(default_factory=lambda: [1])
@@ -43,6 +45,8 @@ class Design:
     num_draws: int = 3
     denominators: list[Denominator] = field(default_factory=lambda: ["predicted", "truth"])
     most_clips: int | None = None
+    most_candidates: int = 20
+    most_effect_clips: int = 32
 
     @property
     def num_settings(self) -> int:

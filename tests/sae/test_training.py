@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import time
 
 import lightning
@@ -36,6 +35,8 @@ from ard.sae import (
 from ard.sae.module import check_precision
 from ard.steps import work
 from ard.types import UserError
+from tests import launch
+from tests.launch import finish
 
 pytestmark = pytest.mark.slow
 
@@ -98,22 +99,7 @@ def slowly(args, environment, seconds_per_step=0.0):
 
 def start(target, *args, ranks=1):
     """Start a function in a process of its own, or in one for every rank."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["ard.cli.lightning"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    environments = [{**address, "LOCAL_RANK": str(rank)} if ranks > 1 else {} for rank in range(ranks)]
-    started = [processes.Process(target=target, args=(*args, environment)) for environment in environments]
-    for process in started:
-        process.start()
-    return started
-
-
-def finish(started):
-    for process in started:
-        process.join(120)
-        assert process.exitcode == 0
+    return launch.start(target, *args, environments=launch.one_node(ranks) if ranks > 1 else [{}])
 
 
 def newest_step(out):

@@ -13,6 +13,7 @@ from ard.steering.directions import Heard
 from ard.steering.experiment import Experiment
 from ard.steering.features import Found, NamedFeature
 from ard.steering.judge import ExactMatch
+from ard.steering.roles import Role
 from ard.steering.settings import Setting
 from ard.steering.trials import Split, Trials
 from ard.types import Clip, UserError
@@ -27,11 +28,11 @@ class Told(Interview):
     """A model that hears the 4th clip of each emotion as neutral, and obeys the features from 2 times their maximum."""
 
     def __init__(self, clips):
-        self.clips, self.asked = {clip.id: clip for clip in clips}, []
+        self.known, self.asked = {clip.id: clip for clip in clips}, []
 
     def __call__(self, audio, clip_ids, conditions):
         self.asked += [(clip_id, condition) for clip_id in clip_ids for condition in conditions]
-        return [[self.say(self.clips[clip_id], condition) for clip_id in clip_ids] for condition in conditions]
+        return [[self.say(self.known[clip_id], condition) for clip_id in clip_ids] for condition in conditions]
 
     def hears(self, audio, clip_ids, *, silenced=False):
         means = [one_hot(clip_id.split("-")[1]) * (not silenced) for clip_id in clip_ids]
@@ -52,6 +53,9 @@ class Told(Interview):
         if clamp.get(5, 0) >= 20:
             return "sad"
         return "neutral" if clip.id.endswith("3") else clip.emotion
+
+    def clips(self, audio, clip_ids):
+        return [self.known[clip_id] for clip_id in clip_ids]
 
     def surprise(self, audio, prompt, said):
         return [(-math.log(2) * len(answer.split()), len(answer.split())) for answer in said.values()]
@@ -85,6 +89,15 @@ def find(concept):
     return Found([NamedFeature(feature, concept, 0.9) for feature in of_concept], "the test")
 
 
+def roles(task, clips, answers, by_name):
+    """Feature 1 does all, 9 a little, and 2 the opposite."""
+    assert {clip.emotion for clip in clips} == {task.source, task.target}
+    assert len(answers) == len(clips)
+    effects = {1: 0.5, 9: 0.1, 2: -0.2}
+    shared = dict.fromkeys(Role._fields) | {"task": task.name}
+    return [Role(**(shared | {"feature": feature, "effect": effect})) for feature, effect in effects.items()]
+
+
 def one_hot(emotion):
     return torch.nn.functional.one_hot(torch.tensor(EMOTIONS.index(emotion)), 4).float()
 
@@ -96,7 +109,7 @@ class Made:
         settings = {"num_features": [1, 2, 3], "multiples": [4.0, 1.0, 2.0], "doses": [1.0, 2.0], "num_draws": 4}
         self.told = Told([*clips("choose"), *clips("measure")])
         self.directions = torch.diag(torch.linspace(1, 2, 40))
-        features = Features(find, torch.full((40,), 7), self.directions)
+        features = Features(find, roles, torch.full((40,), 7), self.directions)
         maxima = torch.full((40,), 10.0)
         self.trials = Trials(
             self.told, judge or ExactMatch(), maxima=maxima, design=Design(**(settings | design)), seed=0
@@ -135,8 +148,11 @@ def test_every_method_tries_as_many_settings_and_keeps_the_first_of_the_best():
     made = Made()
     choice = made.choose(TASK, CHOOSE)
     others = {one.name: one for one in choice.others}
+    assert others["steered, by effect"].about == {"features": [1, 9]}
+    assert others["steered, by effect"].setting == Setting((1,), strength=2.0)
+    assert {entry["num_features"] for entry in others.pop("steered, by effect").tried} == {1, 2}
     assert list(others) == ["Difference of means", "Linear probe", "Audio minus silence", "Prompt"]
-    assert {len(one.tried) for one in (*choice.others, *choice.draws)} == {9}
+    assert {len(one.tried) for one in (*others.values(), *choice.draws)} == {9}
     towards = one_hot("happy") - one_hot("sad")
     for name in ("Difference of means", "Linear probe"):
         direction = others[name].setting.direction
