@@ -60,15 +60,13 @@ class Experiment:
             figures[REVERSE], details["reverse"] = self._reverse(reverse, split, choice.own.setting or Setting())
         counts = outcome.among[self.design.denominators[0]]
         some = [clip_id for clip_id, one in zip(outcome.clip_ids, counts, strict=True) if one][: self.design.most_clips]
-        others = list(others)
-        doses = {one.name: self._doses(task, split, one, some, others) for one in tuned}
-        details["dose_response"] = doses[STEERED]
-        details["selectivity"] = self._selectivity(task, split, choice.own, some, others)
+        doses, selectivity = self._side_effects(task, split, tuned, some, list(others))
+        details |= {"dose_response": doses[STEERED], "selectivity": selectivity[STEERED]}
         details["methods"] = {
             one.name: {
                 **self._of_other(one, outcome),
-                "doses": doses[one.name],
-                "selectivity": self._selectivity(task, split, one, some, others),
+                "dose_response": doses[one.name],
+                "selectivity": selectivity[one.name],
             }
             for one in choice.others
         }
@@ -177,84 +175,106 @@ class Experiment:
         }
         return self.trials.figures(outcome, STEERED), details
 
-    def _doses(
+    def _side_effects(
+        self, task: SteeringTask, split: Split, tuned: Sequence[Tuned], clip_ids: Sequence[str], others: list[Question]
+    ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
+        """Return by method its dose-response, and how many answers to other questions stay at the chosen setting.
+
+        The first two points of a dose-response are the model as it is (dose None) and the SAE without clamp (0); a
+        direction at 0 is the model as it is. What words in the question do has no dose.
+        """
+        asked = {one.name: self._doses(task.question, one) for one in tuned}
+        flat = [condition for doses in asked.values() for _, condition in doses]
+        chosen = [self.trials.condition(task.question, one.setting) for one in tuned]
+        answers = self.trials.ask(split, clip_ids, flat)
+        surprise = self._surprise(split, task.prompt, clip_ids, answers)
+        kept = [
+            self._kept(task, split, other, clip_ids, [*flat, *chosen, Condition(task.prompt, {})]) for other in others
+        ]
+        points = iter(
+            self._point(task, clip_ids, said, [of_question[row] for of_question in kept], surprise)
+            for row, said in enumerate(answers)
+        )
+        doses = {name: [{"multiple": dose, **next(points)} for dose, _ in of_one] for name, of_one in asked.items()}
+        selectivity = {
+            one.name: [
+                {
+                    "prompt": other.prompt,
+                    "unchanged": asdict(of_question[len(flat) + row]),
+                    "unchanged_without_clamp": asdict(of_question[-1]),
+                }
+                for other, of_question in zip(others, kept, strict=True)
+            ]
+            for row, one in enumerate(tuned)
+        }
+        return doses, selectivity
+
+    def _doses(self, question: Question, tuned: Tuned) -> list[tuple[float | None, Condition]]:
+        """Return the conditions of a method's dose-response, by dose."""
+        setting = tuned.setting
+        if not self.design.doses or setting is None or setting.hint is not None:
+            return []
+        nothing = Condition(question.prompt, {} if setting.direction is None else None)
+        doses: list[tuple[float | None, Condition]] = [(None, Condition(question.prompt, None)), (0.0, nothing)]
+        return doses + [(dose, self.trials.condition(question, setting.at(dose))) for dose in sorted(self.design.doses)]
+
+    def _point(
+        self,
+        task: SteeringTask,
+        clip_ids: Sequence[str],
+        answers: Sequence[str],
+        kept: Sequence[Figure],
+        surprise: Mapping[tuple[str, str], tuple[float, int]],
+    ) -> dict[str, Any]:
+        """Return a point of the dose-response."""
+        reached, _ = self.trials.judged(task.question, answers, task.target)
+        weighed = [surprise[pair] for pair in zip(clip_ids, answers, strict=True)]
+        log_p, lengths = zip(*weighed, strict=True) if weighed else ((), ())
+        stated = np.array([name is not None for name in ClassMatch(task.question.classes)(answers)], dtype=float)
+        readable = Figure.estimate(stated, np.mean, "share of answers", over="clips", seed=self.trials.seed)
+        return {
+            "sensitivity": asdict(self.trials.figure(reached, np.ones(len(answers), dtype=bool))),
+            "readable": asdict(readable),
+            "kept": [asdict(figure) for figure in kept],
+            "verdicts_read": float(np.mean(~np.isnan(reached))) if len(answers) else math.nan,
+            "perplexity": perplexity(log_p, lengths),
+            "mean_num_tokens": float(np.mean(lengths)) if lengths else math.nan,
+        }
+
+    def _surprise(
+        self, split: Split, prompt: str, clip_ids: Sequence[str], answers: Sequence[Sequence[str]]
+    ) -> dict[tuple[str, str], tuple[float, int]]:
+        """Return log p and number of tokens, under the unsteered model, of each different answer to each clip."""
+        different = {
+            clip_id: list(dict.fromkeys(of_clip)) for clip_id, *of_clip in zip(clip_ids, *answers, strict=True)
+        }
+        found = {}
+        for turn in range(max(map(len, different.values()), default=0)):
+            turns = {clip_id: of_clip[turn] for clip_id, of_clip in different.items() if turn < len(of_clip)}
+            weighed = self.trials.interview.surprise(split.audio, prompt, turns)
+            found |= dict(zip(turns.items(), weighed, strict=True))
+        return found
+
+    def _kept(
         self,
         task: SteeringTask,
         split: Split,
-        tuned: Tuned,
+        question: Question,
         clip_ids: Sequence[str],
-        others: Sequence[Question],
-    ) -> list[dict[str, Any]]:
-        """Return by dose how many answers turn, how sound they are, and how many to other questions stay.
-
-        The first two points are the model as it is (dose None) and the SAE without clamp (0); a direction at 0 is the
-        model as it is. What words in the question do has no dose.
-        """
-        if not self.design.doses or tuned.setting is None or tuned.setting.hint is not None:
-            return []
-        question, setting = task.question, tuned.setting
-        nothing = Condition(task.prompt, {} if setting.direction is None else None)
-        doses: list[float | None] = [None, 0.0, *sorted(self.design.doses)]
-        made = [Condition(task.prompt, None), nothing]
-        made += [self.trials.condition(question, setting.at(dose)) for dose in doses[2:] if dose is not None]
-        every = self.trials.ask(split, clip_ids, made)
-        kept = [
-            self._kept(split, other, clip_ids, [one._replace(prompt=other.prompt) for one in made]) for other in others
-        ]
-        points = []
-        for index, (dose, answers) in enumerate(zip(doses, every, strict=True)):
-            reached, _ = self.trials.judged(question, answers, task.target)
-            surprise = self.trials.interview.surprise(
-                split.audio, task.prompt, dict(zip(clip_ids, answers, strict=True))
-            )
-            log_p, lengths = zip(*surprise, strict=True) if surprise else ((), ())
-            stated = np.array([name is not None for name in ClassMatch(question.classes)(answers)], dtype=float)
-            readable = Figure.estimate(stated, np.mean, "share of answers", over="clips", seed=self.trials.seed)
-            points.append(
-                {
-                    "multiple": dose,
-                    "sensitivity": asdict(self.trials.figure(reached, np.ones(len(answers), dtype=bool))),
-                    "readable": asdict(readable),
-                    "kept": [asdict(of_question[index]) for of_question in kept],
-                    "verdicts_read": float(np.mean(~np.isnan(reached))) if len(answers) else math.nan,
-                    "perplexity": perplexity(log_p, lengths),
-                    "mean_num_tokens": float(np.mean(lengths)) if lengths else math.nan,
-                }
-            )
-        return points
-
-    def _kept(
-        self, split: Split, question: Question, clip_ids: Sequence[str], conditions: Sequence[Condition]
+        conditions: Sequence[Condition],
     ) -> list[Figure]:
-        """Return the share of answers to a question that are of the same class as those of the model as it is."""
-        before, *every = self.trials.ask(split, clip_ids, [Condition(question.prompt, None), *conditions])
+        """Return the share of answers to another question that are of the same class as those of the model as it is."""
+        others = [one._replace(prompt=one.prompt.replace(task.prompt, question.prompt)) for one in conditions]
+        before, *every = self.trials.ask(split, clip_ids, [Condition(question.prompt, None), *others])
         read = ClassMatch(question.classes)
         classes = read(before)
         stated = np.array([name is not None for name in classes], dtype=bool)
-        same = [
-            np.array([a == b for a, b in zip(classes, read(answers), strict=True)], dtype=float) for answers in every
-        ]
+        pairs = [zip(classes, read(answers), strict=True) for answers in every]
+        same = [np.array([a == b for a, b in of_condition], dtype=float) for of_condition in pairs]
         return [
             Figure.estimate(kept[stated], np.mean, "share of answers", over="clips", seed=self.trials.seed)
             for kept in same
         ]
-
-    def _selectivity(
-        self, task: SteeringTask, split: Split, tuned: Tuned, clip_ids: Sequence[str], others: Sequence[Question]
-    ) -> list[dict[str, Any]]:
-        """Return how many answers to other questions stay at the chosen setting, and under the SAE alone."""
-        entries = []
-        for question in others:
-            conditions = [self.trials.condition(question, tuned.setting), Condition(question.prompt, {})]
-            clamped, alone = self._kept(split, question, clip_ids, conditions)
-            entries.append(
-                {
-                    "prompt": question.prompt,
-                    "unchanged": asdict(clamped),
-                    "unchanged_without_clamp": asdict(alone),
-                }
-            )
-        return entries
 
     def _at_equal_damage(self, doses: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
         """Return the sensitivity at the largest dose that keeps nine tenths of the rest; none without doses."""
