@@ -10,7 +10,7 @@ from ard.run import Run
 
 HEIGHT = 220
 """The bottom of the plot; the labels of its ticks are below."""
-LINE, LETTER = 9.0, 4.2
+LINE, LETTER = 9.0, 4.8
 """Height of a line of text, and mean width of a letter, in the page's font of 8.5."""
 LONGEST = 30  # letters of a name
 
