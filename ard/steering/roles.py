@@ -99,8 +99,8 @@ def find_roles(
     q-value over all features of the dictionary is at most ``false_discovery_rate``. The class of a clip is its own
     emotion or gender; where no clip has one, the class that its unsteered answer states. A feature *speaks* if its mean
     effect (:func:`~ard.steering.measure_effects`), towards either class, is larger than that of every one of as many
-    random directions as there are candidates, added with the same norms. Effects are measured on the clips that are
-    answered with the source; without one, or without candidates, there are no roles.
+    random directions as there are candidates, added with the same norms. Effects are measured on the clips whose answer
+    states the source, by its words; without one, or without candidates, there are no roles.
 
     Args:
         model: the AudioLLM.

@@ -91,19 +91,12 @@ def test_features_are_listed_by_what_they_do_to_the_answer(run, said, capsys):
 
 
 def test_features_may_be_given_and_sounds_be_a_folder(run, said, capsys, tmp_path):
-    for number in range(3):
-        wave = 10.0 ** (number - 3) * np.random.default_rng(number).standard_normal(9000)
+    for number in range(4):
+        wave = 10.0 ** (number % 2 - 2) * np.random.default_rng(number).standard_normal(9000)
         soundfile.write(tmp_path / f"{number}.wav", wave.clip(-1, 1), 16000)
     words = ["--features", "[7,1]", "--max_new_tokens", 1, "--audio", tmp_path]
-    for answers in (",".join(said), ",".join(said[::-1])):
-        try:
-            shown = listed(run, capsys, "--answers", answers, *words)
-        except SystemExit:
-            assert "none of 3 clips is answered" in capsys.readouterr().err
-            continue
-        assert sorted(feature for feature, _ in rows(shown)) == [1, 7]
-        return
-    pytest.fail("no sound was answered with a class")
+    shown = listed(run, capsys, "--answers", ",".join(said), *words)
+    assert sorted(feature for feature, _ in rows(shown)) == [1, 7]
 
 
 def test_what_cannot_be_listed_is_refused(run, said, capsys, tmp_path):
