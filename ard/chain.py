@@ -20,7 +20,7 @@ from ard.audio import Corpora, read_audio_manifest, write_audio_shards
 from ard.audiollm import EMBEDDED, only_hears
 from ard.classes import import_class
 from ard.console import at_work, say, say_failures, say_notes, tracked
-from ard.evaluation import MatchReading, measure_gain
+from ard.evaluation import MatchReading, measure_gain, measure_steering_differences
 from ard.files import LOCK, InUseError, claim, in_use
 from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import STAMPS, Evaluator, draw_control, numbered
@@ -496,6 +496,7 @@ class Chain:
         out = self.run.folder
         with at_work("comparing with what was never trained"):
             measure_gain(self.run)
+            measure_steering_differences(self.run)
         tables = write_tables(out)
         with at_work("writing the report"):
             report = write_report(out)

@@ -23,6 +23,7 @@ FILES: Mapping[str, str] = {
     "names": "names.parquet",
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
+    "effects": "effects.parquet",
     "active": "active.safetensors",
     "resamples": "matching_resamples.safetensors",
 }

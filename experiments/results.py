@@ -117,7 +117,7 @@ def _steering(result: Result) -> dict[str, Any]:
         shift: {
             "num_features": len(task["chosen"]["features"]),
             "multiple": task["chosen"]["multiple"],
-            "draws": _rounded(draw["sensitivity"]["value"] for draw in task["random_features"]),
+            "draws": _rounded(draw["sensitivity"]["value"] for draw in task["random_features"]["draws"]),
             "unchanged": _rounded(other["unchanged"]["value"] for other in task["selectivity"]),
             "unchanged_without_clamp": _rounded(
                 other["unchanged_without_clamp"]["value"] for other in task["selectivity"]

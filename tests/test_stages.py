@@ -123,7 +123,9 @@ def test_every_figure_says_which_way_is_better(run):
     wanted = {about: "neither" if about[1] in controls else "higher" for about in better}
     assert better == wanted
     details = Result.load(run / "layer-2" / "e2" / "steering.json").details["tasks"].values()
-    assert {draw["sensitivity"]["better"] for task in details for draw in task["random_features"]} <= {"neither"}
+    assert {draw["sensitivity"]["better"] for task in details for draw in task["random_features"]["draws"]} <= {
+        "neither"
+    }
 
 
 def test_one_batch_to_see_if_it_works_writes_nothing(run, tiny_audiollm, tiny_clap, capsys):

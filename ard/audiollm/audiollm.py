@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -27,6 +28,7 @@ from ard.audiollm.prompter import (
     load_prompter,
     source,
 )
+from ard.audiollm.reuse import Asked, computed_once
 from ard.console import at_work
 from ard.types import Clip, UserError
 
@@ -68,7 +70,8 @@ class AudioLLM:
         if self._encoder is not None:
             self.model.register_forward_pre_hook(_without_length, with_kwargs=True)
         self._tower = None if self._at_frames else padded_encoder(model)
-        self._prompt_length: int | None = None  # set while the model answers
+        self._asked: Asked | None = None  # set while the model answers
+        self._keeps_few_logits = "logits_to_keep" in signature(self.model.forward).parameters
 
     @property
     def device(self) -> torch.device:
@@ -199,22 +202,73 @@ class AudioLLM:
         Raises:
             UserError: if the model is an encoder.
         """
+        tokens = self.tokens(answers)
+        if not any(map(len, tokens)):
+            return [torch.empty(0) for _ in answers]
+        before = self._logits_from_the_prompt_on(prompts, tokens)[:, :-1].cpu().float()  # one position before a token
+        each = before.log_softmax(dim=-1).gather(-1, pad_sequence(tokens, batch_first=True)[..., None])[..., 0]
+        return [log_p[: len(answer)] for log_p, answer in zip(each, tokens, strict=True)]
+
+    @torch.inference_mode()
+    def next_token(
+        self, prompts: AudioPrompts, begun: Sequence[str], *, times: int = 1
+    ) -> Float[Tensor, "rows vocabulary"]:
+        """Return the log probability of every token to come next, from one pass, on the model's device.
+
+        Args:
+            prompts: clips and questions.
+            begun: the beginning of the answer to each prompt; it may be empty.
+            times: how often the whole batch is in the pass, one copy behind the other, to be changed differently.
+
+        Raises:
+            UserError: if the model is an encoder.
+        """
+        tokens = self.tokens(begun)
+        logits = self._logits_from_the_prompt_on(prompts, tokens, times)
+        lengths = torch.tensor([len(beginning) for beginning in tokens] * times, device=logits.device)
+        return logits[torch.arange(len(lengths), device=logits.device), lengths].float().log_softmax(dim=-1)
+
+    @torch.inference_mode()
+    def logit_lens(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows vocabulary"] | None:
+        """Return the log probability of every token that the final norm and the head alone make of residual streams.
+
+        None if the layers are not the decoder's, which the head reads.
+        """
+        if self._encoder is not None or self._at_frames:
+            return None
+        decoder: Any = self._stack
+        logits: Tensor = self.model.get_output_embeddings()(decoder.norm(x.to(self.device, self.model.dtype)))
+        if (cap := getattr(decoder.config, "final_logit_softcapping", None)) is not None:  # of Gemma
+            logits = cap * (logits / cap).tanh()
+        return logits.float().log_softmax(dim=-1)
+
+    def tokens(self, texts: Sequence[str]) -> list[Int[Tensor, " _"]]:
+        """Return the tokens of each text alone, without special tokens.
+
+        Raises:
+            UserError: if the model is an encoder.
+        """
         self.check_answers()
         tokenizer = self.prompter.processor.tokenizer
-        tokens = [torch.tensor(tokenizer(a, add_special_tokens=False).input_ids, dtype=torch.int64) for a in answers]
-        longest = max(len(answer) for answer in tokens)
-        if longest == 0:
-            return [torch.empty(0) for _ in answers]
-        ids = pad_sequence(tokens, batch_first=True)
-        suffix = {"input_ids": ids, "attention_mask": pad_sequence([torch.ones_like(t) for t in tokens], True)}
-        if "token_type_ids" in prompts.features:
-            suffix["token_type_ids"] = torch.zeros_like(ids)  # text
-        joined = {name: torch.cat([prompts.features[name], added], dim=1) for name, added in suffix.items()}
-        with self._answering(prompts):
-            logits = self.model(**self._inputs({**prompts.features, **joined}), use_cache=False).logits
-        before = logits[:, -longest - 1 : -1].cpu().float()  # logits are one position before their token
-        each = before.log_softmax(dim=-1).gather(-1, ids[..., None])[..., 0]
-        return [log_p[: len(answer)] for log_p, answer in zip(each, tokens, strict=True)]
+        return [torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.int64) for text in texts]
+
+    def _logits_from_the_prompt_on(
+        self, prompts: AudioPrompts, answers: Sequence[Int[Tensor, " _"]], times: int = 1
+    ) -> Float[Tensor, "rows positions vocabulary"]:
+        """Return the logits at the last position of the prompts, and at those of the answers, padded on the right."""
+        features: Mapping[str, Tensor] = prompts.features
+        longest = max(map(len, answers))
+        if longest:
+            ids = pad_sequence(list(answers), batch_first=True)
+            suffix = {"input_ids": ids, "attention_mask": pad_sequence([torch.ones_like(t) for t in answers], True)}
+            if "token_type_ids" in features:
+                suffix["token_type_ids"] = torch.zeros_like(ids)  # text
+            features = {**features, **{name: torch.cat([features[name], x], dim=1) for name, x in suffix.items()}}
+        features = {name: torch.cat([tensor] * times) for name, tensor in features.items()}
+        keep = {"logits_to_keep": longest + 1} if self._keeps_few_logits else {}
+        with self._answering(prompts, tuple(tuple(answer.tolist()) for answer in answers), times):
+            logits: Tensor = self.model(**self._inputs(features), use_cache=False, **keep).logits
+        return logits[:, -longest - 1 :]
 
     @contextmanager
     def intervene(self, layer: int, change: Change) -> Iterator[None]:
@@ -222,7 +276,7 @@ class AudioLLM:
 
         ``change`` also receives what is at each position. This does not depend on the shape of x: it holds without a
         cache, where every pass contains the prompt and the answer so far, and for prompts of one token. In passes not
-        made by :meth:`generate` or :meth:`log_likelihood`, all that precedes a filled cache is the prompt.
+        made by this class, all that precedes a filled cache is the prompt.
 
         Raises:
             UserError: if the layer does not exist, or its positions do not match the prompts.
@@ -243,6 +297,21 @@ class AudioLLM:
         finally:
             handle.remove()
 
+    @contextmanager
+    def computed_once(self, layer: int) -> Iterator[None]:
+        """Compute what comes before a layer's end once for all answers to the same prompts in the block.
+
+        Only what comes after may be changed there: :meth:`intervene` at this layer or above. This holds for
+        :meth:`generate`, and for :meth:`next_token` and :meth:`log_likelihood` of the same texts.
+
+        Raises:
+            UserError: if the layer does not exist.
+        """
+        self.check_layers([layer])
+        in_decoder = self._encoder is None and not self._at_frames
+        with computed_once(self._tower, self.layers, layer, lambda: self._asked) if in_decoder else nullcontext():
+            yield
+
     def check_answers(self) -> None:
         """Refuse to ask an encoder.
 
@@ -253,13 +322,15 @@ class AudioLLM:
             raise UserError(f"{self.name!r} ({self.prompter.model_type}) is an encoder, which cannot answer")
 
     @contextmanager
-    def _answering(self, prompts: AudioPrompts) -> Iterator[None]:
+    def _answering(
+        self, prompts: AudioPrompts, suffix: tuple[tuple[int, ...], ...] = (), times: int = 1
+    ) -> Iterator[None]:
         """Remember where the prompts end: what follows is the model's own answer."""
-        self._prompt_length = prompts.valid.shape[1]
+        self._asked = Asked(prompts, suffix, times)
         try:
             yield
         finally:
-            self._prompt_length = None
+            self._asked = None
 
     def _inputs(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
         kinds = {name: self.model.dtype if x.is_floating_point() else x.dtype for name, x in features.items()}
@@ -276,7 +347,8 @@ class AudioLLM:
         ids, attention, cache = inputs["input_ids"], inputs.get("attention_mask"), inputs.get("past_key_values")
         past = 0 if cache is None else cache.get_seq_length()
         valid = torch.ones_like(ids, dtype=torch.bool) if attention is None else attention[:, -ids.shape[1] :].bool()
-        prompt_length = self._prompt_length or (ids.shape[1] if past == 0 else 0)
+        asked = 0 if self._asked is None else self._asked.prompts.valid.shape[1]
+        prompt_length = asked or (ids.shape[1] if past == 0 else 0)
         prompt = (past + torch.arange(ids.shape[1], device=ids.device) < prompt_length).expand_as(ids)
         return Positions(valid, (ids == self.prompter.audio_token_id) & valid & prompt, prompt)
 

@@ -74,6 +74,11 @@ COMMANDS = {
         "Ask the run's model about a clip without and with features set to a value, and print the answers.",
         loads_models=True,
     ),
+    "effects": Command(
+        "effects:effects",
+        "List features by what setting them does to an answer, and by how well they hear it.",
+        loads_models=True,
+    ),
     "tables": Command(
         "report:tables",
         "Show the tables of a run, or one of them, from the run's files.",

@@ -67,7 +67,7 @@ def steer(
     if len(values) != len(features):
         raise UserError(f"{len(values)} values are given for {len(features)} features: give one for all, or one each")
     clamp = clamp_values(sae, dict(zip(features, values, strict=True)), maxima if unit == "max" else None)
-    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     clip = read_clip(audio)
     model = load_audiollm(opened.model, device=device, layers_path=opened.facts.get("layers_path"))
     model.check_answers()
@@ -90,7 +90,7 @@ def steer(
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _usable(device: str) -> str:
+def usable(device: str) -> str:
     """Return a device that is there."""
     try:
         torch.empty(0, device=device)

@@ -21,6 +21,7 @@ from .match import MatchLabels
 from .matching import AveragePrecision, MatchReading, average_precision
 from .metric import ConceptAveragePrecision, ConceptMatching
 from .seeds import compare_seeds
+from .steered import measure_steering_differences
 
 __all__ = [
     "AveragePrecision",
@@ -42,6 +43,7 @@ __all__ = [
     "label_text",
     "labels_in",
     "measure_gain",
+    "measure_steering_differences",
     "over_draws",
     "paired_auroc",
     "paired_difference",

@@ -109,6 +109,21 @@ def paired_difference(
     return Difference(figure, p)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's adjusted p-values: below alpha, they keep the chance of any false claim there below alpha.
+
+    Example:
+        >>> from ard.evaluation.functional import holm
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def shared_label(labels: Sequence[Sequence[str]], frequency: Mapping[str, int]) -> str | None:
     """Return the label that most clips of a concept have, if more than half of them have it; else None.
 

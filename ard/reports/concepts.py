@@ -1,7 +1,7 @@
 """Search and sort the concepts of a run, for `ard concepts`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -15,12 +15,38 @@ Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
 
 
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
-    """Read the concepts of a cell, a row per feature, with ``detection.parquet`` joined where it exists."""
+    """Read the concepts of a cell, a row per feature, joined with what else is known of them.
+
+    Of ``detection.parquet`` these are its columns. Of ``effects.parquet`` they are ``effect <task>``, and the classes
+    that a feature ``hears`` and that it ``speaks`` for; the lists are empty where nothing was measured, and there are
+    no such columns without the file.
+    """
     detection: dict[int, dict[str, Any]] = {}
     if cell.path("detection").is_file():
         detection = {row["feature"]: row for row in cell.rows("detection")}
-    nothing = {"detection": math.nan, "n_active_unseen": None}
-    return [{**nothing, **row, **detection.get(row["feature"], {})} for row in cell.rows("concepts")]
+    nothing: dict[str, Any] = {"detection": math.nan, "n_active_unseen": None}
+    effects: dict[int, dict[str, Any]] = {}
+    if cell.path("effects").is_file():
+        nothing |= {"hears": [], "speaks": []}
+        effects = _effects(cell.rows("effects"))
+    joined = []
+    for row in cell.rows("concepts"):
+        feature = row["feature"]
+        joined.append({**nothing, **row, **detection.get(feature, {}), **effects.get(feature, {})})
+    return joined
+
+
+def _effects(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return by feature its effect on each task, and the classes that it hears and speaks for."""
+    effects: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        own = effects.setdefault(row["feature"], {"hears": [], "speaks": []})
+        own[f"effect {row['task']}"] = row["effect"]
+        for kind, towards in (("hears", row["auroc"] > 0.5), ("speaks", row["effect"] > 0)):
+            name = row["target"] if towards else row["source"]
+            if row["kind"] in (kind, "both") and name not in own[kind]:
+                own[kind].append(name)
+    return effects
 
 
 def find_concepts(cell: Cell, search: str = "", sort: Order = "m") -> list[Any]:
@@ -80,14 +106,18 @@ def render_concepts(concepts: list[Any]) -> Table:
     table.add_column("name", no_wrap=True)
     for head in ("m", "clips", "clap", "detection"):
         table.add_column(head, justify="right", no_wrap=True)
+    roles = [kind for kind in ("hears", "speaks") if any(kind in concept for concept in concepts)]
+    for kind in roles:
+        table.add_column(kind, no_wrap=True)
     supported = any(concept.get("support") for concept in concepts)
     table.add_column("support" if supported else "a caption", no_wrap=True, ratio=1)  # as much as there is room for
     for concept in concepts:
         m, clap, detection = (_number(concept.get(column)) for column in ("m", "clap", "detection"))
         numbers = (m, concept["n_active"], clap, detection)
         shown = ("–" if x == -math.inf else f"{x:.2f}" if isinstance(x, float) else str(x) for x in numbers)
+        classes = (escape(", ".join(concept[kind])) for kind in roles)
         text = "; ".join(concept.get("support") or concept["captions"][:1])
-        table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, escape(text))
+        table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, *classes, escape(text))
     return table
 
 

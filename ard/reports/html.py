@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
+from ard.reports.effects import effect_drawings
 from ard.reports.headline import headline
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds, remove_sounds
 from ard.reports.table import interval_text, paper_text, value_text
@@ -49,7 +50,8 @@ class ClipCard(NamedTuple):
 class ConceptCard(NamedTuple):
     """One concept: its numbers (None where there are none) and its most and least representative clips, best first.
 
-    ``support`` says what supports each phrase of the name, and ``made_from`` what the name was made from.
+    ``support`` says what supports each phrase of the name, and ``made_from`` what the name was made from. ``hears`` are
+    the classes that its activity tells, and ``speaks`` those that answers turn to when it is set.
     """
 
     feature: int
@@ -60,6 +62,8 @@ class ConceptCard(NamedTuple):
     agreement: float | None
     clap: float | None
     detection: float | None
+    hears: list[str]
+    speaks: list[str]
     candidates: list[str]
     made_from: str | None
     support: list[str]
@@ -94,6 +98,7 @@ def write_report(run: Path) -> Path:
             commit=git_commit(),
             tables=build_tables(run),
             doses=dose_drawings(opened),
+            scatters=effect_drawings(opened),
             shown={row["feature"] for row in shown},
             concepts=[_concept(row, clips, sounds, places) for row in shown],
             clips=clips,
@@ -182,6 +187,8 @@ def _concept(
         agreement=_number(row["agreement"]),
         clap=_number(row["clap"]),
         detection=_number(row.get("detection")),
+        hears=row.get("hears", []),
+        speaks=row.get("speaks", []),
         candidates=row["candidates"] or [],
         made_from=row.get("made_from"),
         support=row.get("support") or [],

@@ -148,19 +148,34 @@ def orders(results: Iterable[Result]) -> list[str]:
     ]
 
 
-def random_draws(results: Iterable[Result]) -> list[str]:
-    """Say on how many draws of random features steering does as well as with the chosen ones, and the rank's p."""
-    ranks = []
+def steering_differences(results: Iterable[Result]) -> list[str]:
+    """Say shift by shift above which rows AR&D is, below which, and from which it cannot be told apart."""
+    said = []
     for result in results:
-        for row in (row for row in result.rows if row.is_own and "sensitivity" in row.figures):
-            task = result.details.get("tasks", {}).get(f"{row.source} to {row.target}", {})
-            values = [draw["sensitivity"]["value"] for draw in task.get("random_features", [])]
-            draws = [value for value in values if value is not None]
-            reach = sum(value >= row.figures["sensitivity"].value for value in draws)
-            if draws:
-                p = (1 + reach) / (1 + len(draws))
-                ranks.append(f"{row.source} to {row.target} {reach} of {len(draws)} (p = {p:.2f})")
-    return [f"Draws of random features that turn as many answers as AR&D's: {', '.join(ranks)}."] if ranks else []
+        shifts = dict.fromkeys((test["source"], test["target"]) for test in result.details["tests"])
+        for source, target in shifts:
+            tests = [test for test in result.details["tests"] if (test["source"], test["target"]) == (source, target)]
+            rows = [row for row in result.rows if (row.source, row.target) == (source, target)]
+            spans = {
+                test["other"]: f"{test['other']} {row.figures['difference'].value:+.2f} "
+                f"{interval_text(row.figures['difference'])}{_p_text(test['p_holm'])}"
+                for test, row in zip(tests, rows, strict=True)
+            }
+            parts = [
+                f"{verdict} {'; '.join(spans[test['other']] for test in tests if test['verdict'] == verdict)}"
+                for verdict in ("above", "below", "not told apart")
+                if any(test["verdict"] == verdict for test in tests)
+            ]
+            said.append(f"{source.capitalize()} → {target.capitalize()}, AR&D is {'. '.join(parts)}.")
+        said.append(
+            "These are AR&D's differences to other rows over the same clips (bootstrap; of random draws: over draws) "
+            "and the p-values of McNemar's exact test (of random draws: of the rank), by Holm over the shifts."
+        )
+    return said
+
+
+def _p_text(p: float) -> str:
+    return " (p < 0.001)" if p < 0.001 else f" (p = {p:.3f})"
 
 
 def other_seeds(run: Run) -> list[str]:

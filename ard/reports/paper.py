@@ -30,14 +30,21 @@ SHUFFLED, CEILING = "AR&D, names shuffled", "Labels as names"
 
 CAPTION_CEILING = "Captions as names"
 
+BY_EFFECT = ", by effect"
+
 METHODS = (
     "No SAE",
     "SAE, no clamp",
     "Rand. Feats.",
-    *CONTROL_METHODS.values(),
-    "Poly. Feats.",
-    "Poly. Feats., half-waves",
+    "Rand. directions",
+    *(f"{method}{how}" for method in CONTROL_METHODS.values() for how in ("", BY_EFFECT)),
+    "Prompt",
+    "Difference of means",
+    "Linear probe",
+    "Audio minus silence",
+    *(f"{method}{how}" for method in ("Poly. Feats.", "Poly. Feats., half-waves") for how in ("", BY_EFFECT)),
     *COMPARED[1:],
+    f"AR&D{BY_EFFECT}",
     "Reverse",
     SHUFFLED,
     CAPTION_CEILING,

@@ -170,24 +170,27 @@ def _table3(run: Run) -> Table:
     rows = _ordered(results, control_rows(run, "steering", [run.layer]))
     shifts = sorted(dict.fromkeys(_shift(row) for row in rows), key=_place(paper.SHIFTS))
     lines = []
-    for method in dict.fromkeys(row.method for row in rows):
-        printed = paper.TABLE3.get(method, {})
-        ours = {_shift(row): row.figures.get("sensitivity") for row in rows if row.method == method}
-        cells = tuple(Cell(ours.get(shift), printed.get(shift)) for shift in shifts)
-        lines.append(Line((method,), cells, method == OWN_METHOD))
+    for method, measure in product(dict.fromkeys(row.method for row in rows), _SENSITIVITIES):
+        of_shift = {_shift(row): row.figures.get(measure) for row in rows if row.method == method}
+        is_first = measure == "sensitivity"
+        printed = paper.TABLE3.get(method, {}) if is_first else {}
+        if is_first or any(of_shift.values()):
+            cells = tuple(Cell(of_shift.get(shift), printed.get(shift)) for shift in shifts)
+            lines.append(Line((method if is_first else "", _SENSITIVITIES[measure]), cells, method == OWN_METHOD))
     data = []
     for row in rows:
         figure = paper.TABLE3.get(row.method, {}).get(_shift(row))
         theirs = {"sensitivity": figure} if figure else {}
-        data.append(_json_row(row, ["sensitivity"], theirs, layer=paper.LAYER, expansion=paper.EXPANSION))
+        data.append(_json_row(row, _SENSITIVITIES, theirs, layer=paper.LAYER, expansion=paper.EXPANSION))
     heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
     why = "steering needs clips with known emotion or gender"
-    texts = notes.random_draws(results) if rows else [notes.left_out(why, "steering")]
+    compared = run.results("steering_differences", [run.layer], [run.expansion])
+    texts = notes.steering_differences(compared) if rows else [notes.left_out(why, "steering")]
     return Table(
         number=3,
         preset=run.preset,
         title="Sensitivity of feature steering",
-        stub_heads=("Method",),
+        stub_heads=("Method", "Measure"),
         heads=heads,
         paper_heads=("paper",) * len(shifts),
         lines=tuple(lines),
@@ -256,6 +259,10 @@ _MEASURES = {
     "above_chance": "share above chance",
 }
 """The measures of Table 4: the paper's, then those that compare dictionaries of any width: all are of live features."""
+
+
+_SENSITIVITIES = {"sensitivity": "turned", "sensitivity_at_equal_damage": "with 90% of the rest kept"}
+"""The measures of Table 3: the paper's, then the one at equal damage."""
 
 
 def control_rows(run: Run, evaluation: str, layers: Iterable[int]) -> list[Row]:

@@ -1,7 +1,7 @@
 """What all sparse autoencoders share: their four tensors, and the folder they are stored in."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -70,9 +70,10 @@ class SAE(Dictionary):
         """Return x_hat from the codes."""
         return decode_sparse(codes, self.W_dec) + self.b_dec
 
-    def directions(self) -> Float[Tensor, "features d_in"]:
+    def directions(self, features: Sequence[int] | None = None) -> Float[Tensor, "features d_in"]:
         """Return the rows of W_dec."""
-        return self.W_dec.detach()
+        w_dec = self.W_dec.detach()
+        return w_dec if features is None else w_dec[list(features)]
 
     def with_directions(
         self, directions: Float[Tensor, "features d_in"], centre: Float[Tensor, " d_in"], metadata: Mapping[str, Any]

@@ -1,7 +1,7 @@
 """What the stages need from a dictionary; every variant is a subclass in its own file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -71,8 +71,10 @@ class Dictionary(nn.Module, ABC):
                 )
 
     @torch.no_grad()
-    def directions(self) -> Float[Tensor, "features d_in"]:
-        """Return what each feature adds to x_hat at an activation of 1."""
+    def directions(self, features: Sequence[int] | None = None) -> Float[Tensor, "features d_in"]:
+        """Return what each feature, or each of those given, adds to x_hat at an activation of 1."""
         weights = next((tensor for tensor in self.state_dict().values() if tensor.is_floating_point()), torch.ones(()))
-        one, features = weights.new_ones(self.d_sae, 1), torch.arange(self.d_sae, device=weights.device)[:, None]
-        return self.decode(Codes(one, features)) - self.decode(Codes(torch.zeros_like(one), features))
+        wanted = range(self.d_sae) if features is None else features
+        indices = torch.tensor(wanted, dtype=torch.int64, device=weights.device)[:, None]
+        one = weights.new_ones(indices.shape)
+        return self.decode(Codes(one, indices)) - self.decode(Codes(torch.zeros_like(one), indices))

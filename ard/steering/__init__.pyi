@@ -1,11 +1,13 @@
 from .callback import MeasureSteering
 from .compare import compare_answers
-from .experiment import Design
+from .effects import Effects, LayerEffect, effect_by_layer, measure_directions, measure_effects
 from .features import features_by_name
 from .interview import Condition, Interview, Procedure
 from .judge import JUDGE_PROMPT, ChatJudge, ClassMatch, ExactMatch, Judge
+from .roles import Role, find_roles, read_roles, save_roles
 from .steer import Phase, Where, clamp_values, steer
 from .task import Question, SteeringTask
+from .trials import Design
 
 __all__ = [
     "JUDGE_PROMPT",
@@ -13,17 +15,26 @@ __all__ = [
     "ClassMatch",
     "Condition",
     "Design",
+    "Effects",
     "ExactMatch",
     "Interview",
     "Judge",
+    "LayerEffect",
     "MeasureSteering",
     "Phase",
     "Procedure",
     "Question",
+    "Role",
     "SteeringTask",
     "Where",
     "clamp_values",
     "compare_answers",
+    "effect_by_layer",
     "features_by_name",
+    "find_roles",
+    "measure_directions",
+    "measure_effects",
+    "read_roles",
+    "save_roles",
     "steer",
 ]

@@ -11,18 +11,22 @@ import numpy as np
 from ard.audio import read_audio_manifest, read_clips
 from ard.audiollm import EMBEDDED, load_audiollm
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
-from ard.naming import Chat
+from ard.monosemanticity import read_selections
+from ard.naming import Chat, read_names
 from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
-from ard.steering.experiment import CONTROLS, NO_SAE, STEERED, Design, Experiment, Features, Measured, Split
+from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
+from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
+from ard.steering.roles import Role, find_roles, save_roles
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
-from ard.types import UserError
+from ard.steering.trials import Design, Split, Trials
+from ard.types import Clip, UserError
 
 
 class MeasureSteering(Evaluator):
@@ -54,6 +58,7 @@ class MeasureSteering(Evaluator):
 
     needs = ("representatives", "selections", "names")
     results = ("steering",)
+    makes = ("effects",)
     compares_texts = True
 
     def __init__(
@@ -95,20 +100,29 @@ class MeasureSteering(Evaluator):
         """Choose on one split and measure on the other; None without tasks."""
         if not self.tasks:
             return None
-        experiment, read = self._experiment(cell), cache(_read_split)
+        trials, features = self._trials(cell)
+        choose, experiment = Chooser(trials, features, self.seed), Experiment(trials, features, self.seed)
+        read = cache(_read_split)
         tasks: dict[str, Mapping[str, Any]] = {}
         rows: list[Row] = []
+        roles: list[Role] = []
         for task in self.tasks:
             selection, split = self._splits(task, read)
-            choice, chosen = experiment.choose(task, selection)
+            choice = choose(task, selection, alone=cell.is_baseline)
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
             if cell.is_baseline:
                 measured = experiment.measure_alone(task, split, choice)
             else:
                 measured = experiment.measure(task, split, choice, others.values())
-            tasks[task.name] = {"chosen": chosen, "num_clips": len(split.clips), **measured.details}
+            tasks[task.name] = {
+                "chosen": experiment.chosen(choice),
+                "num_clips": len(split.clips),
+                **measured.details,
+            }
             rows += self._rows(task, measured, cell)
-        details = {"tasks": tasks, **_judge_details(experiment.verdicts)}
+            roles += choice.roles
+        save_roles(cell, roles)
+        details = {"tasks": tasks, **_judge_details(trials.verdicts)}
         return Result("steering", tuple(rows), self._choices(), details)
 
     def helper(self, cell: Cell) -> Callable[..., object]:
@@ -126,13 +140,34 @@ class MeasureSteering(Evaluator):
             ranks=self.ranks,
         )
 
-    def _experiment(self, cell: Cell) -> Experiment:
+    def _trials(self, cell: Cell) -> tuple[Trials, Features]:
         """Put together the model, the dictionary and the statistics of its features."""
         interview = self._interview(cell)
         stored = cell.tensors("representatives")
+        trials = Trials(interview, self.judge, maxima=stored["max_activation"], design=self.design, seed=self.seed)
         find = partial(features_by_name, cell, clap=self.clap(), chat=self.chooser)
-        features = Features(find, stored["max_activation"], stored["n_active"])
-        return Experiment(interview, self.judge, features=features, design=self.design, seed=self.seed)
+        maxima, alive = stored["max_activation"].tolist(), stored["n_active"] > 0
+        roles = partial(
+            find_roles,
+            interview.model,
+            interview.coder,
+            cell.layer,
+            values={feature: maxima[feature] for feature in alive.nonzero()[:, 0].tolist()},
+            names=_names(cell),
+            most=self.design.most_candidates,
+            most_clips=self.design.most_effect_clips,
+            positions=self.procedure.positions,
+            phase=self.procedure.phase,
+            rows_per_batch=self.procedure.clips_per_batch,
+            seed=self.seed,
+        )
+
+        def by_effect(
+            task: SteeringTask, clips: Sequence[Clip], answers: Sequence[str], by_name: Sequence[int]
+        ) -> list[Role]:
+            return roles(task, clips=clips, answers=answers, by_name=by_name)
+
+        return trials, Features(cache(find), by_effect, stored["n_active"], interview.coder.directions().cpu())
 
     def _audio(self, task: SteeringTask) -> Path:
         if task.audio is None and self.audio is None:
@@ -163,6 +198,8 @@ class MeasureSteering(Evaluator):
             "doses": self.design.doses,
             "denominators": self.design.denominators,
             "most_clips": self.design.most_clips,
+            "most_candidates": self.design.most_candidates,
+            "most_effect_clips": self.design.most_effect_clips,
             "max_new_tokens": self.procedure.max_new_tokens,
             "selection": f"a share of {self.selection_share:g}" if self.selection is None else self.selection.name,
         }
@@ -170,10 +207,16 @@ class MeasureSteering(Evaluator):
     @staticmethod
     def _rows(task: SteeringTask, measured: Measured, cell: Cell) -> Iterator[Row]:
         for name, figures in measured.figures.items():
-            method = cell.method if name == STEERED else name
-            expansion = None if name == NO_SAE else cell.expansion
+            method = {STEERED: cell.method, BY_EFFECT: f"{cell.method}, by effect"}.get(name, name)
+            expansion = None if name in WITHOUT_SAE else cell.expansion
             row = Row(method, cell.layer, expansion, figures, source=task.source, target=task.target)
             yield row.as_control() if name in CONTROLS else row
+
+
+def _names(cell: Cell) -> dict[int, str]:
+    """Return the names of the features that have one."""
+    features, names = read_selections(cell)["ard"][0].features.tolist(), read_names(cell)["ard"][0]
+    return {feature: name for feature, name in zip(features, names, strict=True) if name is not None}
 
 
 def _read_split(audio: Path) -> Split:

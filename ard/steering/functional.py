@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,12 +47,13 @@ def matched_features(
     *,
     generator: torch.Generator,
     nearest: int = 10,
+    excluded: Collection[int] = (),
 ) -> list[int]:
     """Draw for each chosen feature another one that fires about as often.
 
     It is drawn from the ``nearest`` features by the logarithm of the number of clips where they are active, among those
-    that are alive, not chosen and not drawn yet; ties go to the lower feature number. The list is shorter if no others
-    are left.
+    that are alive, not chosen, not excluded and not drawn yet; ties go to the lower feature number. The list is shorter
+    if no others are left.
 
     Example:
         >>> import torch
@@ -62,7 +63,7 @@ def matched_features(
     """
     rate = n_active.double().log()
     free = n_active > 0
-    free[list(chosen)] = False
+    free[[*chosen, *excluded]] = False
     drawn: list[int] = []
     for feature in chosen:
         distance = (rate - max(float(rate[feature]), 0.0)).abs().masked_fill(~free, math.inf)
@@ -90,3 +91,43 @@ def is_selection(clip_id: str, share: float, seed: int) -> bool:
     """Return whether a clip belongs to the share for choices, which only the seed and the hash of its id decide."""
     digest = hashlib.sha256(f"{seed}/{clip_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def rank_p(own: float, draws: Float[np.ndarray, " draws"]) -> float:
+    """Return the p-value of a figure among random draws: the share that reach it, counting itself; NaN without any.
+
+    Example:
+        >>> import numpy as np
+        >>> from ard.steering.functional import rank_p
+        >>> rank_p(0.9, np.array([0.1, 0.9, 0.3]))
+        0.5
+    """
+    return (1 + int(np.sum(draws >= own))) / (1 + len(draws)) if len(draws) and not math.isnan(own) else math.nan
+
+
+def equal_damage(points: Sequence[Mapping[str, Any]], share: float = 0.9) -> Mapping[str, Any] | None:
+    """Return the largest dose at which answers are sound and all else stays, as a share of the model as it is.
+
+    Doses grow from 0 on. At the one that is returned, and at all below it, at least ``share`` of the readable answers
+    are still readable, and at least ``share`` of the answers to each other question are of the same class as before.
+    None if there are no doses, or if nothing set already breaks more than that.
+
+    Args:
+        points: the dose-response, whose first point is the model as it is (``multiple`` None).
+        share: what has to be left.
+
+    Example:
+        >>> from ard.steering.functional import equal_damage
+        >>> def point(dose, kept):
+        ...     return {"multiple": dose, "readable": {"value": 1.0}, "kept": [{"value": kept}]}
+        >>> equal_damage([point(None, 1.0), point(0.0, 1.0), point(1.0, 0.95), point(2.0, 0.5)])["multiple"]
+        1.0
+    """
+    best = None
+    for point in points[1:]:
+        before = [points[0]["readable"]["value"], *(1.0 for _ in point["kept"])]
+        after = [point["readable"]["value"], *(figure["value"] for figure in point["kept"])]
+        if not all(now >= share * then for then, now in zip(before, after, strict=True)):
+            break
+        best = point
+    return best

@@ -1,28 +1,32 @@
-"""Ask an AudioLLM questions while features are set, each only once: a stopped run resumes at the next clip."""
+"""Ask an AudioLLM questions while it is steered, each only once: a stopped run resumes at the next clip."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import xxhash
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ard.audio import StoredClips, read_audio_manifest
-from ard.audiollm import AudioLLM, AudioPrompts
+from ard.audiollm import AudioLLM
 from ard.naming.answers import Answers, request_key
 from ard.ranks import Ranks
 from ard.sae import Dictionary
+from ard.steering.directions import Heard
 from ard.steering.steer import Phase, Where, steer
 from ard.types import Clip
 
 
 @dataclass(frozen=True)
 class Procedure:
-    """How features are set and answers generated; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
+    """How the model is steered and answers generated; ``positions``, ``phase``, ``keep_error``: see :func:`steer`."""
 
     positions: Where = "all"
     phase: Phase = "prefill"
@@ -37,6 +41,13 @@ class Condition(NamedTuple):
     prompt: str
     clamp: Mapping[int, float] | None
     """Feature to value; empty is the SAE without clamp, None the model without the SAE."""
+    add: Float[Tensor, " d_in"] | None = None
+    """A direction that is added to the residual stream."""
+
+    @property
+    def is_unsteered(self) -> bool:
+        """Whether the model answers as it is."""
+        return self.clamp is None and self.add is None
 
 
 class Statements(NamedTuple):
@@ -58,7 +69,7 @@ class Interview:
         coder: dictionary of that layer.
         layer: decoder layer, 0-based.
         answers: the file where answers are kept (JSON lines).
-        procedure: how features are set.
+        procedure: how the model is steered.
         ranks: the processes that share the batches, each with an interview of its own: the first is asked, the others
             follow by :meth:`work`.
     """
@@ -81,7 +92,7 @@ class Interview:
 
     def __call__(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[list[str]]:
         """Return the answers under each condition, in the order of the clips, which is that of the shards."""
-        unsteered = [condition for condition in conditions if condition.clamp is None]
+        unsteered = [condition for condition in conditions if condition.is_unsteered]
         with self._answers.alone() if unsteered else nullcontext():  # all dictionaries share these
             self._ask(audio, clip_ids, unsteered)
         keys = self._ask(audio, clip_ids, conditions)
@@ -94,6 +105,26 @@ class Interview:
         missing = {clip_id for clip_id in clip_ids if any(f"{key}/{clip_id}" not in stored for key in keys)}
         self._work_together(audio, clip_ids, missing, conditions)
         return keys
+
+    def clips(self, audio: Path, clip_ids: Sequence[str]) -> list[Clip]:
+        """Read clips, in the order of the shards."""
+        folder = audio, read_audio_manifest(audio).xxh3
+        stored = self._clips.get(folder) or self._clips.setdefault(folder, StoredClips(audio))
+        clips = list(stored(clip_ids))
+        assert [clip.id for clip in clips] == list(clip_ids)
+        return clips
+
+    def hears(self, audio: Path, clip_ids: Sequence[str], *, silenced: bool = False) -> Heard:
+        """Return what the layer holds at the audio tokens of clips, or of copies in which nothing is to be heard."""
+        means, mean_squares = [], []
+        for batch in self._batches(clip_ids):
+            clips = self.clips(audio, batch)
+            if silenced:
+                clips = [replace(clip, waveform=np.zeros_like(clip.waveform)) for clip in clips]
+            for x in self.model.capture(clips, [self.layer])[self.layer]:
+                means.append(x.float().mean(dim=0).cpu())
+                mean_squares.append(x.float().square().sum(dim=1).mean().cpu())
+        return Heard(torch.stack(means), torch.stack(mean_squares))
 
     def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
         """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
@@ -117,28 +148,32 @@ class Interview:
         self, audio: Path, clip_ids: Sequence[str], missing: set[str], asked: Sequence[Condition] | Statements
     ) -> None:
         """Have all ranks work on the batches that lack something; a clip is always in the same batch."""
-        size = self.procedure.clips_per_batch
-        batches = [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
-        if batches := [batch for batch in batches if not missing.isdisjoint(batch)]:
+        if batches := [batch for batch in self._batches(clip_ids) if not missing.isdisjoint(batch)]:
             self.ranks.together(self.work, audio, batches, asked)
             self._answers.read()
+
+    def _batches(self, clip_ids: Sequence[str]) -> list[Sequence[str]]:
+        size = self.procedure.clips_per_batch
+        return [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
 
     def _answer(self, audio: Path, batches: Sequence[Sequence[str]], conditions: Sequence[Condition]) -> None:
         keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
         stored = self._answers.known
         for group in self._groups(audio, batches, "answers"):
-            prompts: dict[tuple[str, tuple[str, ...]], AudioPrompts] = {}  # prepared once for all conditions
+            left: dict[tuple[str, tuple[str, ...]], list[tuple[str, Condition]]] = {}  # by question and clips
             for key, condition in zip(keys, conditions, strict=True):
-                clips = [clip for clip in group if f"{key}/{clip.id}" not in stored]
-                if not clips:
-                    continue
-                batch = condition.prompt, tuple(clip.id for clip in clips)
-                if batch not in prompts:
-                    prompts[batch] = self.model.prompter(clips, [condition.prompt] * len(clips))
-                with self._under(condition):
-                    answers = self.model.generate(prompts[batch], max_new_tokens=self.procedure.max_new_tokens)
-                for clip, answer in zip(clips, answers, strict=True):
-                    self._answers.keep(f"{key}/{clip.id}", answer)
+                clip_ids = tuple(clip.id for clip in group if f"{key}/{clip.id}" not in stored)
+                if clip_ids:
+                    left.setdefault((condition.prompt, clip_ids), []).append((key, condition))
+            for (prompt, clip_ids), conditions_left in left.items():
+                clips = [clip for clip in group if clip.id in clip_ids]
+                prompts = self.model.prompter(clips, [prompt] * len(clips))
+                with self.model.computed_once(self.layer):
+                    for key, condition in conditions_left:
+                        with self._under(condition):
+                            answers = self.model.generate(prompts, max_new_tokens=self.procedure.max_new_tokens)
+                        for clip_id, answer in zip(clip_ids, answers, strict=True):
+                            self._answers.keep(f"{key}/{clip_id}", answer)
 
     def _weigh(self, audio: Path, batches: Sequence[Sequence[str]], statements: Statements) -> None:
         keys, stored = self._keys(audio, statements), self._answers.known
@@ -164,34 +199,35 @@ class Interview:
 
     def _groups(self, audio: Path, batches: Sequence[Sequence[str]], description: str) -> Iterator[list[Clip]]:
         """Read this rank's share of the batches, and no other clips."""
-        folder = audio, read_audio_manifest(audio).xxh3
-        clips = self._clips.get(folder) or self._clips.setdefault(folder, StoredClips(audio))
         for batch in self.ranks.share(batches, description):
-            group = list(clips(batch))
-            assert [clip.id for clip in group] == list(batch)
-            yield group
+            yield self.clips(audio, batch)
 
     def _dependencies(self, condition: Condition) -> dict[str, Any]:
         """Return what an answer depends on, besides model and audio."""
         question = {"prompt": condition.prompt, "max_new_tokens": self.procedure.max_new_tokens}
-        if condition.clamp is None:
+        if condition.is_unsteered:
             return question
-        clamp = sorted(condition.clamp.items())
         how = {name: value for name, value in asdict(self.procedure).items() if name != "clips_per_batch"}
-        return {**question, **how, "clamp": clamp, "layer": self.layer, "weights": self._weights}
+        steered = {**question, **how, "layer": self.layer}
+        if condition.clamp is not None:
+            steered |= {"clamp": sorted(condition.clamp.items()), "weights": self._weights}
+        if condition.add is not None:
+            steered["add"] = xxhash.xxh3_64(condition.add.cpu().numpy().tobytes()).hexdigest()
+        return steered
 
     def _key(self, audio: Path, dependencies: Mapping[str, Any]) -> str:
         digest = read_audio_manifest(audio).xxh3
         return request_key({"model": self.model.name, "audio": digest, **dependencies})[:32]
 
     def _under(self, condition: Condition) -> AbstractContextManager[None]:
-        if condition.clamp is None:
+        if condition.is_unsteered:
             return nullcontext()
         return steer(
             self.model,
-            self.coder,
+            None if condition.clamp is None else self.coder,
             self.layer,
             condition.clamp,
+            add=condition.add,
             positions=self.procedure.positions,
             phase=self.procedure.phase,
             keep_error=self.procedure.keep_error,

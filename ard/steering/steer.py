@@ -1,4 +1,4 @@
-"""Set features to a value while the model runs (Sec. 4, Fig. 2)."""
+"""Set features to a value, or add a direction, while the model runs (Sec. 4, Fig. 2)."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -21,16 +21,19 @@ Phase = Literal["prefill", "every"]
 @contextmanager
 def steer(
     model: AudioLLM,
-    coder: Dictionary,
+    coder: Dictionary | None,
     layer: int,
-    clamp: Mapping[int, float],
+    clamp: Mapping[int, float] | None = None,
     *,
+    add: Float[Tensor, " d_in"] | None = None,
     positions: Where = "all",
     phase: Phase = "prefill",
     keep_error: bool = False,
     maxima: Float[Tensor, " features"] | None = None,
 ) -> Iterator[None]:
-    """Clamp features of a layer's output inside the block; no hook outlives it. Blocks may be nested.
+    """Clamp features of a layer's output inside the block, or add a direction to it; no hook outlives the block.
+
+    Blocks may be nested.
 
     The defaults are the procedure of the paper's reference [9]: at every token that is not padding, x is encoded, the
     features are set before TopK selects, and the decoded codes replace x. Tokens of later decoding steps are replaced
@@ -42,36 +45,66 @@ def steer(
 
     Args:
         model: the AudioLLM.
-        coder: a dictionary of that layer.
+        coder: a dictionary of that layer. Without one (None) x is not replaced, and only ``add`` changes it.
         layer: decoder layer, 0-based.
         clamp: feature to value, as an activation, or as a multiple of the feature's maximum if ``maxima`` are given.
-        positions: where in the prompt features are set: at every token, at audio tokens, or at the last token.
-        phase: set features only while the prompt is read, or also at every token of the answer.
+        add: a direction, in the length in which it is added to x, after features are set.
+        positions: where in the prompt: at every token, at audio tokens, or at the last token.
+        phase: only while the prompt is read, or also at every token of the answer.
         keep_error: only add the change to x, x + decode(clamped) - decode(z), and leave all else as it is; an empty
             ``clamp`` then changes nothing, to the last bit.
         maxima: each feature's largest activation on the probing set, the unit of the values.
 
     Raises:
-        UserError: if the layer or a feature does not exist, the SAE and the layer differ in width, or a value is not
-            finite or is refused by the dictionary's ``check_clamp``.
+        UserError: if the layer or a feature does not exist, the SAE or the direction is not as wide as the layer,
+            features are to be set without a dictionary, or a value is not finite or is refused by the dictionary's
+            ``check_clamp``.
     """
     model.check_layers([layer])
-    if coder.d_in != model.d_in:
+    if coder is not None and coder.d_in != model.d_in:
         raise UserError(
             f"the SAE is for a width of {coder.d_in}, and {model.name!r} is {model.d_in} wide: give an SAE that was "
             f"trained on layer {layer} of this model"
         )
-    values = clamp_values(coder, clamp, maxima)
+    if add is not None:
+        _check_direction(add, model)
+    if coder is None and clamp:
+        raise UserError(f"features {sorted(clamp)} cannot be set without a dictionary: give one, or a direction alone")
+    values = {} if coder is None else clamp_values(coder, clamp or {}, maxima)
 
     def change(x: Float[Tensor, "clips positions d_in"], at: Positions) -> Float[Tensor, "clips positions d_in"]:
-        where = _set_positions(at, positions, phase) if values else torch.zeros_like(at.valid)
-        if keep_error:
-            return _put(x, where, partial(_shifted, coder, values))
-        steered = _put(x, where, partial(_decoded, coder, values))
-        return _put(steered, at.valid & ~where, partial(_decoded, coder, {}))
+        where = _set_positions(at, positions, phase)
+        steered = x if coder is None else _with_features(coder, values, x, at, where, keep_error)
+        return steered if add is None else _put(steered, where, partial(torch.add, add.to(x.device)))
 
     with model.intervene(layer, change):
         yield
+
+
+def _with_features(
+    coder: Dictionary,
+    values: Mapping[int, float],
+    x: Float[Tensor, "clips positions d_in"],
+    at: Positions,
+    where: Bool[Tensor, "clips positions"],
+    keep_error: bool,
+) -> Float[Tensor, "clips positions d_in"]:
+    """Set features at some positions; elsewhere x is rebuilt, unless the error is kept."""
+    where = where if values else torch.zeros_like(where)
+    if keep_error:
+        return _put(x, where, partial(_shifted, coder, values))
+    steered = _put(x, where, partial(_decoded, coder, values))
+    return _put(steered, at.valid & ~where, partial(_decoded, coder, {}))
+
+
+def _check_direction(direction: Tensor, model: AudioLLM) -> None:
+    if direction.shape != (model.d_in,):
+        raise UserError(
+            f"the direction has the shape {list(direction.shape)}, and {model.name!r} is {model.d_in} wide: give a "
+            f"vector of {model.d_in} numbers"
+        )
+    if not bool(direction.isfinite().all()):
+        raise UserError("the direction has numbers that are not finite: give another")
 
 
 def clamp_values(

@@ -232,6 +232,50 @@ def test_log_likelihood(speaking):
     assert [log_p.tolist() for log_p in speaking.log_likelihood(speaking.prompter(sounds(0)), ["", "", ""])] == [[]] * 3
 
 
+@pytest.mark.slow
+def test_next_token(speaking):
+    """Of every token, behind the beginning of an answer, it is what the network itself says about that clip alone."""
+    begun = ["a dog barking", "", "rain, happy or sad"]
+    batch = speaking.prompter(sounds(0), PROMPTS)
+    found = speaking.next_token(batch, begun)
+    for clip, prompt, beginning, log_p in zip(sounds(0), PROMPTS, begun, found, strict=True):
+        features = speaking.prompter([clip], [prompt]).features
+        behind = {"input_ids": speaking.tokens([beginning])[0][None]}
+        behind |= {
+            name: torch.full_like(behind["input_ids"], AT_TOKENS[name]) for name in AT_TOKENS if name != "input_ids"
+        }
+        behind = {name: torch.cat([features[name], x], dim=1) for name, x in behind.items() if name in features}
+        with torch.inference_mode():
+            logits = speaking.model(**{**features, **behind}).logits[0, -1]
+        torch.testing.assert_close(log_p, logits.log_softmax(dim=-1), rtol=0, atol=1e-4)
+    twice = speaking.next_token(batch, begun, times=2)
+    torch.testing.assert_close(twice, found.repeat(2, 1), rtol=0, atol=1e-4)
+    with speaking.computed_once(1):
+        assert torch.equal(speaking.next_token(batch, begun), found)
+        assert torch.equal(speaking.next_token(batch, begun), found)
+        with speaking.intervene(1, lambda x, at: 2 * x):
+            doubled = speaking.next_token(batch, begun, times=2)
+        other = speaking.next_token(batch, begun[::-1])
+    with speaking.intervene(1, lambda x, at: 2 * x):
+        torch.testing.assert_close(doubled, speaking.next_token(batch, begun).repeat(2, 1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(other, speaking.next_token(batch, begun[::-1]), rtol=0, atol=1e-4)
+    with torch.inference_mode():
+        plain = speaking.model(**batch.features).logits[:, -1].log_softmax(dim=-1)
+    torch.testing.assert_close(speaking.next_token(batch, [""] * 3), plain, rtol=0, atol=1e-5)
+
+
+def test_logit_lens(family, model, batch):
+    """What the last layer leaves at the prompt's end is, through norm and head, what the model says next."""
+    if not model.answers or "encoder" in family:
+        assert model.logit_lens(torch.zeros(1, model.d_in)) is None
+        return
+    normed = []
+    hook = stack_of(model).norm.register_forward_pre_hook(lambda _, args: normed.append(args[0][:, -1]))
+    logits = run(model, batch)[:, -1]
+    hook.remove()
+    torch.testing.assert_close(model.logit_lens(normed[-1]), logits.log_softmax(dim=-1), rtol=0, atol=1e-5)
+
+
 def shift(phase):
     """Return a change of all that is not padding, in the prompt or in every step, by a vector of an odd look."""
 
@@ -283,30 +327,42 @@ STEERINGS = [
 ]
 
 
+def steered(model, sae, layer, steering, silently=False):
+    """Set features, or add a direction where there is no error to keep; ``silently`` sets nothing and adds zeros."""
+    if "keep_error" in steering:
+        return steer(model, sae, layer, {} if silently else CLAMP, **steering)
+    direction = 3 * torch.randn(model.d_in, generator=torch.Generator().manual_seed(1))
+    return steer(model, None, layer, add=direction * (0 if silently else 1), **steering)
+
+
+ADDITIONS = [
+    {"positions": "all", "phase": "every"},
+    {"positions": "audio", "phase": "prefill"},
+    {"positions": "last", "phase": "every"},
+]
 DECODINGS = [{}, {"num_beams": 3, "num_answers": 2}, {"temperature": 1.0, "num_answers": 2}]
 
 
 @pytest.mark.slow
 def test_no_op(model, sae, batch):
-    """Steering with the error kept and nothing set leaves every bit of the output, and a value set does not."""
-    plain = run(model, batch)
-    for steering in STEERINGS:
-        kept = {**steering, "keep_error": True}
+    """Steering with the error kept and nothing set, or by zeros, leaves every bit of the output; a value does not."""
+    plain, last = run(model, batch), len(model.layers) - 1
+    for steering in [{**steering, "keep_error": True} for steering in STEERINGS] + ADDITIONS:
         for layer in range(len(model.layers)):
-            with steer(model, sae, layer, {}, **kept):
+            with steered(model, sae, layer, steering, silently=True):
                 assert torch.equal(run(model, batch), plain)
-        with steer(model, sae, 0, {}, **kept), steer(model, sae, len(model.layers) - 1, {}, **kept):
+        with steered(model, sae, 0, steering, silently=True), steered(model, sae, last, steering, silently=True):
             assert torch.equal(run(model, batch), plain)
-        with steer(model, sae, 0, CLAMP, **kept):
+        with steered(model, sae, 0, steering):
             assert not torch.allclose(run(model, batch), plain, atol=0.01)
 
 
 @pytest.mark.slow
 def test_steered_batch(model, sae, batch):
-    """With features set, a left-padded batch equals its clips one by one, at every layer and in the answers."""
+    """When steered, a left-padded batch equals its clips one by one, at every layer and in the answers."""
     layers, single = list(range(len(model.layers))), list(zip(sounds(0), PROMPTS, strict=True))
-    for steering in STEERINGS:
-        with steer(model, sae, 0, CLAMP, **steering):
+    for steering in STEERINGS + ADDITIONS:
+        with steered(model, sae, 0, steering):
             together = model.capture(batch, layers)
             for index, (clip, prompt) in enumerate(single):
                 alone = model.capture(model.prompter([clip], [prompt]), layers)
@@ -319,12 +375,19 @@ def test_steered_batch(model, sae, batch):
 
 @pytest.mark.slow
 def test_steered_cache(speaking, sae, monkeypatch):
-    """With features set, answers without a cache are the same: greedy ones, those of beam search, and drawn ones."""
+    """When steered, answers without a cache are the same: greedy ones, those of beam search, and drawn ones.
+
+    So are the answers where what comes before the steered layer is computed once.
+    """
     unsteered, greedy = speaking.generate(sounds(0), PROMPTS, 5), []
-    for steering in STEERINGS:
+    prompts = speaking.prompter(sounds(0), PROMPTS)
+    for steering in STEERINGS + ADDITIONS:
         for decoding in DECODINGS if steering["phase"] == "every" else DECODINGS[:1]:
-            with steer(speaking, sae, 0, CLAMP, **steering), monkeypatch.context() as patch:
+            with steered(speaking, sae, 0, steering), monkeypatch.context() as patch:
                 cached = speaking.generate(sounds(0), PROMPTS, 5, **decoding)
+                with speaking.computed_once(0):
+                    assert speaking.generate(prompts, None, 5, **decoding) == cached
+                    assert speaking.generate(prompts, None, 5, **decoding) == cached
                 patch.setattr(speaking.model.generation_config, "use_cache", False)
                 assert speaking.generate(sounds(0), PROMPTS, 5, **decoding) == cached
             assert len(cached) == 3 * decoding.get("num_answers", 1)

@@ -39,6 +39,7 @@ def test_what_a_variant_does_not_say_holds_as_for_an_sae():
     assert (clamped.values[:, 4] == 7).all()
     identity = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(dictionary.directions(), torch.cat([identity, -identity]))
+    torch.testing.assert_close(dictionary.directions([4, 0]), torch.stack([-identity[1], identity[0]]))
     with pytest.raises(UserError, match=r"feature 1 cannot be set to -0.5: .* 0 turns it off"):
         dictionary.check_clamp({4: 1.0, 1: -0.5})
 
@@ -47,6 +48,7 @@ def test_directions_are_the_rows_of_an_saes_decoder():
     for sae in (TopKSAE(4, 8, k=2, pre_bias=True), JumpReLUSAE(4, 8)):
         torch.nn.init.normal_(sae.b_dec)
         assert torch.equal(sae.directions(), sae.W_dec)
+        assert torch.equal(sae.directions([5, 2]), sae.W_dec[[5, 2]])
         torch.testing.assert_close(Dictionary.directions(sae), sae.W_dec.detach())
     assert torch.equal(PolyFeatures(3).directions(), torch.eye(3))
 

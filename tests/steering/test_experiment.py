@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from ard.steering import Condition, Design, Interview, Judge, Question, SteeringTask
-from ard.steering.experiment import Experiment, Features, Split
+from ard.steering.choice import Chooser, Features
+from ard.steering.directions import Heard
+from ard.steering.experiment import Experiment
 from ard.steering.features import Found, NamedFeature
 from ard.steering.judge import ExactMatch
+from ard.steering.roles import Role
+from ard.steering.settings import Setting
+from ard.steering.trials import Split, Trials
 from ard.types import Clip, UserError
 
 EMOTIONS = ["neutral", "happy", "sad", "angry"]
@@ -23,14 +28,22 @@ class Told(Interview):
     """A model that hears the 4th clip of each emotion as neutral, and obeys the features from 2 times their maximum."""
 
     def __init__(self, clips):
-        self.clips, self.asked = {clip.id: clip for clip in clips}, []
+        self.known, self.asked = {clip.id: clip for clip in clips}, []
 
     def __call__(self, audio, clip_ids, conditions):
         self.asked += [(clip_id, condition) for clip_id in clip_ids for condition in conditions]
-        return [[self.say(self.clips[clip_id], condition) for clip_id in clip_ids] for condition in conditions]
+        return [[self.say(self.known[clip_id], condition) for clip_id in clip_ids] for condition in conditions]
+
+    def hears(self, audio, clip_ids, *, silenced=False):
+        means = [one_hot(clip_id.split("-")[1]) * (not silenced) for clip_id in clip_ids]
+        return Heard(torch.stack(means), torch.full((len(means),), 2.0))
 
     def say(self, clip, condition):
         clamp = condition.clamp or {}
+        if condition.add is not None:  # 0.9 and more towards happy turns all that is sad
+            return "happy" if condition.add[EMOTIONS.index("happy")] >= 0.9 else clip.emotion
+        if condition.prompt.endswith(TASK.prompt) and condition.prompt != TASK.prompt:
+            return "happy" if "happy" in condition.prompt else clip.emotion
         if condition.prompt == GENDER.prompt:
             return "male" if 5 in clamp else clip.gender
         if clamp.get(SPOILS, 0) >= 40:
@@ -40,6 +53,9 @@ class Told(Interview):
         if clamp.get(5, 0) >= 20:
             return "sad"
         return "neutral" if clip.id.endswith("3") else clip.emotion
+
+    def clips(self, audio, clip_ids):
+        return [self.known[clip_id] for clip_id in clip_ids]
 
     def surprise(self, audio, prompt, said):
         return [(-math.log(2) * len(answer.split()), len(answer.split())) for answer in said.values()]
@@ -73,38 +89,86 @@ def find(concept):
     return Found([NamedFeature(feature, concept, 0.9) for feature in of_concept], "the test")
 
 
-def experiment(judge=None, **design):
-    settings = {"num_features": [1, 2, 3], "multiples": [4.0, 1.0, 2.0], "doses": [1.0, 2.0], "num_draws": 4}
-    told = Told([*clips("choose"), *clips("measure")])
-    features = Features(find, torch.full((40,), 10.0), torch.full((40,), 7))
-    design = Design(**(settings | design))
-    return Experiment(told, judge or ExactMatch(), features=features, design=design, seed=0), told
+def roles(task, clips, answers, by_name):
+    """Feature 1 does all, 9 a little, and 2 the opposite."""
+    assert {clip.emotion for clip in clips} == {task.source, task.target}
+    assert len(answers) == len(clips)
+    effects = {1: 0.5, 9: 0.1, 2: -0.2}
+    shared = dict.fromkeys(Role._fields) | {"task": task.name}
+    return [Role(**(shared | {"feature": feature, "effect": effect})) for feature, effect in effects.items()]
+
+
+def one_hot(emotion):
+    return torch.nn.functional.one_hot(torch.tensor(EMOTIONS.index(emotion)), 4).float()
+
+
+class Made:
+    """Choice and measurement of one dictionary of 40 features, each with a length of its own."""
+
+    def __init__(self, judge=None, **design):
+        settings = {"num_features": [1, 2, 3], "multiples": [4.0, 1.0, 2.0], "doses": [1.0, 2.0], "num_draws": 4}
+        self.told = Told([*clips("choose"), *clips("measure")])
+        self.directions = torch.diag(torch.linspace(1, 2, 40))
+        features = Features(find, roles, torch.full((40,), 7), self.directions)
+        maxima = torch.full((40,), 10.0)
+        self.trials = Trials(
+            self.told, judge or ExactMatch(), maxima=maxima, design=Design(**(settings | design)), seed=0
+        )
+        self.choose = Chooser(self.trials, features, seed=0)
+        self.experiment = Experiment(self.trials, features, seed=0)
+        self.measure = self.experiment.measure
+
+    def chosen(self, num_features, multiple, concept="a happy voice"):
+        """A choice as if these features of a concept had been chosen by their names."""
+        choice = self.choose(TASK, CHOOSE)
+        features = tuple(feature.feature for feature in find(concept).features[:num_features])
+        return choice._replace(own=choice.own._replace(setting=Setting(features, strength=multiple)))
 
 
 CHOOSE, MEASURE = Split(Path("choose"), clips("choose")), Split(Path("measure"), clips("measure"))
 
 
 def test_the_smallest_of_the_most_sensitive_is_chosen_and_all_that_was_tried_is_said():
-    made, told = experiment()
-    choice, said = made.choose(TASK, CHOOSE)
-    assert ([feature.feature for feature in choice.features], choice.multiple) == ([1], 2.0)
-    assert {clip_id.partition("-")[0] for clip_id, _ in told.asked} == {"choose"}
+    made = Made()
+    choice = made.choose(TASK, CHOOSE)
+    assert choice.own.setting == Setting((1,), strength=2.0)
+    assert {clip_id.partition("-")[0] for clip_id, _ in made.told.asked} == {"choose"}
+    said = made.experiment.chosen(choice)
     tried = {(entry["num_features"], entry["multiple"]): entry["sensitivity"] for entry in said["tried"]}
     assert len(tried) == 9
     assert tried[1, 1.0] == 0
     assert tried[1, 2.0] == tried[1, 4.0] == tried[3, 2.0] == pytest.approx(4 / 9)  # 9 of 10 are heard as sad
     assert tried[3, 4.0] == 0  # spoilt
     assert said["features"] == [{"feature": 1, "name": "a happy voice", "cosine": 0.9, "n_active": 7, "value": 20.0}]
+    assert said["norm"] == pytest.approx(20 * float(made.directions[1, 1]))
     assert (said["by"], said["num_clips_of_selection"]) == ("the test", 9)
 
 
+def test_every_method_tries_as_many_settings_and_keeps_the_first_of_the_best():
+    made = Made()
+    choice = made.choose(TASK, CHOOSE)
+    others = {one.name: one for one in choice.others}
+    assert others["steered, by effect"].about == {"features": [1, 9]}
+    assert others["steered, by effect"].setting == Setting((1,), strength=2.0)
+    assert {entry["num_features"] for entry in others.pop("steered, by effect").tried} == {1, 2}
+    assert list(others) == ["Difference of means", "Linear probe", "Audio minus silence", "Prompt"]
+    assert {len(one.tried) for one in (*others.values(), *choice.draws)} == {9}
+    towards = one_hot("happy") - one_hot("sad")
+    for name in ("Difference of means", "Linear probe"):
+        direction = others[name].setting.direction
+        torch.testing.assert_close(direction, towards / math.sqrt(2), atol=1e-4, rtol=0)
+        assert others[name].setting.strength == pytest.approx(2**0.5)  # of lengths from 1/4 to 4
+    assert others["Prompt"].setting.hint == "You hear this: a happy voice."
+    assert [entry["sensitivity"] for entry in others["Prompt"].tried[:1]] == [1.0]
+
+
 def test_sensitivity_has_its_controls_and_its_other_denominators():
-    made, told = experiment(denominators=["predicted", "truth", "dataset"])
-    choice, _ = made.choose(TASK, CHOOSE)
-    told.asked.clear()
+    made = Made(denominators=["predicted", "truth", "dataset"])
+    choice = made.choose(TASK, CHOOSE)
+    made.told.asked.clear()
     found = made.measure(TASK, MEASURE, choice, [GENDER])
-    assert {clip_id.partition("-")[0] for clip_id, _ in told.asked} == {"measure"}
-    assert list(found.figures) == ["No SAE", "SAE, no clamp", "steered", "Rand. Feats.", "Reverse"]
+    assert {clip_id.partition("-")[0] for clip_id, _ in made.told.asked} == {"measure"}
+    assert {"No SAE", "SAE, no clamp", "steered", "Rand. Feats.", "Rand. directions", "Reverse"} < set(found.figures)
     steered, alone = found.figures["steered"], found.figures["SAE, no clamp"]
     assert (steered["sensitivity"].value, steered["sensitivity"].n) == (pytest.approx(4 / 9), 9)
     assert (steered["sensitivity_of_truth"].value, steered["sensitivity_of_truth"].n) == (0.5, 10)
@@ -112,30 +176,46 @@ def test_sensitivity_has_its_controls_and_its_other_denominators():
     assert steered["sensitivity"].low < 4 / 9 < steered["sensitivity"].high
     assert (alone["sensitivity"].value, alone["sensitivity_of_dataset"].value) == (0, 9 / 40)
     assert found.figures["Rand. Feats."]["sensitivity"].n == 4  # draws
+    assert found.figures["Prompt"]["sensitivity"].value == 1
     assert (found.figures["Reverse"]["sensitivity"].value, found.figures["Reverse"]["sensitivity"].n) == (1, 9)
     assert found.details["reverse"]["without_clamp"]["value"] == 0
     assert [feature["feature"] for feature in found.details["reverse"]["features"]] == [5]
 
 
-def test_random_features_are_others_of_the_same_number_at_the_same_multiple():
-    made, told = experiment()
-    choice = made.choose(TASK, CHOOSE)[0]._replace(features=find("a happy voice").features[:2], multiple=3.0)
-    told.asked.clear()
-    found = made.measure(TASK, MEASURE, choice, [])
-    draws = [draw["features"] for draw in found.details["random_features"]]
-    assert len(draws) == 4
-    assert len({tuple(draw) for draw in draws}) > 1
-    clamps = [condition.clamp for _, condition in told.asked if condition.clamp]
-    for draw in draws:
-        assert len(set(draw)) == 2
-        assert not set(draw) & {1, 2}
-        assert dict.fromkeys(draw, 30.0) in clamps
+def test_random_features_are_others_that_change_as_much_and_are_not_named_for_the_task():
+    made = Made(num_draws=30)
+    choice = made.choose(TASK, CHOOSE)
+    draws = [draw.about["features"] for draw in choice.draws]
+    assert len(draws) == 30
+    assert len({tuple(draw) for draw in draws}) > 20
+    own = {len(setting.features): setting for setting in [choice.own.setting]}
+    for draw, tuned in zip(draws, choice.draws, strict=True):
+        assert len(set(draw)) == 3
+        assert not set(draw) & {1, 2, 3, 5, 6}  # named for the target, or for the source
+        assert tuned.setting.features == tuple(draw[: len(tuned.setting.features)])
+    for num, setting in own.items():
+        same = made.choose._of_norm(setting, draws[0])
+        values = same.clamp(made.trials.maxima)
+        length = (torch.tensor([*values.values()]) @ made.directions[list(values)]).norm()
+        assert (len(values), float(length)) == (num, pytest.approx(made.experiment.chosen(choice)["norm"]))
+
+
+def test_the_rank_of_ours_among_random_draws_is_the_p_value():
+    made = Made(num_draws=19)
+    found = made.measure(TASK, MEASURE, made.choose(TASK, CHOOSE), []).details
+    for kind in ("random_features", "random_directions"):
+        shares = [draw["sensitivity"]["value"] for draw in found[kind]["draws"]]
+        assert len(shares) == 19
+        reach = sum(share >= found[kind]["ours"]["value"] for share in shares)
+        assert found[kind]["p"] == (1 + reach) / 20
+    assert {draw["length"] for draw in found["random_directions"]["draws"]} == {
+        made.experiment.chosen(made.choose(TASK, CHOOSE))["norm"]
+    }
 
 
 def test_the_dose_response_says_how_sound_the_answers_are():
-    made, _ = experiment(doses=[4.0, 2.0, 1.0])
-    choice = made.choose(TASK, CHOOSE)[0]._replace(features=find("a happy voice").features)
-    points = made.measure(TASK, MEASURE, choice, []).details["dose_response"]
+    made = Made(doses=[4.0, 2.0, 1.0])
+    points = made.measure(TASK, MEASURE, made.chosen(3, 2.0), []).details["dose_response"]
     assert [point["multiple"] for point in points] == [None, 0.0, 1.0, 2.0, 4.0]
     assert [round(point["sensitivity"]["value"], 2) for point in points] == [0, 0, 0, 0.44, 0]
     assert [point["readable"]["value"] for point in points] == [1, 1, 1, 1, 0]
@@ -144,20 +224,30 @@ def test_the_dose_response_says_how_sound_the_answers_are():
     assert {point["sensitivity"]["n"] for point in points} == {9}
 
 
+def test_at_equal_damage_the_dose_counts_that_leaves_the_rest_alone():
+    made = Made(doses=[4.0, 2.0, 1.0])
+    found = made.measure(TASK, MEASURE, made.chosen(3, 4.0), [GENDER])
+    figures = found.figures["steered"]
+    assert figures["sensitivity"].value == 0  # at 4 times the maximum no answer is sound
+    assert figures["sensitivity_at_equal_damage"].value == pytest.approx(4 / 9)  # at 2 times all are
+    back = made.measure(TASK, MEASURE, made.chosen(2, 2.0, "a sad voice"), [GENDER])
+    assert (
+        back.figures["steered"]["sensitivity_at_equal_damage"].value == 0
+    )  # any dose turns the gender: dose 0 is left
+
+
 def test_selectivity_is_the_share_of_other_answers_that_stay():
-    made, _ = experiment()
-    choice, _ = made.choose(TASK, CHOOSE)
-    (kept,) = made.measure(TASK, MEASURE, choice, [GENDER]).details["selectivity"]
+    made = Made()
+    (kept,) = made.measure(TASK, MEASURE, made.choose(TASK, CHOOSE), [GENDER]).details["selectivity"]
     assert (kept["prompt"], kept["unchanged"]["value"], kept["unchanged"]["n"]) == (GENDER.prompt, 1, 9)
-    back = choice._replace(features=find("a sad voice").features)
-    (spoilt,) = made.measure(TASK, MEASURE, back, [GENDER]).details["selectivity"]
+    found = made.measure(TASK, MEASURE, made.chosen(2, 2.0, "a sad voice"), [GENDER])
+    (spoilt,) = found.details["selectivity"]
     assert (spoilt["unchanged"]["value"], spoilt["unchanged_without_clamp"]["value"]) == (0, 1)
 
 
 def test_unreadable_verdicts_leave_the_denominator_and_are_kept_for_the_agreement():
-    made, _ = experiment(Hesitant())
-    choice = made.choose(TASK, CHOOSE)[0]._replace(features=find("a happy voice").features[:1], multiple=2.0)
-    found = made.measure(TASK, MEASURE, choice, [])
+    made = Made(Hesitant())
+    found = made.measure(TASK, MEASURE, made.chosen(1, 2.0), [])
     steered = found.figures["steered"]
     assert (steered["sensitivity"].value, steered["sensitivity"].n) == (1, 4)  # 5 of 9 answers are not read
     assert (steered["sensitivity_by_exact_match"].value, steered["sensitivity_by_exact_match"].n) == (
@@ -165,16 +255,16 @@ def test_unreadable_verdicts_leave_the_denominator_and_are_kept_for_the_agreemen
         9,
     )
     assert math.isnan(found.figures["No SAE"]["sensitivity"].value)
-    assert sum(judged is None and not exact for judged, exact in made.verdicts) > 5
+    assert sum(judged is None and not exact for judged, exact in made.trials.verdicts) > 5
     unread = [point["verdicts_read"] for point in found.details["dose_response"]]
     assert unread == [0, 0, 0, pytest.approx(4 / 9)]
 
 
 def test_fewer_clips_may_be_asked_where_they_are_not_the_tables():
-    made, told = experiment(most_clips=2)
-    choice, said = made.choose(TASK, CHOOSE)
-    assert said["num_clips_of_selection"] == 2
-    told.asked.clear()
+    made = Made(most_clips=2)
+    choice = made.choose(TASK, CHOOSE)
+    assert choice.num_clips == 2
+    made.told.asked.clear()
     found = made.measure(TASK, MEASURE, choice, [GENDER])
     assert found.figures["steered"]["sensitivity"].n == 9
     assert found.figures["Reverse"]["sensitivity"].n == 2
@@ -182,14 +272,15 @@ def test_fewer_clips_may_be_asked_where_they_are_not_the_tables():
 
 
 def test_without_named_features_nothing_is_steered():
-    made, _ = experiment()
+    made = Made()
     task = SteeringTask("sad", "happy", "Which emotion?", EMOTIONS, "nothing of the kind")
-    choice, said = made.choose(task, CHOOSE)
-    assert (choice.features, said["tried"]) == ([], [])
+    choice = made.choose(task, CHOOSE)
+    assert (choice.own.setting, choice.own.tried, choice.draws) == (None, [], [])
     found = made.measure(task, MEASURE, choice, [])
-    assert list(found.figures) == ["No SAE", "SAE, no clamp", "steered", "Rand. Feats."]
+    assert "Reverse" not in found.figures
     assert found.figures["steered"]["sensitivity"].value == 0
     assert found.figures["Rand. Feats."]["sensitivity"].n == 0
+    assert math.isnan(found.details["random_features"]["p"])
 
 
 def test_words_of_a_class_may_take_others_in():

@@ -313,3 +313,30 @@ def test_the_judge_reads_one_class_and_no_part_of_a_word():
     judge = ClassMatch(["male", "female"])
     answers = ["Female", "the speaker is male.", "male or female", "no speaker", ""]
     assert judge(answers) == ["female", "male", None, None, None]
+
+
+@pytest.mark.parametrize("positions", ["all", "audio", "last"])
+def test_a_direction_is_added_where_it_should_be_and_nowhere_else(model, clips, sae, positions):
+    x, direction = plain(model, clips), torch.randn(32, generator=torch.Generator().manual_seed(0))
+    steered, _, batch = run(model, clips, None, {}, add=direction, positions=positions)
+    where = {"all": batch.valid, "audio": batch.audio, "last": torch.zeros_like(batch.valid)}[positions]
+    if positions == "last":
+        where[:, -1] = True
+    torch.testing.assert_close(steered[where], x[where] + direction)
+    assert torch.equal(steered[~where], x[~where])
+    both, _, _ = run(model, clips, sae, {5: 30.0}, add=direction, positions=positions)
+    features, _, _ = run(model, clips, sae, {5: 30.0}, positions=positions)
+    torch.testing.assert_close(both[where], features[where] + direction)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"add": torch.ones(31)}, r"the direction has the shape \[31\], and '.*' is 32 wide: give a vector of 32"),
+        ({"add": torch.full((32,), torch.nan)}, "the direction has numbers that are not finite: give another"),
+        ({"clamp": {5: 1.0}}, r"features \[5\] cannot be set without a dictionary"),
+    ],
+)
+def test_a_direction_that_cannot_be_added_is_refused(model, given, said):
+    with pytest.raises(UserError, match=said), steer(model, None, LAYER, **given):
+        pytest.fail("the block was entered")

@@ -7,6 +7,7 @@ import sys
 import time
 from threading import Thread
 
+import anyio
 import pytest
 import uvicorn
 
@@ -85,6 +86,7 @@ def server(run):
 def url(run, store):
     """Serve the study in this process, which starts at once, and return its address."""
     audio = run / "study" / "audio"
+    assert anyio.open_file  # imports its module here: pytest rewrites it, and Python 3.11 may fail to parse in a thread
     app = make_app(store, study_sounds(store, run / "audio", audio), audio, hosts=["127.0.0.1"])
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))

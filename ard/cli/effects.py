@@ -1,0 +1,190 @@
+"""`ard effects`: what features do to an answer, and what they hear of it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ard.audio import FolderClips, read_clips
+from ard.audiollm import AudioLLM, load_audiollm
+from ard.cli.steer import usable
+from ard.console import Progress, at_work, console
+from ard.embedding import load_clap
+from ard.reports import concept_names
+from ard.representatives import read_maxima
+from ard.run import MANIFEST, Cell, Run
+from ard.sae import load_dictionary
+from ard.steering import ClassMatch, Phase, Role, SteeringTask, Where, clamp_values, features_by_name, find_roles
+from ard.types import Clip, UserError
+
+SPLITS = ("steer-select", "steer")
+"""Splits of a run with clips for steering; the first that is there is used."""
+
+
+def effects(
+    run: Path,
+    question: str,
+    answers: str,
+    *,
+    features: int | list[int] | None = None,
+    audio: Path | None = None,
+    concept: str | None = None,
+    multiple: float = 1.0,
+    most: int = 20,
+    most_clips: int = 32,
+    layer: int | None = None,
+    expansion: int | None = None,
+    positions: Where = "audio",
+    phase: Phase = "prefill",
+    rows_per_batch: int = 64,
+    max_new_tokens: int = 16,
+    device: str | None = None,
+) -> None:
+    """List features by how far setting them moves the answer from one class to another, with how well they hear it.
+
+    Args:
+        run: the run's folder.
+        question: what is asked about every clip.
+        answers: two classes of answers as FROM,TO: `happy,angry` lists first what turns happy into angry. If the run
+            has a task with this question and these classes, its words are used.
+        features: the features by their numbers, as [12,40]; by default those with the closest names, and those whose
+            activity tells the classes apart best.
+        audio: a folder of sound files or of audio shards; by default the run's own clips for steering.
+        concept: words that names are compared with; by default those of the run's task, or else the class TO.
+        multiple: the value that a feature is set to, as a multiple of its maximum on the probing set.
+        most: most features by name, and as many by activity.
+        most_clips: most clips, of those that are answered FROM, to measure effects on.
+        layer: layer of the dictionary, if not the run's own.
+        expansion: expansion of the dictionary, if not the run's own.
+        positions: where in the prompt features are set.
+        phase: set them in the prompt, or in the beginning of the answer too.
+        rows_per_batch: most clips, each with a feature set, in one forward pass.
+        max_new_tokens: most tokens of an unsteered answer.
+        device: what runs the model, such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
+    """
+    opened = Run.load(run)
+    cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
+    task = _task(opened, question, answers, concept)
+    coder, maxima, names = load_dictionary(cell.sae), read_maxima(cell), concept_names(cell)
+    if min(most, most_clips, rows_per_batch, max_new_tokens) < 1:
+        raise UserError(
+            f"most {most}, most_clips {most_clips}, rows_per_batch {rows_per_batch}, max_new_tokens {max_new_tokens}: "
+            "give at least 1 of each"
+        )
+    requested = features if isinstance(features, list) else [] if features is None else [features]
+    for feature in requested:
+        clamp_values(coder, {feature: multiple}, maxima)
+    clips = _clips(opened, audio)
+    device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_audiollm(opened.model, device=device, layers_path=opened.facts.get("layers_path"))
+    said = _answers(model, clips, question, rows_per_batch, max_new_tokens)
+    stated = ClassMatch(task.question.classes)(said)
+    if task.source not in stated:
+        counts = ", ".join(f"{name or 'no class'} {count}" for name, count in Counter(stated).most_common())
+        raise UserError(
+            f"none of {len(clips)} clips is answered {task.source!r} ({counts}): give other clips as --audio, or "
+            "other --answers"
+        )
+    with at_work("measuring effects"):
+        roles = find_roles(
+            model,
+            coder.to(device),
+            cell.layer,
+            task,
+            clips=clips,
+            answers=said,
+            by_name=[] if requested else _by_name(cell, task.concept),
+            values={
+                feature: multiple * float(most_active) for feature, most_active in enumerate(maxima) if most_active
+            },
+            names=names,
+            most=most,
+            most_clips=most_clips,
+            requested=requested,
+            positions=positions,
+            phase=phase,
+            rows_per_batch=rows_per_batch,
+            seed=opened.seed,
+        )
+    if not roles:
+        raise UserError(f"no feature of {cell.name} has a name or tells the classes apart: give --features")
+    Console().print(_table(roles, task))
+
+
+def _task(run: Run, question: str, answers: str, concept: str | None) -> SteeringTask:
+    """Return the task between two classes of answers, with the words of the run's own task if it has one."""
+    classes = [name.strip() for name in answers.split(",")]
+    if len(classes) != 2 or not all(classes) or classes[0] == classes[1]:
+        raise UserError(f"answers {answers!r} are not two classes: give --answers FROM,TO, such as happy,angry")
+    source, target = classes
+    own = [SteeringTask(**task) for task in run.facts.get("tasks", ()) if task["prompt"] == question]
+    own = [task for task in own if {source, target} <= set(task.classes)]
+    toward = {task.target: task.concept for task in own}
+    concept = concept or toward.get(target, target)
+    return SteeringTask(source, target, question, own[0].classes if own else classes, concept)
+
+
+def _clips(run: Run, audio: Path | None) -> list[Clip]:
+    """Read the clips to ask about."""
+    if audio is None:
+        audio = next((run.audio(split) for split in SPLITS if run.audio(split) in run.audio_splits), None)
+        if audio is None:
+            raise UserError(f"{str(run.folder)!r} has no clips for steering: give a folder of sounds as --audio")
+    found = read_clips(audio) if (audio / MANIFEST).is_file() else FolderClips(audio)
+    clips = [clip for clip in found if isinstance(clip, Clip)]
+    if not clips:
+        raise UserError(f"{str(audio)!r} holds no sound that can be read: give another folder as --audio")
+    return clips
+
+
+def _answers(
+    model: AudioLLM, clips: Sequence[Clip], question: str, clips_per_batch: int, max_new_tokens: int
+) -> list[str]:
+    """Ask the unsteered model."""
+    answers: list[str] = []
+    with Progress("answers", len(clips)) as progress:
+        for start in range(0, len(clips), clips_per_batch):
+            group = clips[start : start + clips_per_batch]
+            answers += model.generate(group, [question] * len(group), max_new_tokens)
+            progress.advance(len(group))
+    return answers
+
+
+def _by_name(cell: Cell, concept: str) -> list[int]:
+    """Return the features with the closest names; none where there are no names, or no CLAP model to compare them."""
+    clap = cell.run.facts.get("clap")
+    if clap is None or not cell.path("names").is_file():
+        console.print("no names are compared, since the run has none, or no CLAP model")
+        return []
+    return [found.feature for found in features_by_name(cell, concept, load_clap(clap)).features]
+
+
+def _table(roles: Sequence[Role], task: SteeringTask) -> Table:
+    """Return a line for each feature, the largest effect towards the target first."""
+    first = roles[0]
+    caption = (
+        f"effect: change of the log-odds of {task.target!r} against {task.source!r} per unit of norm, with 95 % of "
+        f"{first.num_clips} clips answered {task.source!r}; as many random directions reach "
+        f"{first.effect_by_chance:.3f} either way. AUROC: above .5 the feature is more active on {task.target!r}."
+    )
+    table = Table(box=None, pad_edge=False, expand=True, caption=escape(caption), caption_justify="left")
+    table.add_column("feature", justify="right")
+    table.add_column("name", no_wrap=True, ratio=1)
+    table.add_column("kind", no_wrap=True)
+    for head in ("effect", "95 %", "AUROC", "output", "lens"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for role in roles:
+        interval = f"{role.effect_low:+.3f} {role.effect_high:+.3f}"
+        numbers = (
+            f"{role.effect:+.3f}",
+            interval,
+            f"{role.auroc:.2f}",
+            f"{role.output_score:.3f}",
+            f"{role.lens:+.1f}",
+        )
+        table.add_row(str(role.feature), escape(role.name or "–"), role.kind, *numbers)
+    return table
