@@ -305,6 +305,17 @@ def test_what_the_paper_will_cost_is_planned(capsys, tmp_path):
     assert "118,356 probing clips, 28.2 M audio tokens, 231 GB of activations a layer" in said
 
 
+@pytest.mark.slow
+def test_other_models_machines_and_facts_are_planned_for(capsys, tmp_path):
+    options = ["--preset", "laptop", "--out", str(tmp_path), "--cores", "3", "--disk_gb_s", "1"]
+    main(["plan", *options, "--model", "embedded", "--clap", "embedded", "--run.expansions", "[2]"])
+    said = capsys.readouterr().out
+    assert "On one H100, 3 cores, a disk of 1 GB/s" in said
+    assert "750 probing clips" in said
+    assert re.search(r"SAE training +layer 4, e 2", said)
+    assert "fact 'layerz' is not in the preset's run.yaml" in refused(capsys, "plan", "--run.layerz", "3")
+
+
 @pytest.mark.parametrize("name", ["", "study", *COMMANDS])
 def test_every_command_has_help(name, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -21,14 +21,14 @@ TOP_K_READS = {2: 18, 4: 12}
 """How often TopK reads the pre-activations, by their bytes each: 4 and 6 times by its algorithm, a radix select, and so
 many by its time."""
 LAYER_S = 0.85e-3
-"""Seconds in which Python launches one layer of a step of an answer: a GPU that is faster waits for it."""
+"""Seconds in which Python launches one layer of a step of an answer, an estimate: a GPU that is faster waits for it."""
 
-ENCODE_S, DECODE_S = 17e-9, 14e-9  # FLAC, a sample
-RESAMPLE_S = 0.45e-9  # a product of a sample and a tap of the filter
-MEL_S = 0.3e-3  # a second of the model's window, which is filled up with silence
+ENCODE_S, DECODE_S = 15e-9, 14e-9  # FLAC, a sample
+RESAMPLE_S = 0.4e-9  # a product of a sample and a tap of the filter
+MEL_S = 0.25e-3  # a second of the model's window, which is filled up with silence
 PROMPT_S = 1e-3  # a clip: its tokens, its place in a batch
 CLAP_S = 10e-3  # a window of ten seconds
-MIX_S = 0.2  # a GB of activations: to read, check and send to the GPU
+MIX_S = 0.2  # a GB of activations: to read, check and send to the GPU (docs/bench-gpu.md)
 PROBE_S = 1.6  # likewise, of whole clips, which are widened to float32
 WRITE_GB_S = 0.76  # of activation shards, by a thread a layer
 LOCAL_GB_S = 3.0  # an NVMe disk in the machine

@@ -266,9 +266,10 @@ class Planner:
 
     @property
     def arithmetic(self) -> str:
-        """How a GPU multiplies in training: ``float32``, ``tf32`` or ``bfloat16``."""
-        if not str(self.preset.trainer("precision", "32-true")).startswith("32"):
-            return "bfloat16"
+        """How a GPU multiplies in training: ``float32``, ``tf32``, ``bfloat16`` or ``float16``."""
+        precision = str(self.preset.trainer("precision", "32-true"))
+        if not precision.startswith("32"):
+            return "float16" if precision.startswith("16") else "bfloat16"
         return "tf32" if self.setting("fit", "SAETraining", "float32_products") == "high" else "float32"
 
     def trainings(self, arithmetic: str | None = None) -> list[StagePlan]:
@@ -282,7 +283,7 @@ class Planner:
         faster way: dense, or by gathering rows, which is traffic of the GPU's memory and no work for its matrix units.
         """
         arithmetic = arithmetic or self.arithmetic
-        itemsize = 2 if arithmetic == "bfloat16" else 4
+        itemsize = 4 if arithmetic in ("float32", "tf32") else 2
         k_aux = self.setting("fit", "SAETraining", "k_aux") if self.setting("fit", "SAETraining", "robust") else 0
         num_tokens, num_steps = self.trained_tokens, self.trained_tokens // self.batch_tokens
         flops, streamed, gathered, num_weights = 0, 0, 0, 0
@@ -346,7 +347,7 @@ class Planner:
         read_bytes = num_tokens * self.d_in * _itemsize(self.store_dtype)
         return StagePlan(
             "probing",
-            f"{sum(map(len, passes.values()))} cells in {len(passes)} passes",
+            f"{sum(map(len, passes.values()))} cells in {len(passes)} pass{'es' if len(passes) > 1 else ''}",
             "float32",
             num_clips=len(self.tokens["probe"]),
             num_tokens=num_tokens,
