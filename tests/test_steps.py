@@ -59,7 +59,7 @@ def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
     assert sorted(trained) == sorted(parts["SAE training"])
     passes = [one for one in runs if one.passes]
     num_cells = sum(len(one.cells) for one in passes)
-    assert parts["probing"] == [f"{num_cells} cells in {len(passes)} passes"]
+    assert parts["probing"] == [f"{num_cells} cells in {len(passes)} pass{'es' if len(passes) > 1 else ''}"]
     tokens = {s.part: s.num_tokens for s in planned.stages if s.stage == "extraction"}
     (probing,) = (stage for stage in planned.stages if stage.stage == "probing")
     assert probing.num_tokens == sum(tokens["probe"] + (one.splits == 2) * tokens["eval"] for one in passes)

@@ -23,6 +23,15 @@ def test_the_plan_is_near_the_arithmetic():
         assert 1 / 3 < one.planned(GPU) / one.arithmetic < 3, one.what
 
 
+@pytest.mark.slow
+def test_a_step_takes_what_was_measured_on_a_gpu(kept):
+    """To within a third."""
+    card, steps = card_of(kept[0]), [one for one in COMPARED if one.what.startswith("training step")]
+    assert len(steps) == 10
+    for one in steps:
+        assert one.planned(card) == pytest.approx(one.measured(kept[0]), rel=1 / 3), one.what
+
+
 @pytest.mark.parametrize("what", CORE)
 def test_a_core_needs_what_was_measured(what, kept):
     """To within a factor of two: machines differ."""
