@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ard.plan.encoders import EncoderModel
 
 CLAP_WINDOW_S, CLAP_RATE_HZ = 10.0, 48_000
+OTHER_METHODS = 4
+"""Baselines of Table 3 that need no dictionary: three directions, and words in the question."""
 
 
 def plan(
@@ -436,8 +438,8 @@ class Planner:
             self.assumptions.append(f"no steering: {reason}")
             return []
         self.assumptions.append(
-            "steering: classes have equal shares of the answers; answers that tasks share count once, and perplexity "
-            "is left out"
+            "steering: classes have equal shares of the answers; answers that tasks share count once; perplexity, "
+            "effects and what conditions of the same prompts share below the layer are left out"
         )
         asked = [
             _Asked(split, self.frames[split], prompt)
@@ -469,10 +471,15 @@ class Planner:
         of_source = [count / len(task["classes"]) for count in counts]
         chosen, some = (min(count, design["most_clips"] or count) for count in of_source)
         num_others = len({other["prompt"] for other in self.tasks} - {task["prompt"]})
-        once = design["num_draws"] + len(design["doses"]) + 2 + 3 * num_others  # two are for the reverse direction
         times, num_dictionaries = dict.fromkeys(splits, 0.0), len(self._cells("steer"))
-        times[splits[0]] += num_dictionaries * len(design["num_features"]) * len(design["multiples"]) * chosen
-        times[measured] += (1 + num_dictionaries) * of_source[1] + once * some  # without clamp, then each dictionary
+        num_settings, num_draws = len(design["num_features"]) * len(design["multiples"]), design["num_draws"]
+        num_tuned = 2 * num_dictionaries + OTHER_METHODS  # of each dictionary by names and by effect
+        times[splits[0]] += (num_tuned + num_draws) * num_settings * chosen
+        doses = (OTHER_METHODS + 1) * (2 + len(design["doses"])) * (1 + num_others)  # words have none
+        once = (
+            2 * num_draws + doses + (OTHER_METHODS + 3) * num_others + 2
+        )  # the last two are for the reverse direction
+        times[measured] += (1 + num_tuned) * of_source[1] + once * some  # the first is without clamp
         return {split: number / len(self.frames[split]) for split, number in times.items()}
 
     def _answers(
