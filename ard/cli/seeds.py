@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ard.console import at_work
-from ard.evaluation import compare_seeds
+from ard.evaluation import compare_seeds, pool_steering
 from ard.evaluation.seeds import NAME_NULLS, NULLS, WORDS
 from ard.files import claim
 from ard.reports import write_tables
@@ -27,14 +27,15 @@ SHORT = dict(
 
 
 def seeds(runs: list[Path], cosine: float = 0.7) -> None:
-    """Measure what of a run comes back in runs with another --seed, beside nulls; Table 4 then notes it.
+    """Measure what of a run comes back in runs with another --seed, beside nulls; Tables 3 and 4 then note it.
 
     Args:
         runs: folders of runs; the first is compared with all others.
         cosine: least cosine, or correlation of profiles, of two features that count as the same.
     """
     with claim(runs[0]), at_work("comparing the runs"):
-        result = compare_seeds([Run.load(run).own for run in runs], cosine=cosine)
+        opened = [Run.load(run) for run in runs]
+        result, steered = compare_seeds([run.own for run in opened], cosine=cosine), pool_steering(opened)
         write_tables(runs[0])
         log_results(Run.load(runs[0]))
     console = Console()
@@ -45,6 +46,31 @@ def seeds(runs: list[Path], cosine: float = 0.7) -> None:
     console.print(seeds_table(result))
     for line in (*result.details["not_measured"], str(result.details["verdict"])):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if steered is not None:
+        console.print(steering_table(steered))
+
+
+def steering_table(result: Result) -> Table:
+    """Return Table 3 over the runs: mean, standard deviation, and in how many of them AR&D is above and below a row."""
+    shifts = list(dict.fromkeys((row.source, row.target) for row in result.rows))
+    claims = {(one["other"], one["source"], one["target"]): one for one in result.details["claims"]}
+    seeds = ", ".join(map(str, result.choices["seeds"]))
+    table = Table(
+        title=f"Sensitivity over the seeds {seeds}",
+        caption="mean ± standard deviation over the runs; in how many of them AR&D is above (+) and below (-) the row",
+    )
+    for column in ("method", *(f"{source} to {target}" for source, target in shifts)):
+        table.add_column(column)
+    for method in dict.fromkeys(row.method for row in result.rows):
+        cells = []
+        for source, target in shifts:
+            rows = [row for row in result.rows if (row.method, row.source, row.target) == (method, source, target)]
+            claim_of_row = claims.get((method, str(source), str(target)), {})
+            counted = f" +{claim_of_row.get('above', 0)} -{claim_of_row.get('below', 0)}" if claim_of_row else ""
+            figures = [row.figures["sensitivity"] for row in rows]
+            cells.append("".join(f"{figure.value:.2f} ± {figure.spread:.2f}{counted}" for figure in figures))
+        table.add_row(method, *cells)
+    return table
 
 
 def concept_lines(result: Result) -> list[str]:

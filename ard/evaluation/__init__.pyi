@@ -21,7 +21,7 @@ from .match import MatchLabels
 from .matching import AveragePrecision, MatchReading, average_precision
 from .metric import ConceptAveragePrecision, ConceptMatching
 from .seeds import compare_seeds
-from .steered import measure_steering_differences
+from .steered import measure_steering_differences, pool_steering
 
 __all__ = [
     "AveragePrecision",
@@ -47,6 +47,7 @@ __all__ = [
     "over_draws",
     "paired_auroc",
     "paired_difference",
+    "pool_steering",
     "shared_label",
     "stated_labels",
     "unseen_support",

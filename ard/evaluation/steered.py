@@ -1,7 +1,9 @@
 """How the paper's way of steering compares with every other row of Table 3, on the same clips."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,11 +80,70 @@ def measure_steering_differences(run: Run) -> Result | None:
     return compared
 
 
+def pool_steering(runs: Sequence[Run]) -> Result | None:
+    """Put Table 3 of runs with different seeds together, and write ``steering_seeds.json`` into the first one's cell.
+
+    Returns:
+        Every row's mean over the runs with its standard deviation, from the lowest to the highest run, and in how many
+        runs AR&D is above the row, below it, or not told apart from it (``claims``); None with fewer than two runs that
+        have both files.
+    """
+    steered = [(run, run.own.result("steering"), run.own.result("steering_differences")) for run in runs]
+    complete = [(run, differences) for run, steering, differences in steered if steering and differences]
+    if len(complete) < 2:
+        return None
+    figures: dict[tuple[str, str, str], list[Figure]] = {}
+    for run, _ in complete:
+        of_run: dict[tuple[str, str, str], list[Figure]] = {}
+        for cell in _cells(run):
+            result = cell.result("steering")
+            for row in result.rows if result else ():
+                key = row.method, str(row.source), str(row.target)
+                of_run.setdefault(key, []).append(row.figures["sensitivity"])
+        for key, draws in of_run.items():
+            figures.setdefault(key, []).append(Figure.pooled(draws))
+    claims = [
+        {
+            "source": source,
+            "target": target,
+            "other": other,
+            **{verdict: count for verdict, count in counts.items() if count},
+        }
+        for (source, target, other), counts in _counted(differences for _, differences in complete).items()
+    ]
+    own = complete[0][0].own
+    rows = tuple(
+        Row(method, own.layer, own.expansion, {"sensitivity": _over_runs(of_runs)}, source, target)
+        for (method, source, target), of_runs in figures.items()
+        if len(of_runs) == len(complete) and not any(math.isnan(figure.value) for figure in of_runs)
+    )
+    seeds = [run.seed for run, _ in complete]
+    pooled = Result("steering_seeds", rows, {"seeds": seeds}, {"claims": claims}, own.run.seed)
+    pooled.save(own.result_path("steering_seeds"))
+    return pooled
+
+
+def _over_runs(figures: Sequence[Figure]) -> Figure:
+    return replace(Figure.pooled(figures), over="runs, lowest to highest").of_control()
+
+
+def _counted(results: Iterable[Result]) -> dict[tuple[str, str, str], Counter[str]]:
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    for test in (test for result in results for test in result.details["tests"]):
+        counts.setdefault((test["source"], test["target"], test["other"]), Counter())[test["verdict"]] += 1
+    return counts
+
+
+def _cells(run: Run) -> list[Cell]:
+    """Return the run's own cell, those of raw coordinates, and those of controls."""
+    raw = [run.cell(run.layer, label) for label in RAW_METHODS]
+    return [run.own, *raw, *run.controls(run.layer, run.expansion)]
+
+
 def _others(run: Run, shift: str) -> Iterator[tuple[str, list[Reached]]]:
     """Return every other row of a shift: those of the run's own dictionary, of raw coordinates and of controls."""
-    raw = [run.cell(run.layer, label) for label in RAW_METHODS]
     rows: dict[str, list[Reached]] = {}
-    for cell in (run.own, *raw, *run.controls(run.layer, run.expansion)):
+    for cell in _cells(run):
         task = _task(cell, shift)
         reached = {name: method["reached"] for name, method in task.get("methods", {}).items()}
         reached |= task.get("controls", {})

@@ -148,8 +148,8 @@ def orders(results: Iterable[Result]) -> list[str]:
     ]
 
 
-def steering_differences(results: Iterable[Result]) -> list[str]:
-    """Say shift by shift above which rows AR&D is, below which, and from which it cannot be told apart."""
+def steering_differences(results: Iterable[Result], pooled: Iterable[Result] = ()) -> list[str]:
+    """Say shift by shift above which rows AR&D is, below which, and in how many runs of other seeds that holds."""
     said = []
     for result in results:
         shifts = dict.fromkeys((test["source"], test["target"]) for test in result.details["tests"])
@@ -163,14 +163,27 @@ def steering_differences(results: Iterable[Result]) -> list[str]:
             }
             parts = [
                 f"{verdict} {'; '.join(spans[test['other']] for test in tests if test['verdict'] == verdict)}"
-                for verdict in ("above", "below", "not told apart")
-                if any(test["verdict"] == verdict for test in tests)
+                for verdict in ("above", "below", "not told apart from")
+                if any(test["verdict"] == verdict.removesuffix(" from") for test in tests)
             ]
-            said.append(f"{source.capitalize()} → {target.capitalize()}, AR&D is {'. '.join(parts)}.")
+            said.append(f"{source.capitalize()} → {target.capitalize()}: AR&D is {'. It is '.join(parts)}.")
         said.append(
             "These are AR&D's differences to other rows over the same clips (bootstrap; of random draws: over draws) "
             "and the p-values of McNemar's exact test (of random draws: of the rank), by Holm over the shifts."
         )
+    for result in pooled:
+        claims = result.details["claims"]
+        counts = [
+            f"{source.capitalize()} → {target.capitalize()}: "
+            + "; ".join(
+                f"{one['other']} {one.get('above', 0)}/{one.get('below', 0)}"
+                for one in claims
+                if (one["source"], one["target"]) == (source, target)
+            )
+            for source, target in dict.fromkeys((one["source"], one["target"]) for one in claims)
+        ]
+        seeds = ", ".join(map(str, result.choices["seeds"]))
+        said.append(f"In how many of the runs with seeds {seeds} AR&D is above/below a row. {'. '.join(counts)}.")
     return said
 
 
@@ -263,7 +276,7 @@ def _steering(result: Result) -> list[str]:
     parts = [
         f"Sensitivity: of the clips {_DENOMINATORS[chosen['denominator']]}, the share whose answer under the condition "
         "is the target. Features and value were chosen on other clips. `Rand. Feats.` are as many features that fire "
-        f"as often, at the same multiple of their maxima; their interval is over {chosen['num_draws']} draws. "
+        f"as often and change x by as much; their interval is over {chosen['num_draws']} draws. "
         "`Reverse` swaps source and target.",
         _judge(chosen["judge"], result.details),
     ]

@@ -185,7 +185,8 @@ def _table3(run: Run) -> Table:
     heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
     why = "steering needs clips with known emotion or gender"
     compared = run.results("steering_differences", [run.layer], [run.expansion])
-    texts = notes.steering_differences(compared) if rows else [notes.left_out(why, "steering")]
+    pooled = run.results("steering_seeds", [run.layer], [run.expansion])
+    texts = notes.steering_differences(compared, pooled) if rows else [notes.left_out(why, "steering")]
     return Table(
         number=3,
         preset=run.preset,
@@ -261,7 +262,7 @@ _MEASURES = {
 """The measures of Table 4: the paper's, then those that compare dictionaries of any width: all are of live features."""
 
 
-_SENSITIVITIES = {"sensitivity": "turned", "sensitivity_at_equal_damage": "with 90% of the rest kept"}
+_SENSITIVITIES = {"sensitivity": "turned", "sensitivity_at_equal_damage": "90% kept"}
 """The measures of Table 3: the paper's, then the one at equal damage."""
 
 

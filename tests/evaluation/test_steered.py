@@ -1,10 +1,13 @@
 """Rows of Table 3 against each other, on clips whose answers are known."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from ard.evaluation import measure_steering_differences
+from ard.evaluation import measure_steering_differences, pool_steering
 from ard.evaluation.functional import holm
 from ard.evaluation.steered import mcnemar
 from ard.reports import build_tables
@@ -105,10 +108,10 @@ def test_p_values_are_exact_and_holms(run):
 def test_the_table_says_above_which_rows_ours_is(run):
     measure_steering_differences(run)
     notes = build_tables(run.folder, [3])[0].notes
-    (said,) = [note for note in notes if note.startswith("Sad → Happy, AR&D is above")]
+    (said,) = [note for note in notes if note.startswith("Sad → Happy: AR&D is above")]
     assert "above No SAE +0.80" in said
     assert "below Prompt -0.20" in said
-    assert any(note.startswith("Happy → Angry, AR&D is below") for note in notes)
+    assert any(note.startswith("Happy → Angry: AR&D is below") for note in notes)
 
 
 def test_a_run_that_steered_nothing_has_no_differences(tmp_path):
@@ -127,3 +130,31 @@ def test_holm_keeps_the_rate_of_any_false_claim(seed):
     """Under the null at four shifts, a claim is made in no more than 5 % of experiments."""
     p_values = np.random.default_rng(seed).uniform(size=(4000, 4))
     assert np.mean([min(holm(row.tolist())) < 0.05 for row in p_values]) < 0.06
+
+
+def test_runs_of_several_seeds_are_pooled_and_claims_counted(run, tmp_path_factory):
+    other = Run(shutil.copytree(run.folder, tmp_path_factory.mktemp("seeds") / "run-1"))
+    path = other.own.result_path("steering")
+    result = Result.load(path)
+    weak = result.details["tasks"]["sad to happy"] | {"reached": reached(0.0)}
+    rows = tuple(replace(row, figures={"sensitivity": Figure(0.1, 0.0, 0.2, 40, "share")}) for row in result.rows)
+    Result("steering", rows, CHOICES, {"tasks": result.details["tasks"] | {"sad to happy": weak}}).save(path)
+    assert pool_steering([run]) is None
+    for one in (run, other):
+        measure_steering_differences(one)
+    pooled = pool_steering([run, other])
+    (own,) = [row for row in pooled.rows if (row.method, row.source) == ("AR&D", "sad")]
+    figure = own.figures["sensitivity"]
+    assert (figure.value, figure.low, figure.high, figure.n) == (pytest.approx(0.3), 0.1, 0.5, 2)
+    assert figure.spread == pytest.approx(np.std([0.1, 0.5], ddof=1))
+    claims = {(one["source"], one["other"]): one for one in pooled.details["claims"]}
+    assert claims["sad", "No SAE"] == {
+        "source": "sad",
+        "target": "happy",
+        "other": "No SAE",
+        "above": 1,
+        "not told apart": 1,
+    }
+    assert claims["sad", "Prompt"]["below"] == 2
+    (said,) = [note for note in build_tables(run.folder, [3])[0].notes if note.startswith("In how many of the runs")]
+    assert "Sad → Happy: Prompt 0/2; AR&D, by effect 0/1" in said

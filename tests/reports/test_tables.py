@@ -127,7 +127,7 @@ def test_table3_has_two_measures_where_damage_was_measured(run):
         ("Rand. Feats.", "turned"),
         ("Prompt", "turned"),
         ("AR&D", "turned"),
-        ("", "with 90% of the rest kept"),
+        ("", "90% kept"),
         ("AR&D, by effect", "turned"),
         ("Reverse", "turned"),
     ]

@@ -111,7 +111,9 @@ def test_unreadable_verdicts_are_counted_and_are_no_no(misbehave, steering):
     result = steering(misbehave(then="say:I would rather not say").base_url)
     assert result.details["num_unreadable"] == result.details["num_verdicts"] > 0
     assert {row.figures["sensitivity"].n for row in result.rows} == {0}
-    assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if not row.method.startswith("Rand.")} == {0}
+    assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if not row.method.startswith("Rand.")} == {
+        0
+    }
     assert "0 others: undefined" in notes.steering([result])[0]
 
 
