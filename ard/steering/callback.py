@@ -17,6 +17,7 @@ from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
 from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
+from ard.steering.directions import Direction, save_directions
 from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
@@ -58,7 +59,7 @@ class MeasureSteering(Evaluator):
 
     needs = ("representatives", "selections", "names")
     results = ("steering",)
-    makes = ("effects",)
+    makes = ("effects", "directions")
     compares_texts = True
 
     def __init__(
@@ -106,6 +107,7 @@ class MeasureSteering(Evaluator):
         tasks: dict[str, Mapping[str, Any]] = {}
         rows: list[Row] = []
         roles: list[Role] = []
+        directions: dict[str, Direction] = {}
         for task in self.tasks:
             selection, split = self._splits(task, read)
             choice = choose(task, selection, alone=cell.is_baseline)
@@ -121,7 +123,9 @@ class MeasureSteering(Evaluator):
             }
             rows += self._rows(task, measured, cell)
             roles += choice.roles
+            directions |= {f"{task.name}/{name}": one for name, one in choice.directions().items()}
         save_roles(cell, roles)
+        save_directions(cell, directions)
         details = {"tasks": tasks, **_judge_details(trials.verdicts)}
         return Result("steering", tuple(rows), self._choices(), details)
 

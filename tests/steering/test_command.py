@@ -107,4 +107,4 @@ def test_what_cannot_be_listed_is_refused(run, said, capsys, tmp_path):
     assert "holds no sound that can be read" in refused(run, capsys, *answers, "--audio", tmp_path)
     assert "most 0, most_clips 32" in refused(run, capsys, *answers, "--most", 0)
     nobody = refused(run, capsys, "--answers", "angry,bored", "--max_new_tokens", 1)
-    assert "none of 8 clips is answered 'angry' (no class 8): give other clips as --audio" in nobody
+    assert "none of 8 clips is answered 'angry' (no class 8): give other --answers" in nobody
