@@ -248,7 +248,7 @@ class Experiment:
         different = {
             clip_id: list(dict.fromkeys(of_clip)) for clip_id, *of_clip in zip(clip_ids, *answers, strict=True)
         }
-        found = {}
+        found: dict[tuple[str, str], tuple[float, int]] = {}
         for turn in range(max(map(len, different.values()), default=0)):
             turns = {clip_id: of_clip[turn] for clip_id, of_clip in different.items() if turn < len(of_clip)}
             weighed = self.trials.interview.surprise(split.audio, prompt, turns)
