@@ -134,7 +134,15 @@ def steer(
         coder = coder.to(device)
         if task is not None:
             moving = features_moving(
-                model, coder, cell, task, num_features, maxima=maxima, positions=positions, phase=phase
+                model,
+                coder,
+                cell,
+                task,
+                num_features,
+                maxima=maxima,
+                positions=positions,
+                phase=phase,
+                max_new_tokens=max_new_tokens,
             )
             changes = set_to([role.feature for role in moving])
         for one in changes[0].clamp or ():

@@ -147,7 +147,7 @@ def features_moving(
     phase: Phase = "prefill",
     rows_per_batch: int = 64,
     most_clips: int = 32,
-    max_new_tokens: int = 16,
+    max_new_tokens: int = 64,
 ) -> list[Role]:
     """Return the features that move a task's answer furthest towards its target, each set to its maximum.
 
