@@ -17,6 +17,7 @@ from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
 from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
+from ard.steering.diagnosis import Examination
 from ard.steering.directions import Direction, save_directions
 from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
@@ -103,6 +104,7 @@ class MeasureSteering(Evaluator):
             return None
         trials, features = self._trials(cell)
         choose, experiment = Chooser(trials, features, self.seed), Experiment(trials, features, self.seed)
+        examine = Examination(trials, features.find, self.tasks)
         read = cache(_read_split)
         tasks: dict[str, Mapping[str, Any]] = {}
         rows: list[Row] = []
@@ -116,6 +118,7 @@ class MeasureSteering(Evaluator):
                 measured = experiment.measure_alone(task, split, choice)
             else:
                 measured = experiment.measure(task, split, choice, others.values())
+                measured.details |= examine(task, selection, split, choice, measured)
             tasks[task.name] = {
                 "chosen": experiment.chosen(choice),
                 "num_clips": len(split.clips),
