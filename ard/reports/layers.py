@@ -9,6 +9,8 @@ from ard.run import Run
 HEIGHT = 130
 """The bottom of the plot; the labels of its ticks are below."""
 MOST_LABELS = 12
+LEAST_APART = 0.1
+"""Labels that are nearer to that of 0 than this share of the height would cover it."""
 
 
 class Drawing(NamedTuple):
@@ -53,7 +55,11 @@ def drawn(name: str, layers: Sequence[Mapping[str, Any]], own: int) -> Drawing:
         own=next((place for place, one in zip(places, layers, strict=True) if one["layer"] == own), None),
         effect=line(places, [at(of["value"]) for of in effects]),
         interval=band(places, *([at(of[side]) for of in effects] for side in ("low", "high"))),
-        nats=[Mark(TOP + (high - nats) / span * (HEIGHT - TOP), f"{nats:.2g}") for nats in sorted({low, 0.0, high})],
+        nats=[
+            Mark(TOP + (high - nats) / span * (HEIGHT - TOP), f"{nats:.2g}")
+            for nats in sorted({low, 0.0, high})
+            if nats == 0 or abs(nats) > LEAST_APART * span
+        ],
         rows=[(str(one["layer"]), _effect(one["effect"]), f"{one['norm']:.3g}") for one in layers],
     )
 

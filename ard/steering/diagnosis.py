@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from ard.results import Figure
 from ard.steering.choice import STEERED, Choice
@@ -281,5 +282,10 @@ class Examination:
             phase=interview.procedure.phase,
             rows_per_batch=interview.procedure.clips_per_batch,
         ):
-            effect = Figure.estimate(change, np.mean, "nats", over="clips", seed=self.trials.seed, groups=groups)
+            effect = Figure.estimate(change, _mean, "nats", over="clips", seed=self.trials.seed, groups=groups)
             yield AtLayer(layer, norm, effect)
+
+
+def _mean(nats: Float[np.ndarray, " clips"]) -> float:
+    """Return the mean; that of numpy itself would have zeros and ones taken for a share."""
+    return float(nats.mean())
