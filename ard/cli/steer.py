@@ -102,6 +102,8 @@ def steer(
             f"{max_new_tokens} new tokens, {clips_per_batch} clips a batch, {num_features} features: give at least 1 "
             "token, 1 clip and 1 feature"
         )
+    if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
+        raise UserError(f"csv {str(csv)!r} cannot be written: give a file in a folder that exists")
     coder: Dictionary | None = None
     task: SteeringTask | None = None
     changes: list[Change] = []
@@ -119,14 +121,13 @@ def steer(
         elif by == "name":
             changes = set_to(features_toward(cell, toward, num_features))
         else:
+            features_set(coder, range(num_features), doses)  # refuses values before any effect is measured
             task = task_between(opened, prompt, answers, toward) if answers else task_toward(opened, toward, prompt)
     beside = [WITHOUT] if coder is None or keep_error else [WITHOUT, SAE_ALONE]
     sounds, each = _Sounds(audio), len(beside) + len(doses)
     if dry_run:
         _show(f"{len(sounds) * each} answers: {each} to each of {len(sounds)} clips, of which {len(doses)} are steered")
         return
-    if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
-        raise UserError(f"csv {str(csv)!r} cannot be written: give a file in a folder that exists")
     device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_audiollm(opened.model, device=device, layers_path=opened.facts.get("layers_path"))
     model.check_answers()

@@ -91,6 +91,11 @@ class Evidence:
         roles = [self.roles[one.feature] for one in self.chosen if one.feature in self.roles]
         return [role for role in roles if role.kind in ("speaks", "both") and role.effect > 0]
 
+    @property
+    def own_layer(self) -> Figure | None:
+        """The effect at the run's own layer."""
+        return next((at.effect for at in self.layers if at.layer == self.layer), None)
+
 
 def diagnose(evidence: Evidence) -> dict[str, Any] | None:
     """Return why steering does not work: what is wrong, and the causes; None where it works or was not measured."""
@@ -149,13 +154,14 @@ def saturated(evidence: Evidence) -> Cause | None:
     if not moving:
         return None
     strongest = max(moving, key=lambda role: role.effect)
+    scale = f", where the difference of the class means does {own.value:+.1f}" if (own := evidence.own_layer) else ""
     effect = (
-        f"{len(moving)} of {len(evidence.chosen)} features move the answer, {strongest.feature} by "
-        f"{strongest.change:+.1f} nats"
+        f"{len(moving)} of {len(evidence.chosen)} features move the answer, {strongest.feature} the furthest, by "
+        f"{strongest.change:+.1f} nats{scale}"
     )
     if evidence.places is not None and len(evidence.chosen) >= evidence.places:
         return Cause(
-            "effect but saturated", f"{effect}, but they take all {evidence.places} places that TopK leaves at a token"
+            "effect but saturated", f"{effect}; but they take all {evidence.places} places that TopK leaves at a token"
         )
     doses = [(dose, share) for dose, share in evidence.doses if dose > 0 and not math.isnan(share)]
     if len(doses) < 2 or doses[-1][1] - doses[-2][1] > LEAST_RISE:
@@ -163,13 +169,13 @@ def saturated(evidence: Evidence) -> Cause | None:
     (before, less), (last, more) = doses[-2:]
     return Cause(
         "effect but saturated",
-        f"{effect}, but from {before:g} to {last:g} times their maxima sensitivity goes from {less:.2f} to {more:.2f}",
+        f"{effect}; but from {before:g} to {last:g} times their maxima sensitivity goes from {less:.2f} to {more:.2f}",
     )
 
 
 def read_earlier(evidence: Evidence) -> Cause | None:
     """What tells the classes apart moves the answer in an earlier layer, and hardly in the run's own."""
-    own = next((at.effect for at in evidence.layers if at.layer == evidence.layer), None)
+    own = evidence.own_layer
     earlier = [at for at in evidence.layers if at.layer < evidence.layer]
     if own is None or not earlier:
         return None

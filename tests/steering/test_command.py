@@ -232,6 +232,8 @@ def test_what_cannot_be_steered_by_hand_is_refused(run, capsys, waves, tmp_path)
         ("--feature", 5, "--value", 1, "--clips_per_batch", 0): "give at least 1 token, 1 clip and 1 feature",
         ("--toward", "rain", "--value", 1, "--num_features", 5): "is more than the 4 features of layer 1, expansion 2",
         ("--toward", "rain", "--by", "effect", "--value", 1): "the run has no task towards 'rain', so it is not known",
+        ("--toward", "a happy man", "--by", "effect", "--value", -1): "feature 0 cannot be set to -1.0",
+        ("--toward", "a happy man", "--by", "effect", "--value", "[1,2]"): "2 values are given for 1 features",
         ("--add", file, "--value", 1): f"does not say which: give {file.name}:NAME with one of ['a', 'b']",
         ("--add", f"{file}:c", "--value", 1): f"has no 'c': give {file.name}:NAME with one of ['a', 'b']",
         ("--add", f"{file}:a", "--value", "[1,2]"): "2 values are given for one direction: give one (--sweep",

@@ -74,8 +74,8 @@ def causes(**changes):
         (
             {"doses": [(0.0, 0.0), (1.0, 0.1), (2.0, 0.25), (4.0, 0.3)]},
             "effect but saturated",
-            "1 of 2 features move the answer, 1 by +1.5 nats, but from 2 to 4 times their maxima sensitivity goes from "
-            "0.25 to 0.30",
+            "1 of 2 features move the answer, 1 the furthest, by +1.5 nats, where the difference of the class "
+            "means does +1.1; but from 2 to 4 times their maxima sensitivity goes from 0.25 to 0.30",
         ),
         (
             {"doses": [(0.0, 0.0), (1.0, 0.4), (2.0, 0.2)]},
