@@ -104,6 +104,7 @@ def test_every_figure_says_which_way_is_better(run):
     """All are better when higher, but for those of controls, which are there to be compared with."""
     shuffled = {f"{method}, names shuffled" for method in ("AR&D", "Poly. Feats.")}
     controls = {*shuffled, "Labels as names", "Captions as names", "No SAE", "SAE, no clamp", "Rand. Feats."}
+    controls.add("Rand. directions")
     better = {
         (path.stem, row.method, name): figure.better
         for path in run.glob("layer-2/*/*.json")
@@ -195,11 +196,13 @@ def test_the_dashboard_shows_what_is_logged_of_a_run(run, tmp_path):
 def test_table_3_has_the_papers_shifts_and_controls(run):
     rows = Result.load(run / "layer-2" / "e2" / "steering.json").rows
     rows += Result.load(run / "layer-2" / "poly" / "steering.json").rows
-    methods = {"No SAE", "SAE, no clamp", "Rand. Feats.", "AR&D", "Reverse", "Poly. Feats."}
+    methods = {"No SAE", "SAE, no clamp", "Rand. Feats.", "Rand. directions", "AR&D", "AR&D, by effect", "Reverse"}
+    methods |= {"Poly. Feats.", "Poly. Feats., by effect", "Prompt"}
+    methods |= {"Difference of means", "Linear probe", "Audio minus silence"}
     assert {row.method for row in rows} == methods
     shifts = {(row.source, row.target) for row in rows}
     assert shifts == {("neutral", "happy"), ("sad", "happy"), ("happy", "angry"), ("female", "male")}
-    assert len(rows) == 24
+    assert len(rows) == 4 * len(methods)
     assert [row.expansion for row in rows if row.method == "No SAE"] == [None] * 4
 
 

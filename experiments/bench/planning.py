@@ -71,7 +71,8 @@ def small_run(out: Path) -> dict[str, Any]:
 
 def probe(saes: Sequence[TopKSAE], data: ActivationDataModule) -> None:
     """Encode and score all clips of a layer."""
-    for batch in data.test_dataloader()[0]:
+    for stored in data.test_dataloader()[0]:
+        batch = data.on_after_batch_transfer(stored, 0)
         for sae in saes:
             score(sae, batch)
 

@@ -141,7 +141,8 @@ def encode(sae: TopKSAE, data: Data) -> Encoded:
     loaders, quality = module.test_dataloader(), Quality(sae.d_in, sae.d_sae)
     parts: list[list[Tensor]] = [[], [], []]
     for number, loader in enumerate(loaders):
-        for batch in loader:
+        for stored in loader:
+            batch = module.on_after_batch_transfer(stored, number)
             scored = score(sae, batch)
             if number == len(loaders) - 1:
                 quality.update(batch.x, sae.decode(scored.codes), scored.codes)

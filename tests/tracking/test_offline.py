@@ -116,14 +116,14 @@ def test_a_run_that_was_not_finished_has_no_exit_code(runs, tmp_path):
 def test_records_go_on_after_a_block_that_has_no_room_for_a_header(tmp_path):
     """W&B leaves up to six bytes empty at the end of a block."""
     length = 30_000
-    for trial in range(5):  # the time of the start takes a byte more or less
-        with start(tmp_path, f"trial-{trial}") as run:
+    for trial in range(20):  # the time of the start takes a byte more or less
+        with start(tmp_path, f"trial-{trial:02}") as run:
             run.config.update({"text": "x" * length})
             run.config.update({"more": 1})
         wandb.teardown()  # `finish` comes back a moment before all is in the file
-        content = next(tmp_path.rglob(f"run-trial-{trial}.wandb")).read_bytes()
-        end = content.index(b"trial-", content.index(b"xxx")) + len("trial-0")
-        assert read_runs(tmp_path)[f"trial-{trial}"].config == {"text": "x" * length, "more": 1}
+        content = next(tmp_path.rglob(f"run-trial-{trial:02}.wandb")).read_bytes()
+        end = content.index(b"trial-", content.index(b"xxx")) + len("trial-00")
+        assert read_runs(tmp_path)[f"trial-{trial:02}"].config == {"text": "x" * length, "more": 1}
         room = BLOCK - end
         if 0 < room < CHUNK_HEADER.size:
             break
