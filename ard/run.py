@@ -24,6 +24,7 @@ FILES: Mapping[str, str] = {
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
     "effects": "effects.parquet",
+    "directions": "directions.safetensors",
     "active": "active.safetensors",
     "resamples": "matching_resamples.safetensors",
 }

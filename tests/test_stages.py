@@ -277,8 +277,8 @@ FIVE = ("--feature", 5, "--value", 1)
     [
         (("--feature", 64, "--value", 1), {}, "feature 64 does not exist: this dictionary has features 0 to 63"),
         (("--feature", "[5,6]", "--value", "[1,2,3]"), {}, "give one for all, or one each"),
-        (("--feature", "[5,5]", "--value", 1), {}, "give every feature once, and at least 1 token"),
-        ((*FIVE, "--max_new_tokens", 0), {}, "give every feature once, and at least 1 token"),
+        (("--feature", "[5,5]", "--value", 1), {}, "give every feature once"),
+        ((*FIVE, "--max_new_tokens", 0), {}, "give at least 1 token, 1 clip and 1 feature"),
         (("--value", 1), {}, "Give either --feature, its number, or --name"),
         ((*FIVE, "--name", "dog"), {}, "Give either --feature, its number, or --name"),
         (("--name", "xyzzy", "--value", 1), {}, "no feature has 'xyzzy' in its name"),

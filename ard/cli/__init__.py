@@ -71,7 +71,19 @@ COMMANDS = {
     "concepts": Command("report:concepts", "List the named concepts of a run, searched by a word and sorted."),
     "steer": Command(
         "steer:steer",
-        "Ask the run's model about a clip without and with features set to a value, and print the answers.",
+        "Ask the run's model about clips without and with features set, or a direction added.",
+        {
+            "--audio": {
+                "type": Path,
+                "nargs": "+",
+                "required": True,
+                "help": "the clips: sound files, folders of them, folders of audio shards",
+            },
+            "--dry-run": {
+                "action": "store_true",
+                "help": "say how many answers that will be, and load no model that answers",
+            },
+        },
         loads_models=True,
     ),
     "effects": Command(

@@ -1,6 +1,5 @@
 """`ard effects`: what features do to an answer, and what they hear of it."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,20 +8,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ard.audio import FolderClips, read_clips
-from ard.audiollm import AudioLLM, load_audiollm
+from ard.audiollm import load_audiollm
 from ard.cli.steer import usable
-from ard.console import Progress, at_work, console
-from ard.embedding import load_clap
+from ard.console import at_work, console
 from ard.reports import concept_names
 from ard.representatives import read_maxima
-from ard.run import MANIFEST, Cell, Run
+from ard.run import Run
 from ard.sae import load_dictionary
-from ard.steering import ClassMatch, Phase, Role, SteeringTask, Where, clamp_values, features_by_name, find_roles
-from ard.types import Clip, UserError
-
-SPLITS = ("steer-select", "steer")
-"""Splits of a run with clips for steering; the first that is there is used."""
+from ard.steering import Phase, Role, SteeringTask, Where, clamp_values, find_roles
+from ard.steering.toward import closest_names, steering_clips, task_between, unsteered_answers
+from ard.types import UserError
 
 
 def effects(
@@ -68,7 +63,7 @@ def effects(
     """
     opened = Run.load(run)
     cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
-    task = _task(opened, question, answers, concept)
+    task = task_between(opened, question, answers, concept)
     coder, maxima, names = load_dictionary(cell.sae), read_maxima(cell), concept_names(cell)
     if min(most, most_clips, rows_per_batch, max_new_tokens) < 1:
         raise UserError(
@@ -78,17 +73,13 @@ def effects(
     requested = features if isinstance(features, list) else [] if features is None else [features]
     for feature in requested:
         clamp_values(coder, {feature: multiple}, maxima)
-    clips = _clips(opened, audio)
+    clips = steering_clips(opened, audio)
     device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_audiollm(opened.model, device=device, layers_path=opened.facts.get("layers_path"))
-    said = _answers(model, clips, question, rows_per_batch, max_new_tokens)
-    stated = ClassMatch(task.question.classes)(said)
-    if task.source not in stated:
-        counts = ", ".join(f"{name or 'no class'} {count}" for name, count in Counter(stated).most_common())
-        raise UserError(
-            f"none of {len(clips)} clips is answered {task.source!r} ({counts}): give other clips as --audio, or "
-            "other --answers"
-        )
+    said = unsteered_answers(model, clips, task, rows_per_batch, max_new_tokens)
+    by_name = [] if requested else closest_names(cell, task.concept)
+    if by_name is None:
+        console.print("no names are compared, since the run has none, or no CLAP model")
     with at_work("measuring effects"):
         roles = find_roles(
             model,
@@ -97,7 +88,7 @@ def effects(
             task,
             clips=clips,
             answers=said,
-            by_name=[] if requested else _by_name(cell, task.concept),
+            by_name=by_name or [],
             values={
                 feature: multiple * float(most_active) for feature, most_active in enumerate(maxima) if most_active
             },
@@ -113,54 +104,6 @@ def effects(
     if not roles:
         raise UserError(f"no feature of {cell.name} has a name or tells the classes apart: give --features")
     Console().print(_table(roles, task))
-
-
-def _task(run: Run, question: str, answers: str, concept: str | None) -> SteeringTask:
-    """Return the task between two classes of answers, with the words of the run's own task if it has one."""
-    classes = [name.strip() for name in answers.split(",")]
-    if len(classes) != 2 or not all(classes) or classes[0] == classes[1]:
-        raise UserError(f"answers {answers!r} are not two classes: give --answers FROM,TO, such as happy,angry")
-    source, target = classes
-    own = [SteeringTask(**task) for task in run.facts.get("tasks", ()) if task["prompt"] == question]
-    own = [task for task in own if {source, target} <= set(task.classes)]
-    toward = {task.target: task.concept for task in own}
-    concept = concept or toward.get(target, target)
-    return SteeringTask(source, target, question, own[0].classes if own else classes, concept)
-
-
-def _clips(run: Run, audio: Path | None) -> list[Clip]:
-    """Read the clips to ask about."""
-    if audio is None:
-        audio = next((run.audio(split) for split in SPLITS if run.audio(split) in run.audio_splits), None)
-        if audio is None:
-            raise UserError(f"{str(run.folder)!r} has no clips for steering: give a folder of sounds as --audio")
-    found = read_clips(audio) if (audio / MANIFEST).is_file() else FolderClips(audio)
-    clips = [clip for clip in found if isinstance(clip, Clip)]
-    if not clips:
-        raise UserError(f"{str(audio)!r} holds no sound that can be read: give another folder as --audio")
-    return clips
-
-
-def _answers(
-    model: AudioLLM, clips: Sequence[Clip], question: str, clips_per_batch: int, max_new_tokens: int
-) -> list[str]:
-    """Ask the unsteered model."""
-    answers: list[str] = []
-    with Progress("answers", len(clips)) as progress:
-        for start in range(0, len(clips), clips_per_batch):
-            group = clips[start : start + clips_per_batch]
-            answers += model.generate(group, [question] * len(group), max_new_tokens)
-            progress.advance(len(group))
-    return answers
-
-
-def _by_name(cell: Cell, concept: str) -> list[int]:
-    """Return the features with the closest names; none where there are no names, or no CLAP model to compare them."""
-    clap = cell.run.facts.get("clap")
-    if clap is None or not cell.path("names").is_file():
-        console.print("no names are compared, since the run has none, or no CLAP model")
-        return []
-    return [found.feature for found in features_by_name(cell, concept, load_clap(clap)).features]
 
 
 def _table(roles: Sequence[Role], task: SteeringTask) -> Table:

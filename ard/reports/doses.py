@@ -59,7 +59,6 @@ def drawn(name: str, task: Mapping[str, Any]) -> Drawing:
         return None if value is None else HEIGHT + GAP + (1 - math.log10(value) / decades) * LOWER
 
     low, high = ([share_at(p["sensitivity"][side]) for p in steered] for side in ("low", "high"))
-    band = _path(places, high) + _path(places[::-1], low[::-1]).replace("M", "L", 1) + "z" if steered else ""
     chosen = task["chosen"]["multiple"]
     return Drawing(
         task=name,
@@ -69,10 +68,10 @@ def drawn(name: str, task: Mapping[str, Any]) -> Drawing:
             for place, point in zip(places, steered, strict=True)
         ],
         chosen=next((at for at, point in zip(places, steered, strict=True) if point["multiple"] == chosen), None),
-        sensitivity=_path(places, [share_at(point["sensitivity"]["value"]) for point in steered]),
-        interval=band,
-        readable=_path(places, [share_at(point["readable"]["value"]) for point in steered]),
-        perplexity=_path(places, [perplexity_at(point["perplexity"]) for point in steered]),
+        sensitivity=line(places, [share_at(point["sensitivity"]["value"]) for point in steered]),
+        interval=band(places, low, high),
+        readable=line(places, [share_at(point["readable"]["value"]) for point in steered]),
+        perplexity=line(places, [perplexity_at(point["perplexity"]) for point in steered]),
         unsteered=perplexity_at(unsteered[0]["perplexity"]) if unsteered else None,
         perplexities=[
             Mark(HEIGHT + GAP + (1 - power / decades) * LOWER, f"{10**power}" if power < 3 else f"{10 ** (power - 3)}k")
@@ -82,7 +81,13 @@ def drawn(name: str, task: Mapping[str, Any]) -> Drawing:
     )
 
 
-def _path(places: Sequence[float], heights: Sequence[float | None]) -> str:
+def band(places: Sequence[float], low: Sequence[float | None], high: Sequence[float | None]) -> str:
+    """Return the path around the space between two lines; empty without points."""
+    outline = line(places, high) + line(places[::-1], low[::-1]).replace("M", "L", 1)
+    return outline and f"{outline}z"
+
+
+def line(places: Sequence[float], heights: Sequence[float | None]) -> str:
     """Join points by lines; a missing point breaks the line."""
     parts, pen = [], "M"
     for x, y in zip(places, heights, strict=True):

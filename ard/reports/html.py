@@ -16,6 +16,8 @@ from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
 from ard.reports.effects import effect_drawings
 from ard.reports.headline import headline
+from ard.reports.layers import layer_drawings
+from ard.reports.notes import diagnoses
 from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds, remove_sounds
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
@@ -97,7 +99,9 @@ def write_report(run: Path) -> Path:
             version=version("ard-audio"),
             commit=git_commit(),
             tables=build_tables(run),
-            doses=dose_drawings(opened),
+            doses={drawing.task: drawing for drawing in dose_drawings(opened)},
+            layers={drawing.task: drawing for drawing in layer_drawings(opened)},
+            diagnoses=diagnoses(opened.results("steering", [opened.layer], [opened.expansion])),
             scatters=effect_drawings(opened),
             shown={row["feature"] for row in shown},
             concepts=[_concept(row, clips, sounds, places) for row in shown],

@@ -293,6 +293,27 @@ def _steering(result: Result) -> list[str]:
     return parts
 
 
+def diagnoses(results: Iterable[Result]) -> dict[str, str]:
+    """Say for each task on which steering does not work what is wrong, and why."""
+    tasks = [item for result in results for item in result.details.get("tasks", {}).items()]
+    return {name: _diagnosis(task["diagnosis"]) for name, task in tasks if task.get("diagnosis")}
+
+
+def _diagnosis(diagnosis: Mapping[str, Any]) -> str:
+    causes = [f"{cause['cause']}: {cause['because']}" for cause in diagnosis["causes"]]
+    why = "; ".join(causes) or "none of the causes that are looked for applies"
+    return f"AR&D does not work ({', '.join(diagnosis['wrong'])}). Why? {why[0].upper()}{why[1:]}."
+
+
+def steering_diagnoses(results: Iterable[Result]) -> list[str]:
+    """Say the same with the shift in front, as notes of a table."""
+    return [f"{_arrow(name)}: {text}" for name, text in diagnoses(results).items()]
+
+
+def _arrow(task: str) -> str:
+    return " → ".join(name.capitalize() for name in task.split(" to ", 1))
+
+
 def _judge(judge: str, judged: Mapping[str, Any]) -> str:
     if judge.startswith("exact match"):
         return "Judge: exact match of the answer's class."

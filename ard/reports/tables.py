@@ -201,6 +201,7 @@ def _table3(run: Run) -> Table:
             *texts,
             *notes.undefined(lines),
             *notes.steering(results),
+            *notes.steering_diagnoses(results),
             *notes.of_rows(rows),
         ),
     )

@@ -1,5 +1,6 @@
 from .callback import MeasureSteering
-from .compare import compare_answers
+from .compare import Change, compare_answers, direction_added, features_set
+from .directions import read_direction
 from .effects import Effects, LayerEffect, effect_by_layer, measure_directions, measure_effects
 from .features import features_by_name
 from .interview import Condition, Interview, Procedure
@@ -11,6 +12,7 @@ from .trials import Design
 
 __all__ = [
     "JUDGE_PROMPT",
+    "Change",
     "ChatJudge",
     "ClassMatch",
     "Condition",
@@ -29,11 +31,14 @@ __all__ = [
     "Where",
     "clamp_values",
     "compare_answers",
+    "direction_added",
     "effect_by_layer",
     "features_by_name",
+    "features_set",
     "find_roles",
     "measure_directions",
     "measure_effects",
+    "read_direction",
     "read_roles",
     "save_roles",
     "steer",

@@ -17,6 +17,8 @@ from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
 from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
+from ard.steering.diagnosis import Examination
+from ard.steering.directions import Direction, save_directions
 from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
 from ard.steering.functional import is_selection
@@ -58,7 +60,7 @@ class MeasureSteering(Evaluator):
 
     needs = ("representatives", "selections", "names")
     results = ("steering",)
-    makes = ("effects",)
+    makes = ("effects", "directions")
     compares_texts = True
 
     def __init__(
@@ -102,10 +104,12 @@ class MeasureSteering(Evaluator):
             return None
         trials, features = self._trials(cell)
         choose, experiment = Chooser(trials, features, self.seed), Experiment(trials, features, self.seed)
+        examine = Examination(trials, features.find, self.tasks)
         read = cache(_read_split)
         tasks: dict[str, Mapping[str, Any]] = {}
         rows: list[Row] = []
         roles: list[Role] = []
+        directions: dict[str, Direction] = {}
         for task in self.tasks:
             selection, split = self._splits(task, read)
             choice = choose(task, selection, alone=cell.is_baseline)
@@ -114,6 +118,7 @@ class MeasureSteering(Evaluator):
                 measured = experiment.measure_alone(task, split, choice)
             else:
                 measured = experiment.measure(task, split, choice, others.values())
+                measured.details |= examine(task, selection, split, choice, measured)
             tasks[task.name] = {
                 "chosen": experiment.chosen(choice),
                 "num_clips": len(split.clips),
@@ -121,7 +126,9 @@ class MeasureSteering(Evaluator):
             }
             rows += self._rows(task, measured, cell)
             roles += choice.roles
+            directions |= {f"{task.name}/{name}": one for name, one in choice.directions().items()}
         save_roles(cell, roles)
+        save_directions(cell, directions)
         details = {"tasks": tasks, **_judge_details(trials.verdicts)}
         return Result("steering", tuple(rows), self._choices(), details)
 

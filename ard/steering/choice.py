@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ard.steering.directions import audio_minus_silence, difference_of_means, linear_probe
+from ard.steering.directions import Direction, audio_minus_silence, difference_of_means, linear_probe
 from ard.steering.features import Found
 from ard.steering.functional import matched_features
 from ard.steering.interview import Condition
@@ -62,6 +62,11 @@ class Choice(NamedTuple):
     draws: Sequence[Tuned]
     roles: Sequence[Role]
     num_clips: int
+
+    def directions(self) -> dict[str, Direction]:
+        """Return the directions among the methods, by method."""
+        settings = [(one.name, one.setting) for one in self.others if one.setting is not None]
+        return {name: Direction(s.direction, s.unit) for name, s in settings if s.direction is not None}
 
 
 class Chooser:

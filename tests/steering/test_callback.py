@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ard.activations.store import write_manifest, write_shard
 from ard.audio import read_clips, write_audio_shards
@@ -80,7 +81,7 @@ def keys(path):
 
 
 @pytest.mark.slow
-def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell):
+def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell, tmp_path):
     result = steering(misbehave(then="coin").base_url)
     assert {row.method for row in result.rows} == METHODS | {"Reverse"}
     assert len(result.rows) == 2 * len(METHODS | {"Reverse"})
@@ -98,6 +99,15 @@ def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steerin
         assert [entry["prompt"] for entry in task["selectivity"]] == [
             other.prompt for other in TASKS if other.name != name
         ]
+        assert [layer["layer"] for layer in task["layers"]] in ([], [0, 1, 2, 3])  # no clip may be answered `sad`
+        assert task["diagnosis"] is None or task["diagnosis"]["wrong"]
+    directions = load_file(tmp_path / "first" / "layer-1" / "e2" / "directions.safetensors")
+    assert set(directions) == {
+        f"{task.name}/{method}"
+        for task in TASKS
+        for method in ("Difference of means", "Linear probe", "Audio minus silence")
+    }
+    assert all(float(direction.norm()) == pytest.approx(1, abs=1e-5) for direction in directions.values())
     assert result.details["num_unreadable"] == 0
     assert -1 <= result.details["kappa_with_exact_match"] <= 1
     (said,) = notes.steering([result])

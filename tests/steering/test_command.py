@@ -1,5 +1,6 @@
-"""`ard effects` on a tiny model and a random dictionary."""
+"""`ard effects` and `ard steer` on a tiny model and a random dictionary."""
 
+import csv
 import json
 import re
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
-from ard.audio import read_clips, write_audio_shards
+from ard.audio import read_clip, read_clips, write_audio_shards
 from ard.audiollm import load_audiollm
 from ard.cli import main
 from ard.run import Run
 from ard.sae import TopKSAE
-from ard.steering import ClassMatch
+from ard.steering import ClassMatch, steer
+from ard.steering.directions import Direction, read_direction, save_directions
 from ard.types import Clip
 from tests.reports.conftest import write_about
 from tests.steering.test_effects import plant
@@ -107,4 +110,143 @@ def test_what_cannot_be_listed_is_refused(run, said, capsys, tmp_path):
     assert "holds no sound that can be read" in refused(run, capsys, *answers, "--audio", tmp_path)
     assert "most 0, most_clips 32" in refused(run, capsys, *answers, "--most", 0)
     nobody = refused(run, capsys, "--answers", "angry,bored", "--max_new_tokens", 1)
-    assert "none of 8 clips is answered 'angry' (no class 8): give other clips as --audio" in nobody
+    assert "none of 8 clips is answered 'angry' (no class 8): give other --answers" in nobody
+
+
+def steered(run, capsys, *words, audio):
+    """What `ard steer` prints."""
+    given = ["steer", "--run", run, "--audio", *audio, "--prompt", QUESTION, "--max_new_tokens", 2]
+    main([str(word) for word in (*given, *words)])
+    return capsys.readouterr().out.splitlines()
+
+
+def not_steered(run, capsys, *words, audio):
+    with pytest.raises(SystemExit) as stopped:
+        steered(run, capsys, *words, audio=audio)
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ard: ")]
+    return line
+
+
+@pytest.fixture(scope="module")
+def waves(tmp_path_factory):
+    """Three sounds and a file that is none."""
+    folder = tmp_path_factory.mktemp("waves")
+    for number in range(3):
+        wave = 10.0 ** (number % 2 - 2) * np.random.default_rng(number).standard_normal(9000)
+        soundfile.write(folder / f"{number}.wav", wave.clip(-1, 1), 16000)
+    (folder / "broken.mp3").write_text("no sound", encoding="utf-8")
+    return folder
+
+
+def test_many_clips_and_doses_go_into_one_table(run, capsys, waves, tmp_path):
+    words = ["--feature", "[5,6]", "--sweep", "[1,40]", "--csv", tmp_path / "a.csv"]
+    shown = steered(run, capsys, *words, audio=[waves])
+    assert shown[:2] == ["feature 5 (no name): 1, 40, maximum 4", "feature 6 (no name): 1, 40, maximum 4"]
+    assert shown[2] == f"12 answers are in {tmp_path / 'a.csv'}"
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(encoding="utf-8")))
+    settings = [("without", ""), ("with the SAE, nothing set", ""), *(("feature 5, feature 6", d) for d in ("1", "40"))]
+    assert [(row["setting"], row["dose"]) for row in rows] == settings * 3
+    assert [row["clip"] for row in rows] == [name for name in ("0_wav", "1_wav", "2_wav") for _ in range(4)]
+    assert {row["prompt"] for row in rows} == {QUESTION}
+    alone = steered(run, capsys, "--feature", "[5,6]", "--value", 40, audio=[waves / "1.wav"])
+    assert alone[2:] == [
+        f"{how}: {row['answer']}"
+        for how, row in zip(["without", "with the SAE, nothing set", "with"], [*rows[4:6], rows[7]], strict=True)
+    ]
+    several = steered(run, capsys, *words[:4], "--keep_error", "true", audio=[waves / "1.wav", waves])
+    heads = [line for line in several[2:] if not line.startswith(" ")]
+    assert heads == [str(waves / "1.wav"), *(str(waves / f"{n}_wav") for n in range(3))]
+    assert [line.split(":")[0] for line in several[3:6]] == ["  without", "  with 1", "  with 40"]
+
+
+def test_a_dry_run_counts_the_answers_and_asks_for_none(run, capsys, waves, tmp_path, monkeypatch):
+    monkeypatch.setattr("ard.cli.steer.load_audiollm", None)
+    words = ["--feature", 5, "--sweep", "[1,2,4]", "--csv", tmp_path / "a.csv", "--dry-run"]
+    two = [waves / "0.wav", waves / "1.wav"]
+    assert steered(run, capsys, *words, audio=two) == ["10 answers: 5 to each of 2 clips, of which 3 are steered"]
+    effects = ["--toward", "a happy man", "--by", "effect", "--value", 1, "--keep_error", "true", "--dry-run"]
+    assert steered(run, capsys, *effects, audio=two) == ["4 answers: 2 to each of 2 clips, of which 1 are steered"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_features_are_chosen_by_words(run, capsys, waves):
+    shown = steered(run, capsys, "--toward", "rain", "--value", 2, "--keep_error", "true", audio=[waves / "0.wav"])
+    assert shown[0] == "feature 2 (no name): 8, maximum 4"
+    (line,) = [
+        line
+        for line in steered(
+            run, capsys, "--toward", "rain", "--value", 2, "--unit", "absolute", audio=[waves / "0.wav"]
+        )
+        if "maximum" in line
+    ]
+    assert line == "feature 2 (no name): 2, maximum 4"
+
+
+def test_features_are_chosen_by_what_they_do(run, said, capsys, waves):
+    answers = ",".join(said)
+    words = ["--answers", answers, "--max_new_tokens", 1]
+    shown = listed(run, capsys, *words, "--concept", "a happy man", "--positions", "all")
+    best = [feature for feature, effect in rows(shown) if effect > 0]
+    words += ["--toward", "a happy man", "--by", "effect", "--sweep", "[1,2]"]
+    shown = steered(run, capsys, *words, "--num_features", len(best), audio=[waves / "0.wav"])
+    assert [line.split(" (")[0] for line in shown[: len(best)]] == [f"feature {feature}" for feature in best]
+    assert shown[0].endswith(": 4, 8, maximum 4")
+    assert f"that move the answer from {said[0]!r} towards {said[1]!r}: give fewer" in not_steered(
+        run, capsys, *words, "--num_features", len(best) + 1, audio=[waves / "0.wav"]
+    )
+
+
+def test_a_direction_of_a_file_is_added(run, capsys, waves, tmp_path):
+    cell, vector = Run.load(run).own, torch.nn.functional.normalize(torch.arange(32.0), dim=0)
+    save_directions(cell, {"sad to happy/A": Direction(vector, 2.5), "sad to happy/B": Direction(-vector, 1.0)})
+    file = cell.path("directions")
+    torch.testing.assert_close(read_direction(f"{file}:sad to happy/A", 1), 2.5 * vector)
+    words = ["--add", f"{file}:sad to happy/A", "--sweep", "[0,40]", "--csv", tmp_path / "a.csv"]
+    assert steered(run, capsys, *words, audio=[waves / "1.wav"]) == [f"3 answers are in {tmp_path / 'a.csv'}"]
+    found = list(csv.DictReader((tmp_path / "a.csv").open(encoding="utf-8")))
+    assert [(row["setting"], row["dose"]) for row in found[1:]] == [(f"direction {words[1]}", d) for d in ("0", "40")]
+    model, clip = load_audiollm(json.loads((run / "run.json").read_text(encoding="utf-8"))["model"]), waves / "1.wav"
+    with steer(model, None, 1, add=100 * vector):
+        (expected,) = model.generate([read_clip(clip)], [QUESTION], 2)
+    assert (found[0]["answer"], found[2]["answer"]) == (found[1]["answer"], expected)
+    save_file({"one": vector}, tmp_path / "one.safetensors")
+    torch.testing.assert_close(read_direction(str(tmp_path / "one.safetensors"), 7), vector)
+
+
+def test_what_cannot_be_steered_by_hand_is_refused(run, capsys, waves, tmp_path):
+    one = [waves / "0.wav"]
+    save_directions(Run.load(run).own, {"a": Direction(torch.ones(32), 1.0), "b": Direction(torch.ones(32), 1.0)})
+    file = Run.load(run).own.path("directions")
+    save_file({"a": torch.ones(3)}, tmp_path / "short.safetensors")
+    save_file({"a": torch.ones(3, 32)}, tmp_path / "matrix.safetensors")
+    save_file({"a": torch.ones(32)}, tmp_path / "other.safetensors", {"layer": "3"})
+    torch.save(torch.ones(32), tmp_path / "pickle.pt")
+    (tmp_path / "broken.safetensors").write_text("?", encoding="utf-8")
+    refusals = {
+        ("--feature", 5): "how strongly? Give either --value, or several as --sweep",
+        ("--feature", 5, "--value", 1, "--sweep", "[1,2]"): "how strongly? Give either --value, or several as --sweep",
+        ("--feature", 5, "--add", file, "--value", 1): "or words as --toward, or --add",
+        ("--feature", 5, "--value", 1, "--answers", "a,b"): "answers 'a,b' are for --toward WORDS --by effect",
+        ("--feature", 5, "--value", 1, "--csv", tmp_path / "no" / "a.csv"): "give a file in a folder that exists",
+        ("--feature", 5, "--value", 1, "--clips_per_batch", 0): "give at least 1 token, 1 clip and 1 feature",
+        ("--toward", "rain", "--value", 1, "--num_features", 5): "is more than the 4 features of layer 1, expansion 2",
+        ("--toward", "rain", "--by", "effect", "--value", 1): "the run has no task towards 'rain', so it is not known",
+        ("--toward", "a happy man", "--by", "effect", "--value", -1): "feature 0 cannot be set to -1.0",
+        ("--toward", "a happy man", "--by", "effect", "--value", "[1,2]"): "2 values are given for 1 features",
+        ("--add", file, "--value", 1): f"does not say which: give {file.name}:NAME with one of ['a', 'b']",
+        ("--add", f"{file}:c", "--value", 1): f"has no 'c': give {file.name}:NAME with one of ['a', 'b']",
+        ("--add", f"{file}:a", "--value", "[1,2]"): "2 values are given for one direction: give one (--sweep",
+        ("--add", f"{file}:a", "--value", 1, "--unit", "max"): "unit 'max' is for features",
+        ("--add", tmp_path / "short.safetensors", "--value", 1): "give a vector of 32 numbers",
+        ("--add", tmp_path / "matrix.safetensors", "--value", 1): "has the shape [3, 32]",
+        ("--add", tmp_path / "other.safetensors", "--value", 1): "is of layer 3, not 1: give --layer 3",
+        ("--add", tmp_path / "pickle.pt", "--value", 1): "is no .safetensors file that exists",
+        ("--add", tmp_path / "broken.safetensors", "--value", 1): "broken.safetensors' cannot be read",
+    }
+    for words, line in refusals.items():
+        assert line in not_steered(run, capsys, *words, audio=one)
+    nothing = ["--feature", 5, "--value", 1]
+    (tmp_path / "empty").mkdir()
+    assert "none of 0 sounds can be used" in not_steered(run, capsys, *nothing, audio=[tmp_path / "empty"])
+    assert "broken.mp3' cannot be used" in not_steered(run, capsys, *nothing, audio=[waves / "broken.mp3"])

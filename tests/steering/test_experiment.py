@@ -162,6 +162,17 @@ def test_every_method_tries_as_many_settings_and_keeps_the_first_of_the_best():
     assert [entry["sensitivity"] for entry in others["Prompt"].tried[:1]] == [1.0]
 
 
+def test_the_directions_that_were_tuned_can_be_kept():
+    directions = Made().choose(TASK, CHOOSE).directions()
+    assert list(directions) == ["Difference of means", "Linear probe", "Audio minus silence"]
+    towards = (one_hot("happy") - one_hot("sad")) / math.sqrt(2)
+    torch.testing.assert_close(directions["Difference of means"].vector, towards)
+    assert {direction.unit for direction in directions.values()} == {
+        1.0
+    }  # of tokens of mean square 2, mean of length 1
+    assert Made().choose(TASK, CHOOSE, alone=True).directions() == {}
+
+
 def test_sensitivity_has_its_controls_and_its_other_denominators():
     made = Made(denominators=["predicted", "truth", "dataset"])
     choice = made.choose(TASK, CHOOSE)
