@@ -52,7 +52,7 @@ CONSTANTS = {
     "2602.22253": "arXiv, as are the next two",
     "2602.14111": "sanity checks for SAEs",
     "2501.17727": "untrained models",
-    "2505.20063": "output scores",
+    "2501.17148", "2505.20063": "output scores",
 }
 """Every decimal figure and percentage that stands outside the generated blocks, but for those that the paper prints."""
 
