@@ -48,6 +48,18 @@ def preset_facts(preset: str, changes: Mapping[str, Any]) -> DictConfig:
     return OmegaConf.create({"run": both}).run  # inside a root, so that ${run.<fact>} is found
 
 
+def table_facts(preset: str, out: Path | None, seed: int, run: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the facts of a run that differ from its preset's.
+
+    Raises:
+        UserError: if the preset has no such fact.
+    """
+    stated = preset_facts(preset, {})
+    if unknown := sorted(set(run or {}) - set(stated)):
+        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(stated))}")
+    return {"out": str(out or Path("runs") / Path(preset).name), "seed": seed, **(run or {})}
+
+
 def preset_files(preset: str, changes: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the facts of a preset and, under their names, the content of some of its files, all resolved."""
     facts = preset_facts(preset, changes)

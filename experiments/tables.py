@@ -12,21 +12,22 @@ from ard.steps import TableNumber
 def cost(number: TableNumber) -> str:
     """Say what a table of the paper's setting costs alone, as a Markdown table and a line for the whole."""
     facts = preset_files("paper", {}, ("extract", "fit", "test", "steer"))
-    made = plan(facts, [number], gpu="H100", utilisation=0.4, disk=Path())
+    made = plan(facts, [number], gpu="H100", cores=8, disk=Path())
     lines = [
         f"| {stage.stage} | {stage.part} "
         f"| {f'{stage.num_bytes / 1e9:,.1f} GB' if stage.num_bytes else ''} "
-        f"| {f'{stage.flops:.1e}' if stage.flops else ''} | {f'{stage.hours:.2f}' if stage.hours else ''} |"
+        f"| {f'{stage.flops:.1e}' if stage.flops else ''} | {f'{stage.hours:.2f}' if stage.hours else ''} "
+        f"| {stage.longest} |"
         for stage in made.stages
     ]
     disk = sum(stage.num_bytes for stage in made.stages)
     return "\n".join(
         [
-            f"**Cost of the paper's setting** by `ard plan`: {made.hours:.0f} hours of one {made.gpu.name} at "
-            f"{made.utilisation:.0%} of its data sheet, and {disk / 1e9:,.0f} GB of disk. A plan, not a measurement.",
+            f"**Cost of the paper's setting** by `ard plan`: {made.hours:.0f} hours of one {made.machine.gpu.name} "
+            f"with {made.machine.cores} cores and a local disk, {disk / 1e9:,.0f} GB of it. A plan, not a measurement.",
             "",
-            "| stage | part | disk | FLOPs | hours |",
-            "| --- | --- | ---: | ---: | ---: |",
+            "| stage | part | disk | FLOPs | hours | most of them |",
+            "| --- | --- | ---: | ---: | ---: | --- |",
             *lines,
             "",
         ]

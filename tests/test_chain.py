@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 from threading import Timer
 
 import numpy as np
@@ -22,7 +23,7 @@ from ard.presets import CONFIGS, plain
 from ard.reports import build_tables
 from ard.run import Run
 from ard.sae import TopKSAE
-from ard.steps import work
+from ard.steps import work, work_on
 from ard.study import Concept, Store
 from ard.types import UserError
 from tests.audiollm.families.encoders import hubert
@@ -61,6 +62,25 @@ def test_the_expansions_of_a_layer_are_trained_together_and_each_is_what_it_is_a
         assert kept[0]["metrics_on"] == "the clips that it was trained on"
     assert len(list((tmp_path / "alone" / "wandb").glob("offline-run-*"))) == 2  # one for each training
     assert wandb.run is None  # none of them is left open
+
+
+def test_a_training_side_by_side_goes_on_as_such_and_starts_anew_where_cells_are_chosen(tmp_path, facts, monkeypatch):
+    trainings = []
+
+    def stopped(command, name, settings):
+        """Leave a checkpoint, where the settings have it."""
+        (saver,) = [one for one in settings["trainer"]["callbacks"] if "dirpath" in one.get("init_args", {})]
+        path = Path(saver["init_args"]["dirpath"]) / "step=200.ckpt"
+        trainings.append((path.parent.parent.name, settings.get("ckpt_path") == str(path)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({}, path)
+
+    monkeypatch.setattr("ard.chain.run_config", stopped)
+    chain = Chain("demo", {"out": str(tmp_path / "run"), "expansions": [2, 4], **facts})
+    both = work(chain.facts, [4])
+    for works in (both, both, work_on(both, {(0, 2)}), work_on(both, {(0, 2)})):
+        chain._train([one for one in works if one.step.name == "fit"])
+    assert trainings == [("e2-4", False), ("e2-4", True), ("e2", False), ("e2", True)]
 
 
 def test_table_2_scores_a_study_that_somebody_answered(tmp_path, facts, tiny_clap, capsys):

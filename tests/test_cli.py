@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import ard
 from ard.audiollm import load_audiollm
 from ard.cli import COMMANDS, WAITING, main, others_are_busy
-from ard.cli.run import _choose_layer
+from ard.cli.run import choose_layer
 from ard.presets import CONFIGS
 from ard.results import Figure, Result, Row
 from ard.run import Run
@@ -199,10 +199,10 @@ def test_labels_name_concepts_and_test_them_on_clips_that_are_held_out(tiny_audi
 def test_the_layer_is_in_the_middle_of_an_encoder_and_deep_in_a_decoder(tiny_audiollm, tmp_path):
     encoders.hubert(tmp_path)
     encoder, decoder = load_audiollm(str(tmp_path)), load_audiollm(tiny_audiollm)
-    assert [_choose_layer(encoder, *given) for given in ((None, None), (None, [2, 0]), (0, [2]))] == [1, 2, 0]
-    assert [_choose_layer(decoder, *given) for given in ((None, None), (1, None))] == [3, 1]
+    assert [choose_layer(encoder, *given) for given in ((None, None), (None, [2, 0]), (0, [2]))] == [1, 2, 0]
+    assert [choose_layer(decoder, *given) for given in ((None, None), (1, None))] == [3, 1]
     with pytest.raises(UserError, match=r"layer 3 does not exist in .*: it has layers 0 to 2"):
-        _choose_layer(encoder, 1, [3])
+        choose_layer(encoder, 1, [3])
 
 
 FIT = CONFIGS / "demo" / "fit.yaml"
@@ -303,6 +303,17 @@ def test_what_the_paper_will_cost_is_planned(capsys, tmp_path):
     main(["plan", "--out", str(tmp_path)])
     said = capsys.readouterr().out
     assert "118,356 probing clips, 28.2 M audio tokens, 231 GB of activations a layer" in said
+
+
+@pytest.mark.slow
+def test_other_models_machines_and_facts_are_planned_for(capsys, tmp_path):
+    options = ["--preset", "laptop", "--out", str(tmp_path), "--cores", "3", "--disk_gb_s", "1"]
+    main(["plan", *options, "--model", "embedded", "--clap", "embedded", "--run.expansions", "[2]"])
+    said = capsys.readouterr().out
+    assert "On one H100, 3 cores, a disk of 1 GB/s" in said
+    assert "750 probing clips" in said
+    assert re.search(r"SAE training +layer 4, e 2", said)
+    assert "fact 'layerz' is not in the preset's run.yaml" in refused(capsys, "plan", "--run.layerz", "3")
 
 
 @pytest.mark.parametrize("name", ["", "study", *COMMANDS])

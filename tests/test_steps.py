@@ -55,11 +55,11 @@ def test_the_plan_counts_what_the_tables_run(preset, goals, runs, tmp_path):
     parts = {stage.stage: [s.part for s in planned.stages if s.stage == stage.stage] for stage in planned.stages}
 
     assert len(parts["extraction"]) == sum(one.file == "extract.yaml" for one in runs) == 2
-    trained = [f"layer {one.layer}, e {e}" for one in runs if one.file == "fit.yaml" for e in one.expansions]
+    trained = [f"layer {one.layer}, e {', '.join(map(str, one.expansions))}" for one in runs if one.file == "fit.yaml"]
     assert sorted(trained) == sorted(parts["SAE training"])
     passes = [one for one in runs if one.passes]
     num_cells = sum(len(one.cells) for one in passes)
-    assert parts["probing"] == [f"{num_cells} cells in {len(passes)} passes"]
+    assert parts["probing"] == [f"{num_cells} cells in {len(passes)} pass{'es' if len(passes) > 1 else ''}"]
     tokens = {s.part: s.num_tokens for s in planned.stages if s.stage == "extraction"}
     (probing,) = (stage for stage in planned.stages if stage.stage == "probing")
     assert probing.num_tokens == sum(tokens["probe"] + (one.splits == 2) * tokens["eval"] for one in passes)

@@ -263,6 +263,8 @@ class ActivationDataModule(LightningDataModule):
                 num_tokens = int(self.trainer.strategy.reduce(of_rank, reduce_op="sum"))
             if num_tokens < self.batch_tokens:
                 self._log_skipped(self.batch_tokens - num_tokens, self.trainer)
+        if isinstance(batch, ProbeBatch):
+            return batch._replace(x=batch.x.float())
         return batch.float() if isinstance(batch, Tensor) else batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -257,7 +257,7 @@ class Probe(IterableDataset[ProbeBatch]):
                 clips = slice(first, first + self.clips_per_batch)
                 lengths = torch.tensor(shard.num_tokens[clips])
                 yield ProbeBatch(
-                    torch.cat(xs[clips]).float(),
+                    torch.cat(xs[clips]),
                     torch.arange(len(lengths)).repeat_interleave(lengths),
                     torch.tensor([self.row[clip_id] for clip_id in shard.clip_ids[clips]]),
                     metadata[clips],

@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 
 from ard.chain import Chain
-from ard.cli.run import check_table, table_facts
+from ard.cli.run import check_table
+from ard.presets import table_facts
 from ard.steps import jobs as divided
 from ard.types import UserError
 

@@ -20,7 +20,7 @@ from ard.embedding.clap import COMPUTED
 from ard.files import refuse_inside
 from ard.hub import ensure_models
 from ard.naming import read_vocabulary
-from ard.presets import preset_facts
+from ard.presets import preset_facts, table_facts
 from ard.run import MANIFEST
 from ard.sae import TopKSAE
 from ard.sae.functional import squared_error
@@ -102,18 +102,6 @@ def check_table(number: int) -> TableNumber:
     return number
 
 
-def table_facts(preset: str, out: Path | None, seed: int, run: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the facts of a run that differ from its preset's.
-
-    Raises:
-        UserError: if the preset has no such fact.
-    """
-    stated = preset_facts(preset, {})
-    if unknown := sorted(set(run or {}) - set(stated)):
-        raise UserError(f"fact {unknown[0]!r} is not in the preset's run.yaml, which has {', '.join(sorted(stated))}")
-    return {"out": str(out or Path("runs") / Path(preset).name), "seed": seed, **(run or {})}
-
-
 def _cells(words: str) -> list[tuple[int, int]]:
     """Return the layers and expansions that ``--cells`` names."""
     if not re.fullmatch(r"\d+/\d+(,\d+/\d+)*", words):
@@ -185,7 +173,7 @@ def run(
     audiollm = load_audiollm(model, device="meta", layers_path=layers_path, window=window)
     for source in sources.values():
         source.segment_s = min(audiollm.prompter.window_s, LONGEST_S)
-    chosen = _choose_layer(audiollm, layer, layers)
+    chosen = choose_layer(audiollm, layer, layers)
     facts = {
         "out": str(out),
         "seed": seed,
@@ -355,7 +343,7 @@ def _spoken(seconds: float) -> str:
     return f"{minutes} minute{'s' if minutes > 1 else ''}" if minutes < 100 else f"{minutes / 60:.0f} hours"
 
 
-def _choose_layer(audiollm: AudioLLM, layer: int | None, layers: list[int] | None) -> int:
+def choose_layer(audiollm: AudioLLM, layer: int | None, layers: list[int] | None) -> int:
     """Return the layer whose concepts are named; refuse layers that do not exist."""
     num_layers = len(audiollm.layers)
     if layer is None and layers:

@@ -1,4 +1,6 @@
-from .planner import Plan, StagePlan, plan
+from .machine import Machine
+from .planner import plan, planned
 from .render import render_plan
+from .stages import Change, Plan, StagePlan
 
-__all__ = ["Plan", "StagePlan", "plan", "render_plan"]
+__all__ = ["Change", "Machine", "Plan", "StagePlan", "plan", "planned", "render_plan"]

@@ -16,13 +16,15 @@ from ard.types import UserError
 RATE_HZ = 16_000  # the sampling rate of Qwen2-Audio
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Extraction": {"store_dtype": "bfloat16", "dtype": "auto"},
-    "ActivationDataModule": {"batch_tokens": 4096},
-    "SAETraining": {"robust": False, "k_aux": 256},
-    "ModelCheckpoint": {"save_top_k": 1},
+    "ClipDataModule": {"num_workers": 0},
+    "ActivationDataModule": {"batch_tokens": 4096, "buffer_tokens": 131072, "num_workers": 0},
+    "SAETraining": {"robust": False, "k_aux": 256, "float32_products": "highest"},
+    "ModelCheckpoint": {"save_top_k": 1, "every_n_train_steps": None},
     "ScoreMonosemanticity": {"num_draws": 10},
     "NameConcepts": {
         "namer": None,
         "audiollm": "embedded",
+        "captioner": None,
         "max_new_tokens": 128,
         "clips_per_batch": 32,
         "num_evaluation_clips": 200,

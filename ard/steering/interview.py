@@ -159,11 +159,11 @@ class Interview:
         return [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
 
     def _answer(self, audio: Path, batches: Sequence[Sequence[str]], conditions: Sequence[Condition]) -> None:
-        keys = [self._key(audio, self._dependencies(condition)) for condition in conditions]
+        by_key = {self._key(audio, self._dependencies(condition)): condition for condition in conditions}
         stored = self._answers.known
         for group in self._groups(audio, batches, "answers"):
             left: dict[tuple[str, tuple[str, ...]], list[tuple[str, Condition]]] = {}  # by question and clips
-            for key, condition in zip(keys, conditions, strict=True):
+            for key, condition in by_key.items():
                 clip_ids = tuple(clip.id for clip in group if f"{key}/{clip.id}" not in stored)
                 if clip_ids:
                     left.setdefault((condition.prompt, clip_ids), []).append((key, condition))

@@ -5,7 +5,7 @@ from inspect import Parameter, signature
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ard.activations import ActivationDataModule, Extraction
+from ard.activations import ActivationDataModule, ClipDataModule, Extraction
 from ard.monosemanticity import ScoreMonosemanticity
 from ard.naming import NameConcepts
 from ard.plan.inputs import DEFAULTS
@@ -14,6 +14,7 @@ from ard.steering import Design, MeasureSteering
 
 CLASSES = [
     Extraction,
+    ClipDataModule,
     ActivationDataModule,
     SAETraining,
     ModelCheckpoint,

@@ -4,7 +4,9 @@ import io
 import re
 import shutil
 import time
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +36,7 @@ CORPORA = {
     "eval": [{"num_clips": 10231, "duration_s": 9.8, "sample_rate_hz": 44100}],
 }
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-ON = {"gpu": "H100", "utilisation": 0.4, "disk": Path("/")}
+ON = {"gpu": "H100", "utilisation": 0.4, "cores": 8, "disk": Path("/")}
 
 
 def facts_of(preset, **changes):
@@ -49,9 +51,18 @@ def stages(made, name):
     return [stage for stage in made.stages if stage.stage == name]
 
 
+@cache
+def resolved_paper():
+    return facts_of("paper", corpora=CORPORA)
+
+
+def paper_facts():
+    return deepcopy(resolved_paper())
+
+
 @pytest.fixture(scope="module")
 def paper():
-    return plan(facts_of("paper", corpora=CORPORA), **ON)
+    return plan(paper_facts(), **ON)
 
 
 @pytest.mark.slow
@@ -62,10 +73,8 @@ def test_the_papers_preset_has_the_figures_of_the_paper(paper):
     assert paper.bytes_per_layer == pytest.approx(231e9, rel=0.005)
     assert paper.epochs == pytest.approx(14.5, abs=0.05)
     trainings = stages(paper, "SAE training")
-    assert [stage.part for stage in trainings[:3]] == ["layer 5, e 4", "layer 5, e 8", "layer 5, e 16"]
-    assert len(trainings) == 9
-    assert {stage.num_tokens for stage in trainings} == {409_600_000}
-    assert trainings[1].flops == 10**5 * 4096 * (2 * 4096 * 32768 + 8 * 250 * 4096)
+    assert [stage.part for stage in trainings] == [f"layer {layer}, e 4, 8, 16" for layer in (5, 16, 26)]
+    assert {(stage.num_tokens, stage.read_bytes) for stage in trainings} == {(409_600_000, 409_600_000 * 4096 * 2)}
     (steering,) = stages(paper, "steering")
     assert steering.num_clips > 1004 + 4874
 
@@ -73,22 +82,80 @@ def test_the_papers_preset_has_the_figures_of_the_paper(paper):
 @pytest.mark.slow
 def test_hours_are_those_of_the_figures_on_the_data_sheet(paper):
     extraction = stages(paper, "extraction")[0]
-    assert extraction.hours == pytest.approx(extraction.flops / (989e12 * 0.4) / 3600)
+    assert extraction.gpu_hours == pytest.approx(extraction.flops / (989e12 * 0.4) / 3600)
     (embedding,) = stages(paper, "CLAP embedding")
-    assert embedding.hours == pytest.approx(embedding.flops / (67e12 * 0.4) / 3600)
+    assert embedding.gpu_hours == pytest.approx(embedding.flops / (67e12 * 0.4) / 3600)
     training = stages(paper, "SAE training")[1]
     assert training.precision == "bfloat16"
-    assert training.hours > training.flops / (989e12 * 0.4) / 3600
+    assert training.gpu_hours > training.flops / (989e12 * 0.7) / 3600
+    assert training.hours == max(training.gpu_hours, training.cpu_hours, training.disk_hours)
+    (captions,) = stages(paper, "captions")
+    assert captions.hours == pytest.approx(captions.gpu_hours + captions.cpu_hours + captions.disk_hours)
+
+
+def one_training(precision="bf16-mixed", expansions=(8,), gpu="H200", **settings):
+    """The training of one layer of the paper's preset, with another precision."""
+    facts = paper_facts()
+    facts |= {"layers": [26], "expansions": list(expansions), "expansion": expansions[0], "evaluation": None}
+    facts["fit"]["trainer"]["precision"] = precision
+    facts["fit"]["model"]["init_args"].update(settings)
+    (training,) = stages(plan(facts, [4], **{**ON, "gpu": gpu}), "SAE training")
+    return training
+
+
+def test_a_step_is_in_the_arithmetic_of_its_settings():
+    tf32 = one_training("32-true", float32_products="high")
+    bf16, exact = one_training(), one_training("32-true")
+    assert [one.precision for one in (bf16, tf32, exact)] == ["bfloat16", "tf32", "float32"]
+    assert bf16.gpu_s < tf32.gpu_s < exact.gpu_s
+
+
+def test_gathered_rows_are_traffic_and_no_work():
+    """At e 16 gathering is faster than dense products on an H200: only the encoder's product is work."""
+    tokens, d_in, d_sae = 409_600_000, 4096, 65536
+    gathering = one_training(expansions=(16,))
+    assert gathering.flops == tokens * 2 * d_in * d_sae
+    gathered = tokens * 4 * 250 * d_in * 2
+    of_weights = 42 * (2 * d_in * d_sae + d_sae + d_in) * 10**5
+    assert gathering.traffic_bytes == gathered + of_weights + tokens * 18 * 2 * d_sae
+    dense = one_training(expansions=(4,))
+    assert dense.flops == tokens * 5 * 2 * d_in * 4 * d_in
+
+
+def test_side_by_side_the_activations_are_read_once():
+    alone = [one_training(expansions=(e,)) for e in (4, 8, 16)]
+    together = one_training(expansions=(4, 8, 16))
+    assert together.read_bytes == alone[0].read_bytes
+    for of in ("flops", "traffic_bytes", "gpu_s"):
+        assert getattr(together, of) == pytest.approx(sum(getattr(one, of) for one in alone))
+
+
+def test_reading_takes_the_time_of_the_disk_and_hides_behind_the_gpu():
+    training = one_training(gpu="H100")
+    machine = plan(paper_facts(), (4,), **ON).machine
+    local, nfs = (training.on(machine._replace(disk_gb_s=speed)) for speed in (3.0, 1.0))
+    assert training.read_bytes / 1e9 / 3600 == pytest.approx(0.93, abs=0.01)
+    assert 0.93 < nfs.disk_hours < 0.96  # checkpoints are written too
+    assert (local.hours, nfs.hours) == (local.gpu_hours, nfs.disk_hours)
+    assert (local.longest, nfs.longest) == ("GPU", "disk")
+
+
+def test_clips_are_prepared_by_as_many_processes_as_there_are_workers_and_cores(paper):
+    (embedding,), machine = stages(paper, "CLAP embedding"), paper.machine
+    assert embedding.longest == "CPU"
+    assert embedding.on(machine._replace(cores=2)).hours == pytest.approx(4 * embedding.hours)
+    assert embedding.on(machine._replace(cores=64)).hours == pytest.approx(embedding.hours)
+    per_clip_s = embedding.cpu_s / embedding.num_clips
+    assert 0.01 < per_clip_s < 0.05  # FLAC, to 48 kHz, features
 
 
 @pytest.mark.slow
 def test_hours_follow_utilisation_and_gpu():
     facts = facts_of("demo", tasks=[])
-    made = plan(facts, **ON)
-    assert plan(facts, **{**ON, "utilisation": 0.8}).hours == pytest.approx(made.hours / 2)
-    slower = plan(facts, **{**ON, "gpu": "A100"})
-    for one, other in zip(stages(made, "extraction"), stages(slower, "extraction"), strict=True):
-        assert other.hours == pytest.approx(one.hours * 67 / 19.5)  # the embedded model computes in float32
+    made, twice, slower = (plan(facts, **{**ON, **changes}) for changes in ({}, {"utilisation": 0.8}, {"gpu": "A100"}))
+    for one, fast, slow in zip(*(stages(each, "extraction") for each in (made, twice, slower)), strict=True):
+        assert fast.gpu_hours == pytest.approx(one.gpu_hours / 2)
+        assert slow.gpu_hours == pytest.approx(one.gpu_hours * 67 / 19.5)  # the embedded model computes in float32
 
 
 @pytest.mark.slow
@@ -207,17 +274,32 @@ def test_a_folder_that_is_not_there_yet_is_on_the_disk_of_its_parents(tmp_path, 
 
 
 def test_what_is_rendered_says_what_was_assumed(paper):
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(render_plan(paper))
-    said = console.export_text()
-    assert "On one H100 at 40% of its data sheet" in said
+    said = shown(paper, 200)
+    assert "On one H100, 8 cores, a disk of 3 GB/s" in said
     assert "118,356 probing clips, 28.2 M audio tokens, 231 GB of activations a layer" in said
     assert "an SAE's training sees them 14.5 times" in said
     assert "dimensions of Qwen/Qwen2-Audio-7B-Instruct: as published" in said
     assert "at most 104,096 names are made by a language model elsewhere" in said
     assert "as the preset states, all at its mean length: 108,317 of 10 s, 10,039 of 4.5 s" in said
-    assert "GPU: extraction needs at least 16.8 GB of 80 GB: enough" in said
-    assert "SAEs train in bfloat16 (trainer.precision bf16-mixed in fit.yaml); 2 checkpoints of each stay" in said
+    assert "GPU: SAE training needs at least 24.7 GB of 80 GB: enough" in said
+    assert "SAEs train in bfloat16 (trainer.precision bf16-mixed in fit.yaml), those of a layer side by side" in said
+
+
+def shown(made, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render_plan(made))
+    return console.export_text()
+
+
+def test_the_first_screen_fits_80_columns_and_24_lines(paper):
+    lines = shown(paper, 80).splitlines()
+    end = next(place for place, line in enumerate(lines) if "What the GPU does" in line)
+    assert end <= 24
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert not any("…" in line for line in lines)
+    (probing,) = (line for line in lines[:end] if line.startswith("probing"))
+    assert probing.split()[-1] == "GPU"
+    assert "What would be faster:" in lines[:end]
 
 
 @pytest.mark.slow
@@ -240,6 +322,8 @@ def lacking(**changes):
         (lacking(), {"gpu": "V100"}, r"GPU 'V100' is unknown: choose one of \['A100', 'H100'"),
         (lacking(), {"utilisation": 0.0}, "utilisation 0 is not a share: give one above 0 and up to 1"),
         (lacking(), {"utilisation": 1.5}, "utilisation 1.5 is not a share"),
+        (lacking(), {"cores": 0}, "cores 0 is too few: give 1 or more"),
+        (lacking(), {"disk_gb_s": 0.0}, "disk_gb_s 0 is not a speed: give 1 for NFS, 3 for a local NVMe disk"),
         (lacking(layers=[40]), {}, "layer 40 does not exist .* layers 0 to 31"),
         (lacking(layers=[]), {}, "`layers` is empty: name at least one"),
         (lacking(d_in=128), {}, "d_in 128 is not the width of 'Qwen/.*', which is 4096: give --run.d_in 4096"),
@@ -313,4 +397,4 @@ def test_a_preset_that_lacks_a_setting_is_refused():
 @pytest.mark.slow
 def test_gpus_are_named_as_people_write_them():
     for written, name in (("h100", "H100"), ("RTX 4090", "RTX4090"), ("rtx-4090", "RTX4090")):
-        assert plan(facts_of("demo", tasks=[]), **{**ON, "gpu": written}).gpu == GPUS[name]
+        assert plan(facts_of("demo", tasks=[]), **{**ON, "gpu": written}).machine.gpu == GPUS[name]

@@ -108,26 +108,33 @@ def test_table3_has_controls_first_and_the_papers_shifts(run):
     assert build_tables(run, [3])[0].heads[0] == "Neutral → Happy"
 
 
-def steered(run, values, draws=()):
-    """Write steering results of one shift, from a sensitivity a method, each 0.1 wide to both sides, and its draws."""
+def steered(run, values, at_equal_damage):
+    """Write steering results of one shift, from a sensitivity a method, each 0.1 wide to both sides."""
     figures = {method: {"sensitivity": Figure(x, x - 0.1, x + 0.1, 9, "share")} for method, x in values.items()}
+    for method, x in at_equal_damage.items():
+        figures[method]["sensitivity_at_equal_damage"] = Figure(x, x - 0.1, x + 0.1, 9, "share")
     rows = tuple(Row(method, 3, 8, f, "happy", "angry") for method, f in figures.items())
     choices = {"denominator": "truth", "num_draws": 5, "judge": "exact match of the answer's class"}
-    drawn = [{"sensitivity": {"value": draw}} for draw in draws]
-    details = {"tasks": {"happy to angry": {"random_features": drawn}}}
-    Result("steering", rows, choices, details).save(run / "layer-3/e8/steering.json")
+    Result("steering", rows, choices, {"tasks": {"happy to angry": {}}}).save(run / "layer-3/e8/steering.json")
     return build_tables(run, [3])[0]
 
 
-def test_table3_says_how_many_random_draws_steer_as_well(run):
-    """A mean over draws below AR&D says nothing where one of the draws does as well."""
-    table = steered(run, {"Reverse": 1.0, "AR&D": 0.9, "Rand. Feats.": 0.2, "No SAE": 0.0}, [0.0, 0.9, None, 0.1, 0.1])
-    assert [line.stub[0] for line in table.lines] == ["No SAE", "Rand. Feats.", "AR&D", "Reverse"]
-    said = "Draws of random features that turn as many answers as AR&D's: happy to angry 1 of 4 (p = 0.40)."
-    assert said in table.notes
+def test_table3_has_two_measures_where_damage_was_measured(run):
+    values = {"Reverse": 1.0, "AR&D": 0.9, "AR&D, by effect": 0.8, "Rand. Feats.": 0.2, "Prompt": 0.1, "No SAE": 0.0}
+    table = steered(run, values, {"AR&D": 0.6})
+    assert [line.stub for line in table.lines] == [
+        ("No SAE", "turned"),
+        ("Rand. Feats.", "turned"),
+        ("Prompt", "turned"),
+        ("AR&D", "turned"),
+        ("", "with 90% of the rest kept"),
+        ("AR&D, by effect", "turned"),
+        ("Reverse", "turned"),
+    ]
+    assert [line.cells[0].ours.value for line in table.lines[3:5]] == [0.9, 0.6]
+    assert table.lines[4].cells[0].paper is None
     assert not any("above that of every control" in note for note in table.notes)
     assert table.notes[-1].startswith("Sensitivity: of the clips that truly belong to the source class")
-    assert table.notes[-1].endswith("`Reverse` swaps source and target. Judge: exact match of the answer's class.")
 
 
 def test_table4_is_layers_by_expansions(run):
@@ -200,12 +207,12 @@ def test_markdown_and_latex_print_both_sides(run):
     widths = {line.count("|") for line in markdown.splitlines() if line.startswith("|")}
     assert widths == {12}
     latex = (run / "tables/table3.tex").read_text(encoding="utf-8")
-    assert r"AR\&D & 0.50 [0.40, 0.60] & 0.75 &" in latex
+    assert r"AR\&D & turned & 0.50 [0.40, 0.60] & 0.75 &" in latex
     assert r"Neutral $\rightarrow$ Happy" in latex
     assert r"95 \% interval" in latex
     assert not re.search(r"(?<!\\)[%#]|[→±–]", latex)
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert {line.replace(r"\&", "").count("&") for line in body} == {8}
+    assert {line.replace(r"\&", "").count("&") for line in body} == {9}
 
 
 def test_the_terminal_shows_it_in_80_columns(run):

@@ -28,6 +28,10 @@ TASKS = [
 ]
 
 
+METHODS = {"No SAE", "SAE, no clamp", "Rand. Feats.", "Rand. directions", "AR&D", "AR&D, by effect"}
+METHODS |= {"Difference of means", "Linear probe", "Audio minus silence", "Prompt"}
+
+
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory):
     """A cell as the stages before leave it, activations, and clips of known emotion and gender."""
@@ -78,11 +82,11 @@ def keys(path):
 @pytest.mark.slow
 def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steering, cell):
     result = steering(misbehave(then="coin").base_url)
-    methods = ["No SAE", "SAE, no clamp", "AR&D", "Rand. Feats.", "Reverse"]
-    assert [row.method for row in result.rows] == methods * 2
+    assert {row.method for row in result.rows} == METHODS | {"Reverse"}
+    assert len(result.rows) == 2 * len(METHODS | {"Reverse"})
     for row in result.rows:
         figure = row.figures["sensitivity"]
-        assert figure.n == (2 if row.method == "Rand. Feats." else figure.n) > 0
+        assert figure.n == (2 if row.method.startswith("Rand.") else figure.n) > 0
         assert 0 <= figure.low <= figure.value <= figure.high <= 1
     for name, task in result.details["tasks"].items():
         assert task["chosen"]["by"] == "CLAP text cosine"
@@ -107,7 +111,9 @@ def test_unreadable_verdicts_are_counted_and_are_no_no(misbehave, steering):
     result = steering(misbehave(then="say:I would rather not say").base_url)
     assert result.details["num_unreadable"] == result.details["num_verdicts"] > 0
     assert {row.figures["sensitivity"].n for row in result.rows} == {0}
-    assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if row.method != "Rand. Feats."} == {0}
+    assert {row.figures["sensitivity_of_predicted"].n for row in result.rows if not row.method.startswith("Rand.")} == {
+        0
+    }
     assert "0 others: undefined" in notes.steering([result])[0]
 
 
@@ -168,7 +174,7 @@ def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, stee
     result = steering(
         misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell.run.audio("steer"), judge=None
     )
-    assert {row.method for row in result.rows} == {"No SAE", "SAE, no clamp", "AR&D", "Rand. Feats."}
+    assert {row.method for row in result.rows} == METHODS
     assert result.details["tasks"]["sad to happy"]["num_clips"] == 24
     assert result.choices["judge"] == "exact match of the answer's class"
     assert "Judge: exact match" in notes.steering([result])[0]

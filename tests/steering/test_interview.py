@@ -98,6 +98,15 @@ def test_nothing_is_asked_twice(tiny_audiollm, audio, whole, asked):
     assert asked == []
 
 
+def test_conditions_that_are_equal_are_asked_for_once(tiny_audiollm, audio, asked, tmp_path):
+    made = interview(tiny_audiollm, tmp_path / "answers.jsonl")
+    first, second = made(
+        audio, ["c/0", "c/1"], [Condition("rain", {3: 9.0, 8: 5.0}), Condition("rain", {8: 5.0, 3: 9.0})]
+    )
+    assert first == second
+    assert asked == [2]
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tiny_audiollm, audio, whole, asked, tmp_path):
     path = tmp_path / "answers.jsonl"
