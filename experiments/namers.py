@@ -25,12 +25,12 @@ from torch import Tensor
 from ard.activations import read_clips_metadata
 from ard.audio.synthetic import LABELS
 from ard.embedding import embed_clips, load_clap
-from ard.evaluation.functional import labels_in
 from ard.monosemanticity import read_selections
 from ard.monosemanticity.chance import draw_clips
 from ard.naming import Concepts, ConsensusNamer, LabelNamer, Namer, VocabularyNamer, read_vocabulary
 from ard.naming.captions import audiollm_captioner, caption_clips
 from ard.naming.contrast import contrast
+from ard.naming.functional import labels_in
 from ard.probing import read_scores
 from ard.results import Figure, Result, Row, write_text
 from ard.run import Cell, Run

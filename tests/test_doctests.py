@@ -10,9 +10,14 @@ FORMULAS = [
     "ard.evaluation.matching",
     "ard.monosemanticity.functional",
     "ard.naming.consensus",
+    "ard.naming.functional",
     "ard.representatives.functional",
     "ard.sae.functional",
+    "ard.steering.axbench",
+    "ard.steering.captions",
+    "ard.steering.forecast",
     "ard.steering.functional",
+    "ard.steering.judge",
 ]
 
 

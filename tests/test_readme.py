@@ -53,6 +53,7 @@ CONSTANTS = {
     "2602.14111": "sanity checks for SAEs",
     "2501.17727": "untrained models",
     "2505.20063": "output scores",
+    "2501.17148": "AxBench",
 }
 """Every decimal figure and percentage that stands outside the generated blocks, but for those that the paper prints."""
 

@@ -8,11 +8,12 @@ import numpy as np
 from ard.activations import read_clips_metadata
 from ard.embedding import EMBEDDED
 from ard.evaluation.bertscore import BERTScore
-from ard.evaluation.functional import label_text, labels_in, shared_label, stated_labels, unseen_support
+from ard.evaluation.functional import label_text, shared_label, stated_labels, unseen_support
 from ard.evaluation.scores import read_labelled
 from ard.evaluation.similarity import compare_texts
 from ard.monosemanticity import read_selections
 from ard.naming import read_names
+from ard.naming.functional import labels_in
 from ard.probing import Evaluator
 from ard.results import Figure, Result
 from ard.run import Cell

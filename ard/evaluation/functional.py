@@ -1,14 +1,14 @@
 """How well a feature's score separates a label's clips from others, and which labels a concept's clips share."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
+from ard.naming.functional import labels_in
 from ard.results import Figure
 
 
@@ -180,18 +180,6 @@ def stated_labels(names: Sequence[str | None], labels_of_clips: Sequence[Sequenc
     return stated
 
 
-def labels_in(name: str | None, labels: Iterable[str]) -> list[str]:
-    """Return those labels whose words a name contains in sequence, in alphabetical order.
-
-    Example:
-        >>> from ard.evaluation import labels_in
-        >>> labels_in("man speaking in a sad voice", ["sad voice", "Man_speaking", "voice of a man"])
-        ['Man_speaking', 'sad voice']
-    """
-    words = f" {' '.join(_words(name or ''))} "
-    return sorted(label for label in labels if f" {' '.join(_words(label))} " in words)
-
-
 def unseen_support(
     stated: Sequence[Sequence[str]],
     fires: Bool[np.ndarray, "clips concepts"],
@@ -218,7 +206,3 @@ def unseen_support(
         if right.any():
             recall[concept] = both / int(right.sum())
     return precision, recall
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())

@@ -1,7 +1,8 @@
-"""Formulas on names: which ones say the same, how well they fit their clips, which labels chance does not explain."""
+"""Formulas on names: which ones say the same, fit their clips, state a label; which labels chance does not explain."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -103,3 +104,19 @@ def over_represented(lists: Sequence[Sequence[int]], labels: Sequence[Sequence[s
     for (place, label, count), p_value, q_value in zip(pairs, p_values.tolist(), q_values.tolist(), strict=True):
         occurrences[place].append(Occurrence(label, count, frequency[label], p_value, q_value))
     return [sorted(of_list, key=lambda one: (one.p_value, one.label)) for of_list in occurrences]
+
+
+def labels_in(name: str | None, labels: Iterable[str]) -> list[str]:
+    """Return those labels whose words a name contains in sequence, in alphabetical order.
+
+    Example:
+        >>> from ard.naming.functional import labels_in
+        >>> labels_in("man speaking in a sad voice", ["sad voice", "Man_speaking", "voice of a man"])
+        ['Man_speaking', 'sad voice']
+    """
+    words = f" {' '.join(_words(name or ''))} "
+    return sorted(label for label in labels if f" {' '.join(_words(label))} " in words)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())

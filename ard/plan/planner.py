@@ -439,7 +439,7 @@ class Planner:
             return []
         self.assumptions.append(
             "steering: classes have equal shares of the answers; answers that tasks share count once; perplexity, "
-            "effects and what conditions of the same prompts share below the layer are left out"
+            "effects, captions, forecasts and what conditions of the same prompts share below the layer are left out"
         )
         asked = [
             _Asked(split, self.frames[split], prompt)

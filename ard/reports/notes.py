@@ -1,7 +1,7 @@
 """The notes under a table: where it is from, how the paper was read, what is not beaten, what is missing."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ard.reports import paper
@@ -268,7 +268,11 @@ def steering(results: Iterable[Result]) -> list[str]:
         for result in results
         if "denominator" in result.choices and any(row.expansion is not None for row in result.rows)
     ]
-    return [" ".join(_steering(result)) for result in measured]
+    return [
+        note
+        for result in measured
+        for note in (" ".join(_steering(result)), *_side_effects(result), *_forecast(result.details))
+    ]
 
 
 def _steering(result: Result) -> list[str]:
@@ -312,6 +316,58 @@ def steering_diagnoses(results: Iterable[Result]) -> list[str]:
 
 def _arrow(task: str) -> str:
     return " → ".join(name.capitalize() for name in task.split(" to ", 1))
+
+
+def _side_effects(result: Result) -> Iterator[str]:
+    """Say shift by shift what AxBench makes of each method's answers, and what is left beside them."""
+    said = []
+    for shift, task in result.details["tasks"].items():
+        settings = {
+            name.replace("steered", OWN_METHOD): of["at_setting"]
+            for name, of in {"steered": task, **task.get("methods", {})}.items()
+            if "at_setting" in of
+        }
+        if settings:
+            said.append(f"{shift}: {'; '.join(f'{name} {_left(left)}' for name, left in settings.items())}")
+    if said:
+        yield (
+            f"What steering leaves, at each method's setting. Scores: {result.choices['axbench']}, 0 to 2, as harmonic "
+            "mean (concept, instruction, fluency); kept: answers to other questions of the same class as before; "
+            f"named: of the other sounds that the unsteered captions name, the share still named. {'. '.join(said)}."
+        )
+
+
+def _left(at_setting: Mapping[str, Any]) -> str:
+    """Say what is left at one setting; what has no value is left out."""
+    scores = {name: at_setting["axbench"][name]["value"] for name in ("overall", "concept", "instruction", "fluency")}
+    parts = []
+    if None not in scores.values():
+        overall, *others = (f"{value:.2f}" for value in scores.values())
+        parts.append(f"{overall} ({', '.join(others)})")
+    if unreadable := at_setting["axbench"]["num_unreadable"]:
+        parts.append(f"{unreadable} ratings unreadable")
+    kept = [figure["value"] for figure in at_setting["kept"] if figure["value"] is not None]
+    parts += [f"kept {' and '.join(f'{value:.2f}' for value in kept)}"] if kept else []
+    parts += [f"named {at_setting['named']['value']:.2f}"] if "named" in at_setting else []
+    rate = at_setting.get("word_error_rate", {})
+    if rate.get("value") is not None:
+        parts.append(f"word error rate {rate['value']:.2f} against {rate['against']}")
+    return ", ".join(parts) or "–"
+
+
+def _forecast(details: Mapping[str, Any]) -> Iterator[str]:
+    """Say how well what was expected fits what changed."""
+    correlations = details.get("forecast", {}).get("rank_correlation", {})
+    listed = [
+        f"{kind} {of['spearman']:+.2f} ({of['n']} settings and doses)"
+        for kind, of in correlations.items()
+        if of["spearman"] is not None
+    ]
+    if listed:
+        yield (
+            "Forecast, before anything was steered, of how many other answers change: Spearman's rank correlation with "
+            f"what then changed is {', '.join(listed)}."
+        )
 
 
 def _judge(judge: str, judged: Mapping[str, Any]) -> str:

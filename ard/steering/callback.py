@@ -16,15 +16,18 @@ from ard.naming import Chat, read_names
 from ard.probing import Evaluator
 from ard.results import Result, Row
 from ard.run import Cell
+from ard.steering.axbench import scored_by
+from ard.steering.captions import check_transcription
 from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
 from ard.steering.diagnosis import Examination
 from ard.steering.directions import Direction, save_directions
 from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
+from ard.steering.forecast import Forecaster, rank_correlations, with_outcome
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
-from ard.steering.roles import Role, find_roles, save_roles
+from ard.steering.roles import Role, find_roles, mean_activity, save_roles
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
 from ard.steering.trials import Design, Split, Trials
@@ -94,6 +97,8 @@ class MeasureSteering(Evaluator):
         for task in self.tasks:
             for folder in {self._audio(task), Path(self.selection or self._audio(task))}:
                 read_audio_manifest(folder)
+        if self.tasks and self.design.transcription is not None:
+            check_transcription()
         for reader in (self.judge, self.chooser) if self.tasks else ():
             if reader is not None:
                 reader.check()
@@ -110,6 +115,9 @@ class MeasureSteering(Evaluator):
         rows: list[Row] = []
         roles: list[Role] = []
         directions: dict[str, Direction] = {}
+        activity = partial(mean_activity, trials.interview.model, trials.interview.coder, cell.layer)
+        forecast = Forecaster(trials, features.directions, activity)
+        forecasts: list[dict[str, Any]] = []
         for task in self.tasks:
             selection, split = self._splits(task, read)
             choice = choose(task, selection, alone=cell.is_baseline)
@@ -117,8 +125,10 @@ class MeasureSteering(Evaluator):
             if cell.is_baseline:
                 measured = experiment.measure_alone(task, split, choice)
             else:
+                expected = forecast(task, selection, choice, others.values())
                 measured = experiment.measure(task, split, choice, others.values())
                 measured.details |= examine(task, selection, split, choice, measured)
+                forecasts += with_outcome(expected, measured.details, STEERED)
             tasks[task.name] = {
                 "chosen": experiment.chosen(choice),
                 "num_clips": len(split.clips),
@@ -130,6 +140,8 @@ class MeasureSteering(Evaluator):
         save_roles(cell, roles)
         save_directions(cell, directions)
         details = {"tasks": tasks, **_judge_details(trials.verdicts)}
+        if not cell.is_baseline:
+            details["forecast"] = {"settings": forecasts, "rank_correlation": rank_correlations(forecasts)}
         return Result("steering", tuple(rows), self._choices(), details)
 
     def helper(self, cell: Cell) -> Callable[..., object]:
@@ -207,6 +219,9 @@ class MeasureSteering(Evaluator):
             "most_clips": self.design.most_clips,
             "most_candidates": self.design.most_candidates,
             "most_effect_clips": self.design.most_effect_clips,
+            "captions": self.design.captions,
+            "transcription": self.design.transcription,
+            "axbench": scored_by(self.judge),
             "max_new_tokens": self.procedure.max_new_tokens,
             "selection": f"a share of {self.selection_share:g}" if self.selection is None else self.selection.name,
         }

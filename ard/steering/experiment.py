@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from ard.results import Figure
+from ard.steering.axbench import Answers, axbench
+from ard.steering.captions import Retelling
 from ard.steering.choice import MEANS, PROBE, PROMPT, RANDOM, SILENCE, STEERED, Choice, Features, Tuned
 from ard.steering.directions import random_directions
 from ard.steering.functional import equal_damage, perplexity, rank_p
@@ -60,18 +62,13 @@ class Experiment:
             figures[REVERSE], details["reverse"] = self._reverse(reverse, split, choice.own.setting or Setting())
         counts = outcome.among[self.design.denominators[0]]
         some = [clip_id for clip_id, one in zip(outcome.clip_ids, counts, strict=True) if one][: self.design.most_clips]
-        doses, selectivity = self._side_effects(task, split, tuned, some, list(others))
-        details |= {"dose_response": doses[STEERED], "selectivity": selectivity[STEERED]}
+        side_effects = self._side_effects(task, split, tuned, some, list(others))
+        details |= side_effects[STEERED]
         details["methods"] = {
-            one.name: {
-                **self._of_other(one, outcome),
-                "dose_response": doses[one.name],
-                "selectivity": selectivity[one.name],
-            }
-            for one in choice.others
+            one.name: {**self._of_other(one, outcome), **side_effects[one.name]} for one in choice.others
         }
         figures = {
-            name: of_row | self._at_equal_damage(doses[name]) if name in doses else of_row
+            name: of_row | self._at_equal_damage(side_effects.get(name, {}).get("dose_response", []))
             for name, of_row in figures.items()
         }
         return Measured(figures, details)
@@ -177,8 +174,8 @@ class Experiment:
 
     def _side_effects(
         self, task: SteeringTask, split: Split, tuned: Sequence[Tuned], clip_ids: Sequence[str], others: list[Question]
-    ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, Any]]]]:
-        """Return by method its dose-response, and how many answers to other questions stay at the chosen setting.
+    ) -> dict[str, dict[str, Any]]:
+        """Return by method its dose-response, what is left at its chosen setting, and of answers to other questions.
 
         The first two points of a dose-response are the model as it is (dose None) and the SAE without clamp (0); a
         direction at 0 is the model as it is. What words in the question do has no dose.
@@ -186,28 +183,37 @@ class Experiment:
         asked = {one.name: self._doses(task.question, one) for one in tuned}
         flat = [condition for doses in asked.values() for _, condition in doses]
         chosen = [self.trials.condition(task.question, one.setting) for one in tuned]
-        answers = self.trials.ask(split, clip_ids, flat)
-        surprise = self._surprise(split, task.prompt, clip_ids, answers)
+        plain, *answers = self.trials.ask(split, clip_ids, [Condition(task.prompt, None), *flat, *chosen])
+        surprise = self._surprise(split, task.prompt, clip_ids, [plain, *answers])
         kept = [
             self._kept(task, split, other, clip_ids, [*flat, *chosen, Condition(task.prompt, {})]) for other in others
         ]
-        points = iter(
-            self._point(task, clip_ids, said, [of_question[row] for of_question in kept], surprise)
+        points = [
+            self._point(task, clip_ids, plain, said, [of_question[row] for of_question in kept], surprise)
             for row, said in enumerate(answers)
-        )
-        doses = {name: [{"multiple": dose, **next(points)} for dose, _ in of_one] for name, of_one in asked.items()}
-        selectivity = {
-            one.name: [
-                {
-                    "prompt": other.prompt,
-                    "unchanged": asdict(of_question[len(flat) + row]),
-                    "unchanged_without_clamp": asdict(of_question[-1]),
-                }
-                for other, of_question in zip(others, kept, strict=True)
-            ]
+        ]
+        at = self.design.captions
+        retold = [*flat, *chosen] if at == "doses" else chosen if at == "setting" else []
+        for point, of_point in zip(
+            points[len(points) - len(retold) :], Retelling(self.trials, task, split, clip_ids)(retold), strict=True
+        ):
+            point |= of_point
+        of_doses, of_chosen = iter(points[: len(flat)]), points[len(flat) :]
+        return {
+            one.name: {
+                "dose_response": [{"multiple": dose, **next(of_doses)} for dose, _ in asked[one.name]],
+                "at_setting": of_chosen[row],
+                "selectivity": [
+                    {
+                        "prompt": other.prompt,
+                        "unchanged": asdict(of_question[len(flat) + row]),
+                        "unchanged_without_clamp": asdict(of_question[-1]),
+                    }
+                    for other, of_question in zip(others, kept, strict=True)
+                ],
+            }
             for row, one in enumerate(tuned)
         }
-        return doses, selectivity
 
     def _doses(self, question: Question, tuned: Tuned) -> list[tuple[float | None, Condition]]:
         """Return the conditions of a method's dose-response, by dose."""
@@ -222,20 +228,25 @@ class Experiment:
         self,
         task: SteeringTask,
         clip_ids: Sequence[str],
+        plain: Sequence[str],
         answers: Sequence[str],
         kept: Sequence[Figure],
         surprise: Mapping[tuple[str, str], tuple[float, int]],
     ) -> dict[str, Any]:
-        """Return a point of the dose-response."""
+        """Return what there is to say of answers under one condition, beside the unsteered ones (``plain``)."""
         reached, _ = self.trials.judged(task.question, answers, task.target)
         weighed = [surprise[pair] for pair in zip(clip_ids, answers, strict=True)]
-        log_p, lengths = zip(*weighed, strict=True) if weighed else ((), ())
+        log_p, lengths = [one for one, _ in weighed], [num for _, num in weighed]
+        unsteered = [surprise[pair][1] for pair in zip(clip_ids, plain, strict=True)]
+        most = self.trials.interview.procedure.max_new_tokens
+        scores = axbench(self.trials.judge, task, Answers(answers, np.array(lengths), np.array(unsteered), most))
         stated = np.array([name is not None for name in ClassMatch(task.question.classes)(answers)], dtype=float)
         readable = Figure.estimate(stated, np.mean, "share of answers", over="clips", seed=self.trials.seed)
         return {
             "sensitivity": asdict(self.trials.figure(reached, np.ones(len(answers), dtype=bool))),
             "readable": asdict(readable),
             "kept": [asdict(figure) for figure in kept],
+            "axbench": scores.summary(self.trials.seed),
             "verdicts_read": float(np.mean(~np.isnan(reached))) if len(answers) else math.nan,
             "perplexity": perplexity(log_p, lengths),
             "mean_num_tokens": float(np.mean(lengths)) if lengths else math.nan,

@@ -109,8 +109,9 @@ def equal_damage(points: Sequence[Mapping[str, Any]], share: float = 0.9) -> Map
     """Return the largest dose at which answers are sound and all else stays, as a share of the model as it is.
 
     Doses grow from 0 on. At the one that is returned, and at all below it, at least ``share`` of the readable answers
-    are still readable, and at least ``share`` of the answers to each other question are of the same class as before.
-    None if there are no doses, or if nothing set already breaks more than that.
+    are still readable, at least ``share`` of the answers to each other question are of the same class as before, and,
+    where captions were asked for, at least ``share`` of the sounds that they named are still named. None if there are
+    no doses, or if nothing set already breaks more than that.
 
     Args:
         points: the dose-response, whose first point is the model as it is (``multiple`` None).
@@ -125,8 +126,9 @@ def equal_damage(points: Sequence[Mapping[str, Any]], share: float = 0.9) -> Map
     """
     best = None
     for point in points[1:]:
-        before = [points[0]["readable"]["value"], *(1.0 for _ in point["kept"])]
-        after = [point["readable"]["value"], *(figure["value"] for figure in point["kept"])]
+        shares = [*point["kept"], point["named"]] if "named" in point else point["kept"]
+        before = [points[0]["readable"]["value"], *(1.0 for _ in shares)]
+        after = [point["readable"]["value"], *(figure["value"] for figure in shares)]
         if not all(now >= share * then for then, now in zip(before, after, strict=True)):
             break
         best = point

@@ -43,6 +43,8 @@ class Condition(NamedTuple):
     """Feature to value; empty is the SAE without clamp, None the model without the SAE."""
     add: Float[Tensor, " d_in"] | None = None
     """A direction that is added to the residual stream."""
+    most_tokens: int | None = None
+    """Most tokens of the answer; None is what the procedure says."""
 
     @property
     def is_unsteered(self) -> bool:
@@ -171,7 +173,7 @@ class Interview:
                 with self.model.computed_once(self.layer):
                     for key, condition in conditions_left:
                         with self._under(condition):
-                            answers = self.model.generate(prompts, max_new_tokens=self.procedure.max_new_tokens)
+                            answers = self.model.generate(prompts, max_new_tokens=self._most_tokens(condition))
                         for clip_id, answer in zip(clip_ids, answers, strict=True):
                             self._answers.keep(f"{key}/{clip_id}", answer)
 
@@ -204,7 +206,7 @@ class Interview:
 
     def _dependencies(self, condition: Condition) -> dict[str, Any]:
         """Return what an answer depends on, besides model and audio."""
-        question = {"prompt": condition.prompt, "max_new_tokens": self.procedure.max_new_tokens}
+        question = {"prompt": condition.prompt, "max_new_tokens": self._most_tokens(condition)}
         if condition.is_unsteered:
             return question
         how = {name: value for name, value in asdict(self.procedure).items() if name != "clips_per_batch"}
@@ -214,6 +216,9 @@ class Interview:
         if condition.add is not None:
             steered["add"] = xxhash.xxh3_64(condition.add.cpu().numpy().tobytes()).hexdigest()
         return steered
+
+    def _most_tokens(self, condition: Condition) -> int:
+        return condition.most_tokens or self.procedure.max_new_tokens
 
     def _key(self, audio: Path, dependencies: Mapping[str, Any]) -> str:
         digest = read_audio_manifest(audio).xxh3

@@ -35,7 +35,7 @@ Give your reason in one sentence. Then write a last line with nothing but the ra
 Rating: (0 or 1)"""
 """The protocol of AudioBench's binary judge, in our words."""
 
-_RATING = re.compile(r"[*_ ]*rating[*_ ]*:[*_ ]*\(?([01])\)?[*_ .]*", re.IGNORECASE)
+_RATING = re.compile(r"[*_ ]*rating[*_ ]*:[*_ ]*\(?([0-9])\)?[*_ .]*", re.IGNORECASE)
 
 
 class ClassMatch:
@@ -133,12 +133,23 @@ class ChatJudge(Judge):
 
 
 def read_verdict(reply: str) -> Verdict:
-    """Return the rating in a judge's last line; None if that line has none, or another line rates otherwise."""
+    """Return the rating in a judge's last line, 0 or 1; None where :func:`read_rating` reads none."""
+    rating = read_rating(reply, most=1)
+    return None if rating is None else rating == 1
+
+
+def read_rating(reply: str, most: int) -> int | None:
+    r"""Return the rating, 0 to ``most``, in a reply's last line; None without one, or if another line rates otherwise.
+
+    Example:
+        >>> from ard.steering.judge import read_rating
+        >>> read_rating("It is fluent.\nRating: 2", most=2)
+        2
+    """
     lines = [line.strip() for line in reply.splitlines() if line.strip()]
-    ratings = [match and match[1] for match in map(_RATING.fullmatch, lines)]
-    if not lines or ratings[-1] is None or len({rating for rating in ratings if rating}) > 1:
-        return None
-    return ratings[-1] == "1"
+    matches = [match for match in map(_RATING.fullmatch, lines) if match and int(match[1]) <= most]
+    ratings = {int(match[1]) for match in matches}
+    return ratings.pop() if len(ratings) == 1 and matches[-1][0] == lines[-1] else None
 
 
 def agreement(verdicts: Sequence[tuple[Verdict, Verdict]]) -> tuple[float, int]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -34,7 +34,11 @@ class Design:
         denominators: denominators of sensitivity; the table shows the first, ``steering.json`` has all. With
             ``dataset`` every clip of the split is answered under every condition, else only the clips that count.
         most_clips: most clips of a task to use for the choice, each random draw, the reverse direction, the
-            dose-response and the selectivity; None takes all that count.
+            dose-response, all other side effects and their forecast; None takes all that count.
+        captions: whether clips with labels are captioned, to see which sounds are still named: at each method's chosen
+            setting, or along its doses too.
+        transcription: the prompt by which the model transcribes speech, for word error rates where captions are asked
+            for; None leaves them out.
         most_candidates: most features whose effect is measured: by name, and as many by activity.
         most_effect_clips: most clips to measure effects on.
     """
@@ -47,6 +51,8 @@ class Design:
     most_clips: int | None = None
     most_candidates: int = 20
     most_effect_clips: int = 32
+    captions: Literal["nowhere", "setting", "doses"] = "setting"
+    transcription: str | None = None
 
     @property
     def num_settings(self) -> int:

@@ -5,7 +5,6 @@ from sklearn.metrics import roc_auc_score
 from ard.evaluation import (
     auroc,
     label_text,
-    labels_in,
     over_draws,
     paired_auroc,
     paired_difference,
@@ -122,8 +121,3 @@ def test_a_name_is_held_to_all_that_it_states_on_unseen_clips():
     precision, recall = unseen_support(stated, fires, has)
     assert precision.tolist() == pytest.approx([1, 1 / 3, 0, 0, 0])  # the third fires nowhere, the last where no man is
     np.testing.assert_allclose(recall, [1, 1, 0, np.nan, 0])
-
-
-def test_the_labels_in_a_name_are_those_whose_words_stand_in_it_in_sequence():
-    assert labels_in("Man speaking in a sad voice", ["voice sad", "sad_voice", "man", "speak"]) == ["man", "sad_voice"]
-    assert labels_in(None, ["man"]) == []

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import normalize
 
 from ard.naming import functional
-from ard.naming.functional import name_evidence, near_duplicates, over_represented
+from ard.naming.functional import labels_in, name_evidence, near_duplicates, over_represented
 
 
 def unit(*shape, seed):
@@ -93,3 +93,8 @@ def test_q_values_of_labels_are_those_of_all_tests_together(seed):
 
 def test_no_labels_are_over_represented_where_there_are_none():
     assert over_represented([[0, 1], []], [[], []]) == [[], []]
+
+
+def test_the_labels_in_a_name_are_those_whose_words_stand_in_it_in_sequence():
+    assert labels_in("Man speaking in a sad voice", ["voice sad", "sad_voice", "man", "speak"]) == ["man", "sad_voice"]
+    assert labels_in(None, ["man"]) == []

@@ -37,7 +37,7 @@ def test_every_reading_of_table_1_has_words_of_its_own(name):
 
 
 def steered(denominator="truth", judge="exact match of the answer's class", expansion=8, **details):
-    choices = {"denominator": denominator, "num_draws": 5, "judge": judge}
+    choices = {"denominator": denominator, "num_draws": 5, "judge": judge, "axbench": "AxBench, by rules"}
     return notes.steering([result([Row("AR&D", 3, expansion, {})], {"tasks": {}, **details}, **choices)])
 
 
@@ -63,3 +63,36 @@ def test_selectivity_is_said_where_it_is_known():
 
     tasks = {"sad to happy": {"selectivity": [entry(0.5)]}, "female to male": {"selectivity": [entry(None)]}}
     assert steered(tasks=tasks)[0].endswith("stay as they were: sad to happy 0.50 (SAE alone 1.00).")
+
+
+def at_setting(scores, kept, *, num_unreadable=0, **more):
+    names = ("overall", "concept", "instruction", "fluency")
+    rated = {name: {"value": score} for name, score in zip(names, scores, strict=True)}
+    return {
+        "at_setting": {
+            "axbench": rated | {"num_unreadable": num_unreadable},
+            "kept": [{"value": value} for value in kept],
+            **more,
+        }
+    }
+
+
+def test_what_steering_leaves_is_said_for_each_shift_and_method():
+    words = {"value": 0.25, "against": "transcripts"}
+    methods = {
+        "steered, by effect": at_setting([None] * 4, [None], num_unreadable=6),
+        "Prompt": at_setting([0, 0, 2, 2], [1.0, 0.75], named={"value": 0.5}, word_error_rate=words),
+    }
+    own = at_setting([1.2, 1, 1, 2], [0.875])
+    _, note = steered(tasks={"sad to happy": {**own, "methods": methods}})
+    assert note.startswith("What steering leaves, at each method's setting. Scores: AxBench, by rules, 0 to 2")
+    assert note.endswith(
+        "still named. sad to happy: AR&D 1.20 (1.00, 1.00, 2.00), kept 0.88; AR&D, by effect 6 ratings unreadable; "
+        "Prompt 0.00 (0.00, 2.00, 2.00), kept 1.00 and 0.75, named 0.50, word error rate 0.25 against transcripts."
+    )
+
+
+def test_forecasts_are_said_where_they_have_a_rank_correlation():
+    correlations = {"geometry": {"spearman": 0.5, "n": 40}, "coactivation": {"spearman": None, "n": 2}}
+    _, note = steered(forecast={"rank_correlation": correlations})
+    assert note.endswith("rank correlation with what then changed is geometry +0.50 (40 settings and doses).")

@@ -110,7 +110,16 @@ def test_the_table_has_every_control_and_the_judges_agreement(misbehave, steerin
     assert all(float(direction.norm()) == pytest.approx(1, abs=1e-5) for direction in directions.values())
     assert result.details["num_unreadable"] == 0
     assert -1 <= result.details["kappa_with_exact_match"] <= 1
-    (said,) = notes.steering([result])
+    said, *side_effects = notes.steering([result])
+    assert "Scores: AxBench, by a-model, 0 to 2" in side_effects[0]
+    assert {len(task["methods"]) for task in result.details["tasks"].values()} == {5}
+    for task in result.details["tasks"].values():
+        for left in (task["at_setting"], *(method["at_setting"] for method in task["methods"].values())):
+            assert left["axbench"]["num_unreadable"] == 0
+            assert left["axbench"]["overall"]["n"] > 0
+    forecast = result.details["forecast"]
+    expected = {(row["task"], row["method"], row["strength"], row["prompt"]) for row in forecast["settings"]}
+    assert len(expected) == len(forecast["settings"])
     assert re.search(r"Judge: a-model; 0 of \d+ verdicts could not be read", said)
     assert "Cohen's kappa with exact match on the" in said
     assert result.choices["selection"] == "a share of 0.4"

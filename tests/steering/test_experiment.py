@@ -1,13 +1,15 @@
 """One column of Table 3 where it is known what the model will say."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ard.steering import Condition, Design, Interview, Judge, Question, SteeringTask
+from ard.naming import CAPTION_PROMPT
+from ard.steering import Condition, Design, Interview, Judge, Procedure, Question, SteeringTask
 from ard.steering.choice import Chooser, Features
 from ard.steering.directions import Heard
 from ard.steering.experiment import Experiment
@@ -29,6 +31,7 @@ class Told(Interview):
 
     def __init__(self, clips):
         self.known, self.asked = {clip.id: clip for clip in clips}, []
+        self.procedure = Procedure(max_new_tokens=3)
 
     def __call__(self, audio, clip_ids, conditions):
         self.asked += [(clip_id, condition) for clip_id in clip_ids for condition in conditions]
@@ -44,6 +47,8 @@ class Told(Interview):
             return "happy" if condition.add[EMOTIONS.index("happy")] >= 0.9 else clip.emotion
         if condition.prompt.endswith(TASK.prompt) and condition.prompt != TASK.prompt:
             return "happy" if "happy" in condition.prompt else clip.emotion
+        if condition.prompt == CAPTION_PROMPT:  # under feature 1, every second clip's rain is missed
+            return "wind" if 1 in clamp and int(clip.id[-1]) % 2 else "a voice in the rain"
         if condition.prompt == GENDER.prompt:
             return "male" if 5 in clamp else clip.gender
         if clamp.get(SPOILS, 0) >= 40:
@@ -245,6 +250,31 @@ def test_at_equal_damage_the_dose_counts_that_leaves_the_rest_alone():
     assert (
         back.figures["steered"]["sensitivity_at_equal_damage"].value == 0
     )  # any dose turns the gender: dose 0 is left
+
+
+def test_at_every_methods_setting_it_is_said_what_is_left():
+    made = Made()
+    found = made.measure(TASK, MEASURE, made.choose(TASK, CHOOSE), [GENDER]).details
+    own, prompt = found["at_setting"], found["methods"]["Prompt"]["at_setting"]
+    assert own["sensitivity"]["value"] == pytest.approx(4 / 9)
+    assert (own["axbench"]["concept"]["value"], own["axbench"]["overall"]["value"]) == (pytest.approx(8 / 9),) * 2
+    assert own["axbench"]["instruction"]["value"] == own["axbench"]["fluency"]["value"] == 2
+    assert prompt["axbench"]["overall"]["value"] == 2
+    assert [figure["value"] for figure in own["kept"]] == [found["selectivity"][0]["unchanged"]["value"]]
+    assert found["methods"]["Prompt"]["dose_response"] == []
+    spoilt = made.measure(TASK, MEASURE, made.chosen(3, 4.0), []).details["at_setting"]["axbench"]
+    assert [spoilt[name]["value"] for name in ("concept", "instruction", "fluency", "overall")] == [1, 1, 2, 1.2]
+
+
+@pytest.mark.parametrize(("captions", "chosen", "along"), [("nowhere", 0, 0), ("setting", 1, 0), ("doses", 1, 4)])
+def test_captions_are_made_where_the_design_says(captions, chosen, along):
+    made = Made(captions=captions)
+    split = MEASURE._replace(clips=[replace(clip, labels=("sad voice", "rain")) for clip in MEASURE.clips])
+    found = made.measure(TASK, split, made.choose(TASK, CHOOSE), []).details
+    assert sum("named" in point for point in found["dose_response"]) == along
+    assert ("named" in found["at_setting"]) == bool(chosen)
+    if chosen:
+        assert (found["at_setting"]["named"]["value"], found["at_setting"]["named"]["n"]) == (pytest.approx(5 / 9), 9)
 
 
 def test_selectivity_is_the_share_of_other_answers_that_stay():

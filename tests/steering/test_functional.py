@@ -7,6 +7,7 @@ from torchmetrics.functional.text import perplexity as reference_perplexity
 
 from ard.steering.functional import (
     counted,
+    equal_damage,
     is_selection,
     matched_features,
     perplexity,
@@ -80,3 +81,13 @@ def test_a_share_of_the_clips_is_for_choosing_by_their_ids_alone():
     assert chosen != {clip_id for clip_id in ids if is_selection(clip_id, 0.1, seed=1)}
     assert not any(is_selection(clip_id, 0.0, seed=0) for clip_id in ids)
     assert all(is_selection(clip_id, 1.0, seed=0) for clip_id in ids)
+
+
+@pytest.mark.parametrize(("named", "dose"), [(1.0, 2.0), (0.9, 2.0), (0.8, 1.0), (None, 2.0)])
+def test_sounds_that_captions_no_longer_name_are_damage(named, dose):
+    def point(multiple, **named):
+        return {"multiple": multiple, "readable": {"value": 1.0}, "kept": [{"value": 1.0}], **named}
+
+    of_captions = {} if named is None else {"named": {"value": named}}
+    points = [point(None), point(0.0), point(1.0, named={"value": 0.95}), point(2.0, **of_captions)]
+    assert equal_damage(points)["multiple"] == dose

@@ -176,6 +176,10 @@ def test_what_an_answer_depends_on_is_asked_anew(tiny_audiollm, audio, whole, as
     assert asked == []
     interview(tiny_audiollm, path)(audio, ids, [Condition("a dog", {3: 9.0, 8: 5.5})])
     assert sum(asked) == 10
+    longer = interview(tiny_audiollm, path)(audio, ids, [plain._replace(most_tokens=n) for n in (4, 12)])
+    assert sum(asked) == 20  # 4 is what the procedure says
+    assert all(more.startswith(answer) for answer, more in zip(*longer, strict=True))
+    assert longer[0] != longer[1]
 
 
 def test_only_the_clips_of_a_question_are_decoded(tiny_audiollm, audio, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from ard.naming import EndpointChat
 from ard.steering import ChatJudge, ExactMatch, Question
-from ard.steering.judge import agreement, read_verdict
+from ard.steering.judge import agreement, read_rating, read_verdict
 from ard.types import UserError
 
 EMOTION = Question("How does the speaker feel?", {"happy": ["happiness", "happy", "excited"], "sad": ["sad"]})
@@ -57,6 +57,12 @@ def test_exact_match_knows_a_class_by_any_of_its_words_and_by_no_other_classs():
 )
 def test_only_a_last_line_that_is_a_rating_is_read(said, verdict):
     assert read_verdict(said) is verdict
+
+
+def test_a_rating_may_be_as_high_as_is_asked_for():
+    assert [read_rating(f"Why not.\nRating: {n}", most=2) for n in range(4)] == [0, 1, 2, None]
+    assert read_rating("Rating: 2\nRating: 1", most=2) is None
+    assert read_rating("Rating: 2\nRating: 1", most=1) == 1  # what is above is no rating
 
 
 @pytest.mark.slow
