@@ -160,6 +160,7 @@ def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, argume
     run = shutil.copytree(out, tmp_path / "run")
     extracted = {path: path.stat().st_mtime_ns for path in run.glob("activations*/**/*")}
     command = ["table", "3", "--preset", "paper", "--out", str(run), *arguments, f"--run.root={copied}"]
+    command.append("--run.num_draws=2")
     with pytest.raises(SystemExit, match="2"):
         main(command)
     said = " ".join(capsys.readouterr().err.split())
@@ -168,8 +169,9 @@ def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, argume
     main([*command, "--redo", "[audio]"])  # the corpora lie elsewhere
     assert {path: path.stat().st_mtime_ns for path in run.glob("activations*/**/*")} == extracted  # of the same clips
     result = Result.load(run / "layer-2/e2/steering.json")
-    methods = ["No SAE", "SAE, no clamp", "AR&D", "Rand. Feats.", "Reverse"]
-    assert sorted({row.method for row in result.rows}) == sorted(methods)
+    methods = {"No SAE", "SAE, no clamp", "Rand. Feats.", "Rand. directions", "AR&D", "AR&D, by effect", "Reverse"}
+    methods |= {"Difference of means", "Linear probe", "Audio minus silence", "Prompt"}
+    assert {row.method for row in result.rows} == methods
     assert len({(row.source, row.target) for row in result.rows}) == 4
     assert result.details["num_verdicts"] > 0  # of a random model, of which hardly one can be read
     assert 0 < result.details["num_unreadable"] <= result.details["num_verdicts"]

@@ -223,7 +223,7 @@ def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiol
     server = misbehave(then="coin")
     facts = {"out": tmp_path, "expansion": 2, "activations": cell.run.activations("probe")}
     facts |= {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "layer": 1, "evaluation": "null"}
-    facts |= {"judge_endpoint": server.base_url}
+    facts |= {"judge_endpoint": server.base_url, "num_draws": 2}
     given = [f"--run.{name}={value}" for name, value in facts.items()]
     main(["test", "--config", str(CONFIGS / "paper" / "steer.yaml"), *given, "--trainer.accelerator=cpu"])
     result = Result.load(tmp_path / "layer-1/e2/steering.json")
