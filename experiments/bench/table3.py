@@ -43,7 +43,6 @@ from experiments.bench.report import Line
 
 TITLE = "Table 3: one task of the demo by part, and what its short cuts save"
 TASK = "sad to happy"
-NUM_DRAWS = 10
 
 
 class Size(NamedTuple):
@@ -54,6 +53,7 @@ class Size(NamedTuple):
     conditions: int = 24  # of the same prompts
     features: int = 24  # whose effects are measured
     effect_clips: int = 12
+    draws: int = 10  # of random features, and as many of directions
     training_steps: int = 200
     rounds: int = 3
 
@@ -114,9 +114,10 @@ def prepare(size: Size, folder: Path) -> Steered:
         heard += model.capture(prompts, [layer])[layer]
         answers += model.generate(prompts, max_new_tokens=procedure.max_new_tokens)
     x = torch.cat(heard).float()
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     training = SAETraining(**demo["fit"]["model"]["init_args"])
     batch_tokens = demo["fit"]["data"]["init_args"]["batch_tokens"]
-    tokens: DataLoader[Tensor] = DataLoader(list(x), batch_tokens, shuffle=True)  # type: ignore[arg-type]
+    tokens: DataLoader[Tensor] = DataLoader(list(x), batch_tokens)  # type: ignore[arg-type]
     Trainer(max_steps=size.training_steps, limit_val_batches=0, **QUIET).fit(training, tokens)
     sae = training.trained()[demo["expansion"]].eval()
     with torch.inference_mode():
@@ -212,7 +213,7 @@ def time_short_cuts(on: Steered, size: Size, clock: Clock) -> None:
         timed(partial(answer, on, some, features, once=True), "effects, answers")
 
 
-def time_task(on: Steered, clock: Clock, answers: Path) -> None:
+def time_task(on: Steered, num_draws: int, clock: Clock, answers: Path) -> None:
     """Time the parts of a task in the order in which they are run, each with the answers that are there already.
 
     A part that is asked for by the design is timed beside the same call without it, where all answers are there.
@@ -259,10 +260,10 @@ def time_task(on: Steered, clock: Clock, answers: Path) -> None:
         measure(trials(), {one.name: one.setting for one in (choice.own, *choice.others)})
         return choice
 
-    def choose(num_draws: int) -> Any:
+    def choose(draws: int) -> Any:
         """Choose once more, with what features do already measured."""
         known = features._replace(roles=lambda *_: choice.roles)
-        return Chooser(trials(num_draws=num_draws), known, 0)(task, on.selection)
+        return Chooser(trials(num_draws=draws), known, 0)(task, on.selection)
 
     def whole(of: Any = None, **asked: Any) -> Any:
         return Experiment(trials(**asked), features, 0).measure(task, on.measured, of or choice, others.values())
@@ -279,8 +280,8 @@ def time_task(on: Steered, clock: Clock, answers: Path) -> None:
     examine = Examination(trials(), features.find, list(on.tasks.values()))
     clock(lambda: examine(task, on.selection, on.measured, choice, measured), "layers")
     _, chosen_again = clock(partial(choose, 0))
-    drawn, choosing = clock(partial(choose, NUM_DRAWS))
-    _, measuring = clock(partial(whole, drawn, num_draws=NUM_DRAWS))
+    drawn, choosing = clock(partial(choose, num_draws))
+    _, measuring = clock(partial(whole, drawn, num_draws=num_draws))
     clock.keep("draws", choosing - chosen_again + measuring - again)
 
 
@@ -291,7 +292,7 @@ def main(size: Size = Size()) -> list[Line]:  # noqa: B008
         on = prepare(size, Path(scratch))
         time_short_cuts(on, size, clock)
         for number in range(size.rounds):
-            time_task(on, clock, Path(scratch) / f"answers-{number}.jsonl")
+            time_task(on, size.draws, clock, Path(scratch) / f"answers-{number}.jsonl")
     once, many = clock.median("conditions, computed once"), clock.median("effects, many a pass")
     names, num = clock.median("names"), len(on.source[: on.design.most_clips])
     settings = on.design.num_settings
@@ -302,7 +303,7 @@ def main(size: Size = Size()) -> list[Line]:  # noqa: B008
         "captions at the setting": ("captions", "of every method"),
         "forecast": ("forecast", "before anything is steered"),
         "layer sweep": ("layers", f"{len(on.model.layers)} layers"),
-        f"{NUM_DRAWS} random draws": ("draws", "of features, tuned as ours, and of directions"),
+        f"{size.draws} random draws": ("draws", "of features, tuned as ours, and of directions"),
     }
     return [
         Line(f"answers under {size.conditions} conditions", once, "s", f"{num} clips, layer {on.layer}"),
