@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,7 @@ class Size(NamedTuple):
     draws: int = 10  # of random features, and as many of directions
     training_steps: int = 200
     rounds: int = 3
+    design: Mapping[str, Any] = MappingProxyType({})  # what differs from the demo's
 
 
 class Steered(NamedTuple):
@@ -130,7 +132,7 @@ def prepare(size: Size, folder: Path) -> Steered:
         sae=sae,
         layer=layer,
         tasks=tasks,
-        design=Design(**settings["design"]),
+        design=Design(**{**settings["design"], **size.design}),
         procedure=procedure,
         maxima=torch.zeros(sae.d_sae).scatter_reduce(0, features, values, "amax"),
         n_active=features[values > 0].bincount(minlength=sae.d_sae),

@@ -4,7 +4,17 @@ import pytest
 
 from experiments.bench.table3 import Size, main
 
-SMALL = Size(selection=24, measured=8, conditions=4, features=4, effect_clips=2, draws=1, training_steps=2, rounds=1)
+SMALL = Size(
+    selection=24,
+    measured=8,
+    conditions=4,
+    features=4,
+    effect_clips=2,
+    draws=1,
+    training_steps=2,
+    rounds=1,
+    design={"num_features": [2], "multiples": [4.0], "doses": [1.0], "most_clips": 4, "most_candidates": 2},
+)
 
 
 @pytest.mark.slow
