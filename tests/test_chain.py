@@ -75,7 +75,7 @@ def test_a_training_side_by_side_goes_on_as_such_and_starts_anew_where_cells_are
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({}, path)
 
-    monkeypatch.setattr("ard.chain.run_config", stopped)
+    monkeypatch.setattr("ard.chain.chain.run_config", stopped)
     chain = Chain("demo", {"out": str(tmp_path / "run"), "expansions": [2, 4], **facts})
     both = work(chain.facts, [4])
     for works in (both, both, work_on(both, {(0, 2)}), work_on(both, {(0, 2)})):
@@ -279,7 +279,7 @@ def test_redo_does_it_and_what_comes_of_it(tiny, out, capsys):
 
 
 def test_sounds_that_were_added_leave_activations_that_a_new_run_would_give(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ard.chain.write_audio_shards", partial(write_audio_shards, clips_per_shard=4))
+    monkeypatch.setattr("ard.chain.chain.write_audio_shards", partial(write_audio_shards, clips_per_shard=4))
 
     def fill(out, num_clips, redo=()):
         audio = {"probe": [{"source": "synthetic", "split": "probe", "seed": 0, "num_clips": num_clips}]}
@@ -375,7 +375,7 @@ def test_a_training_that_was_begun_does_not_go_on_with_other_settings(tiny, out,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("ard.chain.run_config", killed)
+        patched.setattr("ard.chain.chain.run_config", killed)
         with pytest.raises(KeyboardInterrupt):
             chained(tiny, out).fill([1])
     with pytest.raises(UserError, match=r"was done, or begun, with other settings: model\.k changed from 4 to 5"):

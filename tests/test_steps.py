@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ard import chain as chain_module
 from ard.chain import Chain
+from ard.chain import chain as chain_module
 from ard.classes import import_class
 from ard.plan import plan
 from ard.presets import preset_files

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ard.chain import Chain
+from ard.chain import Agenda
 from ard.cli.run import check_table
 from ard.presets import table_facts
 from ard.steps import jobs as divided
@@ -87,8 +87,8 @@ def jobs(
     if gpus is not None and gpus < 1:
         raise UserError(f"gpus {gpus} is too few: give 1 or more; without a GPU it is the number of processes")
     numbers = [check_table(number) for number in tables]
-    chain = Chain(preset, table_facts(preset, out, seed, run))
-    given = ["--preset", preset, "--out", str(chain.run.folder), "--seed", str(seed)]
+    agenda = Agenda(preset, table_facts(preset, out, seed, run))
+    given = ["--preset", preset, "--out", str(agenda.run.folder), "--seed", str(seed)]
     given += [f"--run.{name}={_spelled(value)}" for name, value in (run or {}).items()]
     starter = ["srun"] if slurm else []
 
@@ -97,10 +97,10 @@ def jobs(
         ard = [*starter, sys.executable, "-m", "ard", "table"]
         return " && ".join(shlex.join([*ard, str(number), *given, *options]) for number in of)
 
-    work = divided(chain.facts, numbers)
+    work = divided(agenda.facts, numbers)
     cells = [job(of, "--cells", f"{layer}/{expansion}") for (layer, expansion), of in work.cells.items()]
     parts = {
-        "out": shlex.quote(str(chain.run.folder)),
+        "out": shlex.quote(str(agenda.run.folder)),
         "here": shlex.quote(os.getcwd()),
         "shared": job([work.shares], "--until", "extract"),
         "tables": job(work.tables),
