@@ -18,6 +18,7 @@ from experiments.bench import (
     sae,
     stages,
     steering,
+    table3,
     writing,
 )
 from experiments.bench.report import keep
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "sae": sae,
     "stages": stages,
     "steering": steering,
+    "table3": table3,
     "writing": writing,
 }
 
