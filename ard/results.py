@@ -69,9 +69,9 @@ class Figure:
     ) -> "Figure":
         """Return a statistic with its 95 % interval over the samples.
 
-        The interval is the percentile bootstrap's; the mean of zeros and ones has Wilson's, which is not of width 0
-        where all are equal. A maximum or minimum has none (NaN): the bootstrap's would end at the value itself. Nor has
-        a single sample. Without samples, every number is NaN.
+        The interval is the percentile bootstrap's; the mean of zeros and ones has Wilson's, or Clopper and Pearson's
+        where all are equal, which is not of width 0. A maximum or minimum has none (NaN): the bootstrap's would end at
+        the value itself. Nor has a single sample. Without samples, every number is NaN.
 
         Args:
             samples: what the statistic is of.
@@ -128,8 +128,9 @@ def _interval(
     is_share = statistic is np.mean and samples.ndim == 1 and bool(np.isin(samples, (0, 1)).all())
     all_equal = bool((samples == samples[:1]).all())
     if is_share and (members is None or all_equal):
-        wilson = binomtest(round(float(samples.mean()) * num_groups), num_groups).proportion_ci(method="wilson")
-        return float(wilson.low), float(wilson.high)
+        counted = binomtest(round(float(samples.mean()) * num_groups), num_groups)
+        interval = counted.proportion_ci(method="exact" if all_equal else "wilson")
+        return float(interval.low), float(interval.high)
     if num_groups == 1 or statistic in (np.max, np.min):
         return math.nan, math.nan
     if all_equal:

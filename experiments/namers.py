@@ -34,7 +34,8 @@ from ard.naming.functional import labels_in
 from ard.probing import read_scores
 from ard.results import Figure, Result, Row, write_text
 from ard.run import Cell, Run
-from experiments.results import ROOT, fill, grid
+from experiments.results import ROOT, fill
+from experiments.tables import grid
 
 KEPT, PAGE = ROOT / "docs" / "naming.json", ROOT / "docs" / "naming.md"
 RATE = 0.05

@@ -17,7 +17,8 @@ from ard.results import replacing, write_json
 from ard.run import Run
 from experiments.bench.report import machine
 from experiments.results import REAL as KEPT
-from experiments.results import ROOT, fill, grid, recordings, span
+from experiments.results import ROOT, fill, recordings, span
+from experiments.tables import grid
 
 PAGE = ROOT / "docs" / "real.md"
 PARTS = ("trained", "untrained", "gain")

@@ -3,7 +3,7 @@
 Whatever the pages show of the runs, one or more, is read from their files into docs/results.json. From there it goes
 into the blocks of the pages, each between ``<!-- its name -->`` and ``<!-- end -->``. The tables show the first run;
 the others show how much a seed matters. Without a run the blocks are filled from docs/results.json as it is. What real
-recordings give is taken from docs/real.json.
+recordings give is taken from docs/real.json, and steering over several seeds from docs/steered.json.
 """
 
 import json
@@ -23,11 +23,12 @@ from ard.reports.table import markdown, paper_text
 from ard.results import Result, replacing, write_json
 from ard.run import Run
 from ard.steps import STEPS, TableNumber
+from experiments import steered
 from experiments.bench.report import machine
 from experiments.named_features import found_features
 from experiments.readings import METHODS, OTHERS, measure, render
 from experiments.seeds import MEASURES, figures
-from experiments.tables import cost, printed
+from experiments.tables import cost, grid, printed
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "results.json"
@@ -90,7 +91,6 @@ def _run(run: Run) -> dict[str, Any]:
             "num_wrong": len(stated["wrong"]),
             "num_named": stated["num_named"],
         },
-        "steering": _steering(Result.load(run.own.result_path("steering"))),
         "features": [
             {
                 **{"target": found.target, "feature": found.feature, "name": found.name},
@@ -108,22 +108,6 @@ def _run(run: Run) -> dict[str, Any]:
             (*key, *_rounded([figure[part] for part in ("value", "low", "high")]), figure["n"])
             for key, figure in figures(run.folder)
         ],
-    }
-
-
-def _steering(result: Result) -> dict[str, Any]:
-    """Read, for every shift, what was set and what random features did, draw by draw."""
-    return {
-        shift: {
-            "num_features": len(task["chosen"]["features"]),
-            "multiple": task["chosen"]["multiple"],
-            "draws": _rounded(draw["sensitivity"]["value"] for draw in task["random_features"]["draws"]),
-            "unchanged": _rounded(other["unchanged"]["value"] for other in task["selectivity"]),
-            "unchanged_without_clamp": _rounded(
-                other["unchanged_without_clamp"]["value"] for other in task["selectivity"]
-            ),
-        }
-        for shift, task in result.details["tasks"].items()
     }
 
 
@@ -145,10 +129,10 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "measures": measures(kept["runs"][0]),
         "seeds": seeds(kept["runs"]),
         "gains": gains(kept),
-        "shifts": shifts(kept["runs"]),
         "features": features(kept["runs"]),
         "recordings": recordings(json.loads(REAL.read_text(encoding="utf-8"))["runs"], AGAINST),
         "steps": steps(),
+        **steered.blocks(json.loads(steered.KEPT.read_text(encoding="utf-8"))),
     }
     numbers: tuple[TableNumber, ...] = (1, 2, 3, 4)
     for number in numbers:
@@ -296,7 +280,7 @@ def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
         if number == 1 and layer == own:
             cells[1][method, paper.METRICS[metric]] = shown
         elif number == 3:
-            cells[3][method, _shift(where)] = shown
+            cells[3][method, steered.arrow(where)] = shown
         elif number == 4 and metric == "ms":
             cells[4][f"{method}, {expansion}" if expansion else method, f"highest m, {layer}"] = shown
         elif number == 0 and len(values) == len(runs) and _is_shown(method):
@@ -310,23 +294,6 @@ def seeds(runs: Sequence[Mapping[str, Any]]) -> str:
     order = ", ".join(str(run["seed"]) for run in runs)
     parts = [f"{heads[n]}, seeds {order}:\n\n{pivot(cells[n], 'Measure' if n == 0 else 'Method')}" for n in cells]
     return "\n\n".join(parts)
-
-
-def shifts(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return, run by run and shift by shift, what was set, what random features did, and the side effects."""
-    rows = [["Seed", "Shift", "Features", "Value", "Random draws", "Other answers kept", "by the SAE alone"]]
-    for run in runs:
-        for shift, task in run["steering"].items():
-            draws = " ".join(f"{draw:.2f}" for draw in sorted(task["draws"]))
-            kept = (" ".join(f"{x:.2f}" for x in task[key]) for key in ("unchanged", "unchanged_without_clamp"))
-            value = f"{task['multiple']:g} times the maximum"
-            rows.append([str(run["seed"]), _shift(shift), str(task["num_features"]), value, draws, *kept])
-    return grid(rows)
-
-
-def _shift(words: str) -> str:
-    source, _, target = words.partition(" to ")
-    return f"{source.capitalize()} → {target.capitalize()}"
 
 
 def features(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -366,12 +333,6 @@ def pivot(cells: Mapping[tuple[str, str], str], corner: str) -> str:
     """Return cells, by row and column, as a Markdown table; rows and columns are in the order of the cells."""
     rows, columns = (list(dict.fromkeys(key[i] for key in cells)) for i in range(2))
     return grid([[corner, *columns], *([row, *(cells.get((row, column), "–") for column in columns)] for row in rows)])
-
-
-def grid(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose first row is the heads."""
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "| --- " * len(rows[0]) + "|", *body])
 
 
 def fill(page: str, made: Mapping[str, str]) -> str:

@@ -1,5 +1,6 @@
 """The paper's four tables: what it prints, and what its setting costs by `ard plan`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ard.plan import plan
@@ -49,3 +50,9 @@ def printed(number: int) -> str:
         heads = ["Method", "l", *paper.METRICS.values()]
         rows = [[method, str(at), *map(paper_text, row.values())] for (method, at), row in paper.TABLE1.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows))
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose first row is the heads."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "| --- " * len(rows[0]) + "|", *body])

@@ -65,13 +65,13 @@ COMMANDS = {
     ),
     "seeds": Command(
         "seeds:seeds",
-        "Measure what of a run comes back in runs with another --seed, beside nulls; Table 4 then notes it.",
+        "Measure what of a run comes back in runs with another --seed, beside nulls; Tables 3 and 4 then note it.",
         {"runs": {"type": Path, "nargs": "+", "help": "folders of runs; the first is compared with all others"}},
     ),
     "concepts": Command("report:concepts", "List the named concepts of a run, searched by a word and sorted."),
     "steer": Command(
         "steer:steer",
-        "Ask the run's model about clips without and with features set, or a direction added.",
+        "Ask the run's model about clips without and with features set, or a direction added, and print the answers.",
         {
             "--audio": {
                 "type": Path,
@@ -88,7 +88,7 @@ COMMANDS = {
     ),
     "effects": Command(
         "effects:effects",
-        "List features by what setting them does to an answer, and by how well they hear it.",
+        "List features by how far setting them moves the answer from one class to another, with how well they hear it.",
         loads_models=True,
     ),
     "tables": Command(

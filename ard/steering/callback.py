@@ -46,7 +46,8 @@ class MeasureSteering(Evaluator):
         tasks: the columns of the table.
         audio: audio shards to measure on, for tasks without their own.
         selection: audio shards to choose on; without them, a share of the clips of ``audio`` is set aside for it.
-        selection_share: share of a task's clips to choose on, by a seeded hash of their ids, without ``selection``.
+        selection_share: share of a task's clips to choose on without ``selection``, by a seeded hash of their groups,
+            such as speakers, or else of their ids; no group is on both sides.
         model: the model to steer, whose activations trained the dictionary.
         layers_path: module path of its layers, as in extraction.
         clap: the CLAP model that compares names.
@@ -199,7 +200,9 @@ class MeasureSteering(Evaluator):
         if self.selection is not None:
             return read(Path(self.selection)), read(audio)
         whole = read(audio)
-        chosen = {clip.id for clip in whole.clips if is_selection(clip.id, self.selection_share, self.seed)}
+        chosen = {
+            clip.id for clip in whole.clips if is_selection(clip.group or clip.id, self.selection_share, self.seed)
+        }
         selection, measured = ([c for c in whole.clips if (c.id in chosen) is side] for side in (True, False))
         return Split(audio, selection), Split(audio, measured)
 

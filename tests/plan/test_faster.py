@@ -14,8 +14,8 @@ def test_what_would_be_faster_is_computed():
     (captions,) = stages(made, "captions")
     served = by_what["captions by a served model (`captioner` of NameConcepts)"]
     assert served == pytest.approx(made.hours - captions.hours)
-    facts["steer"]["trainer"]["callbacks"][-1]["init_args"]["clips_per_batch"] = 64
-    assert by_what["clips_per_batch 64 in steer.yaml"] == pytest.approx(plan(facts, **ON).hours)
+    facts["steer"]["trainer"]["callbacks"][-1]["init_args"]["clips_per_batch"] = 256
+    assert by_what["clips_per_batch 256 in steer.yaml"] == pytest.approx(plan(facts, **ON).hours)
     facts["fit"]["trainer"]["precision"] = "32-true"
     exact = plan(facts, **ON)
     by_what = {change.what: change.hours for change in exact.faster}
