@@ -58,6 +58,7 @@ def measure(folder: Path, others: Sequence[Other] = OTHERS) -> list[dict[str, tu
             match = MatchLabels(
                 reading=MatchReading(**{**run.fact("matching"), **other.reading}),
                 seed=run.seed,
+                result="matching_reading",  # not the run's own, whose files stay as they are
                 **other.options,
             )
             for row in match.match(cell, labelled, embed, probing).rows:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import soundfile
@@ -17,7 +18,7 @@ from ard.audio import SyntheticCorpus
 from ard.cli import main
 from ard.files import LOCK, TURN
 from ard.reports import paper
-from experiments import families, results
+from experiments import families, results, steered
 from experiments.bench import report as bench
 
 pytestmark = pytest.mark.slow
@@ -30,6 +31,7 @@ HAND_WRITTEN = [
     if page.name not in ("bench.md", "bench-gpu.md", "families.md", "null.md", "plan.md", "real.md", "training.md")
 ]
 KEPT = json.loads(results.KEPT.read_text(encoding="utf-8"))
+STEERED = json.loads(steered.KEPT.read_text(encoding="utf-8"))
 
 CHEAP = ("concepts", "jobs", "report", "tables", "runs", "plan", "steer", "seeds", "shards --check")  # really run
 PLACEHOLDERS = {"FILE": "my-sounds/dog.wav", "V": "2", "TEXT": "What do you hear?"}
@@ -246,6 +248,32 @@ def value(seed, *key):
 
 
 OWN_CELL, SAD, ANGRY, NEUTRAL = "l = 3, e = 8", "sad to happy", "happy to angry", "neutral to happy"
+MALE = "female to male"
+SHIFTS = (NEUTRAL, SAD, ANGRY, MALE)
+
+
+def turned(seed, method, shift):
+    """Return the sensitivity of a row, the mean over a control's draws, in docs/steered.json."""
+    (run,) = [run for run in STEERED["runs"] if run["seed"] == seed]
+    return mean(row[2] for row in run["rows"] if row[:2] == [method, shift])
+
+
+def over_seeds(method, shift):
+    """Return the mean of a row over the seeds."""
+    return mean(turned(run["seed"], method, shift) for run in STEERED["runs"])
+
+
+def claim(shift, other):
+    """Return in how many runs AR&D is above and below a row."""
+    (found,) = [
+        one for one in STEERED["claims"] if (f"{one['source']} to {one['target']}", one["other"]) == (shift, other)
+    ]
+    return found
+
+
+def left(method, column):
+    """Return what is left at a method's setting, over shifts and seeds: of other answers (0), of sounds (1)."""
+    return mean(of[method][column] for run in STEERED["runs"] for of in run["left"].values())
 
 
 HALVES = "m, halves of the clips"
@@ -296,10 +324,34 @@ CLAIMS = {
     "Only Female → Male needs training, and not on every seed": lambda: (
         verdicts("steering (Table 3), female to male") == {"better", "not told apart"}
     ),
-    "On seed 1 raw coordinates turn more answers on Neutral → Happy": lambda: (
-        value(1, 3, "Poly. Feats.", NEUTRAL, "sensitivity") > value(1, 3, "AR&D", NEUTRAL, "sensitivity")
+    "The difference of the class means turns more answers than named features, on every shift": lambda: all(
+        over_seeds("Difference of means", shift) > over_seeds("AR&D", shift) for shift in SHIFTS
     ),
-    "Happy → Angry does almost nothing": lambda: value(1, 3, "AR&D", ANGRY, "sensitivity") < 0.05,
+    "so do features that are chosen by their effect, but for Sad → Happy on two seeds": lambda: (
+        sum(turned(seed, "AR&D, by effect", SAD) < turned(seed, "AR&D", SAD) for seed in range(5)) == 2
+        and all(over_seeds("AR&D, by effect", shift) > over_seeds("AR&D", shift) for shift in SHIFTS)
+    ),
+    "On seed 1 Happy → Angry does almost nothing, on seed 4 Female → Male nothing at all": lambda: (
+        turned(1, "AR&D", ANGRY) < 0.05 and turned(4, "AR&D", MALE) == 0
+    ),
+    "By names, Female → Male turns no answer on seed 4, and Happy → Angry one in a hundred on seed 1": lambda: (
+        turned(4, "AR&D", MALE) == 0 and round(turned(1, "AR&D", ANGRY), 2) == 0.01
+    ),
+    "by effect, nearly all and half": lambda: (
+        [round(turned(*at), 2) for at in ((4, "AR&D, by effect", MALE), (1, "AR&D, by effect", ANGRY))] == [0.96, 0.55]
+    ),
+    "The difference of means turns nearly every answer on every shift and seed": lambda: all(
+        turned(seed, "Difference of means", shift) > 0.95 for seed in range(5) for shift in SHIFTS
+    ),
+    "Among 100 of as much strength, AR&D's are above chance on at most one seed of five by shift": lambda: all(
+        one.get("above", 0) <= 1 for one in STEERED["claims"] if one["other"] == "Rand. Feats."
+    ),
+    "By effect, random dictionaries are as good": lambda: all(
+        claim(shift, "Untrained SAE, by effect").get("above", 0) <= 2 for shift in SHIFTS
+    ),
+    "On average about half of the answers to the other question stay when features are set, and a third": lambda: all(
+        0.35 < left(method, 0) < 0.6 and 0.25 < left(method, 1) < 0.4 for method in ("AR&D", "AR&D, by effect")
+    ),
     "If any score above 0 counts, F1 falls to a fraction": lambda: (
         reading("active from any score above 0", "AR&D")[0] < reading("as in the table", "AR&D")[0] / 2
     ),
@@ -323,13 +375,7 @@ CLAIMS = {
     "`Reverse` of Sad → Happy does nothing* on seed 0": lambda: value(0, 3, "Reverse", SAD, "sensitivity") == 0,
     "on seed 0 only seven are named after an angry voice": lambda: (
         sum(f["target"] == "angry" and "angry voice" in f["name"] for f in KEPT["runs"][0]["features"]) == 7
-        and KEPT["runs"][0]["steering"][ANGRY]["num_features"] == 8
-    ),
-    "At several times their maxima most draws turn no answer": lambda: all(
-        sorted(task["draws"])[2] < 0.1 for task in KEPT["runs"][0]["steering"].values()
-    ),
-    "Setting these changes most answers about emotion": lambda: (
-        KEPT["runs"][0]["steering"]["female to male"]["unchanged"][0] < 0.5
+        and STEERED["runs"][0]["settings"][ANGRY]["AR&D"].startswith("8 features")
     ),
     "is named after a man's *sad* voice on seed 0 and yet is a man's voice in any mood": lambda: all(
         "sad" in f["name"] and f["among_all"][1] > 0.85
