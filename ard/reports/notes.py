@@ -306,7 +306,7 @@ def diagnoses(results: Iterable[Result]) -> dict[str, str]:
 def _diagnosis(diagnosis: Mapping[str, Any]) -> str:
     causes = [f"{cause['cause']}: {cause['because']}" for cause in diagnosis["causes"]]
     why = "; ".join(causes) or "none of the causes that are looked for applies"
-    return f"AR&D does not work ({', '.join(diagnosis['wrong'])}). Why? {why[0].upper()}{why[1:]}."
+    return f"AR&D is not shown to work ({', '.join(diagnosis['wrong'])}). Why? {why[0].upper()}{why[1:]}."
 
 
 def steering_diagnoses(results: Iterable[Result]) -> list[str]:

@@ -149,7 +149,7 @@ def without_effect(evidence: Evidence) -> Cause | None:
 
 
 def saturated(evidence: Evidence) -> Cause | None:
-    """Features move the answer, but more of them is of no use."""
+    """Features move the answer, but fewer than half of the answers turn, and more of the features is of no use."""
     moving = evidence.moving
     if not moving:
         return None
@@ -164,7 +164,7 @@ def saturated(evidence: Evidence) -> Cause | None:
             "effect but saturated", f"{effect}; but they take all {evidence.places} places that TopK leaves at a token"
         )
     doses = [(dose, share) for dose, share in evidence.doses if dose > 0 and not math.isnan(share)]
-    if len(doses) < 2 or doses[-1][1] - doses[-2][1] > LEAST_RISE:
+    if len(doses) < 2 or doses[-1][1] - doses[-2][1] > LEAST_RISE or doses[-1][1] >= LEAST_SENSITIVITY:
         return None
     (before, less), (last, more) = doses[-2:]
     return Cause(

@@ -24,7 +24,7 @@ DIAGNOSIS = {
     ],
 }
 SAID = (
-    "AR&D does not work (0.01 of the answers turn, p = 0.40 among 100 random features). Why? Named but without effect: "
+    "AR&D is not shown to work (0.01 of the answers turn, p = 0.40 among 100 random features). Why? Named but without effect: "
     "none of <2> features; the answer is read from an earlier layer: +2.0 nats at layer 1."
 )
 

@@ -106,6 +106,7 @@ def test_without_evidence_there_is_no_cause():
     assert causes(roles={}, doses=[], layers=[], kept=math.nan, named_for={}) == []
     assert causes(layer=3, layers=[at(1, 1.2, low=-0.1), at(3, 0.0)]) == []  # of which nothing is sure
     assert causes(layer=3, layers=[at(1, 1.2), at(3, 0.7)]) == []  # more than half is left
+    assert causes(doses=[(1.0, 1.0), (2.0, 1.0)]) == []  # no answer is left to be turned
 
 
 def test_names_that_no_other_concept_is_known_for_are_named():
