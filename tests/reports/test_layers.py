@@ -24,8 +24,8 @@ DIAGNOSIS = {
     ],
 }
 SAID = (
-    "AR&D is not shown to work (0.01 of the answers turn, p = 0.40 among 100 random features). Why? Named but without effect: "
-    "none of <2> features; the answer is read from an earlier layer: +2.0 nats at layer 1."
+    "AR&D is not shown to work (0.01 of the answers turn, p = 0.40 among 100 random features). Why? Named but without "
+    "effect: none of <2> features; the answer is read from an earlier layer: +2.0 nats at layer 1."
 )
 
 
@@ -80,7 +80,7 @@ def test_table_3_says_what_is_wrong_shift_by_shift(run):
     save(run, {"sad to happy": {"diagnosis": DIAGNOSIS}, "female to male": {"diagnosis": None}, "old": {}})
     (table,) = (table for table in build_tables(run) if table.number == 3)
     assert f"Sad → Happy: {SAID}" in table.notes
-    assert sum("does not work" in note for note in table.notes) == 1
+    assert sum("is not shown to work" in note for note in table.notes) == 1
 
 
 def test_where_no_cause_applies_that_is_said(run):
