@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ard.reports import paper
 from ard.reports.table import Line, interval_text, value_text
 from ard.results import OWN_METHOD, Result, Row
@@ -294,7 +296,25 @@ def _steering(result: Result) -> list[str]:
         parts.append(
             f"Selectivity, the share of answers to the other question that stay as they were: {', '.join(kept)}."
         )
+    if drawn := list(_draws(result)):
+        parts.append(
+            "Sensitivity by draw, lowest, quartiles and highest, beside AR&D's on the same clips (p by rank): "
+            f"{'; '.join(drawn)}."
+        )
     return parts
+
+
+def _draws(result: Result) -> Iterator[str]:
+    """Say shift by shift how the random draws are distributed."""
+    for name, task in result.details["tasks"].items():
+        for kind in ("random_features", "random_directions"):
+            drawn = task.get(kind) or {"draws": []}
+            values = [draw["sensitivity"]["value"] for draw in drawn["draws"]]
+            shares = [value for value in values if value is not None]
+            if shares and drawn["p"] is not None:
+                spread = " ".join(f"{share:.2f}" for share in np.quantile(shares, [0, 0.25, 0.5, 0.75, 1]))
+                ours = f"AR&D {drawn['ours']['value']:.2f}, p = {drawn['p']:.2f}"
+                yield f"{name}, {len(shares)} {kind.replace('_', ' ')} {spread} ({ours})"
 
 
 def diagnoses(results: Iterable[Result]) -> dict[str, str]:

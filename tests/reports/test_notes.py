@@ -65,6 +65,18 @@ def test_selectivity_is_said_where_it_is_known():
     assert steered(tasks=tasks)[0].endswith("stay as they were: sad to happy 0.50 (SAE alone 1.00).")
 
 
+def test_the_random_draws_are_shown_as_they_are_distributed():
+    drawn = {
+        "draws": [{"sensitivity": {"value": value}} for value in (0.0, 0.1, 0.2, None, 0.3, 1.0)],
+        "ours": {"value": 0.3},
+        "p": 0.5,
+    }
+    none = {"draws": [], "ours": {"value": None}, "p": None}
+    tasks = {"sad to happy": {"random_features": drawn, "random_directions": none}}
+    said = "sad to happy, 5 random features 0.00 0.10 0.20 0.30 1.00 (AR&D 0.30, p = 0.50)."
+    assert steered(tasks=tasks)[0].endswith(said)
+
+
 def at_setting(scores, kept, *, num_unreadable=0, **more):
     names = ("overall", "concept", "instruction", "fluency")
     rated = {name: {"value": score} for name, score in zip(names, scores, strict=True)}
