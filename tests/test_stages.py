@@ -54,6 +54,8 @@ def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
         "layers": "[0,2]",
         "num_selected": 12,
         "expansion": 2,
+        "num_draws": 2,
+        "num_steered": 4,
     }
     facts = [f"--run.{name}={value}" for name, value in facts.items()]
 

@@ -335,11 +335,7 @@ def steered(model, sae, layer, steering, silently=False):
     return steer(model, None, layer, add=direction * (0 if silently else 1), **steering)
 
 
-ADDITIONS = [
-    {"positions": "all", "phase": "every"},
-    {"positions": "audio", "phase": "prefill"},
-    {"positions": "last", "phase": "every"},
-]
+ADDITIONS = [{"positions": "audio", "phase": "prefill"}, {"positions": "last", "phase": "every"}]
 DECODINGS = [{}, {"num_beams": 3, "num_answers": 2}, {"temperature": 1.0, "num_answers": 2}]
 
 

@@ -50,6 +50,7 @@ def settings(tiny_audiollm, tiny_clap, tmp_path_factory):
     task = {"source": "neutral", "target": "happy", "prompt": "Happy?", "classes": ["neutral", "happy"], "concept": "a"}
     facts = {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "num_selected": 12, "audio": audio}
     facts |= {"layer": 2, "layers": [2], "expansion": 2, "expansions": [2, 4], "tasks": [task], "num_untrained": 1}
+    facts |= {"num_draws": 2, "num_steered": 4}
     return configs, facts
 
 
