@@ -23,6 +23,7 @@ FILES: Mapping[str, str] = {
     "names": "names.parquet",
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
+    "axes": "axes.parquet",
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",
@@ -390,6 +391,12 @@ class Cell:
     def splits(self) -> dict[str, Path | str]:
         """The activation shards that it is measured on, by split."""
         return {"probe": self.probe} | ({} if self.evaluation is None else {"eval": self.evaluation})
+
+    @property
+    def made(self) -> Path | None:
+        """Activation shards of new clips that were made to test names; None if there are none."""
+        folder = self.run.activations("made")
+        return folder if (folder / MANIFEST).is_file() else None
 
     @property
     def unseen(self) -> str:

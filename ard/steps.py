@@ -60,7 +60,7 @@ STEPS = (
     Step(
         "extract",
         ("audio",),
-        "activations/, activations-eval/, clips.parquet",
+        "activations/, activations-eval/, activations-made/, clips.parquet",
         "extract",
         costly=True,
         splits=dict.fromkeys(GOALS, "sets"),
@@ -281,6 +281,6 @@ def _kinds(facts: Mapping[str, Any], step: Step, goal: Goal) -> tuple[str, ...]:
 
 
 def _splits(facts: Mapping[str, Any], kind: str) -> list[str]:
-    """Return the two sets whose activations are extracted, or these and all other splits of the preset."""
-    sets = ["probe", *(["eval"] if facts["evaluation"] else [])]
+    """Return the sets whose activations are extracted, or these and all other splits of the preset."""
+    sets = ["probe", *(["eval"] if facts["evaluation"] else []), *(["made"] if "made" in facts["audio"] else [])]
     return sets if kind == "sets" else list(dict.fromkeys([*sets, *facts["audio"]]))

@@ -1,5 +1,6 @@
 from .absorption import ProbeLabels
 from .bertscore import BERTScore
+from .check import CheckNames
 from .compare import CompareNames, StateLabels
 from .detect import DetectConcepts
 from .find import FindLabels
@@ -25,6 +26,7 @@ from .steered import measure_steering_differences, pool_steering
 __all__ = [
     "AveragePrecision",
     "BERTScore",
+    "CheckNames",
     "CompareNames",
     "ConceptAveragePrecision",
     "ConceptMatching",
