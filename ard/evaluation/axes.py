@@ -121,16 +121,24 @@ def mean_of_told(figures: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarr
         return np.nansum(figures, axis=axis) / told.sum(axis=axis)
 
 
-def above_others(own: Float[np.ndarray, " features"], others: Figures) -> Float[np.ndarray, " features"]:
-    """Return the share of other names that do as well as each feature's own, itself counted: a p-value.
+def above_others(
+    own: Float[np.ndarray, " features"], others: Float[np.ndarray, " pairs"], rate: float
+) -> Float[np.ndarray, " features"]:
+    """Return the share of all pairs of a feature and a name not its own that do as well as each feature's own name.
+
+    It is a p-value, with a null that all features share, as in significance analysis of microarrays (Tusher et al.
+    2001): each feature alone has too few other names. The own name counts as one more of the pairs. NaN for all where
+    there are too few pairs for any p-value to reach ``rate``.
 
     Args:
         own: the figure of each feature's own name.
         others: the figures of other names; NaN for those that are left out.
+        rate: the highest p-value of interest.
     """
-    at_least = np.sum(others >= own - 1e-9, axis=0)
-    p = (1 + at_least) / (1 + np.sum(~np.isnan(others), axis=0))
-    return np.where(np.isnan(own), np.nan, p)
+    null = np.sort(others[~np.isnan(others)])
+    at_least = len(null) - np.searchsorted(null, own - 1e-9)
+    p = (1 + at_least) / (1 + len(null))
+    return np.where(np.isnan(own) | (1 / (1 + len(null)) > rate), np.nan, p)
 
 
 def q_values(p_values: Float[np.ndarray, " features"]) -> Float[np.ndarray, " features"]:

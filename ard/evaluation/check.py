@@ -61,10 +61,10 @@ class CheckNames(Evaluator):
     CLAP hears it there (:mod:`ard.evaluation.truth`).
 
     Every axis is compared with the same axis for other names: those of the other concepts and the labels, without those
-    that say much the same. The share of them that do as well is the p-value; over all concepts it becomes a q-value
-    (Benjamini and Hochberg). A name *passes* if every axis that could be measured has a q-value of at most ``rate``,
-    and fails otherwise; it does neither where responsiveness could not be measured. Its ``score`` is the harmonic mean
-    of its axes, each from chance to 1 (:func:`~ard.evaluation.axes.name_scores`).
+    that say much the same. The share of them that do as well, over all features, is the p-value; over all concepts it
+    becomes a q-value (Benjamini and Hochberg). A name *passes* if every axis that could be measured has a q-value of at
+    most ``rate``, and fails otherwise; it does neither where responsiveness could not be measured. Its ``score`` is the
+    harmonic mean of its axes, each from chance to 1 (:func:`~ard.evaluation.axes.name_scores`).
 
     Beside the axes stands the intruder test of the feature itself, whatever its name: of five clips it fires in four,
     and the odd one out is guessed by CLAP's embeddings of the sounds, or by a model that hears.
@@ -123,7 +123,9 @@ class CheckNames(Evaluator):
             space = self._space(concepts, clips)
             by = {truth.by: self._measure(concepts, truth, space) for truth in space.truths}
             measured, kinds = combined(by)
-            verdict = judge(measured, concepts.fires.any(axis=0), self._near_names(concepts, space, kinds), self.rate)
+            verdict = judge(
+                measured, (concepts.scores > 0).any(axis=0), self._near_names(concepts, space, kinds), self.rate
+            )
             figures += self._rows(cell, scorer, concepts, measured, verdict)
             if scorer != "ard":
                 continue

@@ -28,10 +28,11 @@ class Measured(NamedTuple):
 
     own: Float[np.ndarray, "axes concepts"]
     chance: Float[np.ndarray, "axes concepts"]  # mean over other names; of purity, the share of clips that are true
-    p: Float[np.ndarray, "axes concepts"]
+    deviations: Float[np.ndarray, "axes concepts"]  # above independence
     purity_at: Float[np.ndarray, "depths concepts"]
     average_precision: Float[np.ndarray, " concepts"]
     num_true: Int[np.ndarray, " concepts"]  # unseen clips in which the name is true
+    of_others: Float[np.ndarray, "axes others concepts"]  # deviations with other names; NaN for those left out
 
 
 def measure(
@@ -69,10 +70,10 @@ def measure(
         true = truth.true[:, columns[part]]
         chance = axes.mean_of_told(compared, axis=1)
         chance[AXES.index("purity")] = true.mean(axis=0)
-        beside = np.where(alike[own].T, np.nan, deviations[:, len(own_names) :])
-        p = np.stack([axes.above_others(*of) for of in zip(deviations[:, own, place], beside, strict=True)])
+        beside = np.where(alike[own].T, np.nan, deviations[:, len(own_names) :]).astype(np.float32)
         precision = axes.average_precisions(of_block.scores, true)
-        parts.append(Measured(figures, chance, p, depths[:, own, place], precision, true.sum(axis=0)))
+        of_own = deviations[:, own, place]
+        parts.append(Measured(figures, chance, of_own, depths[:, own, place], precision, true.sum(axis=0), beside))
     return Measured(*(np.concatenate(field, axis=-1) for field in zip(*parts, strict=True)))
 
 
@@ -137,11 +138,12 @@ def judge(
 
     Args:
         measured: the axes.
-        fires: whether each feature fires in any unseen clip.
+        fires: whether each feature has a positive score in any unseen clip.
         near_names: of every concept, the nearest other name.
         rate: highest q-value of an axis that passes.
     """
-    q = np.stack([axes.q_values(of_axis) for of_axis in measured.p])
+    pairs = zip(measured.deviations, measured.of_others, strict=True)
+    q = np.stack([axes.q_values(axes.above_others(own, others.ravel(), rate)) for own, others in pairs])
     score = axes.name_scores(measured.own, measured.chance)
     passes: list[bool | None] = []
     fails: list[list[str]] = []

@@ -56,14 +56,19 @@ def test_random_features_are_at_chance_within_their_interval():
     areas, pure = axes.responsiveness(scores, true)[0], axes.purity(axes.depths(scores), true).mean(axis=0)[0]
     for values, chance in ((areas, 0.5), (pure, true.mean())):
         assert abs(values.mean() - chance) < 3 * values.std() / np.sqrt(len(values)) + 1e-9
-    p = axes.above_others(scores[0], scores[1:])
+    p = axes.above_others(scores[0], scores[1:].ravel(), 0.05)
     assert np.mean(p <= 0.05) == pytest.approx(0.05, abs=0.05)
 
 
 def test_p_values_count_the_name_itself_and_leave_out_what_is_nan():
-    others = np.array([[0.9, np.nan], [0.4, np.nan], [np.nan, 0.2]])
-    assert axes.above_others(np.array([0.9, 0.5]), others).tolist() == [2 / 3, 1 / 2]
-    assert np.isnan(axes.above_others(np.array([np.nan]), np.array([[0.1]]))).all()
+    others = np.array([0.9, np.nan, 0.4, 0.2])
+    assert axes.above_others(np.array([0.9, 0.5, 1.0]), others, 0.5).tolist() == [0.5, 0.5, 0.25]
+    assert np.isnan(axes.above_others(np.array([np.nan]), others, 0.5)).all()
+
+
+def test_too_few_other_names_tell_nothing():
+    assert np.isnan(axes.above_others(np.array([0.9]), np.full(18, 0.1), 0.05)).all()
+    assert axes.above_others(np.array([0.9]), np.full(19, 0.1), 0.05).tolist() == [0.05]
 
 
 def test_q_values_are_of_those_that_were_measured():
