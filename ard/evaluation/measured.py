@@ -89,7 +89,8 @@ def _axes(concepts: Concepts, truth: Truth, names: Int[np.ndarray, " names"], le
     true, near, made = truth.true[:, names], truth.near[:, names], truth.made[:, names]
     num_true, num_false, num_near, num_made = (of.sum(axis=0)[:, None] for of in (true, ~true, near, made))
     at_depths = axes.purity(axes.depths(concepts.scores), true)
-    rate, rate_made, num_firing = true.mean(axis=0)[:, None], concepts.fires_made.mean(axis=0), concepts.fires.sum(0)
+    rate, num_firing = true.mean(axis=0)[:, None], concepts.fires.sum(axis=0)
+    rate_made = concepts.fires_made.sum(axis=0) / max(len(concepts.fires_made), 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         parts = (
             (
