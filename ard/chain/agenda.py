@@ -18,7 +18,7 @@ from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import Evaluator, numbered
 from ard.run import MANIFEST, Cell, Run
 from ard.stamps import Stamp, read_stamp, settings_of
-from ard.steps import STEPS, Goal, Step, Work, trained, work, work_on
+from ard.steps import STEPS, Goal, Step, Work, has_made, trained, work, work_on
 from ard.types import UserError
 
 
@@ -230,7 +230,7 @@ class Agenda:
         for file in dict.fromkeys(("test", str(step.file))):
             for name, evaluator, config in self._evaluators(file, cell):
                 needs = common | {needed: makers.get(needed) for needed in evaluator.needs}
-                if evaluator.reads_made and "made" in self.facts.audio:
+                if evaluator.reads_made and has_made(self.facts):
                     needs |= self._extraction_digests(["made"])
                 stamp = Stamp(settings_of(config.get("init_args") or {}, self.run.folder), needs)
                 makers |= dict.fromkeys(evaluator.makes, stamp.digest)

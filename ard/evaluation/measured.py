@@ -55,7 +55,7 @@ def measure(
         least_clips: an axis is measured on at least so many clips in which the name is true, and as many others.
     """
     parts = []
-    for start in range(0, len(columns), BLOCK):
+    for start in range(0, max(len(columns), 1), BLOCK):
         part = slice(start, start + BLOCK)
         own_names, own = np.unique(columns[part], return_inverse=True)
         names = np.concatenate([own_names, others])

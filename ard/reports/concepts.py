@@ -11,20 +11,24 @@ from rich.table import Table
 from ard.run import Cell
 from ard.types import UserError
 
-Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
+Order = Literal["m", "name", "n_active", "agreement", "clap", "detection", "score"]
 
 
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     """Read the concepts of a cell, a row per feature, joined with what else is known of them.
 
-    Of ``detection.parquet`` these are its columns. Of ``effects.parquet`` they are ``effect <task>``, and the classes
-    that a feature ``hears`` and that it ``speaks`` for; the lists are empty where nothing was measured, and there are
-    no such columns without the file.
+    Of ``detection.parquet`` and ``axes.parquet`` these are their columns. Of ``effects.parquet`` they are
+    ``effect <task>``, and the classes that a feature ``hears`` and that it ``speaks`` for; the lists are empty where
+    nothing was measured. There are no such columns without the file.
     """
     detection: dict[int, dict[str, Any]] = {}
     if cell.path("detection").is_file():
         detection = {row["feature"]: row for row in cell.rows("detection")}
     nothing: dict[str, Any] = {"detection": math.nan, "n_active_unseen": None}
+    axes: dict[int, dict[str, Any]] = {}
+    if cell.path("axes").is_file():
+        axes = {row["feature"]: row for row in cell.rows("axes")}
+        nothing |= {"score": math.nan, "passes": None, "fails": []}
     effects: dict[int, dict[str, Any]] = {}
     if cell.path("effects").is_file():
         nothing |= {"hears": [], "speaks": []}
@@ -32,7 +36,10 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     joined = []
     for row in cell.rows("concepts"):
         feature = row["feature"]
-        joined.append({**nothing, **row, **detection.get(feature, {}), **effects.get(feature, {})})
+        of_feature = (table.get(feature, {}) for table in (detection, axes, effects))
+        joined.append(
+            {**nothing, **row, **{name: value for of_table in of_feature for name, value in of_table.items()}}
+        )
     return joined
 
 
@@ -106,6 +113,9 @@ def render_concepts(concepts: list[Any]) -> Table:
     table.add_column("name", no_wrap=True)
     for head in ("m", "clips", "clap", "detection"):
         table.add_column(head, justify="right", no_wrap=True)
+    tested = any("passes" in concept for concept in concepts)
+    if tested:
+        table.add_column("tests of the name", no_wrap=True)
     roles = [kind for kind in ("hears", "speaks") if any(kind in concept for concept in concepts)]
     for kind in roles:
         table.add_column(kind, no_wrap=True)
@@ -117,8 +127,25 @@ def render_concepts(concepts: list[Any]) -> Table:
         shown = ("–" if x == -math.inf else f"{x:.2f}" if isinstance(x, float) else str(x) for x in numbers)
         classes = (escape(", ".join(concept[kind])) for kind in roles)
         text = "; ".join(concept.get("support") or concept["captions"][:1])
-        table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, *classes, escape(text))
+        verdict = (_verdict(concept),) if tested else ()
+        table.add_row(
+            str(concept["feature"]),
+            escape(concept["name"]),
+            *shown,
+            *verdict,
+            *classes,
+            escape(text),
+            style="dim" if concept.get("passes") is False else None,
+        )
     return table
+
+
+def _verdict(concept: Mapping[str, Any]) -> str:
+    """Return the score of a concept's name, and whether it passes its tests, if that can be told."""
+    score, passes = _number(concept["score"]), concept["passes"]
+    return ("–" if score == -math.inf else f"{score:.2f}") + (
+        "" if passes is None else " passes" if passes else " fails"
+    )
 
 
 def _number(value: float | None) -> float:

@@ -174,6 +174,12 @@ def test_rendered_clips_are_made_for_what_they_hold(stage):
     assert result.choices["made"] == "rendered scenes"
 
 
+def test_without_names_there_is_nothing_to_test(stage):
+    result, concepts = stage.check([None, None], made=mixtures(stage, 20))
+    assert concepts == []
+    assert figures(result, "Poly. Feats.")["share_pass"] != figures(result, "Poly. Feats.")["share_pass"], "NaN"
+
+
 def test_without_labels_and_clap_there_is_nothing_to_test_names_by(stage):
     assert stage.check(WORDS[:NUM_PLANTED], labelled=False, clap=None) == (None, [])
 
