@@ -167,7 +167,7 @@ def reason(axis: str, own: float, chance: float, near_name: str | None) -> str:
     return {
         "responsiveness": f"fires no more where the name is true than it does for other names (AUROC {own:.2f}, other "
         f"names {chance:.2f})",
-        "purity": f"the name is true in {own:.0%} of the clips in which it fires, other names in {chance:.0%}",
+        "purity": f"the name is true in {own:.0%} of the clips in which it fires, and in {chance:.0%} of all",
         "sensitivity": f"fires in {own:.0%} of the new clips made for the name, and in {chance:.0%} of those made for "
         "others",
         "intruder": f"hardly tells the name from its nearest others, such as {near_name!r} (AUROC {own:.2f})",
