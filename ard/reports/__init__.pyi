@@ -1,4 +1,4 @@
-from .concepts import Order, concept_names, find_concepts, find_feature, render_concepts
+from .concepts import Order, concept_names, find_concepts, find_feature, render_concepts, shown_names
 from .headline import headline, read_fvu
 from .html import write_report
 from .summary import summary
@@ -16,6 +16,7 @@ __all__ = [
     "read_fvu",
     "render_concepts",
     "render_table",
+    "shown_names",
     "summary",
     "write_report",
     "write_tables",

@@ -86,6 +86,16 @@ def concept_names(cell: Cell) -> dict[int, str]:
     return {concept["feature"]: concept["name"] for concept in find_concepts(cell)}
 
 
+def shown_names(cell: Cell) -> dict[int, str]:
+    """Return the names of :func:`concept_names` as people are shown them: those that fail their tests say so."""
+    if not cell.path("concepts").is_file():
+        return {}
+    return {
+        concept["feature"]: concept["name"] + (" [fails its tests]" if concept.get("passes") is False else "")
+        for concept in find_concepts(cell)
+    }
+
+
 def find_feature(names: Mapping[int, str], name: str) -> int:
     """Return the feature of that name in any case, or else the one of the shortest name that has its words.
 
