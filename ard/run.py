@@ -23,6 +23,7 @@ FILES: Mapping[str, str] = {
     "names": "names.parquet",
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
+    "timelines": "timelines.safetensors",
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",

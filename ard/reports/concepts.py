@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
 from rich.markup import escape
 from rich.table import Table
 
@@ -34,6 +36,20 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
         feature = row["feature"]
         joined.append({**nothing, **row, **detection.get(feature, {}), **effects.get(feature, {})})
     return joined
+
+
+def read_timelines(cell: Cell) -> dict[int, list[Float[np.ndarray, " tokens"]]]:
+    """Read the activations along the representative clips: by selected feature, those of each clip of ``top_ids``.
+
+    Token t covers the time from t to t + 1 times the clip's ``seconds_per_token`` in clips.parquet. It is empty for a
+    cell without ``timelines.safetensors``, as runs of older versions are.
+    """
+    if not cell.path("timelines").is_file():
+        return {}
+    stored = {name: tensor.numpy() for name, tensor in cell.tensors("timelines").items()}
+    features, pieces = stored["features"].tolist(), np.split(stored["values"], stored["offsets"][1:-1])
+    p = len(pieces) // max(len(features), 1)
+    return {feature: pieces[i * p : (i + 1) * p] for i, feature in enumerate(features)}
 
 
 def _effects(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
