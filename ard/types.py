@@ -20,13 +20,21 @@ class UserError(Exception):
         return super().__str__().rpartition("UserError: ")[2].strip()
 
 
+class Event(NamedTuple):
+    """A sound at its time in a clip: from its onset to its offset, in seconds from the clip's start."""
+
+    onset_s: float
+    offset_s: float
+    label: str
+
+
 @dataclass(frozen=True)
 class Clip:
     """One audio clip and its metadata. ``waveform`` is mono float32 in [-1, 1].
 
     ``group`` names the clips that belong together, such as those of one speaker or one file: they are held out and
-    resampled together. ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for
-    example.
+    resampled together. ``events`` say when something is heard; a clip without any is one of which nobody said when.
+    ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for example.
     """
 
     id: str
@@ -39,6 +47,7 @@ class Clip:
     gender: str | None = None
     transcript: str | None = None
     group: str | None = None
+    events: tuple[Event, ...] = ()
     note: str | None = None
 
     @property

@@ -506,7 +506,7 @@ def _fill(file: Any, memory: Any) -> int:
 def write_clips_table(folder: Path, path: Path, split: str) -> None:
     """Write the metadata of every clip of an extraction, one row a clip; representatives refer to these rows."""
     columns = ("id", "dataset", "split", "duration_s", "sample_rate_hz", "num_tokens", "seconds_per_token")
-    optional = ("labels", "caption", "emotion", "gender", "transcript", "group")
+    optional = ("labels", "caption", "emotion", "gender", "transcript", "group", "events")
     clips = ({"split": split, **clip} for clip in read_clips_metadata(folder))
     write_parquet(({name: clip.get(name) for name in columns + optional} for clip in clips), path)
 

@@ -23,7 +23,7 @@ from ard.audio.paths import id_of, is_key, printable
 from ard.files import LOCK, claim, in_use
 from ard.results import replacing, sealed, unsealed, write_json
 from ard.run import MANIFEST
-from ard.types import Clip, Failure, Note, UserError
+from ard.types import Clip, Event, Failure, Note, UserError
 
 SHARD = re.compile(r"\d{6}\.tar")
 SUFFIXES = ("flac", "wav", "ogg", "mp3")
@@ -44,6 +44,7 @@ def clip_metadata(clip: Clip) -> dict[str, Any]:
         "gender": clip.gender,
         "transcript": clip.transcript,
         "group": clip.group,
+        "events": [event._asdict() for event in clip.events],
         "note": clip.note,
     }
     return {key: value for key, value in fields.items() if value not in (None, [])}
@@ -316,6 +317,7 @@ def _decoded(key: str, files: Mapping[str, bytes]) -> Clip | Failure:
         sample_rate_hz=recording.sample_rate_hz,
         dataset=description["dataset"],
         labels=tuple(description.get("labels", ())),
+        events=tuple(Event(**event) for event in description.get("events", ())),
         note=description.get("note") or recording.note,
         **{name: description.get(name) for name in OPTIONAL},
     )
@@ -332,7 +334,19 @@ def parse_description(content: bytes | None) -> dict[str, Any] | None:
     has_labels = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     optional = [description.get(name) for name in (*OPTIONAL, "note", "sound_xxh3")]
     is_valid = has_names and has_labels and all(isinstance(value, str | None) for value in optional)
-    return description if is_valid else None
+    return description if is_valid and _are_events(description.get("events", [])) else None
+
+
+def _are_events(events: Any) -> bool:
+    """Say whether events are what :func:`clip_metadata` writes."""
+    return isinstance(events, list) and all(
+        isinstance(event, dict)
+        and event.keys() == set(Event._fields)
+        and isinstance(event["label"], str)
+        and all(type(event[name]) in (int, float) for name in ("onset_s", "offset_s"))
+        and 0 <= event["onset_s"] <= event["offset_s"] < math.inf
+        for event in events
+    )
 
 
 def _storable(source: Iterable[Clip | Failure]) -> Iterator[Clip | Failure]:
@@ -350,6 +364,8 @@ def _storable(source: Iterable[Clip | Failure]) -> Iterator[Clip | Failure]:
         reason = unusable(item.waveform, item.sample_rate_hz)
         if not reason and np.abs(item.waveform).max() > 1:
             reason = "has samples beyond [-1, 1]"
+        if not reason and not _are_events([event._asdict() for event in item.events]):
+            reason = "has an event that ends before it begins, or has no time"
         if reason or not item.id:
             yield Failure(_text(item.id), "audio", reason or "has no id")
             continue
@@ -368,7 +384,8 @@ def _sanitized(clip: Clip, taken: set[str]) -> Clip:
         note = and_also(f"its id '{key}' was given to an earlier clip: it is '{clip_id}' here", note)
     taken.add(clip_id)
     texts = {name: _text(getattr(clip, name)) for name in (*OPTIONAL, "dataset")}
-    return replace(clip, id=clip_id, labels=tuple(map(_text, clip.labels)), note=note, **texts)
+    labels, events = tuple(map(_text, clip.labels)), tuple(Event(*map(_text, event)) for event in clip.events)
+    return replace(clip, id=clip_id, labels=labels, events=events, note=note, **texts)
 
 
 def _text(value: Any) -> Any:
