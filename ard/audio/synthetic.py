@@ -70,7 +70,7 @@ class Scene(NamedTuple):
         """
         n = self.num_samples
         sources = [_loud_part_to_one(SYNTHESIZERS[event](rng, n)) * _gain(rng, -3, 3) for event in self.events]
-        of_sources = [(event,) for event in self.events]
+        of_sources: list[tuple[str, ...]] = [(event,) for event in self.events]
         if self.gender and self.emotion:
             voice = _loud_part_to_one(voices.speak(rng, n, self.gender, self.emotion))
             sources = [voice, *(0.4 * source for source in sources)]

@@ -130,5 +130,9 @@ def test_content_that_was_changed_since_is_found(write):
 
     rewrite(a__flac=sound, a__json=described.replace(b"16000", b"16001"))
     assert check_audio_shards(folder).problems == ["0 clips found, 1 written", "a: its description is damaged"]
+    for events in ({}, ["dog"], [{"onset_s": 0, "label": "dog"}], [{"onset_s": 2, "offset_s": 1, "label": "dog"}]):
+        described = json.dumps({"id": "a", "dataset": "home", "events": events}).encode()
+        rewrite(a__flac=sound, a__json=described)
+        assert check_audio_shards(folder).problems == ["0 clips found, 1 written", "a: its description is damaged"]
     rewrite(a__flac=sound, a__json=json.dumps({"id": "a", "dataset": "home"}).encode())
     assert check_audio_shards(folder).problems == ["the content does not match the manifest's checksum"]
