@@ -24,6 +24,7 @@ FILES: Mapping[str, str] = {
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
     "timelines": "timelines.safetensors",
+    "timing": "timing.parquet",
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",

@@ -22,6 +22,7 @@ from .metric import ConceptAveragePrecision, ConceptMatching
 from .seeds import compare_seeds
 from .steered import measure_steering_differences, pool_steering
 from .timelines import KeepTimelines
+from .when import TimeConcepts
 
 __all__ = [
     "AveragePrecision",
@@ -38,6 +39,7 @@ __all__ = [
     "MatchReading",
     "ProbeLabels",
     "StateLabels",
+    "TimeConcepts",
     "auroc",
     "average_precision",
     "compare_seeds",

@@ -1,8 +1,10 @@
 """Search and sort the concepts of a run, for `ard concepts`."""
 
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -19,14 +21,18 @@ Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     """Read the concepts of a cell, a row per feature, joined with what else is known of them.
 
-    Of ``detection.parquet`` these are its columns. Of ``effects.parquet`` they are ``effect <task>``, and the classes
-    that a feature ``hears`` and that it ``speaks`` for; the lists are empty where nothing was measured, and there are
-    no such columns without the file.
+    Of ``detection.parquet`` and ``timing.parquet`` these are its columns. Of ``effects.parquet`` they are ``effect
+    <task>``, and the classes that a feature ``hears`` and that it ``speaks`` for; the lists are empty where nothing was
+    measured. Without one of the last two files there are no such columns.
     """
     detection: dict[int, dict[str, Any]] = {}
     if cell.path("detection").is_file():
         detection = {row["feature"]: row for row in cell.rows("detection")}
     nothing: dict[str, Any] = {"detection": math.nan, "n_active_unseen": None}
+    timing: dict[int, dict[str, Any]] = {}
+    if cell.path("timing").is_file():
+        nothing |= {"event": None, "event_auroc": math.nan}
+        timing = {row["feature"]: row for row in cell.rows("timing")}
     effects: dict[int, dict[str, Any]] = {}
     if cell.path("effects").is_file():
         nothing |= {"hears": [], "speaks": []}
@@ -34,7 +40,8 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     joined = []
     for row in cell.rows("concepts"):
         feature = row["feature"]
-        joined.append({**nothing, **row, **detection.get(feature, {}), **effects.get(feature, {})})
+        more = (known.get(feature, {}) for known in (detection, timing, effects))
+        joined.append(reduce(operator.or_, more, {**nothing, **row}))
     return joined
 
 
