@@ -136,8 +136,14 @@ class Measured(NamedTuple):
         return {**counts, **own, "shifted": shifted, "above_shifted": _plain(self.above), "told": self.is_told}
 
 
-def measure_pairs(told: Sequence[Told], seed: int) -> list[Measured]:
-    """Return the figures of a label's pairs over its clips, with intervals in which whole groups are resampled."""
+def measure_pairs(told: Sequence[Told], own: int, seed: int) -> list[Measured]:
+    """Return the figures of a label's pairs over its clips, with intervals in which whole groups are resampled.
+
+    Args:
+        told: what the clips tell.
+        own: the pair of the label's own feature; of all others, ``above`` alone has an interval.
+        seed: seed of the resamples.
+    """
     names, group = np.unique([of.group for of in told], return_inverse=True)
     num_groups = len(names)
     drawn = np.random.default_rng(seed).multinomial(num_groups, np.full(num_groups, 1 / num_groups), NUM_RESAMPLES)
@@ -154,11 +160,11 @@ def measure_pairs(told: Sequence[Told], seed: int) -> list[Measured]:
 
     measured = []
     for pair in range(auroc.shape[2]):
-        sides = []
+        sides, shown = [], slice(None if pair == own else 1)
         for side in (OWN, SHIFTED):
             lags = [of.lags_ms[side][pair] for of in told]
-            lag_ms, onsets_met = _lags(np.concatenate(lags), weights.repeat(list(map(len, lags)), axis=1))
-            values = dict(zip(UNITS, (auroc[:, side, pair], iou[:, side, pair], lag_ms, onsets_met), strict=True))
+            answers = _lags(np.concatenate(lags), weights[shown].repeat(list(map(len, lags)), axis=1))
+            values = dict(zip(UNITS, (auroc[shown, side, pair], iou[shown, side, pair], *answers), strict=True))
             sides.append({name: figure(of, *UNITS[name]) for name, of in values.items()})
         above = figure(auroc[:, OWN, pair] - auroc[:, SHIFTED, pair], "AUROC", "higher")
         num_onsets = sum(len(of.lags_ms[OWN][pair]) for of in told)

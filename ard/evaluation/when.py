@@ -1,6 +1,7 @@
 """Whether concepts are active at the time when something is heard, on clips that they were not chosen on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from math import nan
 from typing import Any
@@ -33,9 +34,11 @@ from ard.results import Better, Figure, Result
 from ard.run import Cell
 
 LEVELS = 64  # of a feature's activation, equally spaced, that are tried as its threshold
-SHIFTS = 4  # of the events of a clip, for the comparison
+SHIFTS = 16  # of the events of a clip, by any number of tokens and by none: the mean AUROC of all is .5
+KEPT_TOKENS = 2**16  # whose codes are kept in memory: 200 MB if 250 features are active in a token
 CLIPS_PER_BATCH = 32
 
+Encoded = tuple[TimedClip, Entries]
 Features = Float[np.ndarray, " features"]
 
 
@@ -89,12 +92,14 @@ class TimeConcepts(Evaluator):
         if not labels:
             return None
         probing, unseen = ([clip for clip in (one.among(labels) for one in clips) if clip.labels] for clips in timed)
-        auroc, least, most = self._auroc(cell, probing, labels)
+        read = self._twice(cell, "probe", probing)
+        auroc, least, most = self._auroc(read(), labels, self.dictionary(cell).d_sae)
         selected = read_selections(cell)["ard"][0].features.sort().values.numpy()
         pairs, of_label, of_feature = choose_pairs(auroc, selected)
-        thresholds = self._thresholds(cell, probing, labels, pairs, least, most)
+        thresholds = self._thresholds(read(), labels, pairs, least, most)
         told = self._measure(cell, unseen, labels, pairs, thresholds)
-        measured = [pair for of_one in told for pair in measure_pairs(of_one, self.seed)]
+        own = [place - pairs.of(label).start for label, place in enumerate(of_label)]
+        measured = [pair for of_one, at in zip(told, own, strict=True) for pair in measure_pairs(of_one, at, self.seed)]
         of_labels = [measured[place] for place in of_label]
         of_features = {feature: None if place is None else measured[place] for feature, place in of_feature.items()}
         concepts = [pair for pair in of_features.values() if pair is not None]
@@ -128,7 +133,7 @@ class TimeConcepts(Evaluator):
         drawn = np.random.default_rng(self.seed).permutation(len(timed))[: self.most_clips]
         return [timed[place] for place in np.sort(drawn)]
 
-    def _encoded(self, cell: Cell, split: str, clips: Sequence[TimedClip]) -> Iterator[tuple[TimedClip, Entries]]:
+    def _encoded(self, cell: Cell, split: str, clips: Sequence[TimedClip]) -> Iterator[Encoded]:
         """Read clips, and return the codes of each."""
         dictionary, waiting = self.dictionary(cell), iter(clips)
         stored = read_layer(cell.splits[split], cell.layer).read_clips([clip.row for clip in clips])
@@ -140,14 +145,20 @@ class TimeConcepts(Evaluator):
                 tokens, places = values.numpy().nonzero()
                 yield clip, Entries(tokens, indices.numpy()[tokens, places], values.numpy()[tokens, places])
 
+    def _twice(self, cell: Cell, split: str, clips: Sequence[TimedClip]) -> Callable[[], Iterable[Encoded]]:
+        """Return what reads clips as often as it is called; the codes of a few are kept rather than made again."""
+        if sum(clip.heard.shape[1] for clip in clips) > KEPT_TOKENS:
+            return partial(self._encoded, cell, split, clips)
+        kept = list(self._encoded(cell, split, clips))
+        return lambda: kept
+
     def _auroc(
-        self, cell: Cell, clips: Sequence[TimedClip], labels: Sequence[str]
+        self, clips: Iterable[Encoded], labels: Sequence[str], d_sae: int
     ) -> tuple[Float[np.ndarray, "labels features"], Features, Features]:
         """Return every feature's AUROC for every label on probing clips, and its least and largest activation there."""
-        d_sae = self.dictionary(cell).d_sae
         total, num_clips = np.zeros((len(labels), d_sae)), np.zeros((len(labels), 1))
         least, most = np.zeros((2, d_sae), dtype=np.float32)
-        for clip, entries in self._encoded(cell, "probe", clips):
+        for clip, entries in clips:
             rows = np.searchsorted(labels, clip.labels)
             features, areas = auroc_in_time(entries, clip.heard)
             total[rows[:, None], features] += areas - 0.5
@@ -158,8 +169,7 @@ class TimeConcepts(Evaluator):
 
     def _thresholds(
         self,
-        cell: Cell,
-        clips: Sequence[TimedClip],
+        clips: Iterable[Encoded],
         labels: Sequence[str],
         pairs: Pairs,
         least: Features,
@@ -168,7 +178,7 @@ class TimeConcepts(Evaluator):
         """Return from which activation on each pair's feature fires, for the largest overlap on probing clips."""
         low, step = least[pairs.features], np.maximum(most - least, 1e-9)[pairs.features] / LEVELS
         counts = np.zeros((2, len(low), LEVELS), dtype=np.int64)
-        for clip, entries in self._encoded(cell, "probe", clips):
+        for clip, entries in clips:
             for label, heard in zip(clip.labels, clip.heard, strict=True):
                 own = pairs.of(labels.index(label))
                 z = entries.dense(pairs.features[own], len(heard))

@@ -4,11 +4,12 @@ import json
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from ard.activations.store import write_clips_table, write_manifest, write_shard
-from ard.evaluation import TimeConcepts
+from ard.evaluation import TimeConcepts, when
 from ard.reports.concepts import read_concepts
 from ard.results import Result
 from ard.run import Run
@@ -128,7 +129,10 @@ def test_codes_of_an_sae_are_measured_as_their_dense_activations(cell, tmp_path)
         sae.b_enc.zero_()
     ours, raw = TimeConcepts()(cell.run.cell(0, 1), sae), TimeConcepts()(cell, PolyFeatures(D_IN))
     for label in LABELS:
-        assert ours.details["per_label"][label] == raw.details["per_label"][label]
+        of_sae, of_coordinates = ours.details["per_label"][label], raw.details["per_label"][label]
+        assert of_sae["feature"] == of_coordinates["feature"]
+        for name in ("auroc", "iou", "lag_ms", "onsets_met", "above_shifted"):
+            assert of_sae[name] == pytest.approx(of_coordinates[name])
 
 
 def test_labels_with_few_clips_and_those_heard_all_the_time_are_left_out(cell, tmp_path):
@@ -171,6 +175,12 @@ def test_only_so_many_clips_are_read_and_groups_are_resampled_together(tmp_path)
     assert math.isnan(interval["low"])
 
 
+def test_codes_that_are_made_again_give_what_those_that_are_kept_do(cell, monkeypatch):
+    kept = TimeConcepts()(cell).details
+    monkeypatch.setattr(when, "KEPT_TOKENS", 0)
+    assert TimeConcepts()(cell).details == kept
+
+
 def test_the_result_is_written_with_its_choices(cell):
     TimeConcepts(seed=3)(cell)
     saved = Result.load(cell.result_path("timing"))
@@ -181,7 +191,5 @@ def test_the_result_is_written_with_its_choices(cell):
 
 def test_clips_parquet_has_the_events(cell, tmp_path):
     write_clips_table(cell.run.activations("probe"), cell.run.clips, "probe")
-    import pyarrow.parquet as pq
-
     first = pq.read_table(cell.run.clips).to_pylist()[0]["events"][0]
     assert set(first) == {"onset_s", "offset_s", "label"}
