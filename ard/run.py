@@ -24,6 +24,8 @@ FILES: Mapping[str, str] = {
     "concepts": "concepts.parquet",
     "detection": "detection.parquet",
     "axes": "axes.parquet",
+    "timelines": "timelines.safetensors",
+    "timing": "timing.parquet",
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",

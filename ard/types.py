@@ -28,13 +28,22 @@ class Mixture(NamedTuple):
     level_db: float
 
 
+class Event(NamedTuple):
+    """A sound at its time in a clip: from its onset to its offset, in seconds from the clip's start."""
+
+    onset_s: float
+    offset_s: float
+    label: str
+
+
 @dataclass(frozen=True)
 class Clip:
     """One audio clip and its metadata. ``waveform`` is mono float32 in [-1, 1].
 
     ``group`` names the clips that belong together, such as those of one speaker or one file: they are held out and
-    resampled together. ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for
-    example. ``mixture`` says what clips it was mixed from, if nobody recorded it.
+    resampled together. ``events`` say when something is heard; a clip without any is one of which nobody said when.
+    ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for example. ``mixture``
+    says what clips it was mixed from, if nobody recorded it.
     """
 
     id: str
@@ -47,6 +56,7 @@ class Clip:
     gender: str | None = None
     transcript: str | None = None
     group: str | None = None
+    events: tuple[Event, ...] = ()
     note: str | None = None
     mixture: Mixture | None = None
 

@@ -1,6 +1,7 @@
 """Check a set of audio shards: counts against the published ones, clips that cannot be read, and duplicates."""
 
 import hashlib
+import math
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,8 @@ class AudioCheck:
     ``num_clips`` counts the clips of each data set. ``unreadable`` lists clips that cannot be decoded or heard, half
     clips (sound or description alone) and shards that break off. ``duplicate_ids`` lists ids that an earlier clip has
     too, and ``duplicate_sounds`` pairs of a clip and the first one with the same samples at the same rate.
-    ``is_as_written`` says whether the content has the manifest's checksum.
+    ``events_after_end`` lists clips with an event that begins when the clip has ended, whose times are thus of another
+    sound. ``is_as_written`` says whether the content has the manifest's checksum.
     """
 
     manifest: AudioManifest
@@ -42,6 +44,7 @@ class AudioCheck:
     unreadable: list[Failure] = field(default_factory=list)
     duplicate_ids: list[str] = field(default_factory=list)
     duplicate_sounds: list[tuple[str, str]] = field(default_factory=list)
+    events_after_end: list[str] = field(default_factory=list)
     is_as_written: bool = True
 
     @property
@@ -57,6 +60,7 @@ class AudioCheck:
         lines += [f"{name}: {reason}" for name, _, reason in self.unreadable]
         lines += [f"{clip_id}: an earlier clip has the same id" for clip_id in self.duplicate_ids]
         lines += [f"{clip_id}: sounds the same as {first}" for clip_id, first in self.duplicate_sounds]
+        lines += [f"{clip_id}: has an event that begins after its end" for clip_id in self.events_after_end]
         return lines if lines or self.is_as_written else ["the content does not match the manifest's checksum"]
 
 
@@ -82,6 +86,9 @@ def check_audio_shards(folder: Path) -> AudioCheck:
                 check.unreadable.append(Failure(clip_id, "audio", "its description is damaged"))
             else:
                 check.num_clips[description["dataset"]] += 1
+                end_s = description.get("duration_s", math.inf)
+                if any(event["onset_s"] >= end_s for event in description.get("events", ())):
+                    check.events_after_end.append(clip_id)
             if clip_id in described:
                 check.duplicate_ids.append(clip_id)
             described.add(clip_id)

@@ -73,6 +73,25 @@ def decode_pieces(
         yield "", Failure(name, "audio", f"cannot be decoded ({type(error).__name__}: {reason})")
 
 
+def timed_pieces(
+    audio: Path | bytes | None, name: str, longest_s: float | None
+) -> Iterator[tuple[float, str, Recording | Failure]]:
+    """Decode a file in pieces as :func:`decode_pieces` does, each with the second at which it begins.
+
+    Pieces are equal but for a sample, so that one that holds nothing to hear is as long as the next.
+    """
+    begun = left_out = 0
+    for suffix, recording in decode_pieces(audio, name, longest_s):
+        if isinstance(recording, Failure):
+            yield 0.0, suffix, recording
+            left_out += 1
+        else:
+            size = len(recording.waveform)
+            begun += left_out * size
+            yield begun / recording.sample_rate_hz, suffix, recording
+            begun, left_out = begun + size, 0
+
+
 def unusable(waveform: Float[np.ndarray, " samples"], sample_rate_hz: int) -> str | None:
     """Say why a waveform cannot be used; None if it can."""
     low, high = (float(waveform.min()), float(waveform.max())) if len(waveform) else (0.0, 0.0)

@@ -11,12 +11,13 @@ from typing import Literal, NamedTuple
 
 import xxhash
 
-from ard.audio.decoding import decode, decode_pieces
+from ard.audio.decoding import decode, timed_pieces
+from ard.audio.events import NAMES_FILE, TEXTGRID, between, read_events
 from ard.audio.labels import Annotation, held_out, read_labels
 from ard.audio.paths import files_under, id_of, printable
 from ard.console import Progress
 from ard.files import LOCK
-from ard.types import Clip, Failure, UserError
+from ard.types import Clip, Event, Failure, UserError
 
 
 class _Listing(NamedTuple):
@@ -43,6 +44,8 @@ class FolderClips:
             suffix), a column ``labels``, and a column ``group`` if some files belong together, such as those of a
             speaker. The pieces of a file have its labels and its group; if it has no group, they are one. How many of
             the table's names fit no file comes out as one failure.
+        events: when something is heard in the files, as :func:`~ard.audio.events.read_events` reads it: a table in the
+            layout of AudioSet's strong labels or of DESED, or a folder of TextGrids. A piece of a file has its share.
         label_column: the table's column of labels, if it is not ``label`` or ``labels``.
         part: read only the files that are held out (``eval``), or only the others (``probe``); all files of a group are
             on the same side.
@@ -51,7 +54,7 @@ class FolderClips:
 
     Raises:
         UserError: if the folder cannot be read, ``segment_s`` is not above 0, ``held_out_share`` is not between 0 and
-            1, or the labels cannot be read or do not fit the files.
+            1, or the labels or events cannot be read or do not fit the files.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class FolderClips:
         segment_s: float | None = None,
         labels: Path | None = None,
         *,
+        events: Path | None = None,
         label_column: str | None = None,
         part: Literal["probe", "eval"] | None = None,
         held_out_share: float = 0.3,
@@ -79,21 +83,28 @@ class FolderClips:
         self.root = root if is_folder else root.parent
         self.segment_s = segment_s
         self.labels = None if labels is None else Path(labels)  # a preset's YAML has a text
+        self.events = None if events is None else Path(events)
         self.label_column = label_column
         self.part = part
         self.held_out_share = held_out_share
         self.seed = seed
         self._only = None if is_folder else root
         self._annotations: dict[str, Annotation] = {}
-        self._unfitting: Failure | None = None
+        self._events: dict[str, tuple[Event, ...]] = {}
+        self._unfitting: list[Failure] = []
         if self.labels is not None:
             table = read_labels(self.labels, label_column)
             self._annotations, unfitting = table.of(map(self._below, self._listing.sounds))
-            if unfitting:
-                reason = (
-                    f"{len(unfitting)} of its {len(table.annotations)} names fit no file; the first: {unfitting[0]!r}"
-                )
-                self._unfitting = Failure(printable(self.labels.name), "audio", reason)
+            self._note_unfitting(self.labels, unfitting, len(table.annotations))
+        if self.events is not None:
+            timed = read_events(self.events)
+            self._events, unfitting = timed.of(map(self._below, self._listing.sounds))
+            self._note_unfitting(self.events, unfitting, len(timed.of_names))
+
+    def _note_unfitting(self, path: Path, unfitting: list[str], num_names: int) -> None:
+        if unfitting:
+            reason = f"{len(unfitting)} of its {num_names} names fit no file; the first: {unfitting[0]!r}"
+            self._unfitting.append(Failure(printable(path.name), "audio", reason))
 
     def __iter__(self) -> Iterator[Clip | Failure]:
         """Read file by file; one file may give several clips. What no file gives comes out with the part ``probe``."""
@@ -124,7 +135,7 @@ class FolderClips:
         files, errors = files_under(self.root)
         locked = {path.parent for path in files if path.name == LOCK} - {self.root}
         written = [folder for folder in locked if locked.isdisjoint(folder.parents) and not self._is_hidden(folder)]
-        seen = [path for path in files if not self._is_hidden(path) and not self._is_table(path)]
+        seen = [path for path in files if not self._is_hidden(path) and not self._is_sidecar(path)]
         sounds = [path for path in seen if set(written).isdisjoint(path.parents)] if written else seen
         return _Listing(sounds, errors, sorted(written))
 
@@ -135,7 +146,7 @@ class FolderClips:
         return [(path, _unique(id_of(self._below(path)), taken)) for path in self._listing.sounds]
 
     def fingerprint(self) -> str:
-        """Return a hash of the names and contents of all files and of the labels.
+        """Return a hash of the names and contents of all files, of the labels and of the events.
 
         A copy of the folder elsewhere has the same, and so has either part.
         """
@@ -147,13 +158,21 @@ class FolderClips:
                 progress.advance()
         if self.labels is not None:
             digest.update(f"{_content(self.labels)}\0{self.label_column}\0".encode())
+        if self.events is not None:
+            digest.update(repr(sorted(self._events.items())).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def _is_hidden(self, path: Path) -> bool:
         return path != self._only and "/." in f"/{self._below(path)}"
 
-    def _is_table(self, path: Path) -> bool:
-        return self.labels is not None and path.name == self.labels.name and path.samefile(self.labels)
+    def _is_sidecar(self, path: Path) -> bool:
+        """Say whether a file holds the labels or events rather than a sound."""
+        if self.events is not None and (path.suffix.lower() == TEXTGRID or path.name == NAMES_FILE):
+            return True
+        return any(
+            table is not None and path.name == table.name and path.samefile(table)
+            for table in (self.labels, self.events)
+        )
 
     def _below(self, path: Path) -> str:
         """Return the path below the root; pathlib takes five times as long."""
@@ -173,8 +192,7 @@ class FolderClips:
             folder = Path(os.fsdecode(error.filename))
             if not self._is_hidden(folder):
                 yield Failure(printable(self._below(folder)), "audio", f"this folder cannot be read ({error.strerror})")
-        if self._unfitting:
-            yield self._unfitting
+        yield from self._unfitting
 
     def _annotation(self, path: Path) -> Annotation:
         return self._annotations.get(self._below(path), Annotation())
@@ -194,8 +212,9 @@ class FolderClips:
     def _read(self, path: Path, clip_id: str) -> Iterator[Clip | Failure]:
         name = printable(self._below(path))
         labels, group = self._annotation(path)
+        events = self._events.get(self._below(path), ())
         dataset = printable(os.path.basename(os.path.abspath(self.root)))
-        for suffix, recording in decode_pieces(path, name, self.segment_s):
+        for start_s, suffix, recording in timed_pieces(path, name, self.segment_s):
             if isinstance(recording, Failure):
                 yield recording._replace(reason=f"piece of a longer file: {recording.reason}") if suffix else recording
             else:
@@ -208,6 +227,7 @@ class FolderClips:
                     dataset,
                     labels=labels,
                     group=group or of_file,
+                    events=between(events, start_s, start_s + len(waveform) / sample_rate_hz),
                     note=note,
                 )
 

@@ -1,12 +1,7 @@
 """Labels of the user's own sounds: from a table of files and labels to the labels of each file."""
 
-import csv
-import io
-import posixpath
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -14,12 +9,12 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ard.audio.paths import printable
+from ard.audio.tables import first_column, fit_names, read_csv
 from ard.types import Clip, UserError
 
 FILE_COLUMNS = ("file", "fname", "filename", "path", "id", "name")
 LABEL_COLUMNS = ("labels", "label")
 GROUP_COLUMNS = ("group", "speaker", "source")
-DELIMITERS = ",;\t"  # of a CSV file's columns
 SEPARATORS = "|;,"  # of the labels in a cell
 
 
@@ -48,32 +43,10 @@ class Labels(NamedTuple):
         Raises:
             UserError: if a name fits several files, two rows give a file different groups, or no name fits any file.
         """
-        files = list(files)
-        exact = {_normal(file): file for file in files}
-        loose = defaultdict(set)
-        for file in files:
-            path = PurePosixPath(_normal(file))
-            for name in (str(path.with_suffix("")), path.name, path.stem):
-                loose[name].add(file)
+        fitting, unfitting = fit_names(self.annotations, files, "labels", self.path)
         annotations: dict[str, Annotation] = {}
-        unfitting: list[str] = []
-        for name, annotation in self.annotations.items():
-            key = _normal(name)
-            fitting = sorted({exact[key]} if key in exact else loose.get(key, ()))
-            if len(fitting) > 1:
-                raise UserError(
-                    f"{name!r} in the labels {str(self.path)!r} fits {len(fitting)} files ('{printable(fitting[0])}', "
-                    f"'{printable(fitting[1])}'): give their paths below the folder, with suffix"
-                )
-            if fitting:
-                _add(annotations, fitting[0], annotation, self.path)
-            else:
-                unfitting.append(name)
-        if not annotations:
-            raise UserError(
-                f"none of the {len(self.annotations)} files in the labels {str(self.path)!r} (the first is "
-                f"{unfitting[0]!r}) is among the {len(files)} of the folder: give their paths below it, or their names"
-            )
+        for name, file in fitting.items():
+            _add(annotations, file, self.annotations[name], self.path)
         return annotations, unfitting
 
 
@@ -136,13 +109,9 @@ class _Columns(NamedTuple):
 
 
 def _columns(header: Sequence[str], label_column: str | None, path: Path) -> _Columns:
-    """Choose among the columns of a table, whose names may be in capitals."""
-    named = {name.strip().casefold(): name for name in reversed(header)}
-
-    def first(*names: str) -> str | None:
-        return next((named[name.casefold()] for name in names if name.casefold() in named), None)
-
-    file, labels = first(*FILE_COLUMNS), first(*([label_column] if label_column else LABEL_COLUMNS))
+    """Choose among the columns of a table."""
+    file = first_column(header, FILE_COLUMNS)
+    labels = first_column(header, (label_column,) if label_column else LABEL_COLUMNS)
     if file is None:
         raise UserError(
             f"labels {str(path)!r} have no column of files, only {', '.join(map(repr, header))}: name it one of "
@@ -153,38 +122,17 @@ def _columns(header: Sequence[str], label_column: str | None, path: Path) -> _Co
             f"labels {str(path)!r} have no column {repr(label_column) if label_column else 'of labels'}, only "
             f"{', '.join(map(repr, header))}: name it {' or '.join(LABEL_COLUMNS)}, or give its name as label_column"
         )
-    return _Columns(file, labels, first(*GROUP_COLUMNS))
+    return _Columns(file, labels, first_column(header, GROUP_COLUMNS))
 
 
 def _csv_rows(path: Path, label_column: str | None) -> Iterator[tuple[Any, Any, Any]]:
     """Read file, labels and group of every row that is not empty."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"labels {str(path)!r} are not UTF-8 text ({error.reason} at byte {error.start}): save them as UTF-8"
-        ) from error
-    top = text.lstrip().partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=top.count), strict=True)
-    try:
-        rows = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-        _, header = next(rows, (0, []))
-        if not header:
-            return
+    header, rows = read_csv(path, "labels")
+    if header:
         chosen = [None if name is None else header.index(name) for name in _columns(header, label_column, path)]
-        for line, row in rows:
-            if len(row) > len(header):
-                raise UserError(
-                    f"line {line} of the labels {str(path)!r} has {len(row)} cells, more than the {len(header)} of the "
-                    "header: put cells that contain the delimiter in double quotes"
-                )
-            cells = row + [""] * (len(header) - len(row))
+        for _, cells in rows:
             file, labels, group = (None if place is None else cells[place] for place in chosen)
             yield file, labels, group
-    except csv.Error as error:
-        raise UserError(
-            f"line {reader.line_num} of the labels {str(path)!r} is not CSV ({error}): correct it"
-        ) from error
 
 
 def _parquet_rows(path: Path, label_column: str | None) -> Iterator[tuple[Any, Any, Any]]:
@@ -208,11 +156,6 @@ def _add(annotations: dict[str, Annotation], file: str, more: Annotation, path: 
             f"labels {str(path)!r} put {printable(file)!r} in two groups, {group!r} and {more.group!r}: give it one"
         )
     annotations[file] = Annotation(tuple(dict.fromkeys(labels + more.labels)), group or more.group)
-
-
-def _normal(name: str) -> str:
-    """Return a path in one spelling: macOS writes accents as characters of their own."""
-    return unicodedata.normalize("NFC", posixpath.normpath(name))
 
 
 def _text(cell: Any) -> str:

@@ -89,6 +89,7 @@ def _mixed(source: Clip, background: Clip, level_db: float, clip_id: str) -> Cli
         waveform=(waveform / max(1.0, float(np.abs(waveform).max()))).astype(np.float32),
         labels=tuple(dict.fromkeys((*source.labels, *background.labels))),
         caption=None,
+        events=(),
         note=None,
         mixture=Mixture(source.id, background.id, level_db),
     )

@@ -23,7 +23,7 @@ from ard.audio.paths import id_of, is_key, printable
 from ard.files import LOCK, claim, in_use
 from ard.results import replacing, sealed, unsealed, write_json
 from ard.run import MANIFEST
-from ard.types import Clip, Failure, Mixture, Note, UserError
+from ard.types import Clip, Event, Failure, Mixture, Note, UserError
 
 SHARD = re.compile(r"\d{6}\.tar")
 SUFFIXES = ("flac", "wav", "ogg", "mp3")
@@ -44,6 +44,7 @@ def clip_metadata(clip: Clip) -> dict[str, Any]:
         "gender": clip.gender,
         "transcript": clip.transcript,
         "group": clip.group,
+        "events": [event._asdict() for event in clip.events],
         "note": clip.note,
         "mixture": clip.mixture and clip.mixture._asdict(),
     }
@@ -320,6 +321,7 @@ def _decoded(key: str, files: Mapping[str, bytes]) -> Clip | Failure:
         sample_rate_hz=recording.sample_rate_hz,
         dataset=description["dataset"],
         labels=tuple(description.get("labels", ())),
+        events=tuple(Event(**event) for event in description.get("events", ())),
         note=description.get("note") or recording.note,
         mixture=Mixture(**description["mixture"]) if description.get("mixture") else None,
         **{name: description.get(name) for name in OPTIONAL},
@@ -336,10 +338,23 @@ def parse_description(content: bytes | None) -> dict[str, Any] | None:
     has_names = all(isinstance(description.get(name), str) for name in ("id", "dataset"))
     has_labels = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     optional = [description.get(name) for name in (*OPTIONAL, "note", "sound_xxh3")]
+    is_valid = has_names and has_labels and all(isinstance(value, str | None) for value in optional)
     mixture = description.get("mixture")
     is_mixture = mixture is None or (isinstance(mixture, dict) and mixture.keys() == {*Mixture._fields})
-    is_valid = has_names and has_labels and is_mixture and all(isinstance(value, str | None) for value in optional)
+    is_valid = is_valid and is_mixture and _are_events(description.get("events", []))
     return description if is_valid else None
+
+
+def _are_events(events: Any) -> bool:
+    """Say whether events are what :func:`clip_metadata` writes."""
+    return isinstance(events, list) and all(
+        isinstance(event, dict)
+        and event.keys() == set(Event._fields)
+        and isinstance(event["label"], str)
+        and all(type(event[name]) in (int, float) for name in ("onset_s", "offset_s"))
+        and 0 <= event["onset_s"] <= event["offset_s"] < math.inf
+        for event in events
+    )
 
 
 def _storable(source: Iterable[Clip | Failure]) -> Iterator[Clip | Failure]:
@@ -357,6 +372,8 @@ def _storable(source: Iterable[Clip | Failure]) -> Iterator[Clip | Failure]:
         reason = unusable(item.waveform, item.sample_rate_hz)
         if not reason and np.abs(item.waveform).max() > 1:
             reason = "has samples beyond [-1, 1]"
+        if not reason and not _are_events([event._asdict() for event in item.events]):
+            reason = "has an event that ends before it begins, or has no time"
         if reason or not item.id:
             yield Failure(_text(item.id), "audio", reason or "has no id")
             continue
@@ -375,7 +392,8 @@ def _sanitized(clip: Clip, taken: set[str]) -> Clip:
         note = and_also(f"its id '{key}' was given to an earlier clip: it is '{clip_id}' here", note)
     taken.add(clip_id)
     texts = {name: _text(getattr(clip, name)) for name in (*OPTIONAL, "dataset")}
-    return replace(clip, id=clip_id, labels=tuple(map(_text, clip.labels)), note=note, **texts)
+    labels, events = tuple(map(_text, clip.labels)), tuple(Event(*map(_text, event)) for event in clip.events)
+    return replace(clip, id=clip_id, labels=labels, events=events, note=note, **texts)
 
 
 def _text(value: Any) -> Any:

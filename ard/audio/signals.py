@@ -16,6 +16,10 @@ Curve = Number | Signal
 Synthesizer = Callable[[np.random.Generator, int], Signal]
 """Makes one event of so many samples with a generator; its level does not matter: the corpus sets it."""
 
+FRAME_S = 0.01
+AUDIBLE_DB = -20
+GAP_S = 0.1
+
 
 def samples(duration_s: Number) -> int:
     """Whole samples in a duration, at least one."""
@@ -109,3 +113,24 @@ def sprinkle(rng: np.random.Generator, n: int, per_second: Number, grain: Callab
     """Grains at random times, ``per_second`` times the duration of them, but at least one."""
     duration_s = n / RATE_HZ
     return place(n, np.sort(rng.uniform(0, 0.95 * duration_s, max(1, int(per_second * duration_s)))), grain)
+
+
+def loudness(signal: Signal) -> float:
+    """The RMS of the loudest quarter of the 25 ms blocks, so that silence between sounds does not count."""
+    power = np.add.reduceat(signal**2, np.arange(0, len(signal), 400)) / 400
+    return float(np.sqrt(np.mean(np.sort(power)[-max(1, len(power) // 4) :]) + 1e-12))
+
+
+def bouts(signal: Signal) -> list[tuple[float, float]]:
+    """When a sound is heard: onset and offset of each bout, in seconds.
+
+    It is heard in the frames of ``FRAME_S`` whose RMS is above ``AUDIBLE_DB`` of its own loudness. Bouts are divided by
+    gaps longer than ``GAP_S``: five barks are five bouts, and a shower of rain is one.
+    """
+    size = samples(FRAME_S)
+    starts = np.arange(0, len(signal), size)
+    ends = np.append(starts[1:], len(signal))
+    power = np.add.reduceat(signal**2, starts) / (ends - starts)
+    heard = np.flatnonzero(power > (10 ** (AUDIBLE_DB / 20) * loudness(signal)) ** 2)
+    parts = np.split(heard, np.flatnonzero(np.diff(heard) > round(GAP_S / FRAME_S) + 1) + 1) if len(heard) else []
+    return [(float(starts[part[0]] / RATE_HZ), float(ends[part[-1]] / RATE_HZ)) for part in parts]

@@ -8,9 +8,9 @@ import numpy as np
 
 from ard.audio import voices
 from ard.audio.nature import NATURE
-from ard.audio.signals import RATE_HZ, Number, Signal, noise, samples, tone
+from ard.audio.signals import RATE_HZ, Number, Signal, bouts, loudness, noise, samples, tone
 from ard.audio.things import THINGS
-from ard.types import Clip
+from ard.types import Clip, Event
 
 SYNTHESIZERS = {**NATURE, **THINGS}
 """Every sound event by name, in the order in which captions name them."""
@@ -70,18 +70,39 @@ class Scene(NamedTuple):
             events = tuple(sorted((*events[1:], label), key=EVENTS.index))
         return cls(num_samples, events)
 
-    def render(self, rng: np.random.Generator) -> Signal:
-        """Make the sound. An event behind a voice stays in the background; events differ by up to 6 dB."""
+    def render(self, rng: np.random.Generator) -> "Rendered":
+        """Make the sound. An event behind a voice stays in the background; events differ by up to 6 dB.
+
+        The times of the labels are those at which their own source is heard (:func:`~ard.audio.signals.bouts`), even
+        where another one is louder.
+        """
         n = self.num_samples
         sources = [_loud_part_to_one(SYNTHESIZERS[event](rng, n)) * _gain(rng, -3, 3) for event in self.events]
+        of_sources: list[tuple[str, ...]] = [(event,) for event in self.events]
         if self.gender and self.emotion:
             voice = _loud_part_to_one(voices.speak(rng, n, self.gender, self.emotion))
             sources = [voice, *(0.4 * source for source in sources)]
-        return _record(rng, np.sum(sources, axis=0))
+            of_sources = [self.labels[:2], *of_sources]
+        times = (
+            Event(*times, label)
+            for labels, source in zip(of_sources, sources, strict=True)
+            for times in bouts(source)
+            for label in labels
+        )
+        return Rendered(_record(rng, np.sum(sources, axis=0)), tuple(sorted(times)))
+
+
+class Rendered(NamedTuple):
+    """The sound of a scene, and when each of its labels is heard, sorted by onset."""
+
+    signal: Signal
+    events: tuple[Event, ...]
 
 
 class SyntheticCorpus(Sequence[Clip]):
-    """Clips of 1.5 to 4 s at 16 kHz with true captions, labels, emotions and genders.
+    """Clips of 1.5 to 4 s at 16 kHz with true captions, labels, emotions and genders, and the times of their labels.
+
+    Most sounds come in bouts, such as barks, strokes and phrases; a few fill the clip, such as rain and engines.
 
     Clip ``i`` depends on ``(seed, split, i)`` alone: a longer corpus begins with the same clips, any clip can be made
     on its own, and splits of different names share none.
@@ -113,15 +134,17 @@ class SyntheticCorpus(Sequence[Clip]):
     def __getitem__(self, index: int) -> Clip:  # type: ignore[override]  # no slices: a clip is made, not stored
         rng = self._generator(index)
         scene = self._scene(rng, index)
+        signal, events = scene.render(rng)
         return Clip(
             id=f"{self.split}-{index % self.num_clips:06d}",
-            waveform=scene.render(rng),
+            waveform=signal,
             sample_rate_hz=RATE_HZ,
             dataset="synthetic",
             caption=scene.caption,
             labels=scene.labels,
             emotion=scene.emotion,
             gender=scene.gender,
+            events=events,
         )
 
     def scene(self, index: int) -> Scene:
@@ -148,8 +171,7 @@ def _draw_events(rng: np.random.Generator, count: int) -> tuple[str, ...]:
 
 def _loud_part_to_one(signal: Signal) -> Signal:
     """Scale by the loud part, so that a rare knock and a steady rain are about equally loud."""
-    power = np.add.reduceat(signal**2, np.arange(0, len(signal), 400)) / 400
-    return signal / np.sqrt(np.mean(np.sort(power)[-max(1, len(power) // 4) :]) + 1e-12)
+    return signal / loudness(signal)
 
 
 def _gain(rng: np.random.Generator, low_db: Number, high_db: Number) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ard.audio.decoding import and_also, decode
+from ard.audio.events import between, read_events
 from ard.audio.paths import files_under, id_of, printable
 from ard.types import Clip, Failure, UserError
 
@@ -44,12 +45,22 @@ class WavCaps:
         blacklist: leave out, without a failure, clips that WavCaps lists as also in the test sets of audio captioning
             (``test_ac``), in all of their splits (``all_ac``), or in UrbanSound8K, ESC-50 and VGGSound
             (``ub8k_esc50_vggsound``).
+        events: AudioSet's strong labels (``audioset_train_strong.tsv``, with ``mid_to_display_name.tsv`` beside it),
+            which say when something is heard in the clips of AudioSet_SL: these are the clips that have such labels.
 
     Raises:
-        UserError: if a JSON file is missing or broken, there is no audio, or the blacklist does not cover the subset.
+        UserError: if a JSON file is missing or broken, there is no audio, the blacklist does not cover the subset, or
+            the events cannot be read or are of other clips.
     """
 
-    def __init__(self, root: Path, subset: Subset = "AudioSet_SL", *, blacklist: Blacklist | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        subset: Subset = "AudioSet_SL",
+        *,
+        blacklist: Blacklist | None = None,
+        events: Path | None = None,
+    ) -> None:
         if blacklist and subset not in _BLACKLISTED:
             raise UserError(f"blacklist {blacklist!r} names no clips of {subset}: use the subset without a blacklist")
         folder = root / "json_files"
@@ -64,6 +75,7 @@ class WavCaps:
         self._files, self._errors = _find_audio(root, subset)
         if not self._files:
             raise UserError(f"no .flac file of {subset} is under {str(root)!r}: unpack Zip_files/{subset} there")
+        self._events = {} if events is None else read_events(Path(events)).of(self._files)[0]
 
     def __len__(self) -> int:
         """Count the rows, with and without audio."""
@@ -85,7 +97,8 @@ class WavCaps:
             else:
                 waveform, sample_rate_hz, note = recording
                 note = and_also(problem, note) if problem else note
-                yield Clip(clip_id, waveform, sample_rate_hz, self.subset, caption, labels, note=note)
+                events = between(self._events.get(stem, ()), 0.0, len(waveform) / sample_rate_hz)
+                yield Clip(clip_id, waveform, sample_rate_hz, self.subset, caption, labels, events=events, note=note)
 
 
 def _load(path: Path, key: str) -> list[Any]:

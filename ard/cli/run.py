@@ -119,6 +119,7 @@ def run(
     clap: str | None = None,
     labels: Path | None = None,
     label_column: str | None = None,
+    events: Path | None = None,
     namer: str | None = None,
     held_out: float | None = None,
     layer: int | None = None,
@@ -144,6 +145,8 @@ def run(
             with ard; ``computed:FOLDER`` has embeddings made elsewhere; ``none`` leaves out what needs one.
         labels: a CSV or parquet file with the labels of clips; they are then what names are tested with (Table 1).
         label_column: its column, if it is not `label` or `labels`.
+        events: when something is heard in the clips: a table as of AudioSet's strong labels or DESED, or a folder of
+            TextGrids; concepts are then measured in time on the held-out clips.
         namer: what names are made from: ``vocabulary``, ``labels``, or ``captions`` of a model that answers; or a text
             file with a vocabulary of your own, one phrase a line. By default captions if the model answers, else the
             class names of AudioSet; without a CLAP model that reads texts, the labels.
@@ -168,7 +171,8 @@ def run(
     clap = None if clap == "none" else clap
     text_clap = None if clap is None or clap.startswith(COMPUTED) else clap
     _check_namer(namer, labels=labels is not None, text_clap=text_clap is not None)
-    sources = _sources(audio, labels, label_column, held_out, seed)
+    whole = FolderClips(audio, labels=labels, label_column=label_column, events=events)
+    sources = _sources(whole, held_out, seed)
     ensure_models([model, clap])
     audiollm = load_audiollm(model, device="meta", layers_path=layers_path, window=window)
     for source in sources.values():
@@ -218,11 +222,8 @@ def run(
         chain.finish()
 
 
-def _sources(
-    audio: Path, labels: Path | None, label_column: str | None, held_out: float | None, seed: int
-) -> dict[str, FolderClips]:
+def _sources(whole: FolderClips, held_out: float | None, seed: int) -> dict[str, FolderClips]:
     """Return the sounds to train on, and those that are held out, if any."""
-    whole = FolderClips(audio, labels=labels, label_column=label_column)
     if held_out is None:
         held_out = HELD_OUT if len(whole) >= LEAST_TO_HOLD_OUT else 0.0
     if not held_out:

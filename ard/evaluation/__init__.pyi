@@ -22,6 +22,8 @@ from .matching import AveragePrecision, MatchReading, average_precision
 from .metric import ConceptAveragePrecision, ConceptMatching
 from .seeds import compare_seeds
 from .steered import measure_steering_differences, pool_steering
+from .timelines import KeepTimelines
+from .when import TimeConcepts
 
 __all__ = [
     "AveragePrecision",
@@ -33,11 +35,13 @@ __all__ = [
     "DetectConcepts",
     "Difference",
     "FindLabels",
+    "KeepTimelines",
     "LossRecovered",
     "MatchLabels",
     "MatchReading",
     "ProbeLabels",
     "StateLabels",
+    "TimeConcepts",
     "auroc",
     "average_precision",
     "compare_seeds",

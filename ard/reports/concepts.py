@@ -1,10 +1,14 @@
 """Search and sort the concepts of a run, for `ard concepts`."""
 
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,9 +21,9 @@ Order = Literal["m", "name", "n_active", "agreement", "clap", "detection", "scor
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     """Read the concepts of a cell, a row per feature, joined with what else is known of them.
 
-    Of ``detection.parquet`` and ``axes.parquet`` these are their columns. Of ``effects.parquet`` they are
-    ``effect <task>``, and the classes that a feature ``hears`` and that it ``speaks`` for; the lists are empty where
-    nothing was measured. There are no such columns without the file.
+    Of ``detection.parquet``, ``axes.parquet`` and ``timing.parquet`` these are their columns. Of ``effects.parquet``
+    they are ``effect <task>``, and the classes that a feature ``hears`` and that it ``speaks`` for; the lists are empty
+    where nothing was measured. There are no such columns without the file.
     """
     detection: dict[int, dict[str, Any]] = {}
     if cell.path("detection").is_file():
@@ -29,6 +33,10 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     if cell.path("axes").is_file():
         axes = {row["feature"]: row for row in cell.rows("axes")}
         nothing |= {"score": math.nan, "passes": None, "fails": []}
+    timing: dict[int, dict[str, Any]] = {}
+    if cell.path("timing").is_file():
+        nothing |= {"event": None, "event_auroc": math.nan}
+        timing = {row["feature"]: row for row in cell.rows("timing")}
     effects: dict[int, dict[str, Any]] = {}
     if cell.path("effects").is_file():
         nothing |= {"hears": [], "speaks": []}
@@ -36,11 +44,23 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     joined = []
     for row in cell.rows("concepts"):
         feature = row["feature"]
-        of_feature = (table.get(feature, {}) for table in (detection, axes, effects))
-        joined.append(
-            {**nothing, **row, **{name: value for of_table in of_feature for name, value in of_table.items()}}
-        )
+        more = (known.get(feature, {}) for known in (detection, axes, timing, effects))
+        joined.append(reduce(operator.or_, more, {**nothing, **row}))
     return joined
+
+
+def read_timelines(cell: Cell) -> dict[int, list[Float[np.ndarray, " tokens"]]]:
+    """Read the activations along the representative clips: by selected feature, those of each clip of ``top_ids``.
+
+    Token t covers the time from t to t + 1 times the clip's ``seconds_per_token`` in clips.parquet. It is empty for a
+    cell without ``timelines.safetensors``, as runs of older versions are.
+    """
+    if not cell.path("timelines").is_file():
+        return {}
+    stored = {name: tensor.numpy() for name, tensor in cell.tensors("timelines").items()}
+    features, pieces = stored["features"].tolist(), np.split(stored["values"], stored["offsets"][1:-1])
+    p = len(pieces) // max(len(features), 1)
+    return {feature: pieces[i * p : (i + 1) * p] for i, feature in enumerate(features)}
 
 
 def _effects(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:

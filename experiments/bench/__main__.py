@@ -20,6 +20,7 @@ from experiments.bench import (
     stages,
     steering,
     table3,
+    timing,
     writing,
 )
 from experiments.bench.report import keep
@@ -39,6 +40,7 @@ BENCHMARKS = {
     "stages": stages,
     "steering": steering,
     "table3": table3,
+    "timing": timing,
     "writing": writing,
 }
 

@@ -2,13 +2,14 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ard.audio import check_audio_shards, write_audio_shards
 from ard.audio.check import PUBLISHED
-from ard.types import Clip, Failure, UserError
+from ard.types import Clip, Event, Failure, UserError
 
 
 def clip(name, seed, dataset="home", rate=16000):
@@ -39,6 +40,12 @@ def test_a_whole_set_has_no_problems(write):
     assert check.problems == []
     assert check.num_clips == {"home": 7, "away": 1}
     assert check.manifest.failures == [left_out]
+
+
+def test_events_of_another_sound_are_a_problem(write):
+    late = replace(clip("b", 1), events=(Event(0.1, 9.0, "dog"), Event(0.4, 0.5, "dog")))
+    folder = write(replace(clip("a", 0), events=(Event(0.0, 0.3, "dog"),)), late)
+    assert check_audio_shards(folder).problems == ["b: has an event that begins after its end"]
 
 
 def test_counts_are_held_against_the_published_ones(write):
@@ -123,5 +130,9 @@ def test_content_that_was_changed_since_is_found(write):
 
     rewrite(a__flac=sound, a__json=described.replace(b"16000", b"16001"))
     assert check_audio_shards(folder).problems == ["0 clips found, 1 written", "a: its description is damaged"]
+    for events in ({}, ["dog"], [{"onset_s": 0, "label": "dog"}], [{"onset_s": 2, "offset_s": 1, "label": "dog"}]):
+        described = json.dumps({"id": "a", "dataset": "home", "events": events}).encode()
+        rewrite(a__flac=sound, a__json=described)
+        assert check_audio_shards(folder).problems == ["0 clips found, 1 written", "a: its description is damaged"]
     rewrite(a__flac=sound, a__json=json.dumps({"id": "a", "dataset": "home"}).encode())
     assert check_audio_shards(folder).problems == ["the content does not match the manifest's checksum"]

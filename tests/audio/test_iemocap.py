@@ -2,7 +2,9 @@
 
 import os
 
+import numpy as np
 import pytest
+import soundfile
 
 from ard.audio import IEMOCAP
 from ard.audio.iemocap import EMOTIONS
@@ -101,6 +103,32 @@ def test_every_code_has_a_word_of_its_own(tmp_path, write_sound):
     assert emotions == list(EMOTIONS.values())
     assert emotions.count(None) == 1
     assert len(set(emotions)) == 11
+
+
+def test_turns_are_events_in_the_pieces_of_a_dialogue(release, round_trip):
+    wav = release / "Session1/dialog/wav/Ses01F_impro01.wav"
+    wav.parent.mkdir()
+    soundfile.write(wav, 0.1 * np.random.default_rng(1).standard_normal((5 * 8000, 2)), 8000)
+    corpus = IEMOCAP(release, dialogues=True, segment_s=2.5)
+    clips, failures = round_trip(corpus)
+    assert len(corpus) == 2
+    assert failures == {"Ses05M_script01_1b": "missing"}
+    assert list(clips) == ["Ses01F_impro01#0000", "Ses01F_impro01#0001"]
+    assert {(clip.dataset, clip.group, clip.emotion) for clip in clips.values()} == {
+        ("IEMOCAP-dialogues", "Ses01", None)
+    }
+    first, second = (
+        [(round(onset, 4), round(offset, 4), label) for onset, offset, label in clip.events] for clip in clips.values()
+    )
+    turns = (0.2901, 1.2357, "female"), (0.2901, 1.2357, "neutral"), (1.2901, 2.2357, "male")
+    assert first == [*turns, (2.2901, 2.5, "female"), (2.2901, 2.5, "frustrated")]
+    assert second == [(0.0, 0.7357, "female"), (0.0, 0.7357, "frustrated")]
+
+
+@pytest.mark.parametrize("segment_s", [0, -1.0, float("nan")])
+def test_pieces_of_a_dialogue_have_a_length(release, segment_s):
+    with pytest.raises(UserError, match=r"^segment_s .* cuts files into nothing"):
+        IEMOCAP(release, dialogues=True, segment_s=float(segment_s))
 
 
 def test_an_unknown_emotion_is_refused(tmp_path, write_sound):

@@ -1,13 +1,18 @@
 """The synthetic corpus against its description: everything it says of a clip is true of the clip."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from ard.audio import voices
-from ard.audio.signals import RATE_HZ, noise
+from ard.audio.signals import GAP_S, RATE_HZ, bouts, noise
 from ard.audio.synthetic import EMOTIONS, EVENTS, GENDERS, LABELS, SYNTHESIZERS, SyntheticCorpus
+
+CONTINUOUS = {"bee buzzing", "rain", "wind", "water bubbling", "fire crackling", "church bell", "siren"}
+CONTINUOUS |= {"engine idling", "helicopter", "vacuum cleaner", "drilling", "applause", "drum roll", "piano music"}
+CONTINUOUS |= {"person whistling", "thunder"}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,38 @@ def test_labels_and_captions_agree(clips):
             person, article = {"male": "man", "female": "woman"}[clip.gender], "an" if clip.emotion == "angry" else "a"
             assert phrases[0] == f"a {person} speaking in {article} {clip.emotion} voice"
             assert clip.labels[:2] == (f"{person} speaking", f"{clip.emotion} voice")
+
+
+def test_events_are_the_times_of_the_labels(clips):
+    for clip in clips:
+        assert {event.label for event in clip.events} == set(clip.labels)
+        assert list(clip.events) == sorted(clip.events)
+        assert all(0 <= onset < offset <= clip.duration_s for onset, offset, _ in clip.events)
+        for label in clip.labels:
+            own = [event for event in clip.events if event.label == label]
+            assert all(later.onset_s - event.offset_s > GAP_S - 1e-9 for event, later in pairwise(own))
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_sound_is_heard_in_its_bouts_and_not_between(event):
+    """Power outside of them is low, and there is time outside wherever the sound is not continuous."""
+    signal = SYNTHESIZERS[event](np.random.default_rng(2), 3 * RATE_HZ)
+    inside = np.zeros(len(signal), dtype=bool)
+    for onset_s, offset_s in bouts(signal):
+        inside[round(onset_s * RATE_HZ) : round(offset_s * RATE_HZ)] = True
+    loud, faint = (float(np.mean(signal[part] ** 2)) if part.any() else 0.0 for part in (inside, ~inside))
+    assert faint < 0.02 * loud
+    assert (signal[~inside] ** 2).sum() < 0.05 * (signal**2).sum()
+    assert inside.mean() < 0.9 or event in CONTINUOUS
+
+
+def test_bouts_are_those_of_a_sound_that_is_switched_on_and_off():
+    signal = np.zeros(RATE_HZ, dtype=np.float32)
+    for start_s, stop_s in ((0.1, 0.2), (0.29, 0.4), (0.6, 0.605), (0.8, 1.0)):
+        signal[round(start_s * RATE_HZ) : round(stop_s * RATE_HZ)] = 0.5
+    assert bouts(signal) == [(0.1, 0.4), (0.6, 0.61), (0.8, 1.0)]
+    assert bouts(signal * 1e-3) == bouts(signal)
+    assert bouts(np.zeros(RATE_HZ, dtype=np.float32)) == []
 
 
 def test_shares_of_the_kinds_of_clips():
