@@ -113,7 +113,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "ceiling": ceiling(runs[0]),
         "odd": "\n".join(odd(run) for run in runs),
         "worst": worst(kept["worst"]),
-        "cost": cost(runs[0]),
+        "spent": cost(runs[0]),
     }
 
 

@@ -18,7 +18,7 @@ from ard.audio import SyntheticCorpus
 from ard.cli import main
 from ard.files import LOCK, TURN
 from ard.reports import paper
-from experiments import families, results, steered
+from experiments import checks, families, results, steered
 from experiments.bench import report as bench
 
 pytestmark = pytest.mark.slow
@@ -32,6 +32,7 @@ HAND_WRITTEN = [
 ]
 KEPT = json.loads(results.KEPT.read_text(encoding="utf-8"))
 STEERED = json.loads(steered.KEPT.read_text(encoding="utf-8"))
+CHECKED = json.loads(checks.KEPT.read_text(encoding="utf-8"))
 
 CHEAP = ("concepts", "jobs", "report", "tables", "runs", "plan", "steer", "seeds", "shards --check")  # really run
 PLACEHOLDERS = {"FILE": "my-sounds/dog.wav", "V": "2", "TEXT": "What do you hear?"}
@@ -214,7 +215,9 @@ def test_measured_figures_are_those_of_results_json(page, blocks):
 
 def test_every_block_is_shown_and_made(blocks):
     shown = [block["name"] for page in PAGES for block in results.BLOCK.finditer(text(page))]
-    assert sorted(shown) == sorted([*blocks, "namers", "real"])  # which tests/experiments hold to their files
+    assert sorted(shown) == sorted(
+        [*blocks, "namers", "real", *checks.blocks(CHECKED)]
+    )  # which tests/experiments hold to their files
     assert sum(text(page).count("<!-- end -->") for page in PAGES) == len(shown)
 
 
