@@ -57,14 +57,14 @@ def finish(started):
 def run_all(commands, notes, environment):
     """Run commands one by one, and note the answers and captions that this rank keeps; captions take a while."""
     os.environ.update(environment)
-    keep = Answers.keep
+    keep_all = Answers.keep_all
 
-    def noting(self, key, answer):
+    def noting(self, answers):
         time.sleep(0.02 if self.path.stem == "captions" else 0)
-        keep(self, key, answer)
+        keep_all(self, answers)
         with (notes / f"{self.path.stem}-{os.getpid()}").open("a", encoding="utf-8") as file:
-            file.write(f"{key}\n")
+            file.writelines(f"{key}\n" for key in answers)
 
-    Answers.keep = noting
+    Answers.keep_all = noting
     for command in commands:
         main(command)
