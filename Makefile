@@ -26,11 +26,14 @@ demo: $(STAMP) ## the whole method on the embedded default: the tables in miniat
 # Threads that wait at a barrier sleep: two test processes on two cores would otherwise spin against each other.
 test quick: export OMP_WAIT_POLICY ?= PASSIVE
 
+# A file stays with one process, which makes its fixtures once; those with slow tests come first (tests/conftest.py).
+TESTS := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP) $(EXTRAS) $(PEERS) ## the tests
-	$(BIN)/pytest -n 2
+	$(TESTS)
 
 quick: $(STAMP) $(EXTRAS) $(PEERS) ## the tests without the slow ones, while you work
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(TESTS) -m "not slow"
 
 check: $(STAMP) ## lint, format, types and the direction of imports: what pre-commit and CI run
 	$(BIN)/ruff check

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import numpy as np
 import xxhash
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
 from ard.files import being_written, partial_path
@@ -135,15 +135,20 @@ def _interval(
         return math.nan, math.nan
     if all_equal:
         return float(statistic(samples)), float(statistic(samples))
+    at_once = statistic is np.mean and samples.ndim == 1 and members is None  # over ten times as fast
+
+    def of_resample(rows: Int[np.ndarray, "..."], axis: int = -1) -> Any:
+        if at_once:
+            return samples[rows].mean(axis=axis)
+        return statistic(samples[rows if members is None else np.concatenate([members[row] for row in rows])])
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # all resamples may give the same, as they do here
         drawn = bootstrap(
             (np.arange(num_groups),),
-            lambda rows: statistic(
-                samples[rows if members is None else np.concatenate([members[row] for row in rows])]
-            ),
+            of_resample,
             n_resamples=num_resamples,
-            vectorized=False,
+            vectorized=at_once,
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval

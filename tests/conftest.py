@@ -62,6 +62,13 @@ from transformers import (
 from tests.chats import misbehave, served, tiny_chat  # noqa: F401, of naming and of steering
 from tests.hubs import hub, no_network  # noqa: F401, of models and of SAEs
 
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that hold slow tests: those that are left at the end are short, so both processes end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 SENTENCES = ["Generate a detailed caption for the audio clip", "a dog barking and rain", "a man speaking, happy or sad"]
 

@@ -5,6 +5,8 @@ import os
 import socket
 import time
 
+from torch.multiprocessing import start_processes
+
 from ard.cli import main
 from ard.naming.answers import Answers
 
@@ -38,10 +40,22 @@ def slurm(size):
     return [{**shared, "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)} for rank in range(size)]
 
 
-def start(target, *args, environments):
-    """Start a function, which is also given its environment, in a process for each."""
+def forked():
+    """The processes of a server that has imported the libraries once, which takes seconds."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["ard.cli.lightning"])
+    return processes
+
+
+def on_ranks(function, size, *args):
+    """Call a function with its rank, their number and more, in a process for each; fail as the first that fails."""
+    forked()
+    start_processes(function, (size, *args), nprocs=size, start_method="forkserver")
+
+
+def start(target, *args, environments):
+    """Start a function, which is also given its environment, in a process for each."""
+    processes = forked()
     started = [processes.Process(target=target, args=(*args, environment)) for environment in environments]
     for process in started:
         process.start()
@@ -57,14 +71,14 @@ def finish(started):
 def run_all(commands, notes, environment):
     """Run commands one by one, and note the answers and captions that this rank keeps; captions take a while."""
     os.environ.update(environment)
-    keep = Answers.keep
+    keep_all = Answers.keep_all
 
-    def noting(self, key, answer):
+    def noting(self, answers):
         time.sleep(0.02 if self.path.stem == "captions" else 0)
-        keep(self, key, answer)
+        keep_all(self, answers)
         with (notes / f"{self.path.stem}-{os.getpid()}").open("a", encoding="utf-8") as file:
-            file.write(f"{key}\n")
+            file.writelines(f"{key}\n" for key in answers)
 
-    Answers.keep = noting
+    Answers.keep_all = noting
     for command in commands:
         main(command)

@@ -25,6 +25,7 @@ from ard.run import Run
 from ard.sae.formats import StoredSAE, write
 from ard.study import Concept, Store
 from ard.types import Clip, UserError
+from tests.launch import forked
 from tests.reports.conftest import write_about
 
 PARTIAL = "x.json.0123456789ab.partial"
@@ -217,8 +218,7 @@ def slowly(command):
 @pytest.fixture
 def started():
     """Start a slow command in a process of its own, and wait until it holds a folder."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["ard.cli"])
+    processes = forked()
     running = []
 
     def start(command, folder):

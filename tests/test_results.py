@@ -26,6 +26,15 @@ def test_the_interval_is_that_of_the_seed():
     )
 
 
+@pytest.mark.parametrize("num", [2, 9, 64, 1201])
+def test_means_of_all_resamples_at_once_are_those_of_one_after_the_other(num):
+    samples = np.random.default_rng(num).normal(size=num)
+    at_once, one_by_one = (
+        Figure.estimate(samples, mean, "s", over="clips", seed=1) for mean in (np.mean, lambda drawn: drawn.mean())
+    )
+    assert at_once == one_by_one
+
+
 def test_no_samples_and_equal_samples_are_defined():
     nothing = Figure.estimate(np.empty(0), np.mean, "s", over="clips", seed=0)
     assert (nothing.n, math.isnan(nothing.value)) == (0, True)

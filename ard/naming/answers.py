@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -56,21 +56,25 @@ class Answers:
 
     def keep(self, key: str, answer: str) -> None:
         """Write an answer to disk, and keep it."""
-        self._write({"key": key, "answer": answer})
-        self.known[key] = answer
+        self.keep_all({key: answer})
+
+    def keep_all(self, answers: Mapping[str, str]) -> None:
+        """Write answers that came together to disk, and keep them."""
+        self._write([{"key": key, "answer": answer} for key, answer in answers.items()])
+        self.known.update(answers)
 
     def refuse(self, key: str, reason: str) -> None:
         """Write why a request will never be answered."""
-        self._write({"key": key, "refused": reason})
+        self._write([{"key": key, "refused": reason}])
         self.refused[key] = reason
 
-    def _write(self, kept: Mapping[str, str]) -> None:
-        line = json.dumps(kept, ensure_ascii=False).encode(errors="replace") + b"\n"
+    def _write(self, kept: Sequence[Mapping[str, str]]) -> None:
+        lines = b"".join(json.dumps(one, ensure_ascii=False).encode(errors="replace") + b"\n" for one in kept)
         with self._lock, turn(self.path, of_each_rank=True), self.path.open("ab+", buffering=0) as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else b"\n" + line  # after a line cut short
-            file.write(line)
+                lines = lines if file.read(1) == b"\n" else b"\n" + lines  # after a line cut short
+            file.write(lines)
 
     def _new_lines(self) -> Iterator[bytes]:
         if self.path.is_file():

@@ -83,7 +83,8 @@ class SAETraining(LightningModule):
         self.float32_products, self.products = float32_products, products
         self.table: dict[str, str] = {} if products == "fastest" else {ALL_PRODUCTS: products}
         self.chosen: set[tuple[int, int]] = set()  # expansions and k whose products the table lists
-        self.fvu: dict[str, Tensor] = {}  # of the last batch, for the progress bar
+        self.is_logged = False  # this step; to log some twenty figures takes as long as a small step
+        self.fvu: dict[str, Tensor] = {}  # of the last step that was logged, for the progress bar
         self.saes = nn.ModuleList(
             TopKSAE(
                 d_in,
@@ -149,6 +150,11 @@ class SAETraining(LightningModule):
         """Return the reconstruction of x by the SAE, or the first of several."""
         return self.sae(x / self.scale) * self.scale
 
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        """Log the step if the Trainer does, and the last one: callbacks then find its figures."""
+        step, trainer = self.trainer.global_step + 1, cast(Any, self.trainer)
+        self.is_logged = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps
+
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         """Return the loss of a batch of tokens [tokens, d_in], summed over the SAEs."""
         if self.max_norm_multiple is not None:
@@ -163,7 +169,6 @@ class SAETraining(LightningModule):
             return self._loss(x) * self._weight(x)
 
     def _loss(self, x: Tensor) -> Tensor:
-        spread = variance(x)
         total = x.new_zeros(())
         self.num_firing_tokens += len(x)
         sizes = [sae.d_sae for sae in self.by_expansion.values()]
@@ -182,19 +187,20 @@ class SAETraining(LightningModule):
                 auxiliary = auxiliary_loss(x - x_hat, x, *weights, dead, self.k_aux, sae.centre)
                 loss = loss + self.auxk_coefficient * auxiliary
             total = total + loss
-            fvu, not_positive = error.detach() / spread, (codes.values <= 0).float().mean()
-            self._log_step(
-                e,
-                {
-                    "loss": loss.detach(),
-                    "squared_error": error.detach() * self.scale**2,
-                    "fvu": fvu,
-                    "explained_variance": 1 - fvu,
-                    "l0": codes.values.numel() / len(x) * (1 - not_positive),
-                    "dead_share": dead.float().mean(),
-                    "not_positive_share": not_positive,
-                },
-            )
+            if self.is_logged:
+                fvu, not_positive = error.detach() / variance(x), (codes.values <= 0).float().mean()
+                self._log_step(
+                    e,
+                    {
+                        "loss": loss.detach(),
+                        "squared_error": error.detach() * self.scale**2,
+                        "fvu": fvu,
+                        "explained_variance": 1 - fvu,
+                        "l0": codes.values.numel() / len(x) * (1 - not_positive),
+                        "dead_share": dead.float().mean(),
+                        "not_positive_share": not_positive,
+                    },
+                )
         return total
 
     @torch.no_grad()

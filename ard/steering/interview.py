@@ -174,17 +174,16 @@ class Interview:
                     for key, condition in conditions_left:
                         with self._under(condition):
                             answers = self.model.generate(prompts, max_new_tokens=self._most_tokens(condition))
-                        for clip_id, answer in zip(clip_ids, answers, strict=True):
-                            self._answers.keep(f"{key}/{clip_id}", answer)
+                        of_clips = zip(clip_ids, answers, strict=True)
+                        self._answers.keep_all({f"{key}/{clip_id}": answer for clip_id, answer in of_clips})
 
     def _weigh(self, audio: Path, batches: Sequence[Sequence[str]], statements: Statements) -> None:
         keys, stored = self._keys(audio, statements), self._answers.known
         for group in self._groups(audio, batches, "perplexity"):
             # whole batches, so that a resumed run has the same numbers to the last bit
             surprises = self._surprise(group, statements.prompt, [statements.answers[clip.id] for clip in group])
-            for clip, surprise in zip(group, surprises, strict=True):
-                if keys[clip.id] not in stored:
-                    self._answers.keep(keys[clip.id], json.dumps(surprise))
+            of_clips = {keys[clip.id]: json.dumps(one) for clip, one in zip(group, surprises, strict=True)}
+            self._answers.keep_all({key: one for key, one in of_clips.items() if key not in stored})
 
     def _keys(self, audio: Path, statements: Statements) -> dict[str, str]:
         """Return the key of each statement's likelihood, by clip id."""

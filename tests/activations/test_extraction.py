@@ -2,7 +2,6 @@
 
 import gc
 import io
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from tests.audiollm.families.gemma import gemma3n
 from tests.audiollm.families.qwen import qwen2_audio, qwen3_asr
 from tests.audiollm.families.voxtral import voxtral
 from tests.audiollm.families.whisper import whisper
+from tests.launch import finish, forked, one_node, run_all, start
 
 LAYERS = (0, 2)
 
@@ -77,8 +77,7 @@ def slowly(args):
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(audio, tiny_audiollm, unbroken, tmp_path):
     out = tmp_path / "activations"
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["ard.cli.lightning"])
+    processes = forked()
     killed_while_writing = 0
     for wanted in (0, 2, 5, 7):  # how many shards there are when the blow falls
         process = processes.Process(target=slowly, args=(command(audio, tiny_audiollm, out),))
@@ -101,17 +100,26 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(audio, ti
     assert all(files(out)[path] == content for path, content in files(unbroken).items())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_several_ranks_write_what_one_writes(audio, tiny_audiollm, unbroken, tmp_path, ranks):
-    out = tmp_path / "activations"
-    trainer = ["--trainer.accelerator=cpu", f"--trainer.devices={ranks}", "--trainer.strategy=ddp"]
-    args = command(audio, tiny_audiollm, out, *trainer)
+def by_lightning(ranks, args):
+    """Run a command whose other ranks Lightning starts."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-m", "ard", *args], env=environment, timeout=300, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def by_the_environment(ranks, args):
+    """Run a command on ranks that find one another by the environment that Lightning starts them in."""
+    finish(start(run_all, [args], None, environments=one_node(ranks)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "started"), [(2, by_lightning), (3, by_the_environment)])
+def test_several_ranks_write_what_one_writes(audio, tiny_audiollm, unbroken, tmp_path, ranks, started):
+    out = tmp_path / "activations"
+    trainer = ["--trainer.accelerator=cpu", f"--trainer.devices={ranks}", "--trainer.strategy=ddp"]
+    started(ranks, command(audio, tiny_audiollm, out, *trainer))
     assert files(out) == files(unbroken)
 
 

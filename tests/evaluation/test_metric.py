@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ard.evaluation import ConceptAveragePrecision, ConceptMatching, MatchReading, average_precision
 from ard.evaluation.matching import match
+from tests.launch import on_ranks
 
 KINDS = ("ranks", "references", "matches", "pooled", "classes")
 
@@ -112,7 +112,7 @@ def _rank(rank, world_size, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_agree_with_one_process(world_size, tmp_path):
-    mp.spawn(_rank, (world_size, tmp_path), nprocs=world_size)
+    on_ranks(_rank, world_size, tmp_path)
     predictions, references = clips()
     for found, alone in zip(torch.load(tmp_path / f"{world_size}.pt"), metrics(), strict=True):
         alone.update(predictions, references)

@@ -3,10 +3,10 @@ from itertools import combinations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ard.monosemanticity import WeightedMonosemanticity
 from ard.monosemanticity.metric import SilentFeatures
+from tests.launch import on_ranks
 
 CLIPS, FEATURES, D = 23, 7, 5
 
@@ -107,4 +107,4 @@ def _rank(rank, world_size, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_agree_with_a_single_process(world_size, tmp_path):
-    mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)
+    on_ranks(_rank, world_size, tmp_path / "rendezvous")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ard.probing import SCORERS, ClipScores, SparseScores, read_scores
 from ard.probing.scores import CollectScores
 from ard.run import Run
+from tests.launch import on_ranks
 
 CLIPS, FEATURES = 23, 11
 
@@ -95,7 +95,7 @@ def _rank(rank, world_size, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_agree_with_a_single_process(world_size, tmp_path):
-    mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)
+    on_ranks(_rank, world_size, tmp_path / "rendezvous")
 
 
 def test_kept_scores_are_read_by_split(tmp_path):

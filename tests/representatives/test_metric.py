@@ -4,12 +4,12 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ard.probing import SCORERS, clip_scores
 from ard.representatives import RandomActiveClips, RepresentativeClips
 from ard.representatives.functional import ACTIVATION_EDGES, activation_quantiles, half_of, tie_keys
 from ard.types import Codes
+from tests.launch import on_ranks
 
 FEATURES, P, CLIPS, K = 12, 3, 25, 3
 TIES = ["stable", "seeded_random", "shared_random", "preact"]
@@ -222,7 +222,7 @@ def _rank(rank, world_size, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_agree_with_a_single_process(world_size, tmp_path):
-    mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)
+    on_ranks(_rank, world_size, tmp_path / "rendezvous")
 
 
 def random_active(order, size):

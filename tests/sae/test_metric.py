@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from sklearn.metrics import r2_score
 
 from ard.sae import NormByPosition, Quality
 from ard.types import Codes
+from tests.launch import on_ranks
 
 TOKENS, D_IN, D_SAE = 90, 5, 30
 
@@ -92,4 +92,4 @@ def _rank(rank, world_size, path):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_agree_with_a_single_process(world_size, tmp_path):
-    mp.spawn(_rank, (world_size, tmp_path / "rendezvous"), nprocs=world_size)
+    on_ranks(_rank, world_size, tmp_path / "rendezvous")

@@ -122,6 +122,7 @@ def test_robust_training_follows_dictionary_learnings_trainer(peers):
     watch = Watch()
     lightning.Trainer(
         max_steps=num_steps,
+        log_every_n_steps=1,
         gradient_clip_val=1.0,
         logger=False,
         accelerator="cpu",
