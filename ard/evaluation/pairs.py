@@ -130,10 +130,13 @@ class Measured(NamedTuple):
         return self.above.low > 0
 
     def plain(self) -> dict[str, Any]:
-        """Return them for the details of a result."""
-        own, shifted = ({name: _plain(figure) for name, figure in of.items()} for of in self.figures)
-        counts = {"num_clips": self.num_clips, "num_onsets": self.num_onsets}
-        return {**counts, **own, "shifted": shifted, "above_shifted": _plain(self.above), "told": self.is_told}
+        """Return them for the details of a result: each figure and its interval, and the value with events shifted."""
+        own, shifted = self.figures
+        counts = {"num_clips": self.num_clips, "num_onsets": self.num_onsets, "told": self.is_told}
+        figures = {**own, "above_shifted": self.above}
+        ends = {f"{name}_{end}": getattr(of, end) for name, of in figures.items() for end in ("low", "high")}
+        beside = {f"{name}_shifted": of.value for name, of in shifted.items()}
+        return counts | {name: of.value for name, of in figures.items()} | ends | beside
 
 
 def measure_pairs(told: Sequence[Told], own: int, seed: int) -> list[Measured]:
@@ -179,7 +182,3 @@ def _lags(
     met, total = ~np.isnan(lags_ms), weights.sum(axis=1)
     share = np.divide(weights @ met, total, out=np.full(len(total), nan), where=total > 0)
     return weighted_median(lags_ms[met], weights[:, met]), share
-
-
-def _plain(figure: Figure) -> dict[str, float]:
-    return {"value": figure.value, "low": figure.low, "high": figure.high}

@@ -18,6 +18,7 @@ from ard.sae import PolyFeatures, TopKSAE
 TOKENS, S = 40, 0.04
 LABELS = ("cat", "dog")
 D_IN = 8
+ENDS = ("", "_low", "_high")
 SQUARE_CAT, SQUARE_DOG, LATE_DOG, CLIP_DOG, NOISE, SILENT, FAINT_DOG, HALF_DOG = range(D_IN)
 
 
@@ -81,11 +82,12 @@ def test_a_square_wave_tells_when_exactly_and_shifted_events_are_at_chance(cell)
     for label, feature in (("cat", SQUARE_CAT), ("dog", SQUARE_DOG)):
         of_label = result.details["per_label"][label]
         assert (of_label["feature"], of_label["num_clips"], of_label["told"]) == (feature, 30, True)
-        assert of_label["auroc"] == of_label["iou"] == {"value": 1, "low": 1, "high": 1}
-        assert of_label["lag_ms"] == {"value": 0, "low": 0, "high": 0}
-        chance = of_label["shifted"]["auroc"]
-        assert chance["low"] < 0.5 < chance["high"]
-        assert of_label["shifted"]["iou"]["high"] < 0.5
+        assert [of_label[f"auroc{end}"] for end in ENDS] == [of_label[f"iou{end}"] for end in ENDS] == [1, 1, 1]
+        assert [of_label[f"lag_ms{end}"] for end in ENDS] == [0, 0, 0]
+        assert [of_label[f"above_shifted{end}"] for end in ENDS] == pytest.approx([0.5] * 3, abs=0.05)
+        assert of_label["above_shifted_low"] < 0.5 < of_label["above_shifted_high"]  # shifted events are at chance
+        assert of_label["auroc_shifted"] == pytest.approx(0.5, abs=0.02)
+        assert of_label["iou_shifted"] < 0.3
     assert result.details["num_clips"] == {"probe": 60, "eval": 45}
     assert result.details["not_measured"] == []
 
@@ -130,9 +132,7 @@ def test_codes_of_an_sae_are_measured_as_their_dense_activations(cell, tmp_path)
     ours, raw = TimeConcepts()(cell.run.cell(0, 1), sae), TimeConcepts()(cell, PolyFeatures(D_IN))
     for label in LABELS:
         of_sae, of_coordinates = ours.details["per_label"][label], raw.details["per_label"][label]
-        assert of_sae["feature"] == of_coordinates["feature"]
-        for name in ("auroc", "iou", "lag_ms", "onsets_met", "above_shifted"):
-            assert of_sae[name] == pytest.approx(of_coordinates[name])
+        assert of_sae == pytest.approx(of_coordinates)
 
 
 def test_labels_with_few_clips_and_those_heard_all_the_time_are_left_out(cell, tmp_path):
@@ -170,9 +170,9 @@ def test_only_so_many_clips_are_read_and_groups_are_resampled_together(tmp_path)
     extract(one_group.activations("probe"), 0, 60)
     extract(one_group.activations("eval"), 1, 45, group=lambda number: "g")
     select(one_group.cell(0, None), [HALF_DOG])
-    interval = TimeConcepts()(one_group.cell(0, None)).details["per_label"]["dog"]["auroc"]
-    assert interval["value"] == 1
-    assert math.isnan(interval["low"])
+    of_dog = TimeConcepts()(one_group.cell(0, None)).details["per_label"]["dog"]
+    assert of_dog["auroc"] == 1
+    assert math.isnan(of_dog["auroc_low"])
 
 
 def test_codes_that_are_made_again_give_what_those_that_are_kept_do(cell, monkeypatch):
