@@ -19,6 +19,7 @@ from experiments.bench import (
     stages,
     steering,
     table3,
+    truth,
     writing,
 )
 from experiments.bench.report import keep
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "stages": stages,
     "steering": steering,
     "table3": table3,
+    "truth": truth,
     "writing": writing,
 }
 
