@@ -45,8 +45,8 @@ def ks(l0: float) -> tuple[int, int, int]:
 def every(l0: float) -> list[tuple[str, int]]:
     """Return every trainer and K that is measured, what matters most first."""
     k, *others = ks(l0)
-    of_true_k = [(name, k) for name in (*BOUNDS, *OURS)]
-    return [*of_true_k, *((n, o) for o in others for n in OURS), *((name, k) for name in (*PEERS, *COMBINED))]
+    of_true_k = [(name, k) for name in (*BOUNDS, *OURS, *PEERS)]
+    return [*of_true_k, *((n, o) for o in others for n in OURS), *((name, k) for name in COMBINED)]
 
 
 class Difference(NamedTuple):
@@ -280,6 +280,6 @@ F1 of firing, all features:
 ## What this cannot show
 
 Real activations need not be sums of sparse directions, and where they are, nobody knows the frequencies, trees and
-noise. Trainings are short and small: an order of trainers here is one at this size. With a K per token, TopK must fire
-where fewer features do; BatchTopK need not, and has the better firing for that reason.
+noise. Trainings are short and small: an order of trainers here is one at this size, and what is rare is found late. The
+number of features that fire differs from token to token, which a K per token cannot follow and a threshold can.
 """

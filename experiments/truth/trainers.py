@@ -264,13 +264,13 @@ PEERS: Mapping[str, Callable[[Task], Coder]] = {
     "SAELens, TopK": sae_lens("TopKTrainingSAE"),
     "SAELens, BatchTopK": sae_lens("BatchTopKTrainingSAE"),
     "SAELens, Matryoshka": sae_lens("MatryoshkaBatchTopKTrainingSAE", matryoshka_widths=_widths),
+    "sparsify, TopK": sparsify(),
     "SAELens, TopK, learning rate as ours": sae_lens("TopKTrainingSAE", lr=LR),
+    "sparsify, TopK, Adam": sparsify(optimizer="adam"),
     "SAELens, BatchTopK, learning rate as ours": sae_lens("BatchTopKTrainingSAE", lr=LR),
     "SAELens, Matryoshka, learning rate as ours": sae_lens(
         "MatryoshkaBatchTopKTrainingSAE", lr=LR, matryoshka_widths=_widths
     ),
-    "sparsify, TopK": sparsify(),
-    "sparsify, TopK, Adam": sparsify(optimizer="adam"),
 }
 BOUNDS: Mapping[str, Callable[[Task], Coder]] = {
     "untrained": untrained,
