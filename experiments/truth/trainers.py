@@ -258,20 +258,22 @@ COMBINED: Mapping[str, Callable[[Task], Coder]] = {
 PEERS: Mapping[str, Callable[[Task], Coder]] = {
     "dictionary_learning, TopK": dictionary_learning("top_k", "TopKTrainer"),
     "dictionary_learning, BatchTopK": dictionary_learning("batch_top_k", "BatchTopKTrainer"),
-    "dictionary_learning, Matryoshka": dictionary_learning(
-        "matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer", group_fractions=GROUPS
-    ),
     "SAELens, TopK": sae_lens("TopKTrainingSAE"),
-    "SAELens, BatchTopK": sae_lens("BatchTopKTrainingSAE"),
-    "SAELens, Matryoshka": sae_lens("MatryoshkaBatchTopKTrainingSAE", matryoshka_widths=_widths),
     "sparsify, TopK": sparsify(),
     "SAELens, TopK, learning rate as ours": sae_lens("TopKTrainingSAE", lr=LR),
     "sparsify, TopK, Adam": sparsify(optimizer="adam"),
+    "dictionary_learning, Matryoshka": dictionary_learning(
+        "matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer", group_fractions=GROUPS
+    ),
+    "SAELens, BatchTopK": sae_lens("BatchTopKTrainingSAE"),
+    "SAELens, Matryoshka": sae_lens("MatryoshkaBatchTopKTrainingSAE", matryoshka_widths=_widths),
     "SAELens, BatchTopK, learning rate as ours": sae_lens("BatchTopKTrainingSAE", lr=LR),
     "SAELens, Matryoshka, learning rate as ours": sae_lens(
         "MatryoshkaBatchTopKTrainingSAE", lr=LR, matryoshka_widths=_widths
     ),
 }
+"""The peers' trainers, one of every library first."""
+
 BOUNDS: Mapping[str, Callable[[Task], Coder]] = {
     "untrained": untrained,
     "true directions, tied encoder": tied,

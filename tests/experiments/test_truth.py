@@ -258,7 +258,7 @@ def test_the_docstring_says_in_what_an_option_loses():
     for option in tables.OPTIONS:
         said = " ".join(entries[option.strip("`")].split())
         lost = [tables.FIGURES[figure] for figure in cells.losses(option, cells.ks[0])]
-        words = re.findall(r"loses to ``paper`` in (.*?) \(docs/truth.md\)", said)
+        words = re.findall(r"loses to the paper's objective in (.*?) \(docs/truth.md\)", said)
         assert words == ([" and ".join(lost)] if lost else []), option
 
 
