@@ -28,7 +28,8 @@ PAGES = sorted([HOME / "README.md", *HOME.glob("docs/*.md"), *HOME.glob("experim
 HAND_WRITTEN = [
     page
     for page in PAGES
-    if page.name not in ("bench.md", "bench-gpu.md", "families.md", "null.md", "plan.md", "real.md", "training.md")
+    if page.name
+    not in ("bench.md", "bench-gpu.md", "families.md", "null.md", "plan.md", "real.md", "training.md", "truth.md")
 ]
 KEPT = json.loads(results.KEPT.read_text(encoding="utf-8"))
 STEERED = json.loads(steered.KEPT.read_text(encoding="utf-8"))

@@ -41,7 +41,8 @@ class SAETraining(LightningModule):
         expansion: e; the SAE has e * d_in features. Several are trained side by side.
         k: features that each token keeps.
         lr: learning rate of Adam.
-        robust: train as reference [17] does.
+        robust: train as reference [17] does. Where the features are known, at their own L0, it loses to the paper's
+            objective in precision of directions (docs/truth.md).
         k_aux: dead features that AuxK uses per token (``robust``).
         auxk_coefficient: weight of AuxK, normalised by the variance of the residual (``robust``).
         dead_after_tokens: a feature is dead when it has been silent for more tokens than this.

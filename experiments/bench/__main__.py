@@ -21,6 +21,7 @@ from experiments.bench import (
     steering,
     table3,
     timing,
+    truth,
     writing,
 )
 from experiments.bench.report import keep
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "steering": steering,
     "table3": table3,
     "timing": timing,
+    "truth": truth,
     "writing": writing,
 }
 
