@@ -21,7 +21,7 @@ from ard.steering.captions import check_transcription
 from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
 from ard.steering.diagnosis import Examination
 from ard.steering.directions import Direction, save_directions
-from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
+from ard.steering.experiment import CONTROLS, RANKED, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
 from ard.steering.forecast import Forecaster, rank_correlations, with_outcome
 from ard.steering.functional import is_selection
@@ -45,7 +45,8 @@ class MeasureSteering(Evaluator):
     Args:
         tasks: the columns of the table.
         audio: audio shards to measure on, for tasks without their own.
-        selection: audio shards to choose on; without them, a share of the clips of ``audio`` is set aside for it.
+        selection: audio shards to choose on; without them, a share of the clips of ``audio`` is set aside for it. Clips
+            of a group that is measured, such as a speaker, are left out of the choice.
         selection_share: share of a task's clips to choose on without ``selection``, by a seeded hash of their groups,
             such as speakers, or else of their ids; no group is on both sides.
         model: the model to steer, whose activations trained the dictionary.
@@ -120,11 +121,11 @@ class MeasureSteering(Evaluator):
         forecast = Forecaster(trials, features.directions, activity)
         forecasts: list[dict[str, Any]] = []
         for task in self.tasks:
-            selection, split = self._splits(task, read)
-            choice = choose(task, selection, alone=cell.is_baseline)
+            selection, split, num_left_out = self._splits(task, read)
+            choice = choose(task, selection, alone=cell.is_baseline, ranked=_is_ranked(cell))
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
             if cell.is_baseline:
-                measured = experiment.measure_alone(task, split, choice)
+                measured = experiment.measure_alone(task, split, choice, ranked=_is_ranked(cell))
             else:
                 expected = forecast(task, selection, choice, others.values())
                 measured = experiment.measure(task, split, choice, others.values())
@@ -133,6 +134,7 @@ class MeasureSteering(Evaluator):
             tasks[task.name] = {
                 "chosen": experiment.chosen(choice),
                 "num_clips": len(split.clips),
+                "num_left_out_of_selection": num_left_out,
                 **measured.details,
             }
             rows += self._rows(task, measured, cell)
@@ -194,17 +196,32 @@ class MeasureSteering(Evaluator):
             raise UserError(f"the task {task.name!r} has no clips: give MeasureSteering or the task `audio`")
         return Path(task.audio or self.audio or "")
 
-    def _splits(self, task: SteeringTask, read: Callable[[Path], Split]) -> tuple[Split, Split]:
-        """Return the clips to choose on and the clips to measure on; no clip is in both."""
+    def _splits(self, task: SteeringTask, read: Callable[[Path], Split]) -> tuple[Split, Split, int]:
+        """Return the clips to choose on, those to measure on, and how many are left out so that no group is in both.
+
+        Raises:
+            UserError: if no clip to choose on is left.
+        """
         audio = self._audio(task)
         if self.selection is not None:
-            return read(Path(self.selection)), read(audio)
+            given, measured = read(Path(self.selection)), read(audio)
+            groups = {clip.group for clip in measured.clips} - {None}
+            is_other = given.audio.resolve() != measured.audio.resolve()
+            others = [clip for clip in given.clips if is_other and clip.group not in groups]
+            if not others:
+                raise UserError(
+                    f"the clips of {str(self.selection)!r}, to choose features on, are the same or of the same groups "
+                    f"(speakers) as those of {str(audio)!r}, which are measured: give other clips as `selection`, or "
+                    "null, so that `selection_share` sets some groups aside"
+                )
+            return Split(given.audio, others), measured, len(given.clips) - len(others)
         whole = read(audio)
         chosen = {
             clip.id for clip in whole.clips if is_selection(clip.group or clip.id, self.selection_share, self.seed)
         }
-        selection, measured = ([c for c in whole.clips if (c.id in chosen) is side] for side in (True, False))
-        return Split(audio, selection), Split(audio, measured)
+        apart = ([clip for clip in whole.clips if (clip.id in chosen) is side] for side in (True, False))
+        selection, split = (Split(audio, clips) for clips in apart)
+        return selection, split, 0
 
     def _choices(self) -> Mapping[str, Any]:
         return {
@@ -233,9 +250,19 @@ class MeasureSteering(Evaluator):
     def _rows(task: SteeringTask, measured: Measured, cell: Cell) -> Iterator[Row]:
         for name, figures in measured.figures.items():
             method = {STEERED: cell.method, BY_EFFECT: f"{cell.method}, by effect"}.get(name, name)
+            if name in RANKED and cell.is_baseline:
+                method = f"{cell.method}, {name}"
             expansion = None if name in WITHOUT_SAE else cell.expansion
             row = Row(method, cell.layer, expansion, figures, source=task.source, target=task.target)
             yield row.as_control() if name in CONTROLS else row
+
+
+def _is_ranked(cell: Cell) -> bool:
+    """Return whether a dictionary's features are ranked among random draws: the run's own, and the first untrained one.
+
+    Further draws of the untrained one would say the same for as many answers more.
+    """
+    return not cell.is_baseline or cell.label == f"e{cell.expansion}-untrained-0"
 
 
 def _names(cell: Cell) -> dict[int, str]:

@@ -82,10 +82,10 @@ class Chooser:
         self.trials, self.features, self.seed = trials, features, seed
         self.design = trials.design
 
-    def __call__(self, task: SteeringTask, split: Split, *, alone: bool = False) -> Choice:
+    def __call__(self, task: SteeringTask, split: Split, *, alone: bool = False, ranked: bool = True) -> Choice:
         """Choose for every method the most sensitive of its settings on a split; ties go to the first.
 
-        ``alone`` leaves out all that does not belong to the dictionary, and the random draws.
+        ``alone`` leaves out all that does not belong to the dictionary; without ``ranked`` there are no random draws.
         """
         verdicts = self.trials.source_verdicts(task, split)
         source = [clip.id for clip, verdict in zip(split.clips, verdicts, strict=True) if verdict == 1]
@@ -94,7 +94,7 @@ class Chooser:
         moving = [role.feature for role in roles if role.effect > 0]
         others = [Method(BY_EFFECT, self._settings(moving), {"features": moving[: max(self.design.num_features)]})]
         others += [] if alone else self._without_dictionary(task, split)
-        draws = [] if alone else list(self._random(task, own))
+        draws = list(self._random(task, own)) if ranked else []
         mine, *rest = self._tuned(task, split, source, [own, *others, *draws])
         return Choice(mine, rest[: len(others)], rest[len(others) :], roles, len(source))
 

@@ -229,6 +229,20 @@ def test_the_rank_of_ours_among_random_draws_is_the_p_value():
     }
 
 
+def test_an_untrained_dictionary_is_ranked_among_draws_of_its_own_features():
+    made = Made(num_draws=19)
+    choice = made.choose(TASK, CHOOSE, alone=True)
+    found = made.experiment.measure_alone(TASK, MEASURE, choice, ranked=True)
+    whole = made.measure(TASK, MEASURE, choice, [])
+    for row, key in (("Rand. Feats.", "random_features"), ("Rand. directions", "random_directions")):
+        assert found.details[key] == whole.details[key]
+        assert found.figures[row] == whole.figures[row]
+        assert len(found.details[key]["draws"]) == 19
+    bare = made.choose(TASK, CHOOSE, alone=True, ranked=False)
+    assert bare.draws == []
+    assert set(made.experiment.measure_alone(TASK, MEASURE, bare).figures) == {"steered", "steered, by effect"}
+
+
 def test_the_dose_response_says_how_sound_the_answers_are():
     made = Made(doses=[4.0, 2.0, 1.0])
     points = made.measure(TASK, MEASURE, made.chosen(3, 2.0), []).details["dose_response"]
