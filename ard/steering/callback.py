@@ -21,17 +21,18 @@ from ard.steering.captions import check_transcription
 from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
 from ard.steering.diagnosis import Examination
 from ard.steering.directions import Direction, save_directions
+from ard.steering.effects import Asked
 from ard.steering.experiment import CONTROLS, RANKED, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
 from ard.steering.forecast import Forecaster, rank_correlations, with_outcome
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
-from ard.steering.roles import Role, find_roles, mean_activity, save_roles
+from ard.steering.roles import Role, alone, find_roles, mean_activity, save_roles
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
 from ard.steering.trials import Design, Split, Trials
-from ard.types import Clip, UserError
+from ard.types import UserError
 
 
 class MeasureSteering(Evaluator):
@@ -117,7 +118,7 @@ class MeasureSteering(Evaluator):
         rows: list[Row] = []
         roles: list[Role] = []
         directions: dict[str, Direction] = {}
-        activity = partial(mean_activity, trials.interview.model, trials.interview.coder, cell.layer)
+        activity = partial(mean_activity, alone(trials.interview.model, trials.interview.coder, cell.layer))
         forecast = Forecaster(trials, features.directions, activity)
         forecasts: list[dict[str, Any]] = []
         for task in self.tasks:
@@ -171,23 +172,15 @@ class MeasureSteering(Evaluator):
         maxima, alive = stored["max_activation"].tolist(), stored["n_active"] > 0
         roles = partial(
             find_roles,
-            interview.model,
-            interview.coder,
-            cell.layer,
             values={feature: maxima[feature] for feature in alive.nonzero()[:, 0].tolist()},
             names=_names(cell),
             most=self.design.most_candidates,
             most_clips=self.design.most_effect_clips,
-            positions=self.procedure.positions,
-            phase=self.procedure.phase,
-            rows_per_batch=self.procedure.clips_per_batch,
             seed=self.seed,
         )
 
-        def by_effect(
-            task: SteeringTask, clips: Sequence[Clip], answers: Sequence[str], by_name: Sequence[int]
-        ) -> list[Role]:
-            return roles(task, clips=clips, answers=answers, by_name=by_name)
+        def by_effect(asked: Asked, audio: Path, by_name: Sequence[int]) -> list[Role]:
+            return roles(partial(interview.spread, audio), asked, by_name=by_name)
 
         return trials, Features(cache(find), by_effect, stored["n_active"], interview.coder.directions().cpu())
 

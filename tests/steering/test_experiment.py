@@ -94,10 +94,11 @@ def find(concept):
     return Found([NamedFeature(feature, concept, 0.9) for feature in of_concept], "the test")
 
 
-def roles(task, clips, answers, by_name):
+def roles(asked, audio, by_name):
     """Feature 1 does all, 9 a little, and 2 the opposite."""
-    assert {clip.emotion for clip in clips} == {task.source, task.target}
-    assert len(answers) == len(clips)
+    task = asked.task
+    assert {clip.emotion for clip in asked.clips} == {task.source, task.target}
+    assert (len(asked.answers), audio) == (len(asked.clips), Path("choose"))
     effects = {1: 0.5, 9: 0.1, 2: -0.2}
     shared = dict.fromkeys(Role._fields) | {"task": task.name}
     return [Role(**(shared | {"feature": feature, "effect": effect})) for feature, effect in effects.items()]
