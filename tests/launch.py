@@ -5,6 +5,7 @@ import os
 import socket
 import time
 
+from ard.audiollm import AudioLLM
 from ard.cli import main
 from ard.naming.answers import Answers
 
@@ -55,16 +56,26 @@ def finish(started):
 
 
 def run_all(commands, notes, environment):
-    """Run commands one by one, and note the answers and captions that this rank keeps; captions take a while."""
+    """Run commands one by one, and note what this rank does: answers, captions, clips whose layers it captures.
+
+    Captions take a while.
+    """
     os.environ.update(environment)
-    keep = Answers.keep
+    keep, capture = Answers.keep, AudioLLM.capture
 
     def noting(self, key, answer):
         time.sleep(0.02 if self.path.stem == "captions" else 0)
         keep(self, key, answer)
-        with (notes / f"{self.path.stem}-{os.getpid()}").open("a", encoding="utf-8") as file:
-            file.write(f"{key}\n")
+        note(self.path.stem, key)
 
-    Answers.keep = noting
+    def capturing(self, clips, layers):
+        note("captured", len(clips))
+        return capture(self, clips, layers)
+
+    def note(kind, done):
+        with (notes / f"{kind}-{os.getpid()}").open("a", encoding="utf-8") as file:
+            file.write(f"{done}\n")
+
+    Answers.keep, AudioLLM.capture = noting, capturing
     for command in commands:
         main(command)
