@@ -1,7 +1,10 @@
-"""The benchmark of Table 3's parts runs through at toy size."""
+"""The benchmark of Table 3's parts runs through at toy size, and parts of two commits in turn."""
+
+import subprocess
 
 import pytest
 
+from experiments.bench import against
 from experiments.bench.table3 import Size, main
 
 SMALL = Size(
@@ -26,3 +29,27 @@ def test_every_part_of_a_task_takes_time_and_a_short_cut_saves_some():
     for what in ("the same, with all computed for each", "the same, one feature at a time"):
         assert times[what] > 1, what
     assert times["share of a core that the process had"] < 1.1
+
+
+@pytest.mark.slow
+def test_another_commit_is_timed_beside_this_one_and_its_folder_goes_again():
+    with against.checked_out("HEAD") as tree:
+        assert (tree / "ard/types.py").is_file()
+        found = against.in_turn("retrieval", (against.ROOT, tree), 2)
+        assert against.subject(tree) == against.subject(against.ROOT)
+    assert len(found) == 2
+    assert all(seconds > 0 for pair in found for seconds in pair)
+    assert not tree.exists()
+    listed = subprocess.run(["git", "-C", against.ROOT, "worktree", "list"], check=True, capture_output=True, text=True)
+    assert str(tree) not in listed.stdout
+
+
+@pytest.mark.slow
+def test_a_commit_that_cannot_do_a_part_is_told_from_a_slow_one(tmp_path, monkeypatch):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/__init__.py").touch()  # without what the part needs
+    assert against.in_turn("sae", (tmp_path, tmp_path), 1) == []
+    with pytest.raises(SystemExit, match="commit 'none-such' cannot be checked out"):
+        against.main("none-such")
+    with pytest.raises(SystemExit, match="part 'coffee' does not exist: choose of sae, robust"):
+        against.main("HEAD", ["coffee"])
