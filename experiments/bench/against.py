@@ -1,10 +1,9 @@
 """Is this code slower than that of another commit? The same parts of both, in turn in one run.
 
-`python -m experiments.bench [sae ...] --against COMMIT` checks the other commit out into a scratch folder. For each
-part, two processes on one thread are started, one a commit: each prepares its work, and then does it whenever it is
-told to, one process after the other, in every round in the other order. What is compared is the CPU time of a call, so
-that a busy machine slows neither down, and the ratio is taken within a round. This file itself runs in both: a part may
-use only what both commits have.
+`python -m experiments.bench [sae ...] --against COMMIT` checks the other commit out into a scratch folder. Two
+processes on one thread are started, one a commit. They do the same part one after the other, in every round in the
+other order. What is compared is the CPU time of a call, so that a busy machine slows neither down, and the ratio is
+taken within a round. This file itself runs in both: a part may use only what both commits have.
 """
 
 import os
@@ -24,6 +23,7 @@ NUM_ROUNDS = 5
 SCRATCH = ExitStack()
 """Folders of this process, which go with it."""
 
+CANNOT = "cannot:"
 Call = Callable[[], object]
 
 
@@ -69,7 +69,7 @@ def training() -> Call:
 
     def fit() -> None:
         data = ActivationDataModule(folder, layer=0, batch_tokens=512, buffer_tokens=65536)
-        trainer = Trainer(max_steps=200, accelerator="cpu", limit_val_batches=0, **quiet)
+        trainer = Trainer(max_steps=50, accelerator="cpu", limit_val_batches=0, **quiet)
         trainer.fit(SAETraining(128, [4, 8, 16], k=16), data)
 
     return fit
@@ -99,13 +99,13 @@ def retrieval() -> Call:
 
 
 def matching() -> Call:
-    """Return Table 1's matching on a fifth of the paper's clips, once embeddings exist."""
+    """Return Table 1's matching on a twentieth of the paper's clips, once embeddings exist."""
     from ard.evaluation import MatchLabels
     from ard.run import Run
     from experiments.bench import matching as bench
     from tests.evaluation.cells import Size, Space, write_cell
 
-    bench.NUM_CLIPS //= 5
+    bench.NUM_CLIPS //= 20
     labels = [f"class_{i}" for i in range(bench.NUM_LABELS)]
     names = [f"class {i % bench.NUM_LABELS} no. {i}" for i in range(bench.NUM_CONCEPTS)]
     scores, space = bench.scored_clips(labels), Space([label.replace("_", " ") for label in labels])
@@ -154,34 +154,45 @@ def extraction() -> Call:
 PARTS = {
     "sae": ("a training step, plain", sae_step),
     "robust": ("a training step, `robust`", robust_step),
-    "training": ("200 steps from shards, three SAEs of the demo's size", training),
+    "training": ("50 steps from shards, three SAEs of the demo's size", training),
     "retrieval": ("retrieval of a batch of 32 clips, encoding included", retrieval),
-    "matching": ("matching of 2,046 clips with 5,000 concepts", matching),
+    "matching": ("matching of 511 clips with 5,000 concepts", matching),
     "steering": ("a steered answer of 16 tokens", steering),
     "extraction": ("three layers of a clip of ten seconds", extraction),
 }
 
 
-def serve(part: str) -> None:
-    """Prepare a part; then, for every line that is read, do it and write how many CPU seconds that took."""
+def serve() -> None:
+    """Do the part that each line names, and write how many CPU seconds that took, or why it cannot be done.
+
+    A part is prepared, and done once without counting, when it is not the one before.
+    """
     import torch
 
     torch.set_num_threads(1)
     results, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed
-    call = PARTS[part][1]()
-    for _ in sys.stdin:
-        started = time.process_time()
-        call()
-        results.write(f"{time.process_time() - started}\n")
+    prepared, call = "", None
+    for part in map(str.strip, sys.stdin):
+        try:
+            if part != prepared:
+                prepared, call = part, PARTS[part][1]()
+                call()
+            assert call is not None
+            started = time.process_time()
+            call()
+            took = str(time.process_time() - started)
+        except Exception as error:
+            took = f"{CANNOT} {error!r}"
+        results.write(f"{took}\n")
         results.flush()
 
 
 class Process:
-    """A process that does a part of the code in a folder."""
+    """A process that does parts of the code in a folder."""
 
-    def __init__(self, part: str, tree: Path) -> None:
+    def __init__(self, tree: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, part],
+            [sys.executable, __file__],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
@@ -190,34 +201,38 @@ class Process:
             text=True,
         )
 
-    def seconds(self) -> float | None:
-        """Have it done once, and return the CPU seconds; None if the commit cannot do it."""
+    def seconds(self, part: str) -> float:
+        """Have a part done, and return the CPU seconds.
+
+        Raises:
+            SystemExit: if the commit cannot do it.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        try:
-            self.process.stdin.write("once\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        line = self.process.stdout.readline()
-        return float(line) if line else None
+        self.process.stdin.write(f"{part}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline().strip()
+        if not line or line.startswith(CANNOT):
+            raise SystemExit(
+                f"part {part!r} cannot be done by both commits ({line or 'the process ended'}): leave it out"
+            )
+        return float(line)
 
     def end(self) -> None:
         """Let it end."""
         self.process.communicate()
 
 
-def in_turn(part: str, trees: Sequence[Path], rounds: int) -> list[tuple[float, ...]]:
-    """Return the CPU seconds of a part in each tree, round by round; nothing if a tree cannot do it."""
-    processes = [Process(part, tree) for tree in trees]
-    found = []
+def in_turn(parts: Sequence[str], trees: Sequence[Path], rounds: int) -> dict[str, list[list[float]]]:
+    """Return the CPU seconds of each part, round by round, in each tree."""
+    processes = [Process(tree) for tree in trees]
+    found: dict[str, list[list[float]]] = {part: [] for part in parts}
     try:
-        if None in [process.seconds() for process in processes]:  # a round that is not counted
-            return []
-        for number in range(rounds):
-            order = processes if number % 2 else processes[::-1]
-            seconds = {id(process): process.seconds() for process in order}
-            found.append(tuple(seconds[id(process)] or float("nan") for process in processes))
+        for part in parts:
+            for number in range(rounds):
+                order = list(range(len(trees)))[:: 1 if number % 2 else -1]
+                seconds = {index: processes[index].seconds(part) for index in order}
+                found[part].append([seconds[index] for index in range(len(trees))])
     finally:
         for process in processes:
             process.end()
@@ -258,14 +273,11 @@ def main(commit: str, parts: Sequence[str] = (), rounds: int = NUM_ROUNDS) -> li
         raise SystemExit(f"part {min(unknown)!r} does not exist: choose of {', '.join(PARTS)}")
     lines = []
     with checked_out(commit) as tree:
-        for part in parts or PARTS:
-            found = in_turn(part, (ROOT, tree), rounds)
-            if not found:
-                raise SystemExit(f"part {part!r} cannot be done by both commits: leave it out")
-            what, ratios = PARTS[part][0], [own / other for own, other in found]
+        for part, found in in_turn(list(parts or PARTS), (ROOT, tree), rounds).items():
             own, other = (statistics.median(column) for column in zip(*found, strict=True))
+            ratios = [ours / theirs for ours, theirs in found]
             note = f"{own:.3g} s against {other:.3g} s; round by round {min(ratios):.2f} to {max(ratios):.2f}"
-            lines.append(Line(what, statistics.median(ratios), "times as long", note))
+            lines.append(Line(PARTS[part][0], statistics.median(ratios), "times as long", note))
         about = "CPU seconds on one thread, in turn, since the machine is shared; median ratios"
         lines.append(Line(f"of these, against {subject(tree)}", len(lines), "parts", about))
     return lines
@@ -273,4 +285,4 @@ def main(commit: str, parts: Sequence[str] = (), rounds: int = NUM_ROUNDS) -> li
 
 if __name__ == "__main__":
     with SCRATCH:
-        serve(sys.argv[1])
+        serve()

@@ -35,7 +35,7 @@ def test_every_part_of_a_task_takes_time_and_a_short_cut_saves_some():
 def test_another_commit_is_timed_beside_this_one_and_its_folder_goes_again():
     with against.checked_out("HEAD") as tree:
         assert (tree / "ard/types.py").is_file()
-        found = against.in_turn("retrieval", (against.ROOT, tree), 2)
+        found = against.in_turn(["retrieval"], (against.ROOT, tree), 2)["retrieval"]
         assert against.subject(tree) == against.subject(against.ROOT)
     assert len(found) == 2
     assert all(seconds > 0 for pair in found for seconds in pair)
@@ -45,10 +45,11 @@ def test_another_commit_is_timed_beside_this_one_and_its_folder_goes_again():
 
 
 @pytest.mark.slow
-def test_a_commit_that_cannot_do_a_part_is_told_from_a_slow_one(tmp_path, monkeypatch):
+def test_what_cannot_be_timed_is_said(tmp_path):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments/__init__.py").touch()  # without what the part needs
-    assert against.in_turn("sae", (tmp_path, tmp_path), 1) == []
+    with pytest.raises(SystemExit, match=r"part 'sae' cannot be done by both commits \(cannot: ModuleNotFoundError"):
+        against.in_turn(["sae"], (tmp_path,), 1)
     with pytest.raises(SystemExit, match="commit 'none-such' cannot be checked out"):
         against.main("none-such")
     with pytest.raises(SystemExit, match="part 'coffee' does not exist: choose of sae, robust"):
