@@ -8,6 +8,7 @@ from ard.console import Progress
 from ard.types import UserError
 
 Batch = TypeVar("Batch", bound=Sized)
+Thing = TypeVar("Thing")
 
 
 class Ranks(NamedTuple):
@@ -24,11 +25,20 @@ class Ranks(NamedTuple):
     """Returns the value that a rank gives, on all ranks."""
     num_workers: int = 0  # of each, to decode clips
 
+    def mine(self, things: Sequence[Thing]) -> Sequence[Thing]:
+        """Return this rank's share, every n-th."""
+        return things[self.rank :: self.size]
+
+    @staticmethod
+    def joined(shares: Sequence[Sequence[Thing]]) -> list[Thing]:
+        """Put the shares of all ranks together again, in the order of what was shared."""
+        return [share[turn] for turn in range(max(map(len, shares))) for share in shares if turn < len(share)]
+
     def share(self, batches: Sequence[Batch], description: str) -> Iterator[Batch]:
         """Yield this rank's share, every n-th; the first one shows progress, as if the others were as far."""
         total = sum(map(len, batches))
         with Progress(description, total, disable=self.rank > 0) as progress:
-            for batch in batches[self.rank :: self.size]:
+            for batch in self.mine(batches):
                 yield batch
                 progress.advance(min(len(batch) * self.size, total - progress.done))
 
@@ -43,8 +53,8 @@ class Ranks(NamedTuple):
             raise
         self._tell(None, 0)
 
-    def together(self, work: Callable[..., object], *task: Any) -> None:
-        """Have every rank do its share of a task, the first by ``work``; return when all have done theirs.
+    def together(self, work: Callable[..., Any], *task: Any) -> list[Any]:
+        """Have every rank do its share of a task, the first by ``work``; return what each of them returns.
 
         Args:
             work: does the share of this rank.
@@ -54,12 +64,13 @@ class Ranks(NamedTuple):
             UserError: if another rank fails.
         """
         self._tell(task, 0)
-        error, reasons = self._do(work, task)
+        error, reasons, values = self._do(work, task)
         if error is not None:
             raise error
         for rank, reason in enumerate(reasons):
             if reason is not None:
                 raise UserError(f"rank {rank} of {self.size} failed ({reason}): what is finished is kept: run it again")
+        return values
 
     def follow(self, work: Callable[..., object]) -> None:
         """Do this rank's share of each task, by ``work``, until the first rank needs no more help.
@@ -69,20 +80,24 @@ class Ranks(NamedTuple):
         """
         error: Exception | None = None
         while isinstance(task := self._tell(None, 0), tuple):
-            error, _ = self._do(work, task)
+            error, *_ = self._do(work, task)
         if error is not None:
             raise error
         if task is not None:
             raise UserError(f"rank 0 of {self.size} failed ({task}): what is finished is kept: run it again")
 
-    def _do(self, work: Callable[..., object], task: tuple[Any, ...]) -> tuple[Exception | None, list[str | None]]:
-        """Do a share of a task; return why that failed, if it did, and why it did on each rank."""
-        error: Exception | None = None
+    def _do(
+        self, work: Callable[..., Any], task: tuple[Any, ...]
+    ) -> tuple[Exception | None, list[str | None], list[Any]]:
+        """Do a share of a task; return why that failed, and why it did on each rank, or else what each returns."""
+        error, value = None, None
         try:
-            work(*task)
+            value = work(*task)
         except Exception as failed:
             error = failed
-        return error, [self._tell(error and _reason(error), rank) for rank in range(self.size)]
+        reasons = [self._tell(error and _reason(error), rank) for rank in range(self.size)]
+        failed_somewhere = any(reason is not None for reason in reasons)
+        return error, reasons, [] if failed_somewhere else [self._tell(value, rank) for rank in range(self.size)]
 
     def _tell(self, value: Any, rank: int) -> Any:
         """Return the value that a rank tells all.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,14 +38,18 @@ KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter", 
 
 
 class Stamp(NamedTuple):
-    """The settings of a step, by dotted name, and the stamp digests of the steps that it needs, by name."""
+    """The settings of a step, by dotted name, and the stamp digests of the steps that it needs, by name.
+
+    ``results`` are those that an evaluator has left: none if it found nothing to put into one.
+    """
 
     settings: Mapping[str, Any]
     needs: Mapping[str, str | None]
+    results: Sequence[str] = ()
 
     @property
     def digest(self) -> str:
-        """A hash of the whole stamp."""
+        """A hash of settings and needs."""
         written = json.dumps([dict(self.settings), dict(self.needs)], sort_keys=True)
         return hashlib.sha256(written.encode()).hexdigest()[:16]
 
@@ -76,7 +80,7 @@ def read_stamp(path: Path) -> Stamp | None:
     """Read a stamp; None if there is none or it cannot be read."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return Stamp(saved["settings"], saved["needs"])
+        return Stamp(saved["settings"], saved["needs"], tuple(saved.get("results", ())))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

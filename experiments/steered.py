@@ -50,12 +50,23 @@ def _run(run: Run) -> dict[str, Any]:
             shift: {kind: task[kind]["p"] for kind in ("random_features", "random_directions")}
             for shift, task in result.details["tasks"].items()
         },
+        "ranks": [list(rank) for rank in _ranks(run)],
         "diagnosis": {shift: task["diagnosis"] for shift, task in result.details["tasks"].items() if task["diagnosis"]},
         "forecast": {
             kind: of["spearman"] and round(of["spearman"], DIGITS)
             for kind, of in result.details["forecast"]["rank_correlation"].items()
         },
     }
+
+
+def _ranks(run: Run) -> Iterator[tuple[Any, ...]]:
+    """Return method, shift, our sensitivity and its p-value among each kind of draw, of all dictionaries with draws."""
+    for cell in [run.own, *run.controls(run.layer, run.expansion)]:
+        result = cell.result("steering")
+        for shift, task in result.details["tasks"].items() if result else ():
+            drawn = [task[kind] for kind in ("random_features", "random_directions") if kind in task]
+            if drawn:
+                yield (cell.method, shift, *map(_rounded, (drawn[0]["ours"]["value"], *(one["p"] for one in drawn))))
 
 
 def _rows(run: Run) -> Iterator[list[Any]]:
@@ -98,6 +109,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "damage": _over_seeds(kept, lambda row: row[3]) + "\n\n" + _what_is_left(kept),
         "claims": _claims(kept),
         "effect": _by_seed(kept),
+        "ranks": _untrained(kept),
     }
 
 
@@ -112,7 +124,8 @@ def _over_seeds(kept: Mapping[str, Any], value: Callable[[Sequence[Any]], float 
                 of_run.setdefault((row[0], row[1]), []).append(number)
         for (method, shift), draws in of_run.items():
             found.setdefault(method, {}).setdefault(shift, []).append(mean(draws))
-    order = [method for method in paper.METHODS if method in found]
+    in_all = set.intersection(*({row[0] for row in run["rows"]} for run in kept["runs"]))
+    order = [method for method in paper.METHODS if method in found and method in in_all]
     return grid(
         [
             ["Method", *map(arrow, shifts)],
@@ -169,6 +182,18 @@ def _by_seed(kept: Mapping[str, Any]) -> str:
                     *(_number(by_effect[0]), settings[BY_EFFECT], _number(by_effect[1])),
                 ]
             )
+    return grid(rows)
+
+
+def _untrained(kept: Mapping[str, Any]) -> str:
+    """Return the ranks of named features among random draws, beside those of a dictionary that was never trained."""
+    rows = [["Seed", "Shift", "Dictionary", "turned", "p, random features", "p, random directions"]]
+    for run in kept["runs"]:
+        ranks = run.get("ranks", ())
+        if len({method for method, *_ in ranks}) > 1:
+            for shift in run["settings"]:
+                of_shift = [(method, numbers) for method, of, *numbers in ranks if of == shift]
+                rows += [[str(run["seed"]), arrow(shift), name, *map(_number, numbers)] for name, numbers in of_shift]
     return grid(rows)
 
 

@@ -7,6 +7,7 @@ import time
 
 from torch.multiprocessing import start_processes
 
+from ard.audiollm import AudioLLM
 from ard.cli import main
 from ard.naming.answers import Answers
 
@@ -69,16 +70,27 @@ def finish(started):
 
 
 def run_all(commands, notes, environment):
-    """Run commands one by one, and note the answers and captions that this rank keeps; captions take a while."""
+    """Run commands one by one, and note what this rank does: answers, captions, clips whose layers it captures.
+
+    Captions take a while.
+    """
     os.environ.update(environment)
-    keep_all = Answers.keep_all
+    keep_all, capture = Answers.keep_all, AudioLLM.capture
 
     def noting(self, answers):
         time.sleep(0.02 if self.path.stem == "captions" else 0)
         keep_all(self, answers)
-        with (notes / f"{self.path.stem}-{os.getpid()}").open("a", encoding="utf-8") as file:
-            file.writelines(f"{key}\n" for key in answers)
+        for key in answers:
+            note(self.path.stem, key)
 
-    Answers.keep_all = noting
+    def capturing(self, clips, layers):
+        note("captured", len(clips))
+        return capture(self, clips, layers)
+
+    def note(kind, done):
+        with (notes / f"{kind}-{os.getpid()}").open("a", encoding="utf-8") as file:
+            file.write(f"{done}\n")
+
+    Answers.keep_all, AudioLLM.capture = noting, capturing
     for command in commands:
         main(command)

@@ -205,6 +205,8 @@ def test_a_run_is_reopened_with_the_facts_that_it_has(tiny, out, capsys):
     (out / "layer-2/e2/stamps/MatchLabels.json").unlink()
     (out / "layer-2/e2/matching_paper.json").unlink()
     assert list(again.list_unfinished([1])) == ["test: layer 2, expansion 2: MatchLabels: not done yet"]
+    (out / "layer-2/e2/label_auroc.json").unlink()  # its stamp says that there was one
+    assert list(again.list_unfinished([1]))[-1] == "test: layer 2, expansion 2: FindLabels: not done yet"
     chained(tiny, out).fill([4])
     assert Run(out).facts["goals"] == [1, 4]
 

@@ -31,8 +31,8 @@ class Threads:
         """Return the error of each rank, or None: the first leads, the others follow."""
 
         def of(ranks):
-            def share(batches):
-                return work(ranks, batches)
+            def share(*task):
+                return work(ranks, *task)
 
             try:
                 if ranks.rank:
@@ -63,6 +63,14 @@ def test_every_batch_is_worked_on_once_and_each_task_is_whole_before_the_next(si
             done.clear()
 
     assert Threads(size).run(lead, work) == [None] * size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_ranks_return_is_put_together_in_the_order_of_what_was_shared(size):
+    found = []
+    work = lambda ranks, numbers: [number**2 for number in ranks.mine(numbers)]  # noqa: E731
+    Threads(size).run(lambda ranks, share: found.append(Ranks.joined(ranks.together(share, range(7)))), work)
+    assert found == [[0, 1, 4, 9, 16, 25, 36]]
 
 
 def test_all_ranks_end_if_one_fails_at_a_task():

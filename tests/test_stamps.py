@@ -104,6 +104,10 @@ def test_a_stamp_is_read_as_it_was_written_and_a_damaged_one_is_none(tmp_path):
     write_stamp(path, stamp)
     assert read_stamp(path) == stamp
     assert read_stamp(path).digest == stamp.digest
+    evaluated = stamp._replace(results=("matching",))
+    write_stamp(path, evaluated)
+    assert read_stamp(path) == evaluated
+    assert evaluated.digest == stamp.digest
     for damaged in ("", "{", "[]", '{"settings": {}}', "null"):
         path.write_text(damaged, encoding="utf-8")
         assert read_stamp(path) is None

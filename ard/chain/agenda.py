@@ -232,12 +232,11 @@ class Agenda:
                 needs = common | {needed: makers.get(needed) for needed in evaluator.needs}
                 if evaluator.reads_made and has_made(self.facts):
                     needs |= self._extraction_digests(["made"])
-                stamp = Stamp(settings_of(config.get("init_args") or {}, self.run.folder), needs)
+                stamp = Stamp(settings_of(config.get("init_args") or {}, self.run.folder), needs, evaluator.results)
                 makers |= dict.fromkeys(evaluator.makes, stamp.digest)
                 if file == step.file and (step.evaluators is None or evaluator.__name__ in step.evaluators):
                     path = cell.stamp(name)
-                    there = _is_there(evaluator, cell, stamped=path.is_file())
-                    part = self._part(step, name, path, stamp, there=there)
+                    part = self._part(step, name, path, stamp, there=_is_there(evaluator, cell, read_stamp(path)))
                     parts.append(part._replace(config=config, streams=evaluator.streams()))
         return parts
 
@@ -346,13 +345,11 @@ def _todo(one: Work, parts: Sequence[Part]) -> list[str]:
     return [f"{one}: {f'{part.name}: ' if len(parts) > 1 else ''}{part.why[0]}" for part in todo]
 
 
-def _is_there(evaluator: type[Evaluator], cell: Cell, *, stamped: bool) -> bool:
-    """Return whether an evaluator has left its files; one with a stamp may have found nothing to put into a result."""
-    files = [cell.path(file) for file in evaluator.makes]
-    results = [cell.result_path(result) for result in evaluator.results]
-    if stamped:
-        return all(path.is_file() for path in files)
-    return bool(files + results) and all(path.is_file() for path in files + results)
+def _is_there(evaluator: type[Evaluator], cell: Cell, stamp: Stamp | None) -> bool:
+    """Return whether the files of an evaluator are there; one with a stamp has those results that its stamp names."""
+    results = evaluator.results if stamp is None else stamp.results
+    files = [*map(cell.path, evaluator.makes), *map(cell.result_path, results)]
+    return (bool(files) or stamp is not None) and all(path.is_file() for path in files)
 
 
 def _spelled_alike(name: str, value: Any) -> Any:

@@ -15,7 +15,7 @@ from ard.reports import shown_names
 from ard.representatives import read_maxima
 from ard.run import Run
 from ard.sae import load_dictionary
-from ard.steering import Phase, Role, SteeringTask, Where, clamp_values, find_roles
+from ard.steering import Asked, Phase, Procedure, Role, SteeringTask, Where, alone, clamp_values, find_roles
 from ard.steering.toward import closest_names, steering_clips, task_between, unsteered_answers
 from ard.types import UserError
 
@@ -82,12 +82,8 @@ def effects(
         console.print("no names are compared, since the run has none, or no CLAP model")
     with at_work("measuring effects"):
         roles = find_roles(
-            model,
-            coder.to(device),
-            cell.layer,
-            task,
-            clips=clips,
-            answers=said,
+            alone(model, coder.to(device), cell.layer),
+            Asked(task, clips, said, Procedure(positions, phase, clips_per_batch=rows_per_batch)),
             by_name=by_name or [],
             values={
                 feature: multiple * float(most_active) for feature, most_active in enumerate(maxima) if most_active
@@ -96,9 +92,6 @@ def effects(
             most=most,
             most_clips=most_clips,
             requested=requested,
-            positions=positions,
-            phase=phase,
-            rows_per_batch=rows_per_batch,
             seed=opened.seed,
         )
     if not roles:

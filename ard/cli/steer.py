@@ -17,7 +17,7 @@ from ard.reports import concept_names, find_feature, shown_names
 from ard.representatives import read_maxima
 from ard.run import MANIFEST, Run
 from ard.sae import Dictionary, load_dictionary
-from ard.steering import Phase, SteeringTask, Where
+from ard.steering import Phase, Procedure, SteeringTask, Where
 from ard.steering.compare import (
     SAE_ALONE,
     WITHOUT,
@@ -141,9 +141,7 @@ def steer(
                 task,
                 num_features,
                 maxima=maxima,
-                positions=positions,
-                phase=phase,
-                max_new_tokens=max_new_tokens,
+                procedure=Procedure(positions, phase, max_new_tokens=max_new_tokens),
             )
             changes = set_to([role.feature for role in moving])
         shown = shown_names(cell)

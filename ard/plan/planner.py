@@ -475,9 +475,10 @@ class Planner:
         of_source = [count / len(task["classes"]) for count in counts]
         chosen, some = (min(count, design["most_clips"] or count) for count in of_source)
         num_others = len({other["prompt"] for other in self.tasks} - {task["prompt"]})
-        times, num_dictionaries = dict.fromkeys(splits, 0.0), len(self._cells("steer"))
+        cells, times = self._cells("steer"), dict.fromkeys(splits, 0.0)
         num_settings, num_draws = len(design["num_features"]) * len(design["multiples"]), design["num_draws"]
-        num_tuned = 2 * num_dictionaries + OTHER_METHODS  # of each dictionary by names and by effect
+        num_tuned = 2 * len(cells) + OTHER_METHODS  # of each dictionary by names and by effect
+        num_draws *= sum(isinstance(of, int) or str(of).endswith("untrained-0") for _, of in cells)  # ranked among them
         times[splits[0]] += (num_tuned + num_draws) * num_settings * chosen
         doses = (OTHER_METHODS + 1) * (2 + len(design["doses"])) * (1 + num_others)  # words have none
         once = (

@@ -256,9 +256,10 @@ class Evaluator(Callback):
                 if not stamps:
                     self._place_of_stamp(trainer, cell).unlink(missing_ok=True)  # done by hand: it is no longer true
                 with at_work(f"{_name(self)}, {number + 1} of {num}"):
-                    own._conclude(cell, started)
+                    result = own._conclude(cell, started)
                 if stamps:  # until now there was the one from before, which says other settings
-                    write_stamp(*stamps[place][number])
+                    path, stamp = stamps[place][number]
+                    write_stamp(path, stamp._replace(results=(result.evaluation,) if result else ()))
         self._on_cells = []
 
     def _place_of_stamp(self, trainer: Trainer, cell: Cell) -> Path:

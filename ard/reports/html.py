@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ard.reports.concepts import read_concepts
 from ard.reports.doses import dose_drawings
+from ard.reports.draws import draw_drawings
 from ard.reports.effects import effect_drawings
 from ard.reports.headline import headline
 from ard.reports.layers import layer_drawings
@@ -101,6 +102,7 @@ def write_report(run: Path) -> Path:
             tables=build_tables(run),
             doses={drawing.task: drawing for drawing in dose_drawings(opened)},
             layers={drawing.task: drawing for drawing in layer_drawings(opened)},
+            draws=draw_drawings(opened),
             diagnoses=diagnoses(opened.results("steering", [opened.layer], [opened.expansion])),
             scatters=effect_drawings(opened),
             shown={row["feature"] for row in shown},

@@ -296,15 +296,24 @@ def _steering(result: Result) -> list[str]:
         parts.append(
             f"Selectivity, the share of answers to the other question that stay as they were: {', '.join(kept)}."
         )
-    if drawn := list(_draws(result)):
-        parts.append(
-            "Sensitivity by draw, lowest, quartiles and highest, beside AR&D's on the same clips (p by rank): "
-            f"{'; '.join(drawn)}."
-        )
+    parts += _ranks(result, OWN_METHOD)
+    if left_out := {task.get("num_left_out_of_selection", 0) for task in result.details["tasks"].values()} - {0}:
+        parts.append(f"{max(left_out)} clips of groups (speakers) that are measured were left out of the choice.")
     return parts
 
 
-def _draws(result: Result) -> Iterator[str]:
+def ranked_controls(results: Iterable[Result]) -> list[str]:
+    """Say the same of dictionaries that were never trained, where they are ranked among random draws."""
+    return [note for result in results for note in _ranks(result, result.rows[0].method)]
+
+
+def _ranks(result: Result, method: str) -> list[str]:
+    drawn = list(_draws(result, method))
+    before = f"Sensitivity by draw, lowest, quartiles and highest, beside {method}'s on the same clips (p by rank): "
+    return [f"{before}{'; '.join(drawn)}."] if drawn else []
+
+
+def _draws(result: Result, method: str) -> Iterator[str]:
     """Say shift by shift how the random draws are distributed."""
     for name, task in result.details["tasks"].items():
         for kind in ("random_features", "random_directions"):
@@ -313,7 +322,7 @@ def _draws(result: Result) -> Iterator[str]:
             shares = [value for value in values if value is not None]
             if shares and drawn["p"] is not None:
                 spread = " ".join(f"{share:.2f}" for share in np.quantile(shares, [0, 0.25, 0.5, 0.75, 1]))
-                ours = f"AR&D {drawn['ours']['value']:.2f}, p = {drawn['p']:.2f}"
+                ours = f"{method} {drawn['ours']['value']:.2f}, p = {drawn['p']:.2f}"
                 yield f"{name}, {len(shares)} {kind.replace('_', ' ')} {spread} ({ours})"
 
 

@@ -32,12 +32,17 @@ CAPTION_CEILING = "Captions as names"
 
 BY_EFFECT = ", by effect"
 
+RANDOM = ("Rand. Feats.", "Rand. directions")
+
 METHODS = (
     "No SAE",
     "SAE, no clamp",
-    "Rand. Feats.",
-    "Rand. directions",
-    *(f"{method}{how}" for method in CONTROL_METHODS.values() for how in ("", BY_EFFECT)),
+    *RANDOM,
+    *(
+        f"{method}{how}"
+        for method in CONTROL_METHODS.values()
+        for how in ("", BY_EFFECT, *(f", {random}" for random in RANDOM))
+    ),
     "Prompt",
     "Difference of means",
     "Linear probe",

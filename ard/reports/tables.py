@@ -184,6 +184,7 @@ def _table3(run: Run) -> Table:
         data.append(_json_row(row, _SENSITIVITIES, theirs, layer=paper.LAYER, expansion=paper.EXPANSION))
     heads = tuple(f"{source.capitalize()} → {target.capitalize()}" for source, target in shifts)
     why = "steering needs clips with known emotion or gender"
+    drawn = [one for cell in run.controls(run.layer, run.expansion) if (one := cell.result("steering")) is not None]
     compared = run.results("steering_differences", [run.layer], [run.expansion])
     pooled = run.results("steering_seeds", [run.layer], [run.expansion])
     texts = notes.steering_differences(compared, pooled) if rows else [notes.left_out(why, "steering")]
@@ -201,6 +202,7 @@ def _table3(run: Run) -> Table:
             *texts,
             *notes.undefined(lines),
             *notes.steering(results),
+            *notes.ranked_controls(drawn),
             *notes.steering_diagnoses(results),
             *notes.of_rows(rows),
         ),

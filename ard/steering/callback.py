@@ -21,17 +21,18 @@ from ard.steering.captions import check_transcription
 from ard.steering.choice import BY_EFFECT, STEERED, Chooser, Features
 from ard.steering.diagnosis import Examination
 from ard.steering.directions import Direction, save_directions
-from ard.steering.experiment import CONTROLS, WITHOUT_SAE, Experiment, Measured
+from ard.steering.effects import Asked
+from ard.steering.experiment import CONTROLS, RANKED, WITHOUT_SAE, Experiment, Measured
 from ard.steering.features import features_by_name
 from ard.steering.forecast import Forecaster, rank_correlations, with_outcome
 from ard.steering.functional import is_selection
 from ard.steering.interview import Interview, Procedure
 from ard.steering.judge import ExactMatch, Judge, Verdict, agreement
-from ard.steering.roles import Role, find_roles, mean_activity, save_roles
+from ard.steering.roles import Role, alone, find_roles, mean_activity, save_roles
 from ard.steering.steer import Phase, Where
 from ard.steering.task import SteeringTask
 from ard.steering.trials import Design, Split, Trials
-from ard.types import Clip, UserError
+from ard.types import UserError
 
 
 class MeasureSteering(Evaluator):
@@ -45,7 +46,8 @@ class MeasureSteering(Evaluator):
     Args:
         tasks: the columns of the table.
         audio: audio shards to measure on, for tasks without their own.
-        selection: audio shards to choose on; without them, a share of the clips of ``audio`` is set aside for it.
+        selection: audio shards to choose on; without them, a share of the clips of ``audio`` is set aside for it. Clips
+            of a group that is measured, such as a speaker, are left out of the choice.
         selection_share: share of a task's clips to choose on without ``selection``, by a seeded hash of their groups,
             such as speakers, or else of their ids; no group is on both sides.
         model: the model to steer, whose activations trained the dictionary.
@@ -116,15 +118,15 @@ class MeasureSteering(Evaluator):
         rows: list[Row] = []
         roles: list[Role] = []
         directions: dict[str, Direction] = {}
-        activity = partial(mean_activity, trials.interview.model, trials.interview.coder, cell.layer)
+        activity = partial(mean_activity, alone(trials.interview.model, trials.interview.coder, cell.layer))
         forecast = Forecaster(trials, features.directions, activity)
         forecasts: list[dict[str, Any]] = []
         for task in self.tasks:
-            selection, split = self._splits(task, read)
-            choice = choose(task, selection, alone=cell.is_baseline)
+            selection, split, num_left_out = self._splits(task, read)
+            choice = choose(task, selection, alone=cell.is_baseline, ranked=_is_ranked(cell))
             others = {other.prompt: other.question for other in self.tasks if other.prompt != task.prompt}
             if cell.is_baseline:
-                measured = experiment.measure_alone(task, split, choice)
+                measured = experiment.measure_alone(task, split, choice, ranked=_is_ranked(cell))
             else:
                 expected = forecast(task, selection, choice, others.values())
                 measured = experiment.measure(task, split, choice, others.values())
@@ -133,6 +135,7 @@ class MeasureSteering(Evaluator):
             tasks[task.name] = {
                 "chosen": experiment.chosen(choice),
                 "num_clips": len(split.clips),
+                "num_left_out_of_selection": num_left_out,
                 **measured.details,
             }
             rows += self._rows(task, measured, cell)
@@ -169,23 +172,15 @@ class MeasureSteering(Evaluator):
         maxima, alive = stored["max_activation"].tolist(), stored["n_active"] > 0
         roles = partial(
             find_roles,
-            interview.model,
-            interview.coder,
-            cell.layer,
             values={feature: maxima[feature] for feature in alive.nonzero()[:, 0].tolist()},
             names=_names(cell),
             most=self.design.most_candidates,
             most_clips=self.design.most_effect_clips,
-            positions=self.procedure.positions,
-            phase=self.procedure.phase,
-            rows_per_batch=self.procedure.clips_per_batch,
             seed=self.seed,
         )
 
-        def by_effect(
-            task: SteeringTask, clips: Sequence[Clip], answers: Sequence[str], by_name: Sequence[int]
-        ) -> list[Role]:
-            return roles(task, clips=clips, answers=answers, by_name=by_name)
+        def by_effect(asked: Asked, audio: Path, by_name: Sequence[int]) -> list[Role]:
+            return roles(partial(interview.spread, audio), asked, by_name=by_name)
 
         return trials, Features(cache(find), by_effect, stored["n_active"], interview.coder.directions().cpu())
 
@@ -194,17 +189,32 @@ class MeasureSteering(Evaluator):
             raise UserError(f"the task {task.name!r} has no clips: give MeasureSteering or the task `audio`")
         return Path(task.audio or self.audio or "")
 
-    def _splits(self, task: SteeringTask, read: Callable[[Path], Split]) -> tuple[Split, Split]:
-        """Return the clips to choose on and the clips to measure on; no clip is in both."""
+    def _splits(self, task: SteeringTask, read: Callable[[Path], Split]) -> tuple[Split, Split, int]:
+        """Return the clips to choose on, those to measure on, and how many are left out so that no group is in both.
+
+        Raises:
+            UserError: if no clip to choose on is left.
+        """
         audio = self._audio(task)
         if self.selection is not None:
-            return read(Path(self.selection)), read(audio)
+            given, measured = read(Path(self.selection)), read(audio)
+            groups = {clip.group for clip in measured.clips} - {None}
+            is_other = given.audio.resolve() != measured.audio.resolve()
+            others = [clip for clip in given.clips if is_other and clip.group not in groups]
+            if not others:
+                raise UserError(
+                    f"the clips of {str(self.selection)!r}, to choose features on, are the same or of the same groups "
+                    f"(speakers) as those of {str(audio)!r}, which are measured: give other clips as `selection`, or "
+                    "null, so that `selection_share` sets some groups aside"
+                )
+            return Split(given.audio, others), measured, len(given.clips) - len(others)
         whole = read(audio)
         chosen = {
             clip.id for clip in whole.clips if is_selection(clip.group or clip.id, self.selection_share, self.seed)
         }
-        selection, measured = ([c for c in whole.clips if (c.id in chosen) is side] for side in (True, False))
-        return Split(audio, selection), Split(audio, measured)
+        apart = ([clip for clip in whole.clips if (clip.id in chosen) is side] for side in (True, False))
+        selection, split = (Split(audio, clips) for clips in apart)
+        return selection, split, 0
 
     def _choices(self) -> Mapping[str, Any]:
         return {
@@ -233,9 +243,19 @@ class MeasureSteering(Evaluator):
     def _rows(task: SteeringTask, measured: Measured, cell: Cell) -> Iterator[Row]:
         for name, figures in measured.figures.items():
             method = {STEERED: cell.method, BY_EFFECT: f"{cell.method}, by effect"}.get(name, name)
+            if name in RANKED and cell.is_baseline:
+                method = f"{cell.method}, {name}"
             expansion = None if name in WITHOUT_SAE else cell.expansion
             row = Row(method, cell.layer, expansion, figures, source=task.source, target=task.target)
             yield row.as_control() if name in CONTROLS else row
+
+
+def _is_ranked(cell: Cell) -> bool:
+    """Return whether a dictionary's features are ranked among random draws: the run's own, and the first untrained one.
+
+    Further draws of the untrained one would say the same for as many answers more.
+    """
+    return not cell.is_baseline or cell.label == f"e{cell.expansion}-untrained-0"
 
 
 def _names(cell: Cell) -> dict[int, str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ard.steering.directions import Direction, audio_minus_silence, difference_of_means, linear_probe
+from ard.steering.effects import Asked
 from ard.steering.features import Found
 from ard.steering.functional import matched_features
 from ard.steering.interview import Condition
@@ -17,7 +19,6 @@ from ard.steering.roles import Role
 from ard.steering.settings import Setting, hints, norm_of_change
 from ard.steering.task import SteeringTask
 from ard.steering.trials import Split, Trials
-from ard.types import Clip
 
 STEERED, BY_EFFECT, RANDOM = "steered", "steered, by effect", "Rand. Feats."
 MEANS, PROBE, SILENCE, PROMPT = "Difference of means", "Linear probe", "Audio minus silence", "Prompt"
@@ -27,8 +28,8 @@ class Features(NamedTuple):
     """What the choice needs of the features."""
 
     find: Callable[[str], Found]
-    roles: Callable[[SteeringTask, Sequence[Clip], Sequence[str], Sequence[int]], list[Role]]
-    """What candidates hear and do, from clips, their unsteered answers, and features by their names."""
+    roles: Callable[[Asked, Path, Sequence[int]], list[Role]]
+    """What candidates hear and do, from a question about clips, their folder, and features by their names."""
     n_active: Int[Tensor, " features"]
     directions: Float[Tensor, "features d_in"]
 
@@ -82,10 +83,10 @@ class Chooser:
         self.trials, self.features, self.seed = trials, features, seed
         self.design = trials.design
 
-    def __call__(self, task: SteeringTask, split: Split, *, alone: bool = False) -> Choice:
+    def __call__(self, task: SteeringTask, split: Split, *, alone: bool = False, ranked: bool = True) -> Choice:
         """Choose for every method the most sensitive of its settings on a split; ties go to the first.
 
-        ``alone`` leaves out all that does not belong to the dictionary, and the random draws.
+        ``alone`` leaves out all that does not belong to the dictionary; without ``ranked`` there are no random draws.
         """
         verdicts = self.trials.source_verdicts(task, split)
         source = [clip.id for clip, verdict in zip(split.clips, verdicts, strict=True) if verdict == 1]
@@ -94,7 +95,7 @@ class Chooser:
         moving = [role.feature for role in roles if role.effect > 0]
         others = [Method(BY_EFFECT, self._settings(moving), {"features": moving[: max(self.design.num_features)]})]
         others += [] if alone else self._without_dictionary(task, split)
-        draws = [] if alone else list(self._random(task, own))
+        draws = list(self._random(task, own)) if ranked else []
         mine, *rest = self._tuned(task, split, source, [own, *others, *draws])
         return Choice(mine, rest[: len(others)], rest[len(others) :], roles, len(source))
 
@@ -105,7 +106,9 @@ class Chooser:
             return []
         (answers,) = self.trials.ask(split, known, [Condition(task.prompt, None)])
         by_name = [feature.feature for feature in self.features.find(task.concept).features]
-        return self.features.roles(task, self.trials.interview.clips(split.audio, known), answers, by_name)
+        interview = self.trials.interview
+        asked = Asked(task, interview.clips(split.audio, known), answers, interview.procedure)
+        return self.features.roles(asked, split.audio, by_name)
 
     def _by_name(self, task: SteeringTask) -> Method:
         """Return the paper's method: the features whose names are closest to the concept."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ard.results import Figure
 from ard.steering.choice import STEERED, Choice
-from ard.steering.effects import effect_by_layer
+from ard.steering.effects import Asked, effect_by_layer
 from ard.steering.experiment import Measured
 from ard.steering.features import Found, NamedFeature
 from ard.steering.interview import Condition
@@ -278,16 +278,8 @@ class Examination:
         used = [one for one in clip_ids if one in {*source, *target}]
         clips = interview.clips(split.audio, used)
         groups = np.array([clip.group or clip.id for clip in clips if truth[clip.id] == task.source])
-        for layer, norm, change in effect_by_layer(
-            interview.model,
-            clips=clips,
-            classes=[truth[one] for one in used],
-            answers=[of_clip[one] for one in used],
-            task=task,
-            positions=interview.procedure.positions,
-            phase=interview.procedure.phase,
-            rows_per_batch=interview.procedure.clips_per_batch,
-        ):
+        asked = Asked(task, clips, [of_clip[one] for one in used], interview.procedure)
+        for layer, norm, change in effect_by_layer(interview.model, asked, [truth[one] for one in used]):
             effect = Figure.estimate(change, _mean, "nats", over="clips", seed=self.trials.seed, groups=groups)
             yield AtLayer(layer, norm, effect)
 

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ard.audiollm import AudioLLM, Positions
+from ard.ranks import Ranks
 from ard.sae import Dictionary
+from ard.steering.interview import Procedure
 from ard.steering.judge import ClassMatch
 from ard.steering.steer import Phase, Where, _as_weights, _set_positions, clamp_values
 from ard.steering.task import SteeringTask
@@ -31,13 +35,40 @@ class Effects(NamedTuple):
     features: list[int]
     change: Float[np.ndarray, "features clips"]  # of the log-odds, in nats
     norm: Float[np.ndarray, "features clips"]  # of the residual's change, a mean over the positions that change
-    output_score: Float[np.ndarray, " features"]  # 0 to 1; NaN where the head does not read the layers
+    scores: Float[np.ndarray, "features clips"]  # 0 to 1; NaN where the head does not read the layers
     lens: Float[np.ndarray, " features"]  # log-odds that head and final norm make of the decoder's row; NaN likewise
 
     @property
     def effect(self) -> Float[np.ndarray, "features clips"]:
         """The change of the log-odds per unit of change in the residual's norm; 0 where nothing changes."""
         return per_norm(self.change, self.norm)
+
+    @property
+    def output_score(self) -> Float[np.ndarray, " features"]:
+        """The mean score over the clips."""
+        return self.scores.mean(axis=1)
+
+
+class Asked(NamedTuple):
+    """A question about clips, and how a layer is changed while the model answers it.
+
+    Args:
+        task: whose question is asked, and whose source and target are compared.
+        clips: the clips to answer about.
+        answers: the unsteered answer to each.
+        procedure: where in the prompt the layer is changed (``positions``), in the prompt alone or also in the answer's
+            beginning (``phase``), and the most rows, a clip under one change each, in one forward pass
+            (``clips_per_batch``).
+    """
+
+    task: SteeringTask
+    clips: Sequence[Clip]
+    answers: Sequence[str]
+    procedure: Procedure = Procedure()
+
+    def about(self, rows: Sequence[int]) -> "Asked":
+        """Return the same about some of the clips."""
+        return self._replace(clips=[self.clips[row] for row in rows], answers=[self.answers[row] for row in rows])
 
 
 class LayerEffect(NamedTuple):
@@ -60,13 +91,8 @@ def measure_effects(
     coder: Dictionary,
     layer: int,
     values: Mapping[int, float],
-    *,
-    clips: Sequence[Clip],
-    answers: Sequence[str],
-    task: SteeringTask,
-    positions: Where = "all",
-    phase: Phase = "prefill",
-    rows_per_batch: int = 64,
+    asked: Asked,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> Effects:
     """Set each feature alone and return what that does to the answer, clip by clip.
 
@@ -87,12 +113,8 @@ def measure_effects(
         coder: a dictionary of the layer.
         layer: decoder layer, 0-based.
         values: feature to the activation that it is set to.
-        clips: the clips to answer about.
-        answers: the unsteered answer to each.
-        task: whose question is asked, and whose source and target are compared.
-        positions: where in the prompt features are set; see :func:`~ard.steering.steer`.
-        phase: set features in the prompt alone, or also in the answer's beginning.
-        rows_per_batch: most rows, a clip with one feature set each, in one forward pass.
+        asked: the question, and where features are set.
+        ranks: of several processes, each measures its share of the batches and has 0 for the rest.
 
     Raises:
         UserError: if a feature cannot be set (see :func:`~ard.steering.steer`), or no token tells the classes apart.
@@ -109,38 +131,33 @@ def measure_effects(
     rows = coder.directions(features)
     lens = model.logit_lens(rows)
     silent = (rows.norm(dim=-1) == 0).cpu().numpy()
-    asked = _Asked(model, task, clips, answers, rows_per_batch)
+    question = _Question(model, asked)
     if lens is None:
-        score = of_lens = np.full(len(features), np.nan)
-        change, norm = asked.measure(layer, moves, positions, phase)
+        scores, of_lens = np.full((len(features), len(asked.clips)), np.nan), np.full(len(features), np.nan)
+        change, norm = question.measure(layer, moves, ranks)
     else:
         tokens = lens.topk(min(NUM_LENS_TOKENS, lens.shape[1])).indices
-        scores = np.empty((len(features), len(clips)))
+        scores = np.zeros((len(features), len(asked.clips)))
 
         def read(of_moves: slice, of_clips: slice, log_p: Float[Tensor, "moves clips vocabulary"]) -> None:
             best = log_p.gather(2, tokens[of_moves, None].expand(-1, log_p.shape[1], -1)).amax(dim=2, keepdim=True)
             rank = (log_p > best).sum(dim=2)
             scores[of_moves, of_clips] = ((1 - rank / log_p.shape[2]) * best[..., 0].exp()).cpu().numpy()
 
-        change, norm = asked.measure(layer, moves, positions, phase, read)
-        score = np.where(silent, 0.0, scores.mean(axis=1))
-        counts = Counter(asked.words)
+        change, norm = question.measure(layer, moves, ranks, read)
+        scores[silent] = 0
+        counts = Counter(question.words)
         each = np.stack([_log_odds(lens, [words] * len(lens)).cpu().numpy() for words in counts])
         of_lens = np.where(silent, 0.0, np.average(each, axis=0, weights=list(counts.values())))
-    return Effects(features, change, norm, score, of_lens)
+    return Effects(features, change, norm, scores, of_lens)
 
 
 def measure_directions(
     model: AudioLLM,
     layer: int,
     directions: Float[Tensor, "directions d_in"],
-    *,
-    clips: Sequence[Clip],
-    answers: Sequence[str],
-    task: SteeringTask,
-    positions: Where = "all",
-    phase: Phase = "prefill",
-    rows_per_batch: int = 64,
+    asked: Asked,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> tuple[Float[np.ndarray, "directions clips"], Float[np.ndarray, "directions clips"]]:
     """Add each direction alone to the layer's output; return the change of the log-odds, and that of the norm.
 
@@ -151,20 +168,11 @@ def measure_directions(
     """
     directions = directions.to(model.device)
     moves: list[Move] = [partial(_direction_move, direction) for direction in directions]
-    return _Asked(model, task, clips, answers, rows_per_batch).measure(layer, moves, positions, phase)
+    return _Question(model, asked).measure(layer, moves, ranks)
 
 
 def effect_by_layer(
-    model: AudioLLM,
-    *,
-    clips: Sequence[Clip],
-    classes: Sequence[str | None],
-    answers: Sequence[str],
-    task: SteeringTask,
-    layers: Sequence[int] | None = None,
-    positions: Where = "audio",
-    phase: Phase = "prefill",
-    rows_per_batch: int = 16,
+    model: AudioLLM, asked: Asked, classes: Sequence[str | None], layers: Sequence[int] | None = None
 ) -> list[LayerEffect]:
     """Add, at one layer after the other, the difference of the class means there to the clips of the source.
 
@@ -173,23 +181,19 @@ def effect_by_layer(
 
     Args:
         model: the AudioLLM.
-        clips: clips of both classes; a few of each are enough.
+        asked: the question about clips of both classes, a few of each are enough, and where the difference is added.
         classes: the class of each clip; clips of other classes, or None, are left out.
-        answers: the unsteered answer to each.
-        task: whose question is asked, and whose source and target are compared.
         layers: the layers; by default all.
-        positions: where in the prompt the difference is added.
-        phase: see :func:`measure_effects`.
-        rows_per_batch: most clips in one forward pass.
 
     Raises:
         UserError: if there is no clip of the source or of the target, or no token tells the classes apart.
     """
+    task, rows_per_batch = asked.task, asked.procedure.clips_per_batch
     wanted = list(range(len(model.layers))) if layers is None else list(layers)
     sums: dict[str, Float[Tensor, "layers d_in"]] = {}
     counts = Counter(name for name in classes if name in (task.source, task.target))
     for name in (task.source, task.target):
-        of_class = [clip for clip, other in zip(clips, classes, strict=True) if other == name]
+        of_class = [clip for clip, other in zip(asked.clips, classes, strict=True) if other == name]
         if not of_class:
             raise UserError(f"no clip is of class {name!r}: give clips of {task.source!r} and of {task.target!r}")
         for start in range(0, len(of_class), rows_per_batch):
@@ -199,10 +203,10 @@ def effect_by_layer(
             sums[name] = sums.get(name, 0) + means / counts[name]
     differences = sums[task.target] - sums[task.source]
     source = [index for index, name in enumerate(classes) if name == task.source]
-    asked = _Asked(model, task, [clips[i] for i in source], [answers[i] for i in source], rows_per_batch)
+    question = _Question(model, asked.about(source))
     swept = []
     for layer, difference in zip(wanted, differences, strict=True):
-        change, _ = asked.measure(layer, [partial(_direction_move, difference)], positions, phase)
+        change, _ = question.measure(layer, [partial(_direction_move, difference)])
         swept.append(LayerEffect(layer, float(difference.norm()), change[0]))
     return swept
 
@@ -240,16 +244,15 @@ def begun_answer(answer: str, judge: ClassMatch) -> tuple[str, str]:
     return (answer[: match.start()], match[0]) if match is not None else ("", "")
 
 
-class _Asked:
+class _Question:
     """A task's question about clips: where each answer's class is read, and from which tokens."""
 
-    def __init__(
-        self, model: AudioLLM, task: SteeringTask, clips: Sequence[Clip], answers: Sequence[str], rows_per_batch: int
-    ) -> None:
+    def __init__(self, model: AudioLLM, asked: Asked) -> None:
+        task, clips, answers, self.procedure = asked
         if not clips or len(clips) != len(answers):
             raise UserError(f"{len(answers)} answers are given for {len(clips)} clips: give one for each, and a clip")
         model.check_answers()
-        self.model, self.task, self.clips, self.rows_per_batch = model, task, clips, rows_per_batch
+        self.model, self.task, self.clips = model, task, clips
         judge = ClassMatch(task.question.classes)
         places = [begun_answer(answer, judge) for answer in answers]
         words = {place: _first_tokens(model, task, *place) for place in dict.fromkeys(places)}
@@ -260,26 +263,29 @@ class _Asked:
         self,
         layer: int,
         moves: Sequence[Move],
-        positions: Where,
-        phase: Phase,
+        ranks: Ranks = Ranks(),  # noqa: B008
         read: Callable[[slice, slice, Float[Tensor, "moves clips vocabulary"]], None] | None = None,
     ) -> tuple[Float[np.ndarray, "moves clips"], Float[np.ndarray, "moves clips"]]:
         """Return the change of the log-odds under each move alone, and the norm of the change that it makes.
 
-        ``read`` is shown the log probabilities of the next token, batch by batch, with the moves and clips of each.
+        A rank measures its share of the batches; what others measure is 0. ``read`` is shown the log probabilities of
+        the next token, batch by batch, with the moves and clips of each.
         """
         change, norm = np.zeros((2, len(moves), len(self.clips)))
-        for start in range(0, len(self.clips), self.rows_per_batch):
-            of_clips = slice(start, min(start + self.rows_per_batch, len(self.clips)))
+        where, most = (self.procedure.positions, self.procedure.phase), self.procedure.clips_per_batch
+        batches = [
+            (of_clips, of_moves)
+            for of_clips in _slices(len(self.clips), most)
+            for of_moves in _slices(len(moves), max(1, most // (of_clips.stop - of_clips.start)))
+        ]
+        for of_clips, of_rank in groupby(ranks.mine(batches), key=itemgetter(0)):
             begun, words = self.begun[of_clips], self.words[of_clips]
             prompts = self.model.prompter(self.clips[of_clips], [self.task.prompt] * len(begun))
             with self.model.computed_once(layer):
                 plain = _log_odds(self.model.next_token(prompts, begun), words)
-                moves_per_batch = max(1, self.rows_per_batch // len(begun))
-                for first in range(0, len(moves), moves_per_batch):
-                    of_moves = slice(first, min(first + moves_per_batch, len(moves)))
+                for _, of_moves in of_rank:
                     batch = moves[of_moves]
-                    with _moved(self.model, layer, batch, positions, phase) as norms:
+                    with _moved(self.model, layer, batch, *where) as norms:
                         log_p = self.model.next_token(prompts, begun, times=len(batch))
                     moved = _log_odds(log_p, words * len(batch)).view(len(batch), -1)
                     change[of_moves, of_clips] = (moved - plain).cpu().numpy()
@@ -287,6 +293,10 @@ class _Asked:
                     if read is not None:
                         read(of_moves, of_clips, log_p.unflatten(0, (len(batch), -1)))
         return change, norm
+
+
+def _slices(num: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, num)) for start in range(0, num, size)]
 
 
 @contextmanager

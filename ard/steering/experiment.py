@@ -21,7 +21,9 @@ from ard.steering.task import Question, SteeringTask
 from ard.steering.trials import Outcome, Split, Trials
 
 NO_SAE, NO_CLAMP, REVERSE, RANDOM_DIRECTIONS = "No SAE", "SAE, no clamp", "Reverse", "Rand. directions"
-CONTROLS = (NO_SAE, NO_CLAMP, RANDOM, RANDOM_DIRECTIONS)
+RANKED = (RANDOM, RANDOM_DIRECTIONS)
+"""Random draws, of which each dictionary that is ranked among them has its own."""
+CONTROLS = (NO_SAE, NO_CLAMP, *RANKED)
 WITHOUT_SAE = (NO_SAE, RANDOM_DIRECTIONS, MEANS, PROBE, SILENCE, PROMPT)
 """Rows that no dictionary has a part in."""
 
@@ -56,8 +58,7 @@ class Experiment:
         figures = {name: self.trials.figures(outcome, name) for name in outcome.reached}
         details: dict[str, Any] = {"reached": self.trials.reached(outcome, STEERED), "groups": _groups(split, outcome)}
         details["controls"] = {name: self.trials.reached(outcome, name) for name in (NO_SAE, NO_CLAMP)}
-        figures[RANDOM], details["random_features"] = self._random_features(task, split, choice)
-        figures[RANDOM_DIRECTIONS], details["random_directions"] = self._random_directions(task, split, choice)
+        self._rank(task, split, choice, figures, details)
         if (reverse := task.reverse) is not None:
             figures[REVERSE], details["reverse"] = self._reverse(reverse, split, choice.own.setting or Setting())
         counts = outcome.among[self.design.denominators[0]]
@@ -73,16 +74,19 @@ class Experiment:
         }
         return Measured(figures, details)
 
-    def measure_alone(self, task: SteeringTask, split: Split, choice: Choice) -> Measured:
-        """Measure a choice without controls; those are measured with the layer's other dictionary."""
+    def measure_alone(self, task: SteeringTask, split: Split, choice: Choice, *, ranked: bool = False) -> Measured:
+        """Measure a choice without controls, which the layer's other dictionary has; ``ranked`` adds random draws."""
         tuned = [choice.own, *choice.others]
         conditions = {one.name: [self.trials.condition(task.question, one.setting)] for one in tuned}
         outcome = self.trials.outcome(task, split, conditions)
+        figures = {name: self.trials.figures(outcome, name) for name in outcome.reached}
         details = {
             "reached": self.trials.reached(outcome, STEERED),
             "methods": {one.name: self._of_other(one, outcome) for one in choice.others},
         }
-        return Measured({name: self.trials.figures(outcome, name) for name in outcome.reached}, details)
+        if ranked:
+            self._rank(task, split, choice, figures, details)
+        return Measured(figures, details)
 
     def chosen(self, choice: Choice) -> dict[str, Any]:
         """Return what was chosen by names, and all that was tried, for the result file."""
@@ -108,6 +112,18 @@ class Experiment:
             "tried": list(tuned.tried),
             "reached": self.trials.reached(outcome, tuned.name),
         }
+
+    def _rank(
+        self,
+        task: SteeringTask,
+        split: Split,
+        choice: Choice,
+        figures: dict[str, dict[str, Figure]],
+        details: dict[str, Any],
+    ) -> None:
+        """Add what random draws reach, and the rank of ours among them."""
+        figures[RANDOM], details["random_features"] = self._random_features(task, split, choice)
+        figures[RANDOM_DIRECTIONS], details["random_directions"] = self._random_directions(task, split, choice)
 
     def _random_features(
         self, task: SteeringTask, split: Split, choice: Choice

@@ -1,7 +1,7 @@
 """Ask an AudioLLM questions while it is steered, each only once: a stopped run resumes at the next clip."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -57,6 +57,19 @@ class Statements(NamedTuple):
 
     prompt: str
     answers: Mapping[str, str]
+
+
+class Listening(NamedTuple):
+    """What the layer holds is asked for, of clips or of silent copies of them."""
+
+    silenced: bool
+
+
+class Measuring(NamedTuple):
+    """What is measured on clips; see :meth:`Interview.spread`."""
+
+    measure: Callable[..., Any]
+    given: Sequence[Any]
 
 
 class Interview:
@@ -118,15 +131,15 @@ class Interview:
 
     def hears(self, audio: Path, clip_ids: Sequence[str], *, silenced: bool = False) -> Heard:
         """Return what the layer holds at the audio tokens of clips, or of copies in which nothing is to be heard."""
-        means, mean_squares = [], []
-        for batch in self._batches(clip_ids):
-            clips = self.clips(audio, batch)
-            if silenced:
-                clips = [replace(clip, waveform=np.zeros_like(clip.waveform)) for clip in clips]
-            for x in self.model.capture(clips, [self.layer])[self.layer]:
-                means.append(x.float().mean(dim=0).cpu())
-                mean_squares.append(x.float().square().sum(dim=1).mean().cpu())
-        return Heard(torch.stack(means), torch.stack(mean_squares))
+        batches = self._batches(clip_ids)
+        heard = Ranks.joined(self.ranks.together(self.work, audio, batches, Listening(silenced)))
+        return Heard(*(torch.cat(parts) for parts in zip(*heard, strict=True)))
+
+    def spread(self, audio: Path, clips: Sequence[Clip], measure: Callable[..., Any], *given: Any) -> list[Any]:
+        """Return each rank's share of ``measure(model, coder, layer, clips, ranks, *given)``, which is no closure."""
+        if self.ranks.size == 1:
+            return [measure(self.model, self.coder, self.layer, clips, self.ranks, *given)]
+        return self.ranks.together(self.work, audio, [[clip.id for clip in clips]], Measuring(measure, given))
 
     def surprise(self, audio: Path, prompt: str, answers_of_clips: Mapping[str, str]) -> list[tuple[float, int]]:
         """Return log p(answer) under the unsteered model, and the answer's number of tokens, for answers by clip id."""
@@ -138,13 +151,22 @@ class Interview:
             self._work_together(audio, list(answers_of_clips), missing, statements)
         return [(log_p, num) for log_p, num in (json.loads(stored[key]) for key in keys.values())]
 
-    def work(self, audio: Path, batches: Sequence[Sequence[str]], asked: Sequence[Condition] | Statements) -> None:
-        """Get and keep what is missing of this rank's share of batches of clips."""
+    def work(
+        self,
+        audio: Path,
+        batches: Sequence[Sequence[str]],
+        asked: Sequence[Condition] | Statements | Listening | Measuring,
+    ) -> Any:
+        """Do this rank's share of batches of clips: keep answers that are missing, or return what is measured."""
+        if isinstance(asked, Listening):
+            return self._listen(audio, batches, asked.silenced)
+        if isinstance(asked, Measuring):
+            clips = self.clips(audio, batches[0])
+            return asked.measure(self.model, self.coder, self.layer, clips, self.ranks, *asked.given)
         self._answers.read()
         if isinstance(asked, Statements):
-            self._weigh(audio, batches, asked)
-        else:
-            self._answer(audio, batches, asked)
+            return self._weigh(audio, batches, asked)
+        return self._answer(audio, batches, asked)
 
     def _work_together(
         self, audio: Path, clip_ids: Sequence[str], missing: set[str], asked: Sequence[Condition] | Statements
@@ -157,6 +179,18 @@ class Interview:
     def _batches(self, clip_ids: Sequence[str]) -> list[Sequence[str]]:
         size = self.procedure.clips_per_batch
         return [clip_ids[i : i + size] for i in range(0, len(clip_ids), size)]
+
+    def _listen(self, audio: Path, batches: Sequence[Sequence[str]], silenced: bool) -> list[Heard]:
+        heard = []
+        for batch in self.ranks.mine(batches):
+            clips = self.clips(audio, batch)
+            if silenced:
+                clips = [replace(clip, waveform=np.zeros_like(clip.waveform)) for clip in clips]
+            tokens = [x.float() for x in self.model.capture(clips, [self.layer])[self.layer]]
+            means = torch.stack([x.mean(dim=0) for x in tokens]).cpu()
+            mean_squares = torch.stack([x.square().sum(dim=1).mean() for x in tokens]).cpu()
+            heard.append(Heard(means, mean_squares))
+        return heard
 
     def _answer(self, audio: Path, batches: Sequence[Sequence[str]], conditions: Sequence[Condition]) -> None:
         by_key = {self._key(audio, self._dependencies(condition)): condition for condition in conditions}

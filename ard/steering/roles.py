@@ -1,6 +1,6 @@
 """Which features hear a class in the sound, which speak for it in the answer, and which do both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,13 +11,13 @@ from scipy.stats import mannwhitneyu
 
 from ard.audiollm import AudioLLM
 from ard.monosemanticity.functional import q_values
+from ard.ranks import Ranks
 from ard.results import Figure
 from ard.run import Cell
 from ard.sae import Dictionary
-from ard.steering.effects import measure_directions, measure_effects, per_norm
+from ard.steering.effects import Asked, Effects, measure_directions, measure_effects, per_norm
 from ard.steering.judge import ClassMatch
-from ard.steering.steer import Phase, Where, _as_weights
-from ard.steering.task import SteeringTask
+from ard.steering.steer import _as_weights
 from ard.types import Clip
 
 Kind = Literal["hears", "speaks", "both", "neither"]
@@ -73,23 +73,26 @@ class Role(NamedTuple):
     lens: float
 
 
+Spread = Callable[..., list[Any]]
+"""What has processes measure a layer on clips: ``spread(clips, measure, *given)`` returns what each of them makes of
+``measure(model, coder, layer, clips, ranks, *given)``, which measures its share."""
+
+
+def alone(model: AudioLLM, coder: Dictionary, layer: int) -> Spread:
+    """Return what measures in this process."""
+    return lambda clips, measure, *given: [measure(model, coder, layer, clips, Ranks(), *given)]
+
+
 def find_roles(
-    model: AudioLLM,
-    coder: Dictionary,
-    layer: int,
-    task: SteeringTask,
+    spread: Spread,
+    asked: Asked,
     *,
-    clips: Sequence[Clip],
-    answers: Sequence[str],
     by_name: Sequence[int],
     values: Mapping[int, float],
     names: Mapping[int, str],
     most: int = 20,
     most_clips: int | None = None,
     requested: Sequence[int] = (),
-    positions: Where = "all",
-    phase: Phase = "prefill",
-    rows_per_batch: int = 64,
     false_discovery_rate: float = 0.05,
     seed: int = 0,
 ) -> list[Role]:
@@ -103,53 +106,37 @@ def find_roles(
     states the source, by its words; without one, or without candidates, there are no roles.
 
     Args:
-        model: the AudioLLM.
-        coder: a dictionary of the layer.
-        layer: decoder layer, 0-based.
-        task: the question, source and target.
-        clips: clips of the source and of the target.
-        answers: the unsteered answer to each.
+        spread: measures; :func:`~ard.steering.alone` is of a model, a dictionary and its layer.
+        asked: the question about clips of the source and of the target, and how features are set.
         by_name: features by how close their names are to the target's concept, the closest first.
         values: the value that each feature would be set to; features without one are no candidates.
         names: the features' names.
         most: most candidates by name, and as many by activity.
         most_clips: most clips, of those that are answered with the source, to measure effects on; None takes all.
         requested: the only candidates, if any are given.
-        positions: where in the prompt features are set; see :func:`~ard.steering.steer`.
-        phase: likewise.
-        rows_per_batch: most rows in one forward pass.
         false_discovery_rate: rate at which features count as hearing.
         seed: seed of the directions and the bootstrap.
 
     Raises:
         UserError: if a feature cannot be set, or no token tells the classes apart.
     """
-    stated = ClassMatch(task.question.classes)(answers)
-    truth = [task.truth(clip) for clip in clips]
-    heard = hearing(
-        mean_activity(model, coder, layer, clips, task.prompt),
-        truth if any(truth) else stated,
-        task.source,
-        task.target,
-    )
+    task = asked.task
+    stated = ClassMatch(task.question.classes)(asked.answers)
+    truth = [task.truth(clip) for clip in asked.clips]
+    activity = mean_activity(spread, asked.clips, task.prompt)
+    heard = hearing(activity, truth if any(truth) else stated, task.source, task.target)
     chosen = [Candidate(feature, "request") for feature in requested]
     chosen = chosen or candidates(by_name, heard, set(values), most)
     among = [index for index, name in enumerate(stated) if name == task.source][:most_clips]
     if not chosen or not among:
         return []
-    asked: dict[str, Any] = {
-        "clips": [clips[index] for index in among],
-        "answers": [answers[index] for index in among],
-        "task": task,
-        "positions": positions,
-        "phase": phase,
-        "rows_per_batch": rows_per_batch,
-    }
-    found = measure_effects(model, coder, layer, {one.feature: values[one.feature] for one in chosen}, **asked)
-    directions = random_directions(found.norm.mean(axis=1), model.d_in, seed)
-    of_random = per_norm(*measure_directions(model, layer, directions, **asked)).mean(axis=1)
-    by_chance = float(np.abs(of_random).max(initial=0.0))
-    groups = np.array([clip.group or clip.id for clip in asked["clips"]])
+    clips = asked.about(among).clips
+    asked = asked.about(among)._replace(clips=())  # who measures has them
+    shares = spread(clips, _effects, {one.feature: values[one.feature] for one in chosen}, asked)
+    found = shares[0]._replace(**{name: sum(getattr(one, name) for one in shares) for name in _MEASURED})
+    change, norm = np.sum(spread(clips, _effects_of_random, found.norm.mean(axis=1), seed, asked), axis=0)
+    by_chance = float(np.abs(per_norm(change, norm).mean(axis=1)).max(initial=0.0))
+    groups = np.array([clip.group or clip.id for clip in clips])
     roles = []
     for row, (feature, by) in enumerate(chosen):
         effect = Figure.estimate(
@@ -183,19 +170,63 @@ def find_roles(
     return sorted(roles, key=lambda role: role.effect, reverse=True)
 
 
-def mean_activity(
-    model: AudioLLM, coder: Dictionary, layer: int, clips: Sequence[Clip], prompt: str, *, clips_per_batch: int = 16
-) -> csc_array:
+_MEASURED = ("change", "norm", "scores")
+"""The fields of effects that ranks share: each has 0 for what others measure."""
+
+
+def _effects(
+    model: AudioLLM,
+    coder: Dictionary,
+    layer: int,
+    clips: Sequence[Clip],
+    ranks: Ranks,
+    values: Mapping[int, float],
+    asked: Asked,
+) -> Effects:
+    return measure_effects(model, coder, layer, values, asked._replace(clips=clips), ranks)
+
+
+def _effects_of_random(
+    model: AudioLLM,
+    coder: Dictionary,
+    layer: int,
+    clips: Sequence[Clip],
+    ranks: Ranks,
+    norms: Float[np.ndarray, " directions"],
+    seed: int,
+    asked: Asked,
+) -> tuple[Float[np.ndarray, "_ clips"], Float[np.ndarray, "_ clips"]]:
+    directions = random_directions(norms, model.d_in, seed)
+    return measure_directions(model, layer, directions, asked._replace(clips=clips), ranks)
+
+
+def mean_activity(spread: Spread, clips: Sequence[Clip], prompt: str, *, clips_per_batch: int = 16) -> csc_array:
     """Return each feature's mean over the audio tokens of each clip, [clips, features], where few are not 0."""
+    return vstack(Ranks.joined(spread(clips, _activity, prompt, clips_per_batch)), format="csc")
+
+
+def _activity(
+    model: AudioLLM,
+    coder: Dictionary,
+    layer: int,
+    clips: Sequence[Clip],
+    ranks: Ranks,
+    prompt: str,
+    clips_per_batch: int,
+) -> list[csr_array]:
+    """Return the activity of this rank's share of the batches, batch by batch."""
+    batches = [clips[start : start + clips_per_batch] for start in range(0, len(clips), clips_per_batch)]
+    return [_of_batch(model, coder, layer, batch, prompt) for batch in ranks.mine(batches)]
+
+
+def _of_batch(model: AudioLLM, coder: Dictionary, layer: int, clips: Sequence[Clip], prompt: str) -> csr_array:
     rows = []
-    for start in range(0, len(clips), clips_per_batch):
-        group = clips[start : start + clips_per_batch]
-        for x in model.capture(model.prompter(group, [prompt] * len(group)), [layer])[layer]:
-            with torch.inference_mode():
-                codes = coder.encode(_as_weights(coder, x))
-            total = codes.values.new_zeros(coder.d_sae).index_add_(0, codes.indices.flatten(), codes.values.flatten())
-            rows.append(csr_array((total / len(x)).double().cpu().numpy()[None]))
-    return vstack(rows, format="csc") if rows else csc_array((0, coder.d_sae))
+    for x in model.capture(model.prompter(clips, [prompt] * len(clips)), [layer])[layer]:
+        with torch.inference_mode():
+            codes = coder.encode(_as_weights(coder, x))
+        total = codes.values.new_zeros(coder.d_sae).index_add_(0, codes.indices.flatten(), codes.values.flatten())
+        rows.append(csr_array((total / len(x)).double().cpu().numpy()[None]))
+    return vstack(rows, format="csr")
 
 
 def hearing(activity: csc_array, classes: Sequence[str | None], source: str, target: str) -> Heard:

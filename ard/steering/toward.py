@@ -13,10 +13,11 @@ from ard.console import Progress, at_work
 from ard.embedding import load_clap
 from ard.run import MANIFEST, Cell, Run
 from ard.sae import Dictionary
+from ard.steering.effects import Asked
 from ard.steering.features import features_by_name
+from ard.steering.interview import Procedure
 from ard.steering.judge import ClassMatch
-from ard.steering.roles import Role, find_roles
-from ard.steering.steer import Phase, Where
+from ard.steering.roles import Role, alone, find_roles
 from ard.steering.task import SteeringTask
 from ard.types import Clip, UserError
 
@@ -143,11 +144,8 @@ def features_moving(
     num_features: int,
     *,
     maxima: Float[Tensor, " features"],
-    positions: Where = "all",
-    phase: Phase = "prefill",
-    rows_per_batch: int = 64,
+    procedure: Procedure,
     most_clips: int = 32,
-    max_new_tokens: int = 64,
 ) -> list[Role]:
     """Return the features that move a task's answer furthest towards its target, each set to its maximum.
 
@@ -157,22 +155,15 @@ def features_moving(
         UserError: if fewer features move the answer there, or no clip is answered with the source.
     """
     clips = steering_clips(cell.run)
-    answers = unsteered_answers(model, clips, task, rows_per_batch, max_new_tokens)
+    answers = unsteered_answers(model, clips, task, procedure.clips_per_batch, procedure.max_new_tokens)
     with at_work("measuring effects"):
         roles = find_roles(
-            model,
-            coder,
-            cell.layer,
-            task,
-            clips=clips,
-            answers=answers,
+            alone(model, coder, cell.layer),
+            Asked(task, clips, answers, procedure),
             by_name=closest_names(cell, task.concept) or [],
             values={feature: most for feature, most in enumerate(maxima.tolist()) if most},
             names={},
             most_clips=most_clips,
-            positions=positions,
-            phase=phase,
-            rows_per_batch=rows_per_batch,
             seed=cell.run.seed,
         )
     moving = [role for role in roles if role.effect > 0]

@@ -27,7 +27,18 @@ from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.audiollm import AudioLLM, load_audiollm
 from ard.presets import preset_files
 from ard.sae import SAETraining, TopKSAE
-from ard.steering import ClassMatch, Condition, Design, Interview, Procedure, SteeringTask, measure_effects, steer
+from ard.steering import (
+    Asked,
+    ClassMatch,
+    Condition,
+    Design,
+    Interview,
+    Procedure,
+    SteeringTask,
+    alone,
+    measure_effects,
+    steer,
+)
 from ard.steering.choice import STEERED, Chooser, Features
 from ard.steering.diagnosis import Examination
 from ard.steering.experiment import NO_CLAMP, NO_SAE, Experiment
@@ -191,12 +202,7 @@ def effects(on: Steered, num_clips: int, features: Sequence[int]) -> Float[np.nd
         on.sae,
         on.layer,
         {feature: on.values[feature] for feature in features},
-        clips=on.source[:num_clips],
-        answers=on.answers[:num_clips],
-        task=on.task,
-        positions=on.procedure.positions,
-        phase=on.procedure.phase,
-        rows_per_batch=on.procedure.clips_per_batch,
+        Asked(on.task, on.source[:num_clips], on.answers[:num_clips], on.procedure),
     ).change
 
 
@@ -225,20 +231,15 @@ def time_task(on: Steered, num_draws: int, clock: Clock, answers: Path) -> None:
     nothing = replace(on.design, num_draws=0, doses=[], captions="nowhere")
     of_task = partial(
         find_roles,
-        on.model,
-        on.sae,
-        on.layer,
+        alone(on.model, on.sae, on.layer),
         values=on.values,
         names={},
         most=on.design.most_candidates,
         most_clips=on.design.most_effect_clips,
-        positions=on.procedure.positions,
-        phase=on.procedure.phase,
-        rows_per_batch=on.procedure.clips_per_batch,
     )
 
-    def roles(task: SteeringTask, clips: Sequence[Clip], answers: Sequence[str], by_name: Sequence[int]) -> list[Any]:
-        return of_task(task, clips=clips, answers=answers, by_name=by_name)
+    def roles(asked: Asked, audio: Path, by_name: Sequence[int]) -> list[Any]:
+        return of_task(asked, by_name=by_name)
 
     features = Features(on.find, roles, on.n_active, on.sae.directions().cpu())
 
@@ -276,7 +277,7 @@ def time_task(on: Steered, num_draws: int, clock: Clock, answers: Path) -> None:
     _, again = clock(whole)
     clock.keep("doses", clock(partial(whole, doses=on.design.doses))[1] - again)
     clock.keep("captions", clock(partial(whole, captions="setting"))[1] - again)
-    activity = partial(mean_activity, on.model, on.sae, on.layer)
+    activity = partial(mean_activity, alone(on.model, on.sae, on.layer))
     forecast = Forecaster(trials(doses=on.design.doses), features.directions, activity)
     clock(lambda: forecast(task, on.selection, choice, others.values()), "forecast")
     examine = Examination(trials(), features.find, list(on.tasks.values()))

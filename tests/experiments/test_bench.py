@@ -1,8 +1,10 @@
-"""Benchmarks run through at toy size."""
+"""Benchmarks run through at toy size, and parts of two commits in turn."""
+
+import subprocess
 
 import pytest
 
-from experiments.bench import checks
+from experiments.bench import against, checks
 from experiments.bench.table3 import Size, main
 
 SMALL = Size(
@@ -33,3 +35,28 @@ def test_the_tests_of_names_are_timed():
     lines = checks.main(checks.Size(concepts=12, clips=60, made=20, labels=30, dimensions=8, trials=2))
     assert len({line.what for line in lines}) == 4
     assert all(line.value > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_another_commit_is_timed_beside_this_one_and_its_folder_goes_again():
+    with against.checked_out("HEAD") as tree:
+        assert (tree / "ard/types.py").is_file()
+        found = against.in_turn(["retrieval"], (against.ROOT, tree), 2)["retrieval"]
+        assert against.subject(tree) == against.subject(against.ROOT)
+    assert len(found) == 2
+    assert all(seconds > 0 for pair in found for seconds in pair)
+    assert not tree.exists()
+    listed = subprocess.run(["git", "-C", against.ROOT, "worktree", "list"], check=True, capture_output=True, text=True)
+    assert str(tree) not in listed.stdout
+
+
+@pytest.mark.slow
+def test_what_cannot_be_timed_is_said(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/__init__.py").touch()  # without what the part needs
+    with pytest.raises(SystemExit, match=r"part 'sae' cannot be done by both commits \(cannot: ModuleNotFoundError"):
+        against.in_turn(["sae"], (tmp_path,), 1)
+    with pytest.raises(SystemExit, match="commit 'none-such' cannot be checked out"):
+        against.main("none-such")
+    with pytest.raises(SystemExit, match="part 'coffee' does not exist: choose of sae, robust"):
+        against.main("HEAD", ["coffee"])

@@ -230,9 +230,10 @@ def test_the_demo_is_planned_with_its_steering():
     (steering,) = stages(made, "steering")
     assert steering.part == "4 tasks"
     # all clips unsteered, with two questions; of the source class 12 clips in 6 trials of 18 methods (7 dictionaries by
-    # names and by effect, 4 without one) and of 6 draws, all clips under each method and without clamp, and 12 in 6
-    # draws of features and of directions, 6 doses of 5 methods and two questions, 7 at their settings, 2 ways back
-    some = 12 * ((18 + 6) * 6 + 2 * 6 + 5 * 6 * 2 + 7 + 2)
+    # names and by effect, 4 without one) and of 6 draws beside each of 2 dictionaries, all clips under each method and
+    # without clamp, and 12 in those draws of features and in as many of directions, 6 doses of 5 methods and two
+    # questions, 7 at their settings, 2 ways back
+    some = 12 * ((18 + 2 * 6) * 6 + 2 * 2 * 6 + 5 * 6 * 2 + 7 + 2)
     assert steering.num_clips == pytest.approx(2 * 480 + 3 * (19 * 80 + some) + 19 * 160 + some)
     assert "no steering: the preset has no tasks" in plan(facts_of("demo", tasks=[]), **ON).assumptions
     assert {stage.part for stage in stages(made, "audio shards")} == {"probe", "eval", "made", "steer-select", "steer"}

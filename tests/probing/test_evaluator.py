@@ -172,7 +172,11 @@ def test_every_evaluator_leaves_its_stamp_when_it_is_done_and_until_then_the_one
     token = STAMPS.set([first])
     try:
         run_test(tiny_run.run, all_evaluators())
-        assert [read_stamp(path) for path, _ in first] == [stamp for _, stamp in first]
+        read = [read_stamp(path) for path, _ in first]
+        assert [stamp._replace(results=()) for stamp in read] == [stamp for _, stamp in first]
+        left = [name for stamp in read for name in stamp.results]
+        assert sorted(left) == sorted(path.stem for path in cell.result_files)
+        assert {"matching", "matching_paper"} < set(left)
         STAMPS.set([second])
         monkeypatch.setattr(MatchLabels, "evaluate", fails)
         with pytest.raises(RuntimeError, match="no"):

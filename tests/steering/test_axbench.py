@@ -1,12 +1,17 @@
 """AxBench's scores by rules against cases counted by hand, and by a served model's ratings."""
 
+import re
+
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 from scipy.stats import hmean
 
 from ard.naming import EndpointChat
-from ard.steering import ChatJudge, ExactMatch, SteeringTask
+from ard.presets import preset_files
+from ard.steering import ChatJudge, ExactMatch, Judge, SteeringTask
 from ard.steering.axbench import Answers, axbench, harmonic_mean, scored_by, scores_by_rules
+from ard.types import UserError
 
 CLASSES = {"happy": ["happy", "cheerful"], "sad": ["sad"]}
 TASK = SteeringTask("sad", "happy", "Happy or sad?", CLASSES, "speaking in a happy voice")
@@ -70,6 +75,50 @@ def test_a_model_rates_every_answer_thrice_and_is_asked_once(misbehave, tmp_path
     asked = [request["messages"][0]["content"] for request in server.asked]
     assert ["speaking in a happy voice" in prompt for prompt in asked] == [True] * 2 + [False] * 4
     assert ["Happy or sad?" in prompt for prompt in asked] == [False] * 2 + [True] * 2 + [False] * 2
+
+
+def test_the_papers_judge_rates_and_is_asked_once_over_two_runs(misbehave, tmp_path):
+    server = misbehave(
+        *("say:It does.\nRating: 2", "say:Rating: 1", "400"),  # concept; the last request is refused
+        *("say:I rate it a 2.", "say:**Rating: (2)**", "say:Rating: 2"),  # instruction; the first cannot be read
+        *("say:Rating: 2", "say:Rating: 1", "say:Rating: 2"),
+        then="500",
+    )
+    judge = of_preset("paper", server.base_url, tmp_path)
+    assert scored_by(judge) == "AxBench, by meta-llama/Meta-Llama-3-70B-Instruct"
+    texts = answers("It is happy.", "So glad.", "a dog {barks}")
+    scores = axbench(judge, TASK, texts)
+    expected = [[2, 1, np.nan], [np.nan, 2, 2], [2, 1, 2]]
+    np.testing.assert_array_equal(np.stack(scores), expected)
+    np.testing.assert_allclose(scores.overall, [np.nan, 1.2, np.nan])
+    summary = scores.summary(seed=0)
+    assert (summary["num_unreadable"], summary["overall"]["n"], summary["fluency"]["n"]) == (2, 1, 3)
+    assert {request["model"] for request in server.asked} == {"meta-llama/Meta-Llama-3-70B-Instruct"}
+    assert {request["temperature"] for request in server.asked} == {0}
+    assert len(server.asked) == 9
+    again = axbench(of_preset("paper", server.base_url, tmp_path), TASK, texts)
+    np.testing.assert_array_equal(np.stack(again), expected)
+    assert len(server.asked) == 9  # also the refusal and what cannot be read are kept
+
+
+def test_ratings_that_cannot_be_asked_for_are_no_zeros(misbehave, tmp_path):
+    server = misbehave("say:Rating: 2", then="500")
+    with pytest.raises(UserError, match=re.escape(server.base_url)):
+        axbench(of_preset("paper", server.base_url, tmp_path), TASK, answers("It is happy."))
+    healthy = misbehave(then="say:Rating: 1")
+    scores = axbench(of_preset("paper", healthy.base_url, tmp_path), TASK, answers("It is happy."))
+    assert np.stack(scores).tolist() == [[2], [1], [1]]
+    assert len(healthy.asked) == 2
+
+
+def of_preset(preset, base_url, out):
+    """The judge of a preset's steer.yaml, one request at a time."""
+    config = preset_files(preset, {"out": out, "judge_endpoint": base_url}, ("steer",))["steer"]
+    (settings,) = (callback["init_args"] for callback in config["trainer"]["callbacks"])
+    settings["judge"]["init_args"]["chat"]["init_args"] |= {"concurrency": 1, "max_retries": 0}
+    parser = ArgumentParser()
+    parser.add_argument("--judge", type=Judge)
+    return parser.instantiate_classes(parser.parse_object({"judge": settings["judge"]})).judge
 
 
 def test_who_scores_is_said():

@@ -20,6 +20,8 @@ from ard.results import Result
 from ard.run import Run
 from ard.sae import TopKSAE
 from ard.steering import ChatJudge, Design, MeasureSteering, SteeringTask
+from ard.steering.callback import _is_ranked, _read_split
+from ard.steering.experiment import Measured
 from ard.steering.functional import is_selection
 from ard.types import Clip, UserError
 
@@ -33,17 +35,30 @@ METHODS = {"No SAE", "SAE, no clamp", "Rand. Feats.", "Rand. directions", "AR&D"
 METHODS |= {"Difference of means", "Linear probe", "Audio minus silence", "Prompt"}
 
 
+def write_clips(folder, lengths=range(24), group=lambda i: None):
+    """Clips of known emotion and gender, each as long as its number says."""
+    rng = np.random.default_rng(0)
+    known = [(emotion, gender) for emotion in ("happy", "sad") for gender in ("female", "male")] * 6
+    clips = (
+        Clip(
+            f"c{i}",
+            0.2 * rng.standard_normal(8000 + 300 * n).astype(np.float32),
+            16000,
+            "t",
+            emotion=known[i][0],
+            gender=known[i][1],
+            group=group(i),
+        )
+        for i, n in enumerate(lengths)
+    )
+    write_audio_shards(clips, folder)
+
+
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory):
     """A cell as the stages before leave it, activations, and clips of known emotion and gender."""
     run = Run(tmp_path_factory.mktemp("steering"))
-    rng = np.random.default_rng(0)
-    known = [(emotion, gender) for emotion in ("happy", "sad") for gender in ("female", "male")] * 6
-    clips = (
-        Clip(f"c{i}", 0.2 * rng.standard_normal(8000 + 300 * i).astype(np.float32), 16000, "t", emotion=e, gender=g)
-        for i, (e, g) in enumerate(known)
-    )
-    write_audio_shards(clips, run.audio("steer"))
+    write_clips(run.audio("steer"))
     about = {"model": "none", "layers": [1], "dtype": "float32"}
     activations = run.activations("probe")
     write_shard(activations, 0, [({"id": "c", "num_tokens": 9}, {1: torch.randn(9, 32)})], [], about)
@@ -183,16 +198,47 @@ def test_clips_and_judge_are_missed_before_any_work(misbehave, steering, tmp_pat
         steering("http://127.0.0.1:9/v1")
 
 
+def test_no_group_of_clips_is_on_both_sides_of_the_choice(cell, tmp_path):
+    write_clips(tmp_path / "measured", range(4), group=lambda i: "ann" if i < 2 else None)
+    write_clips(tmp_path / "choice", range(6), group=lambda i: ["ann", "bob", None][i % 3])
+    write_clips(tmp_path / "ann", range(3), group=lambda i: "ann")
+
+    def split(measured, choice):
+        steering = MeasureSteering(tasks=TASKS, audio=tmp_path / measured, selection=tmp_path / choice)
+        return steering._splits(TASKS[0], _read_split)
+
+    selection, measured, num_left_out = split("measured", "choice")
+    assert [clip.group for clip in selection.clips] == ["bob", None, "bob", None]
+    assert (len(measured.clips), num_left_out) == (4, 2)
+    for audio, choice in (("measured", "ann"), ("measured", "measured"), ("measured", "choice/../measured")):
+        with pytest.raises(
+            UserError, match=r"are the same or of the same groups \(speakers\) as those of .*`selection`"
+        ):
+            split(audio, choice)
+
+
+def test_the_first_untrained_dictionary_is_ranked_and_no_other_baseline(cell):
+    labels = ("e2", "e2-untrained-0", "e2-untrained-1", "e2-tokens-0", "poly", "half-waves")
+    assert [label for label in labels if _is_ranked(cell.run.cell(1, label))] == ["e2", "e2-untrained-0"]
+    figures = {name: {} for name in ("steered", "steered, by effect", "Rand. Feats.", "Rand. directions")}
+    rows = list(MeasureSteering._rows(TASKS[0], Measured(figures, {}), cell.run.cell(1, "e2-untrained-0")))
+    assert [(row.method, row.expansion) for row in rows] == [
+        ("Untrained SAE", 2),
+        ("Untrained SAE, by effect", 2),
+        ("Untrained SAE, Rand. Feats.", 2),
+        ("Untrained SAE, Rand. directions", None),
+    ]
+
+
 @pytest.mark.slow
-def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, steering, cell):
+def test_tasks_may_have_clips_of_their_own_and_the_choice_others(misbehave, steering, cell, tmp_path):
+    write_clips(tmp_path / "choice", range(24, 48))
     own = [
         SteeringTask(
             "sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", audio=str(cell.run.audio("steer"))
         )
     ]
-    result = steering(
-        misbehave(then="coin").base_url, tasks=own, audio=None, selection=cell.run.audio("steer"), judge=None
-    )
+    result = steering(misbehave(then="coin").base_url, tasks=own, audio=None, selection=tmp_path / "choice", judge=None)
     assert {row.method for row in result.rows} == METHODS
     assert result.details["tasks"]["sad to happy"]["num_clips"] == 24
     assert result.choices["judge"] == "exact match of the answer's class"

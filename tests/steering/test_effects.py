@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from ard.audiollm import load_audiollm
+from ard.ranks import Ranks
 from ard.sae import JumpReLUSAE, PolyFeatures, TopKSAE
 from ard.steering import (
+    Asked,
     ClassMatch,
+    Procedure,
     SteeringTask,
     effect_by_layer,
     measure_directions,
@@ -25,20 +28,8 @@ TASK = SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy v
 ANSWERS = ["", "a man speaking, sad", "Sad"]
 
 
-@pytest.fixture(scope="module")
-def model(tiny_audiollm):
-    return load_audiollm(tiny_audiollm)
-
-
-@pytest.fixture(scope="module")
-def sae():
-    return TopKSAE(32, 128, k=8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def clips():
-    rng = np.random.default_rng(0)
-    return [Clip(str(n), rng.standard_normal(n).astype(np.float32) * 0.1, 16000, "test") for n in (14400, 6400, 9600)]
+def about(clips, answers=ANSWERS, task=TASK, **procedure):
+    return Asked(task, clips, answers, Procedure(**procedure))
 
 
 def tokens_of(model, word, other):
@@ -95,7 +86,7 @@ def test_a_feature_that_the_answer_reads_has_an_effect_and_one_that_it_does_not_
     planted, dictionary, clips
 ):
     values = {READ: 0.5, UNREAD: 0.5, BACK: 0.5, NOTHING: 0.5}
-    found = measure_effects(planted, dictionary, LAYER, values, clips=clips, answers=ANSWERS, task=TASK)
+    found = measure_effects(planted, dictionary, LAYER, values, about(clips))
     read, unread, back, nothing = found.effect
     assert (read > 1).all()
     assert (back < -1).all()
@@ -111,8 +102,7 @@ def test_the_head_itself_reads_a_row_that_the_last_norm_passes_on(planted, dicti
     coder = JumpReLUSAE(32, 2)
     coder.load_state_dict({name: torch.zeros_like(x) for name, x in coder.state_dict().items()})
     coder.W_dec.data[0, 1], coder.W_dec.data[1, 7] = 1, 1
-    asked = {"clips": clips, "answers": ANSWERS, "task": TASK, "phase": "every"}
-    found = measure_effects(planted, coder, 3, {0: 9.0, 1: 9.0}, **asked)
+    found = measure_effects(planted, coder, 3, {0: 9.0, 1: 9.0}, about(clips, phase="every"))
     assert found.lens == pytest.approx([6 * math.sqrt(32), 0], rel=1e-3)
     first = len(tokens_of(planted, "happy", "sad"))  # which are said equally often, and no other is likelier
     assert found.output_score[0] == pytest.approx(1 / first, abs=1e-3)
@@ -124,7 +114,7 @@ def test_the_head_itself_reads_a_row_that_the_last_norm_passes_on(planted, dicti
 def test_the_log_odds_are_those_of_the_steered_model(model, clips, sae, positions, phase):
     values = {5: 30.0, 90: 4.0}
     where = {"positions": positions, "phase": phase}
-    found = measure_effects(model, sae, LAYER, values, clips=clips, answers=ANSWERS, task=TASK, **where)
+    found = measure_effects(model, sae, LAYER, values, about(clips, **where))
     begun = ["", "a man speaking,", ""]
     spelt = [(["happy", " happy"], ["sad", " sad"]), ([" happy"], [" sad"]), (["Happy", " Happy"], ["Sad", " Sad"])]
     prompts = model.prompter(clips, [TASK.prompt] * 3)
@@ -151,23 +141,22 @@ def test_the_log_odds_are_those_of_the_steered_model(model, clips, sae, position
 def test_many_features_in_one_pass_equal_one_at_a_time_and_few_clips_at_a_time(model, clips, sae, coder):
     made = {"topk": sae, "raw": PolyFeatures(32)}[coder]
     values = {feature: 3.0 + feature for feature in range(7)}
-    asked = {"clips": clips, "answers": ANSWERS, "task": TASK}
     passes = []
     handle = model.model.register_forward_pre_hook(lambda *_: passes.append(1))
-    together = measure_effects(model, made, LAYER, values, **asked, rows_per_batch=64)
+    together = measure_effects(model, made, LAYER, values, about(clips))
     handle.remove()
     assert len(passes) == 2  # one without and one with all features
     for rows in (1, 2, 7):
-        apart = measure_effects(model, made, LAYER, values, **asked, rows_per_batch=rows)
+        apart = measure_effects(model, made, LAYER, values, about(clips, clips_per_batch=rows))
         for one, other in zip(together[1:], apart[1:], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
     for row, (feature, value) in enumerate(values.items()):
-        alone = measure_effects(model, made, LAYER, {feature: value}, **asked)
+        alone = measure_effects(model, made, LAYER, {feature: value}, about(clips))
         np.testing.assert_allclose(together.change[row], alone.change[0], rtol=1e-3, atol=1e-4)
 
 
 def test_the_norm_is_that_of_the_change_at_the_positions_that_change(model, clips, sae):
-    found = measure_effects(model, sae, LAYER, {5: 30.0}, clips=clips, answers=ANSWERS, task=TASK, positions="audio")
+    found = measure_effects(model, sae, LAYER, {5: 30.0}, about(clips, positions="audio"))
     prompts = model.prompter(clips, [TASK.prompt] * 3)
     for clip, x in enumerate(model.capture(prompts, [LAYER])[LAYER]):
         with torch.no_grad():
@@ -176,10 +165,9 @@ def test_the_norm_is_that_of_the_change_at_the_positions_that_change(model, clip
 
 
 def test_a_direction_does_what_the_feature_that_adds_it_does(planted, dictionary, clips):
-    asked = {"clips": clips, "answers": ANSWERS, "task": TASK}
-    by_feature = measure_effects(planted, dictionary, LAYER, {READ: 0.5, BACK: 2.0}, **asked)
+    by_feature = measure_effects(planted, dictionary, LAYER, {READ: 0.5, BACK: 2.0}, about(clips))
     directions = torch.stack([0.5 * dictionary.W_dec[READ], 2 * dictionary.W_dec[BACK]]).detach()
-    change, norm = measure_directions(planted, LAYER, directions, **asked)
+    change, norm = measure_directions(planted, LAYER, directions, about(clips))
     np.testing.assert_allclose(change, by_feature.change, atol=1e-5)
     np.testing.assert_allclose(norm, by_feature.norm, atol=1e-5)
 
@@ -188,8 +176,8 @@ def test_the_sweep_ends_where_the_answer_is_read(tiny_audiollm, clips):
     """The last layer reads the tokens before it, so at its own end only a change of the last token would matter."""
     planted = plant(tiny_audiollm, heard=True)
     loud = [Clip(f"loud {c.id}", 5 * c.waveform, c.sample_rate_hz, "test") for c in clips]
-    given = {"clips": [*clips, *loud], "classes": ["sad"] * 3 + ["happy"] * 2 + [None], "answers": ["sad"] * 6}
-    swept = effect_by_layer(planted, **given, task=TASK, rows_per_batch=2)
+    asked = about([*clips, *loud], ["sad"] * 6, positions="audio", clips_per_batch=2)
+    swept = effect_by_layer(planted, asked, ["sad"] * 3 + ["happy"] * 2 + [None])
     assert [point.layer for point in swept] == [0, 1, 2, 3]
     assert all(len(point.change) == 3 and point.norm > 0 for point in swept)
     for point in swept[:3]:  # the layers do nothing, so that the difference is the same
@@ -198,6 +186,18 @@ def test_the_sweep_ends_where_the_answer_is_read(tiny_audiollm, clips):
     assert np.abs(swept[3].change).max() < 1e-6
     means = [torch.stack([x.mean(dim=0) for x in planted.capture(c, [0])[0]]).mean(dim=0) for c in (loud[:2], clips)]
     assert swept[0].norm == pytest.approx(float((means[0] - means[1]).norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("rows", [2, 7, 64])
+def test_what_ranks_measure_apart_is_the_whole_to_the_last_bit(model, clips, sae, rows):
+    values = {feature: 3.0 + feature for feature in range(7)}
+    asked = about(clips, clips_per_batch=rows)
+    whole = measure_effects(model, sae, LAYER, values, asked)
+    shares = [measure_effects(model, sae, LAYER, values, asked, Ranks(rank, 3)) for rank in range(3)]
+    for name in ("change", "norm", "scores"):
+        assert np.array_equal(sum(getattr(share, name) for share in shares), getattr(whole, name))
+    assert np.array_equal(sum((share.norm > 0).astype(int) for share in shares), whole.norm > 0)  # nothing twice
+    assert all(np.array_equal(share.lens, whole.lens) for share in shares)
 
 
 @pytest.mark.parametrize(
@@ -226,11 +226,12 @@ def test_an_answer_is_begun_up_to_the_word_that_states_its_class(answer, begun):
     ],
 )
 def test_what_cannot_be_measured_is_refused(model, clips, sae, change, message):
-    given = {"coder": sae, "layer": LAYER, "values": {1: 1.0}, "clips": clips, "answers": ANSWERS, "task": TASK}
+    given = {"coder": sae, "layer": LAYER, "values": {1: 1.0}, "answers": ANSWERS, "task": TASK} | change
+    asked = about(clips, given.pop("answers"), given.pop("task"))
     with pytest.raises(UserError, match=message):
-        measure_effects(model, **{**given, **change})
+        measure_effects(model, asked=asked, **given)
 
 
 def test_a_sweep_needs_clips_of_both_classes(model, clips):
     with pytest.raises(UserError, match="no clip is of class 'happy'"):
-        effect_by_layer(model, clips=clips, classes=["sad"] * 3, answers=ANSWERS, task=TASK)
+        effect_by_layer(model, about(clips), ["sad"] * 3)

@@ -94,10 +94,11 @@ def find(concept):
     return Found([NamedFeature(feature, concept, 0.9) for feature in of_concept], "the test")
 
 
-def roles(task, clips, answers, by_name):
+def roles(asked, audio, by_name):
     """Feature 1 does all, 9 a little, and 2 the opposite."""
-    assert {clip.emotion for clip in clips} == {task.source, task.target}
-    assert len(answers) == len(clips)
+    task = asked.task
+    assert {clip.emotion for clip in asked.clips} == {task.source, task.target}
+    assert (len(asked.answers), audio) == (len(asked.clips), Path("choose"))
     effects = {1: 0.5, 9: 0.1, 2: -0.2}
     shared = dict.fromkeys(Role._fields) | {"task": task.name}
     return [Role(**(shared | {"feature": feature, "effect": effect})) for feature, effect in effects.items()]
@@ -227,6 +228,20 @@ def test_the_rank_of_ours_among_random_draws_is_the_p_value():
     assert {draw["length"] for draw in found["random_directions"]["draws"]} == {
         made.experiment.chosen(made.choose(TASK, CHOOSE))["norm"]
     }
+
+
+def test_an_untrained_dictionary_is_ranked_among_draws_of_its_own_features():
+    made = Made(num_draws=19)
+    choice = made.choose(TASK, CHOOSE, alone=True)
+    found = made.experiment.measure_alone(TASK, MEASURE, choice, ranked=True)
+    whole = made.measure(TASK, MEASURE, choice, [])
+    for row, key in (("Rand. Feats.", "random_features"), ("Rand. directions", "random_directions")):
+        assert found.details[key] == whole.details[key]
+        assert found.figures[row] == whole.figures[row]
+        assert len(found.details[key]["draws"]) == 19
+    bare = made.choose(TASK, CHOOSE, alone=True, ranked=False)
+    assert bare.draws == []
+    assert set(made.experiment.measure_alone(TASK, MEASURE, bare).figures) == {"steered", "steered, by effect"}
 
 
 def test_the_dose_response_says_how_sound_the_answers_are():

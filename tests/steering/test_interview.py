@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ import torch
 from ard.audio import read_clips, shards, write_audio_shards
 from ard.audiollm import AudioLLM, load_audiollm
 from ard.sae import PolyFeatures, TopKSAE
-from ard.steering import Condition, Interview, Procedure, steer
+from ard.steering import Asked, Condition, Interview, Procedure, SteeringTask, find_roles, steer
 from ard.types import Clip
+from tests.test_ranks import Threads
 
 CONDITIONS = [
     Condition("a dog", None),
@@ -180,6 +182,43 @@ def test_what_an_answer_depends_on_is_asked_anew(tiny_audiollm, audio, whole, as
     assert sum(asked) == 20  # 4 is what the procedure says
     assert all(more.startswith(answer) for answer, more in zip(*longer, strict=True))
     assert longer[0] != longer[1]
+
+
+def test_ranks_hear_and_measure_what_one_process_does_to_the_last_bit(tiny_audiollm, audio, tmp_path):
+    ids = [clip.id for clip in read_clips(audio)]
+    task = SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy voice")
+    procedure = Procedure("audio", clips_per_batch=4)
+    values = dict.fromkeys(range(0, 64, 16), 5.0)
+
+    def measure(asked):
+        clips = asked.clips(audio, ids)
+        about = Asked(task, clips, ["happy", "sad"] * 5, procedure)
+        roles = find_roles(partial(asked.spread, audio), about, by_name=list(values), values=values, names={})
+        return asked.hears(audio, ids), asked.hears(audio, ids[:3], silenced=True), [str(role) for role in roles]
+
+    alone = measure(interview(tiny_audiollm, tmp_path / "alone.jsonl", procedure=procedure))
+    threads, together = Threads(2), []
+    of_ranks = [interview(tiny_audiollm, tmp_path / "answers.jsonl", procedure=procedure) for _ in threads.ranks]
+    for one, ranks in zip(of_ranks, threads.ranks, strict=True):
+        one.ranks = ranks
+    captured = [count_captured(one.model) for one in of_ranks]
+    failed = threads.run(
+        lambda ranks, share: together.extend(measure(of_ranks[0])),
+        lambda ranks, *task: of_ranks[ranks.rank].work(*task),
+    )
+    assert failed == [None, None]
+    for found, expected in zip(together[:2], alone[:2], strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert len(alone[2]) == len(values)
+    assert together[2] == alone[2]
+    assert all(captured)
+
+
+def count_captured(model):
+    """The numbers of clips that a model's layers are captured of, as a list that grows."""
+    counts, capture = [], model.capture
+    model.capture = lambda clips, layers: counts.append(len(layers)) or capture(clips, layers)
+    return counts
 
 
 def test_only_the_clips_of_a_question_are_decoded(tiny_audiollm, audio, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from ard.run import Run
 from ard.sae import JumpReLUSAE
-from ard.steering import SteeringTask, find_roles
+from ard.steering import Asked, Procedure, SteeringTask, alone, find_roles
 from ard.steering.roles import (
     Heard,
     candidates,
@@ -70,11 +70,11 @@ def dictionary(planted, clips):
 
 
 def test_what_features_hear_and_do_is_told_apart(planted, dictionary, clips):
-    asked = {"clips": clips, "answers": ["sad"] * len(clips), "by_name": [NEITHER, SPEAKS, HEARS], "most": 3}
-    asked["positions"] = "audio"
+    asked = Asked(TASK, clips, ["sad"] * len(clips), Procedure("audio"))
+    spread, how = alone(planted, dictionary, LAYER), {"by_name": [NEITHER, SPEAKS, HEARS], "most": 3}
     values = {HEARS: 0.5, SPEAKS: 0.5, BOTH: 0.5, NEITHER: 0.5}
     names = {SPEAKS: "a happy man"}
-    roles = find_roles(planted, dictionary, LAYER, TASK, values=values, names=names, **asked)
+    roles = find_roles(spread, asked, values=values, names=names, **how)
     by_feature = {role.feature: role for role in roles}
     assert {feature: role.kind for feature, role in by_feature.items()} == {
         HEARS: "hears",
@@ -94,30 +94,33 @@ def test_what_features_hear_and_do_is_told_apart(planted, dictionary, clips):
         assert role.effect_low <= role.effect <= role.effect_high
         assert role.effect_by_chance == roles[0].effect_by_chance > 0
         assert role.effect * role.norm == pytest.approx(role.change, rel=0.1, abs=1e-3)
-    (only,) = find_roles(planted, dictionary, LAYER, TASK, values=values, names=names, requested=[BOTH], **asked)
+    (only,) = find_roles(spread, asked, values=values, names=names, requested=[BOTH], **how)
     assert (only.feature, only.by) == (BOTH, "request")
 
 
 def test_without_clips_of_the_source_or_candidates_there_are_no_roles(planted, dictionary, clips):
-    asked = {"clips": clips, "values": {SPEAKS: 1.0}, "names": {}}
+    spread, how = alone(planted, dictionary, LAYER), {"values": {SPEAKS: 1.0}, "names": {}}
     heard = ["happy"] * len(clips)
-    assert find_roles(planted, dictionary, LAYER, TASK, answers=heard, by_name=[SPEAKS], **asked) == []
+    assert find_roles(spread, Asked(TASK, clips, heard), by_name=[SPEAKS], **how) == []
     heard[0] = "sad"
-    assert find_roles(planted, dictionary, LAYER, TASK, answers=heard, by_name=[], most=0, **asked) == []
+    assert find_roles(spread, Asked(TASK, clips, heard), by_name=[], most=0, **how) == []
 
 
 def test_clips_without_a_class_of_their_own_have_that_of_the_answer(planted, dictionary, clips):
     bare = [Clip(clip.id, clip.waveform, clip.sample_rate_hz, "test") for clip in clips]
-    asked = {"by_name": [HEARS], "values": {HEARS: 1.0}, "names": {}, "most": 1}
+    spread, how = (
+        alone(planted, dictionary, LAYER),
+        {"by_name": [HEARS], "values": {HEARS: 1.0}, "names": {}, "most": 1},
+    )
     answers = ["happy" if clip.emotion == "happy" else "sad" for clip in clips]
-    (role,) = find_roles(planted, dictionary, LAYER, TASK, clips=bare, answers=answers, **asked)
+    (role,) = find_roles(spread, Asked(TASK, bare, answers), **how)
     assert (role.auroc, role.num_clips) == (1, 8)
-    (other,) = find_roles(planted, dictionary, LAYER, TASK, clips=bare, answers=answers[::-1], **asked)
+    (other,) = find_roles(spread, Asked(TASK, bare, answers[::-1]), **how)
     assert other.auroc == 0
 
 
 def test_activity_is_the_mean_of_dense_codes_over_audio_tokens(planted, dictionary, clips):
-    found = mean_activity(planted, dictionary, LAYER, clips, TASK.prompt, clips_per_batch=3)
+    found = mean_activity(alone(planted, dictionary, LAYER), clips, TASK.prompt, clips_per_batch=3)
     for row, clip in zip(found.toarray(), clips, strict=True):
         (x,) = planted.capture(planted.prompter([clip], [TASK.prompt]), [LAYER])[LAYER]
         with torch.no_grad():
@@ -181,8 +184,8 @@ def test_kinds():
 
 
 def test_roles_are_read_as_they_were_written(planted, dictionary, clips, tmp_path):
-    asked = {"clips": clips, "answers": ["sad"] * len(clips), "values": {HEARS: 1.0, BOTH: 1.0}, "names": {}}
-    roles = find_roles(planted, dictionary, LAYER, TASK, by_name=[HEARS, BOTH], **asked)
+    asked, values = Asked(TASK, clips, ["sad"] * len(clips)), {HEARS: 1.0, BOTH: 1.0}
+    roles = find_roles(alone(planted, dictionary, LAYER), asked, by_name=[HEARS, BOTH], values=values, names={})
     cell = Run(tmp_path).cell(1, 2)
     save_roles(cell, roles)
     assert read_roles(cell) == roles

@@ -1,31 +1,14 @@
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 from ard.audiollm import load_audiollm
 from ard.sae import JumpReLUSAE, PolyFeatures, TopKSAE, functional
 from ard.steering import ClassMatch, steer
-from ard.types import Clip, UserError
+from ard.types import UserError
 
 LAYER = 1
-
-
-@pytest.fixture(scope="module")
-def model(tiny_audiollm):
-    return load_audiollm(tiny_audiollm)
-
-
-@pytest.fixture(scope="module")
-def sae():
-    return TopKSAE(32, 128, k=8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def clips():
-    rng = np.random.default_rng(0)
-    return [Clip(str(n), rng.standard_normal(n).astype(np.float32) * 0.1, 16000, "test") for n in (14400, 6400, 9600)]
 
 
 def run(model, clips, coder, clamp, **options):
