@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -21,6 +21,10 @@ from ard.hub import offline_if_cached
 from ard.types import Clip, UserError
 
 EMBEDDED = "embedded"  # the small model shipped with the package
+
+Tokens = Literal["audio", "text", "all"]
+"""Which tokens of a prompt: those that stand for sound; all others but padding, which are the words of the question and
+of the chat template around it, special tokens among them; or both."""
 
 
 class AudioPrompts(NamedTuple):
@@ -179,6 +183,13 @@ class AudioPrompter:
         waveform = resample(clip.waveform, clip.sample_rate_hz, self.sample_rate_hz)
         longest = self.window_s * self.sample_rate_hz
         return waveform if len(waveform) <= longest else waveform[: int(longest)]
+
+
+def where(
+    tokens: Tokens, valid: Bool[Tensor, "*clips positions"], audio: Bool[Tensor, "*clips positions"]
+) -> Bool[Tensor, "*clips positions"]:
+    """Return where the tokens of a kind are, from where no padding is and where audio is."""
+    return {"audio": audio, "text": valid & ~audio, "all": valid}[tokens]
 
 
 def audio_token_id(config: Any) -> int | None:

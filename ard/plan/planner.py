@@ -88,6 +88,7 @@ def planned(facts: Mapping[str, Any], goals: Iterable[Goal], on: Machine, disk: 
         free_bytes=shutil.disk_usage(next(f for f in (disk.absolute(), *disk.absolute().parents) if f.is_dir())).free,
         num_clips=len(planner.tokens["probe"]),
         num_tokens=num_tokens,
+        kind_of_tokens="tokens" if planner.captured == "all" else f"{planner.captured} tokens",
         bytes_per_layer=planner.layer_bytes("probe"),
         epochs=planner.trained_tokens / num_tokens,
     )
@@ -107,6 +108,7 @@ class Planner:
             self.d_in, self.num_layers = self.encoder.d_in, self.encoder.num_layers
         elif self.model:
             self.d_in, self.num_layers = self.model.text["hidden_size"], self.model.text["num_hidden_layers"]
+        self.captured = self.setting("extract", "Extraction", "tokens")
         self._check()
         self.tasks = self.setting("steer", "MeasureSteering", "tasks")
         self.store_dtype = self.setting("extract", "Extraction", "store_dtype")
@@ -193,13 +195,22 @@ class Planner:
         return -(-corpus.num_samples * rate_hz // corpus.rates_hz)
 
     def _num_tokens(self, split: str) -> np.ndarray:
-        if self.encoder is None:
-            return cost.num_audio_tokens(self.frames[split])
-        return self.encoder.num_tokens(self._num_samples(split, self.encoder.rate_hz))
+        """Return how many tokens of each clip are captured."""
+        if self.encoder is not None:
+            return self.encoder.num_tokens(self._num_samples(split, self.encoder.rate_hz))
+        assert self.model is not None
+        audio = cost.num_audio_tokens(self.frames[split])
+        text = np.full_like(audio, self.model.num_text_tokens(""))
+        return {"audio": audio, "text": text, "all": audio + text}[self.captured]
 
     def _check(self) -> None:
         """Refuse a preset whose layers or width are another model's."""
         name, deepest = self.fact("model"), self.num_layers - 1
+        if self.captured not in ("audio", "text", "all") or (self.encoder and self.captured != "audio"):
+            raise UserError(
+                f"tokens {self.captured!r} of extract.yaml is none that {name!r} has: give audio, or of an "
+                "AudioLLM also text or all"
+            )
         if not self.layers:
             raise UserError("the preset's `layers` is empty: name at least one")
         for layer in self.layers:
