@@ -64,9 +64,12 @@ class ActivationWriter(BasePredictionWriter):
             assert batch.prompts is not None
             num_captured = len(next(iter(activations.values())))
             is_audio = _is_audio(pl_module, batch.prompts, index, num_captured)
-            kept, seconds_per_token = _kept(pl_module, is_audio, metadata["duration_s"])
+            kept = pl_module.audiollm.prompter.without_filling(is_audio, metadata["duration_s"])
             stored = {layer: x if kept.all() else x[kept] for layer, x in activations.items()}
-            timed = {**metadata, "num_tokens": int(kept.sum()), "seconds_per_token": seconds_per_token}
+            token_s = None  # text has no place in time
+            if pl_module.tokens == "audio":
+                _, token_s = pl_module.audiollm.prompter.timing(metadata["duration_s"], num_captured)
+            timed = {**metadata, "num_tokens": int(kept.sum()), "seconds_per_token": token_s}
             self._clips[batch.shard].append((batch.places[index], timed, stored))
         if batch.last:
             clips = sorted(self._clips.pop(batch.shard, []), key=lambda clip: clip[0])
@@ -106,20 +109,6 @@ def _is_audio(module: Extraction, prompts: AudioPrompts, clip: int, num_captured
         return torch.ones(num_captured, dtype=torch.bool)
     valid, audio = prompts.valid[clip], prompts.audio[clip]
     return audio[where(module.tokens, valid, audio)]
-
-
-def _kept(
-    module: Extraction, is_audio: Bool[Tensor, " tokens"], duration_s: float
-) -> tuple[Bool[Tensor, " tokens"], float | None]:
-    """Return which captured tokens of a clip to keep, and how many seconds each covers; None where some are text.
-
-    Audio tokens of silence that a processor appended are left out.
-    """
-    if not is_audio.any():
-        return ~is_audio, None
-    num_heard, seconds_per_token = module.audiollm.prompter.timing(duration_s, int(is_audio.sum()))
-    kept = ~is_audio | (is_audio.cumsum(dim=0) <= num_heard)
-    return kept, seconds_per_token if module.tokens == "audio" else None
 
 
 def _data(trainer: Trainer) -> ClipDataModule:

@@ -123,6 +123,12 @@ class AudioPrompter:
         token_s = max(filled, shortest / self.sample_rate_hz) / num_tokens
         return math.ceil(heard / token_s - 1e-6), token_s
 
+    def without_filling(self, is_audio: Bool[Tensor, " tokens"], clip_s: float) -> Bool[Tensor, " tokens"]:
+        """Return which tokens of a clip's prompt to keep: all but the audio tokens of silence behind its sound."""
+        num_audio = int(is_audio.sum())
+        num_heard = self.timing(clip_s, num_audio)[0] if num_audio else 0
+        return ~is_audio | (is_audio.cumsum(dim=0) <= num_heard)
+
     def __call__(self, clips: Sequence[Clip], prompts: Sequence[str] | None = None) -> AudioPrompts:
         """Put clips and questions into the model's chat template; without questions the user's text is empty.
 

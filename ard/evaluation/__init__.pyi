@@ -15,6 +15,8 @@ from .functional import (
     unseen_support,
 )
 from .gain import measure_gain
+from .hear import HearOrRead
+from .hearing import audio_wins, hearing_index
 from .loss import LossRecovered
 from .match import MatchLabels
 from .matching import AveragePrecision, MatchReading, average_precision
@@ -31,14 +33,17 @@ __all__ = [
     "DetectConcepts",
     "Difference",
     "FindLabels",
+    "HearOrRead",
     "LossRecovered",
     "MatchLabels",
     "MatchReading",
     "ProbeLabels",
     "StateLabels",
+    "audio_wins",
     "auroc",
     "average_precision",
     "compare_seeds",
+    "hearing_index",
     "label_text",
     "measure_gain",
     "measure_steering_differences",
