@@ -47,11 +47,8 @@ def read_conflicts(table: Path, root: Path | None = None) -> list[Conflict]:
         raise UserError(
             f"pairs {str(table)!r} cannot be read ({error}): give a CSV file or JSON lines in UTF-8"
         ) from error
-    rows = (
-        enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
-        if table.suffix == ".csv"
-        else _json_lines(text, table)
-    )
+    is_csv = table.suffix == ".csv"
+    rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), 2) if is_csv else _json_lines(text, table)
     folder = table.parent if root is None else root
     conflicts = []
     for line, row in rows:
@@ -71,7 +68,7 @@ def read_conflicts(table: Path, root: Path | None = None) -> list[Conflict]:
 
 
 def _json_lines(text: str, table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for line, content in enumerate(text.splitlines(), 1):
+    for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
         try:
@@ -79,7 +76,5 @@ def _json_lines(text: str, table: Path) -> Iterator[tuple[int, Mapping[str, Any]
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise UserError(
-                f"line {line} of the pairs {str(table)!r} is no JSON object: correct it, or give a CSV file"
-            )
+            raise UserError(f"line {line} of the pairs {str(table)!r} is no JSON object: correct it, or give CSV")
         yield line, row

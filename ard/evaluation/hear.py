@@ -41,11 +41,11 @@ class HearOrRead(Evaluator):
     there a feature reads at the words and behind them. Activities are means over pairs, and intervals are over
     resampled pairs.
 
-    The columns are the activity under every condition and, each with ``_low`` and ``_high``, ``hearing``, from 0 (reads)
-    to 1 (hears); ``hearing_shuffled``, the same with another concept's words in the place of the name, which tells
-    reading the name from reading anything; and ``audio_wins``, how much of its activity a feature keeps when the words
-    contradict the sound (:mod:`ard.evaluation.hearing`). ``contradicts`` is the name of another concept: of those whose
-    text-text cosine with the own name is low, the one that is active in about as many clips.
+    The columns are the activity under every condition and, each with ``_low`` and ``_high``, the index ``hearing``,
+    from 0 (reads) to 1 (hears); ``hearing_shuffled``, the same with another concept's words in the place of the name,
+    which tells reading the name from reading anything; and ``audio_wins``, how much of its activity a feature keeps
+    when the words contradict the sound (:mod:`ard.evaluation.hearing`). ``contradicts`` is the name of another concept:
+    of those whose text-text cosine with the own name is low, the one that is active in about as many clips.
 
     The clips are those that naming never saw. By label, they have all labels that the name states and not all that the
     contradicting name states. Where no label is stated, they are the feature's most active clips (``clips_by``): this
@@ -188,7 +188,7 @@ class HearOrRead(Evaluator):
             activity = self._activity(model, cell, trial, stored)
             kept.keep(key, json.dumps(activity.tolist()))
 
-    def _read(self, cell: Cell, trials: Sequence[Trial]) -> list[Float[np.ndarray, "pairs conditions features"]]:
+    def _read(self, cell: Cell, trials: Sequence[Trial]) -> list[Float[np.ndarray, "_ conditions _"]]:
         """Read the activities of all trials."""
         kept = Answers(self._kept(cell))
         kept.read()
@@ -221,10 +221,10 @@ class HearOrRead(Evaluator):
         self,
         names: Mapping[int, str],
         trials: Sequence[Trial],
-        activities: Sequence[Float[np.ndarray, "pairs conditions features"]],
+        activities: Sequence[Float[np.ndarray, "_ conditions _"]],
     ) -> Iterator[dict[str, Any]]:
         """Return a row for every concept that has pairs."""
-        parts: dict[int, list[tuple[Trial, Float[np.ndarray, "pairs conditions"]]]] = {}
+        parts: dict[int, list[tuple[Trial, Float[np.ndarray, "_ conditions"]]]] = {}
         for trial, activity in zip(trials, activities, strict=True):
             for place, feature in enumerate(trial.features):
                 parts.setdefault(feature, []).append((trial, activity[..., place]))

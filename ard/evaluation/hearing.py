@@ -69,8 +69,8 @@ def over_pairs(
 ) -> dict[str, Index]:
     """Return the figures of a feature's mean activities over pairs, with percentile intervals over resampled pairs.
 
-    ``hearing`` is the index, ``hearing_shuffled`` the same with another concept's words in the place of the concept's own,
-    and ``audio_wins`` says who wins a conflict. Resamples without a figure do not count. One pair gives no interval.
+    ``hearing`` is the index, ``hearing_shuffled`` the same with another concept's words in the place of its own, and
+    ``audio_wins`` says who wins a conflict. Resamples without a figure do not count. One pair gives no interval.
 
     Args:
         activity: the activity in every pair, in the order of :data:`CONDITIONS`; NaN where there are no other words.

@@ -1,4 +1,4 @@
-"""Pairs of a sound and words for each concept: clips in which its name is true, and another name that contradicts it."""
+"""Pairs of a sound and words for each concept: clips in which its name is true, and a name that contradicts it."""
 
 import zlib
 from collections import Counter
