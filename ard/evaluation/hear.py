@@ -165,28 +165,30 @@ class HearOrRead(Evaluator):
         """Return the file to which activities are appended until all of them are there."""
         return cell.path("modality").with_suffix(".jsonl")
 
-    def _keys(self, cell: Cell, trials: Sequence[Trial]) -> list[str]:
+    def _keys(self, cell: Cell, trials: Sequence[Trial]) -> dict[Trial, str]:
         """Return for each trial a key of all that its activities depend on."""
         audio = None if self.pairs else read_audio_manifest(cell.run.audio(cell.unseen)).xxh3
         common = {"model": self.model, "layers_path": self.layers_path, "layer": cell.layer, "audio": audio}
         common |= {"weights": self.dictionary(cell).fingerprint(), "neutral": self.neutral, "seed": self.seed}
-        return [
-            request_key({**common, "features": trial.features, "pairs": [[*map(str, one)] for one in trial.conflicts]})
+        return {
+            trial: request_key(
+                {**common, "features": trial.features, "pairs": [[*map(str, one)] for one in trial.conflicts]}
+            )
             for trial in trials
-        ]
+        }
 
     def _measure(self, cell: Cell, trials: Sequence[Trial]) -> None:
         """Measure this rank's share of the trials that are not kept yet; keep each when it is done."""
         kept = Answers(self._kept(cell))
         kept.read()
-        keyed = zip(trials, self._keys(cell, trials), strict=True)
-        if not (left := [(trial, key) for trial, key in keyed if key not in kept.known]):
+        keys = self._keys(cell, trials)
+        if not (left := [trial for trial in trials if keys[trial] not in kept.known]):
             return
         model = load_audiollm(self.model, device=self.device, layers_path=self.layers_path)
         stored = StoredClips(cell.run.audio(cell.unseen)) if self.pairs is None else None
-        for trial, key in self.ranks.share(left, "hears or reads"):
+        for trial in self.ranks.share(left, "hears or reads"):
             activity = self._activity(model, cell, trial, stored)
-            kept.keep(key, json.dumps(activity.tolist()))
+            kept.keep(keys[trial], json.dumps(activity.tolist()))
 
     def _read(self, cell: Cell, trials: Sequence[Trial]) -> list[Float[np.ndarray, "_ conditions _"]]:
         """Read the activities of all trials."""
@@ -194,7 +196,7 @@ class HearOrRead(Evaluator):
         kept.read()
         return [
             np.array(json.loads(kept.known[key])).reshape(-1, len(CONDITIONS), len(trial.features))
-            for trial, key in zip(trials, self._keys(cell, trials), strict=True)
+            for trial, key in self._keys(cell, trials).items()
         ]
 
     @torch.inference_mode()

@@ -3,8 +3,8 @@
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +19,18 @@ from ard.probing import read_scores
 from ard.run import Cell
 
 
-class Trial(NamedTuple):
+@dataclass(frozen=True)
+class Trial:
     """Some pairs, and the features whose activity is read in them."""
 
     features: tuple[int, ...]
     conflicts: tuple[Conflict, ...]  # the audio of one without a file is the clip of its id
     clips_by: str  # how the sounds were chosen
     contradicting: str | None = None  # the name that contradicts
+
+    def __len__(self) -> int:
+        """Return the number of its pairs."""
+        return len(self.conflicts)
 
 
 class Unseen:

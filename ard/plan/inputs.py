@@ -29,6 +29,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "clips_per_batch": 32,
         "num_evaluation_clips": 200,
     },
+    "HearOrRead": {"num_concepts": None, "num_pairs": 8},
     "MeasureSteering": {
         "audio": None,
         "selection": None,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ard.classes import import_class
+from ard.evaluation.hearing import CONDITIONS
 from ard.naming import CAPTION_PROMPT
 from ard.plan import cost, machine
 from ard.plan.faster import changes
@@ -135,6 +136,7 @@ class Planner:
             *self.trainings(),
             *(self._probing(), *self._embedding()),
             *(self._captions() if self._cells("test") and self._has_captions() else []),
+            *self._hearing(),
             *(self.steering() if self._cells("steer") else []),
         ]
         self.assumptions += [
@@ -438,6 +440,31 @@ class Planner:
             )
         settings = (self.setting("test", "NameConcepts", x) for x in ("max_new_tokens", "clips_per_batch"))
         return [self._answers("captions", "representatives", self._model(captioner), asked, *settings)]
+
+    def _hearing(self) -> list[StagePlan]:
+        """The prompts of every pair of every concept; those that concepts of one name share are counted for each."""
+        listed = [one["class_path"].rpartition(".")[2] for one in self.fact("test")["trainer"]["callbacks"]]
+        if "HearOrRead" not in listed or self.model is None or not self._cells("test"):
+            return []
+        wanted, num_pairs = (self.setting("test", "HearOrRead", name) for name in ("num_concepts", "num_pairs"))
+        most = self.fact("num_selected") or self.d_in * self.fact("expansion")
+        num_prompts = len(CONDITIONS) * num_pairs * min(wanted or most, most)
+        frames = np.resize(self.frames["eval" if "eval" in self.extracted else "probe"], num_prompts)
+        counted = cost.model_cost(self.model.audio, self.model.text, self.fact("layer"))
+        flops = counted.prefill_flops(frames, self.model.num_text_tokens("This is the sound of something named."))
+        self.assumptions.append(f"hearing or reading: {num_prompts:,} prompts, as if no two concepts shared a name")
+        return [
+            StagePlan(
+                "hearing or reading",
+                "own cell",
+                self.model.dtype,
+                num_prompts,
+                flops=flops,
+                gpu_bytes=counted.num_weights * _itemsize(self.model.dtype),
+                gpu_s=self.on.layers_s(flops, self.model.dtype),
+                cpu_s=num_prompts * (machine.MEL_S * self.model.audio["max_source_positions"] / 50 + machine.PROMPT_S),
+            )
+        ]
 
     def steering(self, clips_per_batch: int | None = None) -> list[StagePlan]:
         """For each task, all clips are answered unsteered, and those of the source class in every trial and control.
