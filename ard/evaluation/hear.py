@@ -194,9 +194,10 @@ class HearOrRead(Evaluator):
         """Read the activities of all trials."""
         kept = Answers(self._kept(cell))
         kept.read()
+        keys = self._keys(cell, trials)
         return [
-            np.array(json.loads(kept.known[key])).reshape(-1, len(CONDITIONS), len(trial.features))
-            for trial, key in self._keys(cell, trials).items()
+            np.array(json.loads(kept.known[keys[trial]])).reshape(-1, len(CONDITIONS), len(trial.features))
+            for trial in trials
         ]
 
     @torch.inference_mode()

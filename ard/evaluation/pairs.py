@@ -122,7 +122,7 @@ def pairs_of_concepts(
         by_name.setdefault(name, []).append(feature)
     for name, features in by_name.items():
         other = contradicting[name]
-        words = template.format(name), neutral if other is None else template.format(other)
+        words = template.replace("{}", name), neutral if other is None else template.replace("{}", other)
         draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
         clips = sorted(draw.permutation(unseen.true_of(name, other))[:num_pairs].tolist())
         chosen = [(tuple(features), clips, "label")] if clips else []

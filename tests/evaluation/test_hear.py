@@ -242,3 +242,10 @@ def test_the_highest_activation_of_each_prompt(dictionary):
     x = [torch.tensor([[1.0, 5, 0, 3], [2, 4, 3, 1]]), torch.tensor([[7.0, 1, 2, 0]]), torch.zeros(0, 4)]
     found = highest(Coder(4, 4, k=2), x, [3, 0])
     assert found.tolist() == [[5, 1], [0, 1], [0, 0]]
+
+
+def test_without_names_there_is_nothing_to_measure(cell):
+    cell.save_rows("names", ({"scorer": "ard", "draw": 0, "name": None} for _ in FEATURES))
+    result = HearOrRead()(cell)
+    assert result.details["num_concepts"] == result.rows[0].figures["hearing"].n == 0
+    assert rows_of(cell) == {}
