@@ -17,7 +17,7 @@ from ard.audio import StoredClips, read_audio_manifest, read_clip, read_conflict
 from ard.audiollm import EMBEDDED, AudioLLM, load_audiollm, only_hears
 from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.evaluation.hearing import CONDITIONS, over_pairs
-from ard.evaluation.pairs import Trial, Unseen, contradicting_names, mean_rates, pairs_of_concepts
+from ard.evaluation.trials import Trial, Unseen, contradicting_names, mean_rates, pairs_of_concepts
 from ard.monosemanticity import read_selections
 from ard.naming import read_names
 from ard.naming.answers import Answers, request_key

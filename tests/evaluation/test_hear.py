@@ -13,7 +13,7 @@ from ard.audiollm import load_audiollm
 from ard.evaluation import HearOrRead
 from ard.evaluation.hear import first_difference, highest, neutral_audio, tokens_of_pairs
 from ard.evaluation.hearing import CONDITIONS
-from ard.evaluation.pairs import contradicting_names
+from ard.evaluation.trials import contradicting_names
 from ard.naming.answers import Answers
 from ard.run import Run
 from ard.sae import TopKSAE, load_dictionary
