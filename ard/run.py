@@ -29,6 +29,7 @@ FILES: Mapping[str, str] = {
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",
+    "modality": "modality.parquet",
     "resamples": "matching_resamples.safetensors",
 }
 """Files of a cell that one evaluator makes and others need, by the name that they refer to them by."""

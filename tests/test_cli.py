@@ -145,7 +145,8 @@ def test_a_run_with_an_encoder_has_all_but_what_needs_answers(sounds, tiny_clap,
     main([*args, "--layers_path", "layers", "--window", "clip", "--k", "4", "--expansion", "2"])
     shown = capsys.readouterr().err
     assert "names from a vocabulary: audioset" in shown  # an encoder has no captions
-    assert "left out, since" not in shown
+    assert shown.count("left out, since") == 1
+    assert "HearOrRead: left out, since there is no model that reads words" in shown
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert [run[fact] for fact in ("layers", "layers_path", "window", "captioner")] == [[1], "layers", "clip", None]
     cell = out / "layer-1" / "e2"

@@ -26,10 +26,12 @@ FACTS = {
     "num_selected": 12,
 }
 ELSEWHERE = {"sae/formats.py", "activations/store.py", "audio/shards.py"}  # files inside their own folders
-RESULTS = "detection gain input_norms label_auroc loss_recovered matching matching_paper monosemanticity naming probes"
+RESULTS = (
+    "detection gain input_norms label_auroc loss_recovered matching matching_paper modality monosemanticity naming"
+)
 OWN = {
     *FILES.values(),
-    *(f"{result}.json" for result in f"{RESULTS} name_similarity seeds stated_labels steering study".split()),
+    *(f"{result}.json" for result in f"{RESULTS} name_similarity probes seeds stated_labels steering study".split()),
     "answers.jsonl",
     "captions.parquet",
     "clips.parquet",

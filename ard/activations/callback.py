@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Bool
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from ard.activations.datamodule import ClipDataModule
 from ard.activations.module import ClipBatch, Extracted, Extraction
 from ard.activations.store import about_shard, refuse_foreign, write_manifest, write_shard
+from ard.audiollm import AudioPrompts, where
 from ard.types import Failure
 
 
@@ -54,15 +57,20 @@ class ActivationWriter(BasePredictionWriter):
         """Collect the clips of a batch and the seconds that each of their tokens covers; write a complete shard."""
         assert isinstance(pl_module, Extraction)
         self._failures[batch.shard] += batch.failures
-        for place, metadata, activations, reason in zip(batch.places, batch.metadata, *prediction, strict=True):
+        for index, (metadata, activations, reason) in enumerate(zip(batch.metadata, *prediction, strict=True)):
             if reason:
                 self._failures[batch.shard].append(Failure(metadata["id"], "activations", reason))
                 continue
+            assert batch.prompts is not None
             num_captured = len(next(iter(activations.values())))
-            num_tokens, seconds_per_token = pl_module.audiollm.prompter.timing(metadata["duration_s"], num_captured)
-            timed = {**metadata, "num_tokens": num_tokens, "seconds_per_token": seconds_per_token}
-            sound = {layer: x[:num_tokens] for layer, x in activations.items()}
-            self._clips[batch.shard].append((place, timed, sound))
+            is_audio = _is_audio(pl_module, batch.prompts, index, num_captured)
+            kept = pl_module.audiollm.prompter.without_filling(is_audio, metadata["duration_s"])
+            stored = {layer: x if kept.all() else x[kept] for layer, x in activations.items()}
+            token_s = None  # text has no place in time
+            if pl_module.tokens == "audio":
+                _, token_s = pl_module.audiollm.prompter.timing(metadata["duration_s"], num_captured)
+            timed = {**metadata, "num_tokens": int(kept.sum()), "seconds_per_token": token_s}
+            self._clips[batch.shard].append((batch.places[index], timed, stored))
         if batch.last:
             clips = sorted(self._clips.pop(batch.shard, []), key=lambda clip: clip[0])
             failures = self._failures.pop(batch.shard)
@@ -93,6 +101,14 @@ class ActivationWriter(BasePredictionWriter):
         """Wait for the shard being written, and raise any error in writing it."""
         if self._writing:
             self._writing.result()
+
+
+def _is_audio(module: Extraction, prompts: AudioPrompts, clip: int, num_captured: int) -> Bool[Tensor, " tokens"]:
+    """Return which captured tokens of a clip stand for sound; of an encoder all do, whose prompts may count others."""
+    if module.tokens == "audio":
+        return torch.ones(num_captured, dtype=torch.bool)
+    valid, audio = prompts.valid[clip], prompts.audio[clip]
+    return audio[where(module.tokens, valid, audio)]
 
 
 def _data(trainer: Trainer) -> ClipDataModule:

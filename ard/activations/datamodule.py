@@ -17,7 +17,7 @@ from ard.activations.module import ClipBatch, Extraction
 from ard.activations.store import Layer, finished_shards, read_layer, read_manifest
 from ard.activations.stream import InOrder, Probe, ProbeBatch, Shuffled, ShuffledOnDevice
 from ard.audio import clip_metadata, read_audio_manifest, read_shard
-from ard.audiollm import AudioPrompter
+from ard.audiollm import AudioPrompter, where
 from ard.types import Clip, Failure, UserError
 from ard.workers import prepared, share
 
@@ -149,8 +149,9 @@ def dry_run(module: Extraction, data: ClipDataModule) -> Iterator[str]:
     yield f"audio {str(data.audio)!r}: {read_audio_manifest(data.audio).num_clips} clips in {num_shards} shards"
     yield f"activations {str(data.activations)!r}: {num_shards - len(missing)} shards done, {len(missing)} to do"
     for batch in islice(data.batches(module, missing), 1):
-        tokens = batch.prompts.audio.sum(dim=1).tolist() if batch.prompts else []
-        yield f"first batch: {len(tokens)} clips of {min(tokens, default=0)} to {max(tokens, default=0)} audio tokens"
+        prompts, kind = batch.prompts, "tokens" if module.tokens == "all" else f"{module.tokens} tokens"
+        tokens = where(module.tokens, prompts.valid, prompts.audio).sum(dim=1).tolist() if prompts else []
+        yield f"first batch: {len(tokens)} clips of {min(tokens, default=0)} to {max(tokens, default=0)} {kind}"
 
 
 class ActivationDataModule(LightningDataModule):

@@ -7,9 +7,16 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from ard.audiollm import EMBEDDED, AudioLLM, AudioPrompts, load_audiollm
+from ard.audiollm import EMBEDDED, AudioLLM, AudioPrompts, Tokens, load_audiollm
 from ard.hub import commit_of
 from ard.types import Failure
+
+TOKEN_RULES: Mapping[Tokens, str] = {
+    "audio": "audio placeholders only; of an encoder the frames of sound",
+    "text": "text only: all tokens but audio placeholders, those of the chat template among them",
+    "all": "audio placeholders, and text with the tokens of the chat template, in the order of the prompt",
+}
+"""What manifests say of which tokens of a prompt are stored."""
 
 
 class ClipBatch(NamedTuple):
@@ -33,11 +40,16 @@ class Extracted(NamedTuple):
 class Extraction(LightningModule):
     """Capture the residual stream of an AudioLLM at the audio tokens (Sec. 2.1: x, the output of layer l).
 
+    Text tokens can be captured too. They have no place in time, so that shards with text state no seconds a token. The
+    question of a clip is empty, so its text is the model's chat template, the same for every clip: what comes before
+    the audio never differs, and what comes after has read it.
+
     Args:
         layers: layers, 0-based; all are captured in one pass, which stops after the deepest.
         model: an AudioLLM or an audio encoder: ``embedded``, a local folder, or a hub id.
         dtype: precision of the weights; ``auto`` is the checkpoint's, or on a CPU float32 if that fits into memory.
         store_dtype: precision in the shards, ``bfloat16`` or ``float32``.
+        tokens: which tokens of a prompt to capture: ``audio``, ``text``, or ``all``.
         layers_path: module path of the layers, if not the default ones; see :func:`~ard.audiollm.load_audiollm`.
         attention: ``sdpa``, or ``flash_attention_2`` where that package is installed.
         window: ``clip`` leaves out the padding that an encoder would compute; this is another model, by whose name
@@ -51,6 +63,7 @@ class Extraction(LightningModule):
         *,
         dtype: str = "auto",
         store_dtype: str = "bfloat16",
+        tokens: Tokens = "audio",
         layers_path: str | None = None,
         attention: str = "sdpa",
         window: str | None = None,
@@ -60,6 +73,7 @@ class Extraction(LightningModule):
         self.model = model
         self.dtype_name = dtype
         self.store_dtype = store_dtype
+        self.tokens: Tokens = tokens
         self.layers_path = layers_path
         self.attention = attention
         self.window = window
@@ -74,7 +88,7 @@ class Extraction(LightningModule):
         """Load the model to a device; ``meta`` loads shapes without weights.
 
         Raises:
-            UserError: if it cannot be loaded or lacks one of the layers.
+            UserError: if it cannot be loaded, or lacks one of the layers or the tokens.
         """
         loaded = load_audiollm(
             self.model,
@@ -86,6 +100,7 @@ class Extraction(LightningModule):
         )
         self._audiollm = [loaded]
         self.audiollm.check_layers(self.layers)
+        self.audiollm.check_tokens(self.tokens)
 
     @property
     def audiollm(self) -> AudioLLM:
@@ -105,7 +120,7 @@ class Extraction(LightningModule):
             **({"computed_in": str(network.dtype).removeprefix("torch.")} if has_weights else {}),
             "dtype": self.store_dtype,
             "prompt": "chat template with the audio and an empty user text" if self.audiollm.answers else None,
-            "tokens": "audio placeholders only; of an encoder the frames of sound",
+            "tokens": TOKEN_RULES[self.tokens],
         }
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Extracted:
@@ -130,7 +145,7 @@ class Extraction(LightningModule):
         The error holds the tensors of the pass, so it must be gone before the next try.
         """
         try:
-            captured = self.audiollm.capture(prompts, self.layers)
+            captured = self.audiollm.capture(prompts, self.layers, self.tokens)
             lengths = [len(x) for x in captured[self.layers[0]]]
             stored = {
                 layer: torch.cat(xs).to("cpu", getattr(torch, self.store_dtype)).split(lengths)

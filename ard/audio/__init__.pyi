@@ -1,5 +1,6 @@
 from .audiobench import AudioBench
 from .check import AudioCheck, check_audio_shards
+from .conflicts import Conflict, read_conflicts
 from .folder import FolderClips, read_clip
 from .fsd50k import FSD50K
 from .functional import resample
@@ -27,6 +28,7 @@ __all__ = [
     "AudioBench",
     "AudioCheck",
     "AudioManifest",
+    "Conflict",
     "Corpora",
     "FolderClips",
     "Labels",
@@ -41,6 +43,7 @@ __all__ = [
     "read_audio_manifest",
     "read_clip",
     "read_clips",
+    "read_conflicts",
     "read_labels",
     "read_shard",
     "resample",

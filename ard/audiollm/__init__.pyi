@@ -2,7 +2,7 @@ from .audiollm import AudioLLM, Positions, load_audiollm
 from .generation import keep_plain_options
 from .hooks import replace_output, stop_after
 from .precision import widen_on_cpu
-from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, load_prompter, only_hears
+from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, Tokens, load_prompter, only_hears, where
 
 __all__ = [
     "EMBEDDED",
@@ -10,11 +10,13 @@ __all__ = [
     "AudioPrompter",
     "AudioPrompts",
     "Positions",
+    "Tokens",
     "keep_plain_options",
     "load_audiollm",
     "load_prompter",
     "only_hears",
     "replace_output",
     "stop_after",
+    "where",
     "widen_on_cpu",
 ]

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,11 +22,13 @@ from ard.audiollm.prompter import (
     EMBEDDED,
     AudioPrompter,
     AudioPrompts,
+    Tokens,
     explained,
     frame_mask,
     load_config,
     load_prompter,
     source,
+    where,
 )
 from ard.audiollm.reuse import Asked, computed_once
 from ard.console import at_work
@@ -100,28 +102,51 @@ class AudioLLM:
                     f"layer {layer} does not exist in {self.name!r}: it has layers 0 to {len(self.layers) - 1}"
                 )
 
-    @torch.inference_mode()
-    def capture(self, clips: Sequence[Clip] | AudioPrompts, layers: Sequence[int]) -> dict[int, list[Tensor]]:
-        """Return the residual stream after each wanted layer at every clip's audio tokens, from one partial pass.
+    @property
+    def reads(self) -> bool:
+        """Whether its layers hold text beside sound: those of a decoder do, those of an audio encoder do not."""
+        return self.answers and not self._at_frames
 
-        Of an encoder, tokens are the positions that stand for sound, in order of time and then of frequency.
+    def check_tokens(self, tokens: str) -> None:
+        """Refuse tokens that the layers do not have.
+
+        Raises:
+            UserError: if they are of no known kind, or they are of text and the layers are an encoder's.
+        """
+        if tokens not in get_args(Tokens):
+            raise UserError(f"tokens {tokens!r} is unknown: give one of {', '.join(get_args(Tokens))}")
+        if tokens != "audio" and not self.reads:
+            raise UserError(
+                f"tokens {tokens!r} needs layers that read text, and those of {self.name!r} "
+                f"({self.prompter.model_type}) are an audio encoder's: give audio, or an AudioLLM's decoder"
+            )
+
+    @torch.inference_mode()
+    def capture(
+        self, clips: Sequence[Clip] | AudioPrompts, layers: Sequence[int], tokens: Tokens = "audio"
+    ) -> dict[int, list[Tensor]]:
+        """Return the residual stream after each wanted layer at tokens of every clip's prompt, from one partial pass.
+
+        Tokens are in the order of the prompt. Of an encoder, they are the positions that stand for sound, in order of
+        time and then of frequency.
 
         Returns:
             Layer index to one tensor [tokens, d_in] for each clip, in the model's dtype and on its device.
 
         Raises:
-            UserError: if a layer does not exist, or its positions do not match the prompts.
+            UserError: if a layer does not exist, it has no such tokens, or its positions do not match the prompts.
         """
         self.check_layers(layers)
+        self.check_tokens(tokens)
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips)
         if self._encoder is None:
-            return self._capture(batch, layers)
+            return self._capture(batch, layers, tokens)
         num_clips = len(batch.audio)
         lone = [slice(clip, clip + 1) for clip in range(num_clips)] if self._encoder.alone else [slice(num_clips)]
-        parts = [self._capture(batch.part(clips), layers) for clips in lone]
+        parts = [self._capture(batch.part(clips), layers, tokens) for clips in lone]
         return {layer: [x for part in parts for x in part[layer]] for layer in layers}
 
-    def _capture(self, batch: AudioPrompts, layers: Sequence[int]) -> dict[int, list[Tensor]]:
+    def _capture(self, batch: AudioPrompts, layers: Sequence[int], tokens: Tokens) -> dict[int, list[Tensor]]:
         """Capture a batch in one pass."""
         features = self._inputs(batch.features)
         positions = self.positions(features)
@@ -134,15 +159,15 @@ class AudioLLM:
                 needed, order = features, self._encoder.moments(features).argsort(stable=True).to(self.device)
             captured = stack.enter_context(stop_after(self.layers, tuple(layers)))
             self.model(**needed)
-        audio = self._at(positions, captured[layers[0]]).audio
-        if len(audio) != len(batch.audio):
+        at = self._at(positions, captured[layers[0]])
+        if len(at.audio) != len(batch.audio):
             raise UserError(
                 f"{self.name!r} ({self.prompter.model_type}) hears one of these clips in several windows: cut them to "
                 "one, or capture layers of its decoder (leave layers_path out)"
             )
-        audio = audio[:, order]
-        lengths = audio.sum(dim=1).tolist()
-        rows = audio.flatten().nonzero()[:, 0]  # once for all clips and layers: a GPU is waited for
+        wanted = where(tokens, at.valid, at.audio)[:, order]
+        lengths = wanted.sum(dim=1).tolist()
+        rows = wanted.flatten().nonzero()[:, 0]  # once for all clips and layers: a GPU is waited for
         ordered = {layer: captured[layer][:, order].flatten(0, 1) for layer in layers}
         return {layer: list(x.index_select(0, rows).split(lengths)) for layer, x in ordered.items()}
 
@@ -234,7 +259,7 @@ class AudioLLM:
 
         None if the layers are not the decoder's, which the head reads.
         """
-        if self._encoder is not None or self._at_frames:
+        if not self.reads:
             return None
         decoder: Any = self._stack
         logits: Tensor = self.model.get_output_embeddings()(decoder.norm(x.to(self.device, self.model.dtype)))
@@ -308,8 +333,7 @@ class AudioLLM:
             UserError: if the layer does not exist.
         """
         self.check_layers([layer])
-        in_decoder = self._encoder is None and not self._at_frames
-        with computed_once(self._tower, self.layers, layer, lambda: self._asked) if in_decoder else nullcontext():
+        with computed_once(self._tower, self.layers, layer, lambda: self._asked) if self.reads else nullcontext():
             yield
 
     def check_answers(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -21,6 +21,10 @@ from ard.hub import offline_if_cached
 from ard.types import Clip, UserError
 
 EMBEDDED = "embedded"  # the small model shipped with the package
+
+Tokens = Literal["audio", "text", "all"]
+"""Which tokens of a prompt: those that stand for sound; all others but padding, which are the words of the question and
+of the chat template around it, special tokens among them; or both."""
 
 
 class AudioPrompts(NamedTuple):
@@ -119,6 +123,12 @@ class AudioPrompter:
         token_s = max(filled, shortest / self.sample_rate_hz) / num_tokens
         return math.ceil(heard / token_s - 1e-6), token_s
 
+    def without_filling(self, is_audio: Bool[Tensor, " tokens"], clip_s: float) -> Bool[Tensor, " tokens"]:
+        """Return which tokens of a clip's prompt to keep: all but the audio tokens of silence behind its sound."""
+        num_audio = int(is_audio.sum())
+        num_heard = self.timing(clip_s, num_audio)[0] if num_audio else 0
+        return ~is_audio | (is_audio.cumsum(dim=0) <= num_heard)
+
     def __call__(self, clips: Sequence[Clip], prompts: Sequence[str] | None = None) -> AudioPrompts:
         """Put clips and questions into the model's chat template; without questions the user's text is empty.
 
@@ -179,6 +189,13 @@ class AudioPrompter:
         waveform = resample(clip.waveform, clip.sample_rate_hz, self.sample_rate_hz)
         longest = self.window_s * self.sample_rate_hz
         return waveform if len(waveform) <= longest else waveform[: int(longest)]
+
+
+def where(
+    tokens: Tokens, valid: Bool[Tensor, "*clips positions"], audio: Bool[Tensor, "*clips positions"]
+) -> Bool[Tensor, "*clips positions"]:
+    """Return where the tokens of a kind are, from where no padding is and where audio is."""
+    return {"audio": audio, "text": valid & ~audio, "all": valid}[tokens]
 
 
 def audio_token_id(config: Any) -> int | None:

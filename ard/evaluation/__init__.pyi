@@ -16,6 +16,8 @@ from .functional import (
     unseen_support,
 )
 from .gain import measure_gain
+from .hear import HearOrRead
+from .hearing import audio_wins, hearing_index
 from .loss import LossRecovered
 from .match import MatchLabels
 from .matching import AveragePrecision, MatchReading, average_precision
@@ -36,15 +38,18 @@ __all__ = [
     "Difference",
     "FindLabels",
     "KeepTimelines",
+    "HearOrRead",
     "LossRecovered",
     "MatchLabels",
     "MatchReading",
     "ProbeLabels",
     "StateLabels",
     "TimeConcepts",
+    "audio_wins",
     "auroc",
     "average_precision",
     "compare_seeds",
+    "hearing_index",
     "label_text",
     "measure_gain",
     "measure_steering_differences",

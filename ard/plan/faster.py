@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 WORKED_ON = ("extraction", "CLAP embedding")  # whose batches are prepared by num_workers
 SHARED = ("audio shards", "extraction", "activation shards")  # done before the cells
-OF_ONE_CELL = ("CLAP embedding", "captions", "steering")  # of the run's own cell, counted as if it did them alone
+OF_ONE_CELL = ("CLAP embedding", "captions", "hearing or reading", "steering")
+"""What is done for the run's own cell, counted as if it did that alone."""
 MOST_GPUS, MOST_SHOWN, LEAST = 8, 3, 0.02
 
 

@@ -15,7 +15,7 @@ from ard.types import UserError
 
 RATE_HZ = 16_000  # the sampling rate of Qwen2-Audio
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "Extraction": {"store_dtype": "bfloat16", "dtype": "auto"},
+    "Extraction": {"store_dtype": "bfloat16", "dtype": "auto", "tokens": "audio"},
     "ClipDataModule": {"num_workers": 0},
     "ActivationDataModule": {"batch_tokens": 4096, "buffer_tokens": 131072, "num_workers": 0},
     "SAETraining": {"robust": False, "k_aux": 256, "float32_products": "highest"},
@@ -29,6 +29,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "clips_per_batch": 32,
         "num_evaluation_clips": 200,
     },
+    "HearOrRead": {"num_concepts": None, "num_pairs": 8},
     "MeasureSteering": {
         "audio": None,
         "selection": None,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ard.classes import import_class
+from ard.evaluation.hearing import CONDITIONS
 from ard.naming import CAPTION_PROMPT
 from ard.plan import cost, machine
 from ard.plan.faster import changes
@@ -88,6 +89,7 @@ def planned(facts: Mapping[str, Any], goals: Iterable[Goal], on: Machine, disk: 
         free_bytes=shutil.disk_usage(next(f for f in (disk.absolute(), *disk.absolute().parents) if f.is_dir())).free,
         num_clips=len(planner.tokens["probe"]),
         num_tokens=num_tokens,
+        kind_of_tokens="tokens" if planner.captured == "all" else f"{planner.captured} tokens",
         bytes_per_layer=planner.layer_bytes("probe"),
         epochs=planner.trained_tokens / num_tokens,
     )
@@ -107,6 +109,7 @@ class Planner:
             self.d_in, self.num_layers = self.encoder.d_in, self.encoder.num_layers
         elif self.model:
             self.d_in, self.num_layers = self.model.text["hidden_size"], self.model.text["num_hidden_layers"]
+        self.captured = self.setting("extract", "Extraction", "tokens")
         self._check()
         self.tasks = self.setting("steer", "MeasureSteering", "tasks")
         self.store_dtype = self.setting("extract", "Extraction", "store_dtype")
@@ -135,6 +138,7 @@ class Planner:
             *self.trainings(),
             *(self._probing(), *self._embedding()),
             *(self._captions() if self._cells("test") and self._has_captions() else []),
+            *self._hearing(),
             *(self.steering() if self._cells("steer") else []),
         ]
         self.assumptions += [
@@ -195,13 +199,22 @@ class Planner:
         return -(-corpus.num_samples * rate_hz // corpus.rates_hz)
 
     def _num_tokens(self, split: str) -> np.ndarray:
-        if self.encoder is None:
-            return cost.num_audio_tokens(self.frames[split])
-        return self.encoder.num_tokens(self._num_samples(split, self.encoder.rate_hz))
+        """Return how many tokens of each clip are captured."""
+        if self.encoder is not None:
+            return self.encoder.num_tokens(self._num_samples(split, self.encoder.rate_hz))
+        assert self.model is not None
+        audio = cost.num_audio_tokens(self.frames[split])
+        text = np.full_like(audio, self.model.num_text_tokens(""))
+        return {"audio": audio, "text": text, "all": audio + text}[self.captured]
 
     def _check(self) -> None:
         """Refuse a preset whose layers or width are another model's."""
         name, deepest = self.fact("model"), self.num_layers - 1
+        if self.captured not in ("audio", "text", "all") or (self.encoder and self.captured != "audio"):
+            raise UserError(
+                f"tokens {self.captured!r} of extract.yaml is none that {name!r} has: give audio, or of an "
+                "AudioLLM also text or all"
+            )
         if not self.layers:
             raise UserError("the preset's `layers` is empty: name at least one")
         for layer in self.layers:
@@ -431,6 +444,31 @@ class Planner:
             )
         settings = (self.setting("test", "NameConcepts", x) for x in ("max_new_tokens", "clips_per_batch"))
         return [self._answers("captions", "representatives", self._model(captioner), asked, *settings)]
+
+    def _hearing(self) -> list[StagePlan]:
+        """The prompts of every pair of every concept; those that concepts of one name share are counted for each."""
+        listed = [one["class_path"].rpartition(".")[2] for one in self.fact("test")["trainer"]["callbacks"]]
+        if "HearOrRead" not in listed or self.model is None or not self._cells("test"):
+            return []
+        wanted, num_pairs = (self.setting("test", "HearOrRead", name) for name in ("num_concepts", "num_pairs"))
+        most = self.fact("num_selected") or self.d_in * self.fact("expansion")
+        num_prompts = len(CONDITIONS) * num_pairs * min(wanted or most, most)
+        frames = np.resize(self.frames["eval" if "eval" in self.extracted else "probe"], num_prompts)
+        counted = cost.model_cost(self.model.audio, self.model.text, self.fact("layer"))
+        flops = counted.prefill_flops(frames, self.model.num_text_tokens("This is the sound of something named."))
+        self.assumptions.append(f"hearing or reading: {num_prompts:,} prompts, as if no two concepts shared a name")
+        return [
+            StagePlan(
+                "hearing or reading",
+                "own cell",
+                self.model.dtype,
+                num_prompts,
+                flops=flops,
+                gpu_bytes=counted.num_weights * _itemsize(self.model.dtype),
+                gpu_s=self.on.layers_s(flops, self.model.dtype),
+                cpu_s=num_prompts * (machine.MEL_S * self.model.audio["max_source_positions"] / 50 + machine.PROMPT_S),
+            )
+        ]
 
     def steering(self, clips_per_batch: int | None = None) -> list[StagePlan]:
         """For each task, all clips are answered unsteered, and those of the source class in every trial and control.

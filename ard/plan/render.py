@@ -18,7 +18,7 @@ def render_plan(made: Plan) -> RenderableType:
     most = max(made.stages, key=lambda stage: stage.gpu_bytes)
     fits = "enough" if most.gpu_bytes <= on.gpu.memory_gb * 1e9 else "not enough"
     lines = [
-        f"{made.num_clips:,} probing clips, {made.num_tokens / 1e6:.1f} M audio tokens, "
+        f"{made.num_clips:,} probing clips, {made.num_tokens / 1e6:.1f} M {made.kind_of_tokens}, "
         f"{size_text(made.bytes_per_layer)} of activations a layer; "
         f"an SAE's training sees them {made.epochs:.1f} times.",
         f"GPU: {most.stage} needs at least {size_text(most.gpu_bytes)} of {on.gpu.memory_gb:g} GB: {fits}",

@@ -74,8 +74,9 @@ class Plan:
     faster: tuple[Change, ...]  # the one that saves most comes first
     disk: Path
     free_bytes: int
-    num_clips: int  # of the probing set, like the next two
+    num_clips: int  # of the probing set, like the next three
     num_tokens: int
+    kind_of_tokens: str
     bytes_per_layer: int
     epochs: float  # how often an SAE's training sees the probing set
     assumptions: tuple[str, ...]

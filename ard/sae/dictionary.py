@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
+import xxhash
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -69,6 +70,16 @@ class Dictionary(nn.Module, ABC):
                 raise UserError(
                     f"feature {feature} cannot be set to {value}: an SAE's activations are 0 or more. 0 turns it off"
                 )
+
+    def fingerprint(self) -> str:
+        """Return XXH3-64 of its kind, its settings such as k, and its tensors."""
+        settings = {name: value for name, value in vars(self).items() if isinstance(value, bool | int | float | str)}
+        settings.pop("training")
+        digest = xxhash.xxh3_64(f"{type(self).__name__} {sorted(settings.items())}".encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def directions(self, features: Sequence[int] | None = None) -> Float[Tensor, "features d_in"]:

@@ -102,7 +102,7 @@ class Interview:
         self.model, self.coder, self.layer, self.procedure, self.ranks = model, coder, layer, procedure, ranks
         self._answers = Answers(answers)
         self._answers.read()
-        self._weights = _fingerprint(coder)
+        self._weights = coder.fingerprint()
         self._clips: dict[tuple[Path, str], StoredClips] = {}
 
     def __call__(self, audio: Path, clip_ids: Sequence[str], conditions: Sequence[Condition]) -> list[list[str]]:
@@ -270,14 +270,3 @@ class Interview:
             phase=self.procedure.phase,
             keep_error=self.procedure.keep_error,
         )
-
-
-def _fingerprint(coder: Dictionary) -> str:
-    """Return XXH3-64 of a dictionary: its kind, its settings such as k, and its tensors."""
-    settings = {name: value for name, value in vars(coder).items() if isinstance(value, bool | int | float | str)}
-    settings.pop("training")
-    digest = xxhash.xxh3_64(f"{type(coder).__name__} {sorted(settings.items())}".encode())
-    for name, tensor in sorted(coder.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -31,6 +31,7 @@ from tests.audiollm.families.whisper import whisper
 from tests.launch import finish, forked, one_node, run_all, start
 
 LAYERS = (0, 2)
+ALL = "--run.tokens=all"
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +246,8 @@ def test_clips_that_give_nan_cannot_be_decoded_or_are_too_short_are_named_and_th
     _break(folder / "000000.tar", "broken.flac")
     capture = type(load_audiollm(tiny_audiollm)).capture
 
-    def overflow(self, prompts, layers):  # stands for a forward pass that overflows on one clip, the longest
-        captured = capture(self, prompts, layers)
+    def overflow(self, prompts, layers, tokens):  # stands for a forward pass that overflows on the longest clip
+        captured = capture(self, prompts, layers, tokens)
         captured[layers[-1]][0][-1, 3] = torch.inf
         return captured
 
@@ -264,6 +265,29 @@ def test_clips_that_give_nan_cannot_be_decoded_or_are_too_short_are_named_and_th
 
 def test_a_clip_for_which_a_model_has_no_token_is_named():
     assert unusable({0: torch.empty(0, 4)}) == "no audio tokens: the clip is too short"
+
+
+def test_text_tokens_are_those_of_the_chat_template_and_have_no_time(audio, tiny_audiollm, unbroken, tmp_path):
+    template = load_audiollm(tiny_audiollm).prompter([next(read_clips(audio))])
+    num_text = int((template.valid & ~template.audio).sum())
+    audio_only, stored = read_manifest(unbroken).shards[0], {}
+    for tokens in ("text", "all"):
+        main(command(audio, tiny_audiollm, tmp_path / tokens, f"--run.tokens={tokens}"))
+        shard = read_manifest(tmp_path / tokens).shards[0]
+        stored[tokens] = next(read_layer(tmp_path / tokens, 2).read())[1]
+        assert [len(x) for x in stored[tokens]] == list(shard.num_tokens)
+        metadata = read_clip_metadata(tmp_path / tokens, shard)
+        assert [known["seconds_per_token"] for known in metadata] == [None] * len(metadata)
+    assert [len(x) for x in stored["text"]] == [num_text] * len(audio_only.num_tokens)
+    first = int(template.audio[0].int().argmax())
+    for x, text, sound in zip(stored["all"], stored["text"], next(read_layer(unbroken, 2).read())[1], strict=True):
+        assert torch.equal(x, torch.cat([text[:first], sound, text[first:]]))
+
+
+def test_shards_of_other_tokens_are_not_mixed_in(audio, tiny_audiollm, unbroken, capsys):
+    with pytest.raises(SystemExit):
+        main(command(audio, tiny_audiollm, unbroken, ALL))
+    assert "holds shards of another extraction (tokens 'audio placeholders only" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -287,6 +311,10 @@ def test_tokens_are_those_of_the_sound_and_each_has_its_time(tmp_path, build, ne
         assert (num_tokens - 1) * seconds < samples / 16000
     _, activations = next(read_layer(tmp_path / "out", 1).read())
     assert [len(x) for x in activations] == list(shard.num_tokens)
+    main(command(tmp_path / "audio" / "probe", tmp_path / "model", tmp_path / "all", "--run.layers=[1]", ALL))
+    (with_text,) = read_manifest(tmp_path / "all").shards
+    (num_text,) = {whole - sound for whole, sound in zip(with_text.num_tokens, shard.num_tokens, strict=True)}
+    assert num_text > 0  # the same for every clip: the template
 
 
 @pytest.mark.slow

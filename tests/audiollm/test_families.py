@@ -13,7 +13,7 @@ import torch
 from ard.audiollm import load_audiollm
 from ard.sae import TopKSAE
 from ard.steering import steer
-from ard.types import Clip
+from ard.types import Clip, UserError
 from tests.audiollm.families import encoders, flamingo, gemma, glm, granite, phi, qwen, voxtral, whisper
 
 
@@ -177,6 +177,25 @@ def test_mask(family, model, batch):
         assert not (changed & ~at.audio).any()
     else:
         assert torch.equal(changed, at.audio)
+
+
+def test_tokens(family, model, batch):
+    """Text is all that is neither padding nor sound, and with it, tokens are in the order of the prompt."""
+    if not model.answers or "encoder" in family:
+        with pytest.raises(UserError, match=r"tokens 'text' needs layers that read text, and those of .* an audio"):
+            model.capture(batch, [0], "text")
+        return
+    at, (audio, text, both) = (
+        model.positions(batch.features),
+        [model.capture(batch, [1], tokens)[1] for tokens in ("audio", "text", "all")],
+    )
+    assert [len(x) for x in text] == (at.valid & ~at.audio).sum(dim=1).tolist()
+    for clip, x in enumerate(both):
+        is_audio = at.audio[clip][at.valid[clip]]
+        assert torch.equal(x[is_audio], audio[clip])
+        assert torch.equal(x[~is_audio], text[clip])
+    ids = batch.features["input_ids"][0][at.valid[0] & ~at.audio[0]]
+    assert PROMPTS[0] in model.prompter.processor.tokenizer.decode(ids)
 
 
 def test_batch(model, batch):

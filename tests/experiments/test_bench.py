@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from experiments.bench import against, checks
+from experiments.bench import against, checks, hearing
 from experiments.bench.table3 import Size, main
 
 SMALL = Size(
@@ -60,3 +60,11 @@ def test_what_cannot_be_timed_is_said(tmp_path):
         against.main("none-such")
     with pytest.raises(SystemExit, match="part 'coffee' does not exist: choose of sae, robust"):
         against.main("HEAD", ["coffee"])
+
+
+@pytest.mark.slow
+def test_pairs_of_a_sound_and_words_take_time():
+    pairs, prompt, making, figures = hearing.main(num_pairs=1, repeats=1)
+    assert pairs.value == pytest.approx(6 * prompt.value)
+    assert 0 < making.value < 1
+    assert figures.value > 0

@@ -6,6 +6,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ard.activations import ActivationDataModule, ClipDataModule, Extraction
+from ard.evaluation import HearOrRead
 from ard.monosemanticity import ScoreMonosemanticity
 from ard.naming import NameConcepts
 from ard.plan.inputs import DEFAULTS
@@ -20,6 +21,7 @@ CLASSES = [
     ModelCheckpoint,
     ScoreMonosemanticity,
     NameConcepts,
+    HearOrRead,
     MeasureSteering,
 ]
 

@@ -200,6 +200,11 @@ def test_a_small_real_run_is_as_planned(real_run):
         for stage, layer in zip(stages(made, "activation shards"), (0, 2), strict=True):
             written = sum(path.stat().st_size for path in (real_run.out / "activations").glob(f"layer-{layer}/*.tar"))
             assert stage.num_bytes == written == made.bytes_per_layer
+    model = load_audiollm(real_run.changes.get("model", "embedded"))
+    prompts = model.prompter([SyntheticCorpus("probe", 9, seed=3)[0]])
+    num_text = 9 * int((prompts.valid & ~prompts.audio).sum())
+    for tokens, expected in (("text", num_text), ("all", manifest.num_tokens + num_text)):
+        assert plan(facts_of("demo", **real_run.changes, tokens=tokens), **ON).num_tokens == expected
     (extraction,) = stages(real_run.after, "extraction")
     if real_run.name == "tiny":  # every clip fills its window of a second: no padding
         assert extraction.flops == real_run.flops
@@ -328,6 +333,7 @@ def lacking(**changes):
         (lacking(), {"disk_gb_s": 0.0}, "disk_gb_s 0 is not a speed: give 1 for NFS, 3 for a local NVMe disk"),
         (lacking(layers=[40]), {}, "layer 40 does not exist .* layers 0 to 31"),
         (lacking(layers=[]), {}, "`layers` is empty: name at least one"),
+        (lacking(tokens="words"), {}, "tokens 'words' of extract.yaml is none that 'Qwen/.*' has: give audio, or"),
         (lacking(d_in=128), {}, "d_in 128 is not the width of 'Qwen/.*', which is 4096: give --run.d_in 4096"),
         (
             lacking(corpora=None),
