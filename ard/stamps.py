@@ -37,6 +37,10 @@ KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter", 
 """Callbacks that only store or log what others compute."""
 
 
+ADDED: Mapping[str, Any] = {"model.tokens": "audio"}
+"""Settings that earlier versions did not have, with what these did: with this value, they change nothing."""
+
+
 class Stamp(NamedTuple):
     """The settings of a step, by dotted name, and the stamp digests of the steps that it needs, by name.
 
@@ -90,7 +94,7 @@ def settings_of(config: Mapping[str, Any], out: Path) -> dict[str, Any]:
 
     Callbacks are listed by class. The run's own folder is replaced in paths, so that it can be moved.
     """
-    return dict(_flat(config, (), str(out)))
+    return {name: value for name, value in _flat(config, (), str(out)) if name not in ADDED or value != ADDED[name]}
 
 
 def _flat(value: Any, name: tuple[str, ...], out: str) -> Iterator[tuple[str, Any]]:

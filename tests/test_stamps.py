@@ -111,3 +111,8 @@ def test_a_stamp_is_read_as_it_was_written_and_a_damaged_one_is_none(tmp_path):
     for damaged in ("", "{", "[]", '{"settings": {}}', "null"):
         path.write_text(damaged, encoding="utf-8")
         assert read_stamp(path) is None
+
+
+def test_a_setting_that_is_new_changes_nothing_with_what_was_done_before(tmp_path):
+    assert settings_of({"model": {"init_args": {"layers": [1], "tokens": "audio"}}}, tmp_path) == {"model.layers": [1]}
+    assert settings_of({"model": {"init_args": {"tokens": "text"}}}, tmp_path) == {"model.tokens": "text"}
