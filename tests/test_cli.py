@@ -173,7 +173,10 @@ def test_labels_name_concepts_and_test_them_on_clips_that_are_held_out(tiny_audi
         soundfile.write(sounds / f"{number}.wav", 0.5 * wave, 16000)
         lines.append(f"{number}.wav,{'Tone' if tonal else 'White_noise'}")
     (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    events = "file,onset,offset,label\n" + "".join(f"{number},0.1,0.3,hit\n" for number in range(48))
+    (tmp_path / "events.csv").write_text(events, encoding="utf-8")
     labels = ["--labels", str(tmp_path / "labels.csv"), "--namer", "labels", "--clap", "none"]
+    labels += ["--events", str(tmp_path / "events.csv")]
     main(["run", "--audio", str(sounds), "--model", tiny_audiollm, *labels, "--steps", "20", "--out", str(out)])
     shown = capsys.readouterr()
     assert "48 sound files in 'sounds', " in shown.err
@@ -191,6 +194,8 @@ def test_labels_name_concepts_and_test_them_on_clips_that_are_held_out(tiny_audi
     matching = json.loads((cell / "matching.json").read_text(encoding="utf-8"))
     assert matching["details"]["num_clips"] == 48 - len(clips)
     assert (matching["choices"]["similarity"], matching["choices"]["clap"]) == ("exact", None)
+    timing = json.loads((cell / "timing.json").read_text(encoding="utf-8"))
+    assert timing["details"]["per_label"]["hit"]["num_clips"] == 48 - len(clips)
     names = {concept["name"] for concept in pq.read_table(cell / "concepts.parquet").to_pylist()}
     assert names <= {None, "Tone", "White noise"}
     table = json.loads((out / "tables" / "table1.json").read_text(encoding="utf-8"))
@@ -219,6 +224,7 @@ FIT = CONFIGS / "demo" / "fit.yaml"
         ({"--out": "{tmp_path}/file/out"}, "cannot be written"),
         ({"--audio": "{tmp_path}/empty"}, "0 usable clips"),
         ({"--namer": "labels"}, "namer 'labels' needs the labels of clips: give --labels FILE.csv"),
+        ({"--events": "{tmp_path}/none.tsv"}, "none.tsv' do not exist: give a table of events, or a folder of TextGr"),
         ({"--clap": "none"}, "names need a CLAP model that reads texts, or labels: give --clap, or --labels"),
         ({"--namer": "{tmp_path}/none.txt"}, "none.txt"),
         ({"--held_out": "1.5"}, "held_out 1.5 is out of range: give a share from 0 to below 1"),

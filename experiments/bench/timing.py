@@ -85,7 +85,7 @@ def main() -> list[Line]:
     dense = median_seconds(partial(by_dense_ranks, entries, heard), 3)
     assert np.allclose(auroc_in_time(entries, heard)[1], by_dense_ranks(entries, heard).T)
     return [
-        Line("TimeConcepts on a cell", timed, "s", f"{NUM_CLIPS} probing clips read twice, {NUM_CLIPS} others once"),
+        Line("TimeConcepts on a cell", timed, "s", f"{NUM_CLIPS} probing clips and {NUM_CLIPS} others"),
         Line("KeepTimelines on a cell", kept, "s", f"{NUM_SELECTED} concepts of {P} clips, {size / 1e3:.0f} kB"),
         Line("ten clips read alone", alone * 1e3, "ms", ""),
         Line("all shards read for them", whole * 1e3, "ms", f"{NUM_CLIPS} clips"),

@@ -10,7 +10,7 @@ from experiments.truth.generator import Setting, World
 from experiments.truth.measures import measure
 from experiments.truth.trainers import BOUNDS, TRAINERS, Size, Task, ready
 
-SETTING, SIZE, K = Setting(32, 64), Size(300, 256), 3
+SETTING, SIZE, K = Setting(32, 64), Size(800, 256), 3
 TITLE = f"Known truth: {SETTING.num_features} features in {SETTING.width} dimensions, K {K}, {SIZE.steps} steps"
 
 

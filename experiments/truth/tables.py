@@ -28,7 +28,6 @@ FIGURES = {
     "silent_alone": "parent silent alone",
     "fvu": "FVU",
     "l0": "L0",
-    "cpu_seconds": "CPU seconds",
 }
 """The columns, by the name of the figure."""
 
@@ -204,7 +203,8 @@ def write_page(content: Mapping[str, Any], folder: Path) -> None:
 
 TEMPLATE = """# What training finds of features that are known
 
-Made by `{command}` on {date}; not by hand. {machine}. The trainings took {minutes:.0f} minutes of CPU time.
+Made by `{command}` on {date}; not by hand. {machine}. The trainings took {minutes:.0f} minutes of CPU time,
+on a machine that others may have used; `make bench` has what a step costs.
 
 Nobody knows the features of a real model. Here tokens are made of known ones, so that a trainer can be asked what it
 found. The tokens are in the manner of SynthSAEBench (Chanin and Garriga-Alonso 2026,

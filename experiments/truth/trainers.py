@@ -120,7 +120,7 @@ def tied(task: Task) -> Coder:
 
 
 def dictionary_learning(module: str, name: str, **options: Any) -> Callable[[Task], Coder]:
-    """Return a trainer of dictionary_learning with its own defaults; a short one warms up in half of its steps."""
+    """Return a trainer of dictionary_learning, with its own defaults; a short training warms up for half of it."""
 
     def train(task: Task) -> Coder:
         trainers = import_module(f"dictionary_learning.trainers.{module}")
