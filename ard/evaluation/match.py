@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -385,9 +385,13 @@ def _spread(values: Float[np.ndarray, "draws resamples metrics"], draws: Sequenc
 
 
 def _read(draws: Sequence[Sequence[Sequence[str]]], word: Mapping[str, int], space: Float[Tensor, "names d"]) -> Names:
-    most = max((len(name) for names in draws for name in names), default=0) or 1
-    words = [[[word[phrase] for phrase in name] + [-1] * (most - len(name)) for name in names] for names in draws]
-    return Names([np.array(of_draw, dtype=np.int64).reshape(-1, most) for of_draw in words], space)
+    counts = [np.fromiter(map(len, names), np.int64, len(names)) for names in draws]
+    most = max((int(count.max(initial=0)) for count in counts), default=0) or 1
+    words = [np.full((len(names), most), -1) for names in draws]
+    for names, count, of_draw in zip(draws, counts, words, strict=True):
+        phrases = (word[phrase] for phrase in chain.from_iterable(names))
+        of_draw[np.arange(most) < count[:, None]] = np.fromiter(phrases, np.int64, count.sum())
+    return Names(words, space)
 
 
 class SameWords:
