@@ -1,4 +1,5 @@
 from .concepts import Order, concept_names, find_concepts, find_feature, read_timelines, render_concepts
+from .exports import Export, write_export
 from .headline import headline, read_fvu
 from .html import write_report
 from .summary import summary
@@ -6,6 +7,7 @@ from .table import Table, render_table
 from .tables import build_tables, write_tables
 
 __all__ = [
+    "Export",
     "Order",
     "Table",
     "build_tables",
@@ -18,6 +20,7 @@ __all__ = [
     "render_concepts",
     "render_table",
     "summary",
+    "write_export",
     "write_report",
     "write_tables",
 ]
