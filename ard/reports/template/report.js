@@ -67,7 +67,8 @@ ARD.strip = (strip) => {
   strip.prepend(button);
   strip.append(now);
   audio.controls = false;
-  for (const [name, value] of Object.entries({ role: "slider", tabindex: "0", "aria-label": `Position in ${data.label}`, "aria-valuemin": "0", "aria-valuemax": seconds().toFixed(2) })) sight.setAttribute(name, value);
+  const slider = { role: "slider", tabindex: "0", "aria-label": `Position in ${data.label}`, "aria-valuemin": "0", "aria-valuemax": seconds().toFixed(2), "aria-valuenow": "0" };
+  for (const [name, value] of Object.entries(slider)) sight.setAttribute(name, value);
 
   const move = () => {
     const time = audio.currentTime, share = Math.min(time / seconds(), 1);
@@ -87,17 +88,17 @@ ARD.strip = (strip) => {
   };
   const toggle = () => { if (audio.paused) ARD.play(audio).catch(cannot); else audio.pause(); };
   let wanted = null, tried = false;  // where to, while a seek is under way
-  const begin = () => { if (audio.readyState > 0) audio.currentTime = wanted; else { audio.addEventListener("loadedmetadata", () => { audio.currentTime = wanted; }, { once: true }); audio.load(); } };
+  const set = () => { audio.currentTime = wanted; };
+  const load = () => { audio.addEventListener("loadedmetadata", set, { once: true }); audio.load(); };
   const seek = (time) => {
     wanted = Math.max(0, Math.min(time, seconds() - 0.01));
     tried = false;
-    begin();
+    if (audio.readyState > 0) set(); else load();
   };
   const again = () => {  // Chromium fails to seek in some FLAC files, unless they are loaded anew
     if (wanted === null || tried) return cannot(null);
     tried = true;
-    audio.load();
-    begin();
+    load();
   };
   button.addEventListener("click", toggle);
   sight.addEventListener("click", (event) => {
