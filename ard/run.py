@@ -396,6 +396,12 @@ class Cell:
         return {"probe": self.probe} | ({} if self.evaluation is None else {"eval": self.evaluation})
 
     @property
+    def made(self) -> Path | None:
+        """Activation shards of new clips that were made to test names; None if there are none."""
+        folder = self.run.activations("made")
+        return folder if (folder / MANIFEST).is_file() else None
+
+    @property
     def unseen(self) -> str:
         """The split on whose clips names are tested."""
         return "probe" if self.evaluation is None else "eval"

@@ -1,4 +1,12 @@
-from .concepts import Order, concept_names, find_concepts, find_feature, read_timelines, render_concepts
+from .concepts import (
+    Order,
+    concept_names,
+    find_concepts,
+    find_feature,
+    read_timelines,
+    render_concepts,
+    shown_names,
+)
 from .exports import Export, write_export
 from .headline import headline, read_fvu
 from .html import write_report
@@ -19,6 +27,7 @@ __all__ = [
     "read_timelines",
     "render_concepts",
     "render_table",
+    "shown_names",
     "summary",
     "write_export",
     "write_report",

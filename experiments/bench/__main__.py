@@ -7,6 +7,7 @@ from rich.markdown import Markdown
 
 from experiments.bench import (
     busy,
+    checks,
     controls,
     embedding,
     extraction,
@@ -26,6 +27,7 @@ from experiments.bench.report import keep
 
 BENCHMARKS = {
     "busy": busy,
+    "checks": checks,
     "controls": controls,
     "embedding": embedding,
     "extraction": extraction,
