@@ -26,10 +26,10 @@ FILES: Mapping[str, str] = {
     "timelines": "timelines.safetensors",
     "name_embeddings": "name_embeddings.safetensors",
     "axes": "axes.parquet",
-    "modality": "modality.parquet",
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",
+    "modality": "modality.parquet",
     "resamples": "matching_resamples.safetensors",
 }
 """Files of a cell that one evaluator makes and others need, by the name that they refer to them by."""

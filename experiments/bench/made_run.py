@@ -154,7 +154,14 @@ def _write_tables(cell: Cell, named: Sequence[int], rng: np.random.Generator) ->
         values = {axis: float(rng.random()) for axis in axes}
         fails = ["purity is that of a random name"] if place % 5 == 4 else []
         tested.append(
-            {"feature": feature, **values, "score": sum(values.values()) / 4, "passes": not fails, "fails": fails}
+            {
+                "feature": feature,
+                **values,
+                "purity_chance": 0.25,
+                "score": sum(values.values()) / 4,
+                "passes": not fails,
+                "fails": fails,
+            }
         )
     cell.save_rows("axes", tested)
     cell.save_rows("modality", ({"feature": f, "index": float(rng.random()), "low": 0.0, "high": 1.0} for f in named))
