@@ -67,7 +67,7 @@ def write_report(run: Path) -> Path:
     best = [pages.concept(place) for place in best_places(rows)]
     write_text(
         opened.report,
-        _template("index.html").render(
+        _template("overview.html").render(
             **common, **_overview(opened, features, rows), best=best, places=places, root=""
         ),
     )
