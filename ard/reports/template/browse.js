@@ -44,7 +44,6 @@ function sorted(ids) {
   return ids.sort((a, b) => (values[a] === null) - (values[b] === null) || values[b] - values[a] || a - b);
 }
 function update() {
-  const started = performance.now();
   const chosen = all.columns.find((one) => one.key === of("order").value);
   of("least").disabled = !chosen;  // of a name or a number of a feature
   column = chosen || all.columns[0] || null;
@@ -57,7 +56,6 @@ function update() {
   of("nothing").hidden = order.length > 0;
   list.hidden = order.length === 0;
   if (map) map.draw();
-  ARD.updateMs = performance.now() - started;
 }
 
 // ---- the list
@@ -286,6 +284,6 @@ if (total) {
     if (event.key === "/" && !event.target.matches("input, select, textarea")) { event.preventDefault(); of("query").focus(); }
   });
   update();
-  ARD.browse = { update, at: (id) => map.at(id) };
+  ARD.browse = { at: (id) => map.at(id) };  // where a concept is on the map
 }
 }
