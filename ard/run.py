@@ -26,6 +26,7 @@ FILES: Mapping[str, str] = {
     "axes": "axes.parquet",
     "timelines": "timelines.safetensors",
     "timing": "timing.parquet",
+    "name_embeddings": "name_embeddings.safetensors",
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",

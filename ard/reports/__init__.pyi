@@ -7,6 +7,7 @@ from .concepts import (
     render_concepts,
     shown_names,
 )
+from .exports import Export, write_export
 from .headline import headline, read_fvu
 from .html import write_report
 from .summary import summary
@@ -14,6 +15,7 @@ from .table import Table, render_table
 from .tables import build_tables, write_tables
 
 __all__ = [
+    "Export",
     "Order",
     "Table",
     "build_tables",
@@ -27,6 +29,7 @@ __all__ = [
     "render_table",
     "shown_names",
     "summary",
+    "write_export",
     "write_report",
     "write_tables",
 ]

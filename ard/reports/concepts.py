@@ -1,10 +1,8 @@
 """Search and sort the concepts of a run, for `ard concepts`."""
 
 import math
-import operator
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -15,38 +13,41 @@ from rich.table import Table
 from ard.run import Cell
 from ard.types import UserError
 
+MODALITY = {"": "index", "_low": "low", "_high": "high"}
 Order = Literal["m", "name", "n_active", "agreement", "clap", "detection", "score"]
 
 
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     """Read the concepts of a cell, a row per feature, joined with what else is known of them.
 
-    Of ``detection.parquet``, ``axes.parquet`` and ``timing.parquet`` these are their columns. Of ``effects.parquet``
-    they are ``effect <task>``, and the classes that a feature ``hears`` and that it ``speaks`` for; the lists are empty
-    where nothing was measured. There are no such columns without the file.
+    Of ``detection.parquet``, ``axes.parquet`` and ``timing.parquet`` these are their columns. Of ``modality.parquet``
+    they are ``modality`` (0 if the feature reads, 1 if it hears), ``modality_low`` and ``modality_high``. Of
+    ``effects.parquet`` they are ``effect <task>``, and the classes that a feature ``hears`` and that it ``speaks`` for;
+    the lists are empty where nothing was measured. But for those of detection, there are no such columns without the
+    file.
     """
-    detection: dict[int, dict[str, Any]] = {}
-    if cell.path("detection").is_file():
-        detection = {row["feature"]: row for row in cell.rows("detection")}
     nothing: dict[str, Any] = {"detection": math.nan, "n_active_unseen": None}
-    axes: dict[int, dict[str, Any]] = {}
+    others = [_by_feature(cell, file) for file in ("detection", "axes", "timing")]
+    modality = _by_feature(cell, "modality").items()
+    others.append({feature: {f"modality{end}": row[of] for end, of in MODALITY.items()} for feature, row in modality})
     if cell.path("axes").is_file():
-        axes = {row["feature"]: row for row in cell.rows("axes")}
         nothing |= {"score": math.nan, "passes": None, "fails": []}
-    timing: dict[int, dict[str, Any]] = {}
     if cell.path("timing").is_file():
         nothing |= {"event": None, "event_auroc": math.nan}
-        timing = {row["feature"]: row for row in cell.rows("timing")}
-    effects: dict[int, dict[str, Any]] = {}
     if cell.path("effects").is_file():
         nothing |= {"hears": [], "speaks": []}
-        effects = _effects(cell.rows("effects"))
+        others.append(_effects(cell.rows("effects")))
     joined = []
     for row in cell.rows("concepts"):
-        feature = row["feature"]
-        more = (known.get(feature, {}) for known in (detection, axes, timing, effects))
-        joined.append(reduce(operator.or_, more, {**nothing, **row}))
+        measured: dict[str, Any] = {}
+        for other in others:
+            measured |= other.get(row["feature"], {})
+        joined.append({**nothing, **measured, **row})
     return joined
+
+
+def _by_feature(cell: Cell, file: str) -> dict[int, dict[str, Any]]:
+    return {row["feature"]: row for row in cell.rows(file)} if cell.path(file).is_file() else {}
 
 
 def read_timelines(cell: Cell) -> dict[int, list[Float[np.ndarray, " tokens"]]]:
@@ -176,6 +177,11 @@ def _verdict(concept: Mapping[str, Any]) -> str:
     return ("–" if score == -math.inf else f"{score:.2f}") + (
         "" if passes is None else " passes" if passes else " fails"
     )
+
+
+def finite(value: float | int | None) -> float | None:
+    """Return a number; None if it is missing, NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float:
