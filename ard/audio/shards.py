@@ -179,6 +179,7 @@ class StoredClips:
 
     Attributes:
         durations_s: the length of every clip by its id, in order; 0 where its description says none.
+        captions: what is heard in every clip, by its id: its caption, or else its labels; empty where neither is known.
 
     Raises:
         UserError: if the folder holds no finished set of shards, or a shard is damaged.
@@ -188,6 +189,7 @@ class StoredClips:
         read_audio_manifest(folder)
         self._places: dict[str, tuple[Path, Mapping[str, slice]]] = {}
         self.durations_s: dict[str, float] = {}
+        self.captions: dict[str, str] = {}
         for path in sorted(folder.glob("*.tar")):
             with _named_if_damaged(path), path.open("rb") as file:
                 for key, spans in _grouped(_members(path, lambda member, _: _span(member))):
@@ -197,6 +199,8 @@ class StoredClips:
                         continue
                     self._places[description["id"]] = path, spans
                     self.durations_s[description["id"]] = description.get("duration_s", 0.0)
+                    labels = ", ".join(description.get("labels", ()))
+                    self.captions[description["id"]] = description.get("caption") or labels
 
     def __call__(self, clip_ids: Iterable[str]) -> Iterator[Clip]:
         """Read clips in the order of their ids; skip unusable ones with a warning.

@@ -1,0 +1,74 @@
+import { about, chooser, make, of, placeOf, player, shape, stream, trouble, waiting } from "/app.js";
+
+const WIDTH = 600, HEIGHT = 32;
+let current = null, sound = null;
+
+async function hear(clip) {
+  trouble(null);
+  current?.abort();
+  sound?.audio.pause();
+  current = new AbortController();
+  const { signal } = current;
+  of("result").hidden = true;
+  try {
+    await stream("/api/listen", { clip: placeOf(clip) }, signal, (told) => {
+      of("status").textContent = waiting(told) || "";
+      if (told.heard) show(clip, told.heard);
+    });
+  } catch (error) {
+    of("status").textContent = "";
+    trouble(error);
+  }
+}
+
+function show(clip, heard) {
+  const span = heard.num_tokens * heard.token_s;
+  sound = player({ ...clip, ...heard }, (seconds) => of("fired").style.setProperty("--head", `${Math.min(100, 100 * seconds / span)}%`));
+  of("player").replaceChildren(sound);
+  of("fired").style.setProperty("--head", "0%");
+  of("end").textContent = `${span.toFixed(1)} s`;
+  const short = heard.heard_s < heard.duration_s ? ` The model hears the first ${heard.heard_s.toFixed(0)} s.` : "";
+  const shown = heard.concepts.length < heard.num_concepts ? `, of which the first ${heard.concepts.length} are listed` : "";
+  of("summary").textContent = heard.num_concepts
+    ? `${heard.num_concepts} named concepts fire${shown}, and ${heard.num_unnamed} features without a name.${short}`
+    : `No named concept fires in this clip, and ${heard.num_unnamed} features without a name do.${short}`;
+  of("fired").replaceChildren(...heard.concepts.map((concept) => row(concept, heard.token_s, span)));
+  of("steer").href = `/steer?${new URLSearchParams(placeOf(clip))}`;
+  of("result").hidden = false;
+  of("heading").focus({ preventScroll: true });
+}
+
+function row(concept, token_s, span) {
+  const most = Math.max(...concept.activations), strongest = (concept.activations.indexOf(most) + 0.5) * token_s;
+  const step = WIDTH / concept.activations.length;
+  const line = concept.activations.map((value, index) => {
+    const y = (HEIGHT - 1 - (HEIGHT - 3) * value / most).toFixed(1);
+    return `L${(index * step).toFixed(1)} ${y}L${((index + 1) * step).toFixed(1)} ${y}`;
+  }).join("");
+  const strip = make("div", { className: "strip" }, shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    shape("path", { d: `M0 ${HEIGHT - 1}${line}L${WIDTH} ${HEIGHT - 1}z` })), make("i", { className: "playhead" }));
+  strip.addEventListener("click", (event) => {
+    const box = strip.getBoundingClientRect();
+    sound.seek((event.clientX - box.left) / box.width * span);
+  });
+  const bar = make("meter", { min: 0, max: 1, value: Math.min(1, concept.share) });
+  bar.setAttribute("aria-hidden", "true");
+  const times = concept.share >= 0.995 ? `${concept.share.toFixed(1)}×` : concept.share.toFixed(2);
+  return make("li", {}, make("p", { className: "name" }, make("a", { href: concept.page }, concept.name), make("small", {}, ` ${concept.feature}`)),
+    make("p", { className: "share" }, bar, make("span", {}, times, make("span", { className: "hidden" }, ` of its strongest probing clip; strongest at ${strongest.toFixed(1)} s`))), strip);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === " " && sound && !event.target.closest("button, input, select, a, summary")) {
+    event.preventDefault();
+    sound.toggle();
+  }
+});
+
+async function start() {
+  const run = await about();
+  chooser(of("choosing"), run, hear);
+  if (run.state !== "ready" && run.state !== "loading") trouble(new Error(`Nothing can be listened to: ${run.state}`));
+}
+
+start().catch(trouble);
