@@ -30,6 +30,7 @@ class Fired(NamedTuple):
         name: its name.
         score: the clip's score for it (Eq. 2), as in the probing set.
         share: the score divided by that of the probing clip which scores highest; above 1 this clip is a new extreme.
+        maximum: its largest activation in the probing set.
         activations: its activation at every audio token, 0 where it is silent.
     """
 
@@ -37,6 +38,7 @@ class Fired(NamedTuple):
     name: str
     score: float
     share: float
+    maximum: float
     activations: list[float]
 
 
@@ -93,6 +95,7 @@ def listen(subject: Subject, clip: Clip, most: int = MOST_CONCEPTS) -> Heard:
             subject.names[feature],
             float(scores[feature]),
             float(share[feature]),
+            float(subject.maxima[feature]),
             activations(codes, feature).tolist(),
         )
         for feature in named[:most]

@@ -1,6 +1,7 @@
 """The explorer's pages and requests."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
@@ -107,7 +108,9 @@ class Requests:
             raise HTTPException(404, "the report has no such file")
         if path.suffix != ".html":
             return FileResponse(path, media_type=REPORTED[path.suffix])
-        return Response(_with_links(path.read_text(encoding="utf-8")), media_type="text/html")
+        of_concept = re.fullmatch(r"\d+-(\d+)", path.stem)
+        page = path.read_text(encoding="utf-8")
+        return Response(_with_links(page, int(of_concept[1]) if of_concept else None), media_type="text/html")
 
     def about(self, request: Request) -> Response:
         """Return what the pages say of the run, the state of the model, and the limits."""
@@ -223,12 +226,14 @@ def _described(clip: Clip) -> dict[str, Any]:
     return {"id": clip.id, "duration_s": clip.duration_s, "caption": clip.caption, "note": clip.note, "wave": wave}
 
 
-def _with_links(page: str) -> str:
-    """Put the links to the other pages on top of a page of the report."""
+def _with_links(page: str, feature: int | None = None) -> str:
+    """Put the links to the other pages on top of a page; from a concept's, one leads to where it is steered."""
     head, body, rest = page.partition("<body>")
     if not body:
         return page
     links = files("ard.app").joinpath("template", "nav.html").read_text(encoding="utf-8")
+    if feature is not None:
+        links = links.replace('"/steer">Steer', f'"/steer?feature={feature}">Steer this concept')
     return head.replace("</head>", '<link rel="stylesheet" href="/nav.css">\n</head>', 1) + body + "\n" + links + rest
 
 

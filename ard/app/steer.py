@@ -67,7 +67,7 @@ def _setting(rows: object) -> Setting:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise UserError(f"value {str(value)[:80]!r} of feature {feature} is no number: give one, 0 or more")
         if value != 0:
-            setting[feature] = value
+            setting[feature] = float(value)
     return setting
 
 

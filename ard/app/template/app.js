@@ -151,7 +151,6 @@ function search(run, chosen) {
   const split = make("select", { id: "split" }, ...run.splits.map((name) => make("option", { value: name }, name)));
   const words = make("input", { type: "search", id: "words", autocomplete: "off", placeholder: "words of its caption or id" });
   const list = make("ul", { className: "found", id: "clips", "aria-label": "Clips found" });
-  list.setAttribute("aria-label", "Clips found");
   let latest = 0;
   const find = async () => {
     const mine = latest += 1;
@@ -172,7 +171,7 @@ function search(run, chosen) {
   split.addEventListener("change", find);
   words.addEventListener("input", find);
   find();
-  return make("div", { className: "own" }, make("p", { className: "line" },
+  return make("div", { className: "ours" }, make("p", { className: "line" },
     make("label", {}, "The run’s clips ", split), make("label", { className: "grow" }, "Search ", words)), list);
 }
 

@@ -1,6 +1,6 @@
 import { about, chooser, make, of, placeOf, player, shape, stream, trouble, waiting } from "/app.js";
 
-const WIDTH = 600, HEIGHT = 32;
+const WIDTH = 600, HEIGHT = 32, FIRST = 12;
 let current = null, sound = null;
 
 async function hear(clip) {
@@ -32,7 +32,11 @@ function show(clip, heard) {
   of("summary").textContent = heard.num_concepts
     ? `${heard.num_concepts} named concepts fire${shown}, and ${heard.num_unnamed} features without a name.${short}`
     : `No named concept fires in this clip, and ${heard.num_unnamed} features without a name do.${short}`;
-  of("fired").replaceChildren(...heard.concepts.map((concept) => row(concept, heard.token_s, span)));
+  const rows = heard.concepts.map((concept) => row(concept, heard.token_s, span));
+  of("fired").replaceChildren(...rows);
+  for (const later of rows.slice(FIRST)) later.hidden = true;
+  of("rest").hidden = rows.length <= FIRST;
+  of("rest").textContent = `Show ${rows.length - FIRST} weaker ones`;
   of("steer").href = `/steer?${new URLSearchParams(placeOf(clip))}`;
   of("result").hidden = false;
   of("heading").focus({ preventScroll: true });
@@ -40,9 +44,10 @@ function show(clip, heard) {
 
 function row(concept, token_s, span) {
   const most = Math.max(...concept.activations), strongest = (concept.activations.indexOf(most) + 0.5) * token_s;
+  const full = Math.max(most, concept.maximum);
   const step = WIDTH / concept.activations.length;
   const line = concept.activations.map((value, index) => {
-    const y = (HEIGHT - 1 - (HEIGHT - 3) * value / most).toFixed(1);
+    const y = (HEIGHT - 1 - (HEIGHT - 3) * value / full).toFixed(1);
     return `L${(index * step).toFixed(1)} ${y}L${((index + 1) * step).toFixed(1)} ${y}`;
   }).join("");
   const strip = make("div", { className: "strip" }, shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
@@ -58,6 +63,11 @@ function row(concept, token_s, span) {
     make("p", { className: "share" }, bar, make("span", {}, times, make("span", { className: "hidden" }, ` of its strongest probing clip; strongest at ${strongest.toFixed(1)} s`))), strip);
 }
 
+of("rest").addEventListener("click", () => {
+  for (const one of of("fired").children) one.hidden = false;
+  of("rest").hidden = true;
+  of("fired").children[FIRST].querySelector("a").focus({ preventScroll: true });
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === " " && sound && !event.target.closest("button, input, select, a, summary")) {
     event.preventDefault();
