@@ -220,21 +220,27 @@ def git_commit() -> str | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; the file written there becomes ``path`` if the block ends without error.
 
     A reader sees either the old file or the whole new one, even after a kill or a power cut: the data reach the disk
     before the name does. The temporary name is unique, so that two writers never share one. The file is removed if the
     block raises; only a kill leaves one behind, until the folder is next claimed (:func:`ard.files.claim`). The parent
     folder is created if it is missing. Several files in one ``with`` are all replaced at its end, the last one first.
+
+    Args:
+        path: the file.
+        synced: wait until the data are on the disk. Thousands of files that are quickly made again need not wait:
+            after a power cut such a file may be empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path, uuid4().hex[:12])
     with being_written(partial):
         try:
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            if synced:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

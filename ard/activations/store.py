@@ -7,14 +7,16 @@ after its tars.
 
 import errno
 import json
+import math
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
+import numpy as np
 import torch
 import webdataset as wds
 import xxhash
@@ -256,7 +258,7 @@ def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> 
         for metadata, x in samples:
             description = json.dumps(metadata).encode()
             tensor = x.contiguous().reshape(-1).view(torch.uint8).numpy().data
-            header = _safetensors_header(x)
+            header = _safetensors_header(x.dtype, x.shape)
             put(_member(f"{metadata['id']}.json", len(description)), description, _padding(len(description)))
             put(_member(f"{metadata['id']}.safetensors", len(header) + len(tensor)), header)
             offsets.append(num_bytes)
@@ -278,9 +280,10 @@ def _padding(num_bytes: int) -> bytes:
     return bytes(-num_bytes % tarfile.BLOCKSIZE)
 
 
-def _safetensors_header(x: Tensor) -> bytes:
+def _safetensors_header(dtype: torch.dtype, shape: Sequence[int]) -> bytes:
     """Return what stands before the bytes of a tensor in a safetensors file that holds it alone, under ``x``."""
-    about = {"dtype": SAFETENSORS_DTYPE[x.dtype], "shape": list(x.shape), "data_offsets": [0, x.nbytes]}
+    num_bytes = math.prod(shape) * dtype.itemsize
+    about = {"dtype": SAFETENSORS_DTYPE[dtype], "shape": list(shape), "data_offsets": [0, num_bytes]}
     header = json.dumps({"x": about}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
@@ -304,6 +307,7 @@ def write_manifest(
     write_json(folder / MANIFEST, sealed(content))
 
 
+AGAIN = "delete it and run `ard extract` again, which rebuilds it"
 READERS = 3
 """Threads that read shards for a GPU: one copies 3 to 4 GB/s, and a step may want 5."""
 
@@ -350,6 +354,39 @@ class Layer(NamedTuple):
                 ],
             )
 
+    def read_clips(self, rows: Collection[int]) -> Iterator[tuple[int, Tensor]]:
+        """Read single clips of a whole layer: the row and x [tokens, d_in] of each, in the order of the rows.
+
+        Only their own bytes are read, of which the clip's length and dtype are checked and nothing more; of a command's
+        output, shards are read as :meth:`read` does. A tensor is valid until the next one.
+
+        Raises:
+            UserError: if a shard is missing or damaged.
+        """
+        first, wanted = 0, np.unique(np.fromiter(rows, dtype=np.int64, count=len(rows)))
+        for place, shard in enumerate(self.shards):
+            begin, end = np.searchsorted(wanted, [first, first + len(shard.clip_ids)])
+            places = (wanted[begin:end] - first).tolist()
+            if places and _is_command(self.folder):
+                ((_, xs),) = self.read([place])
+                yield from ((first + own, xs[own]) for own in places)
+            elif places:
+                with self._opened(shard) as file:
+                    for own in places:
+                        yield first + own, self._read_clip(file, shard, own)
+            first += len(shard.clip_ids)
+
+    def _read_clip(self, file: Any, shard: Shard, place: int) -> Tensor:
+        """Read a clip from the middle of a shard."""
+        shape = shard.num_tokens[place], self.d_in
+        header = _safetensors_header(self.dtype, shape)
+        memory = bytearray(len(header) + math.prod(shape) * self.dtype.itemsize)
+        file.seek(shard.offsets[place] - len(header))
+        if _fill(file, memory) < len(memory) or memory[: len(header)] != header:
+            clip = f"clip {shard.clip_ids[place]!r} of {self.said(shard)}"
+            raise UserError(f"{clip} is damaged: {AGAIN}")
+        return torch.frombuffer(memory, dtype=self.dtype, offset=len(header)).view(shape)
+
     def _loaded(
         self, shards: Sequence[Shard], copied: Callable[[], object] | None
     ) -> Iterator[tuple[Shard, bytearray | Any]]:
@@ -378,18 +415,20 @@ class Layer(NamedTuple):
     def _name(self, shard: Shard) -> str:
         return f"layer-{self.layer}/{shard.number:06d}.tar"
 
+    def _opened(self, shard: Shard) -> Any:
+        try:
+            return _open(self.folder, self._name(shard))
+        except FileNotFoundError as error:
+            raise UserError(f"{self.said(shard)} is missing: run `ard extract` again, which rebuilds it") from error
+
     def _load(self, shard: Shard, memory: Any) -> None:
         name, expected = self.said(shard), shard.num_bytes[self.layer]
-        again = "delete it and run `ard extract` again, which rebuilds it"
-        try:
-            with _open(self.folder, self._name(shard)) as file:
-                size = _fill(file, memory)
-        except FileNotFoundError as error:
-            raise UserError(f"{name} is missing: run `ard extract` again, which rebuilds it") from error
+        with self._opened(shard) as file:
+            size = _fill(file, memory)
         if size != expected:
-            raise UserError(f"{name} is cut short or has grown ({size} of {expected} bytes): {again}")
+            raise UserError(f"{name} is cut short or has grown ({size} of {expected} bytes): {AGAIN}")
         if xxhash.xxh3_64_hexdigest(memoryview(memory)[:size]) != shard.xxh3[self.layer]:
-            raise UserError(f"{name} is damaged (its checksum does not match): {again}")
+            raise UserError(f"{name} is damaged (its checksum does not match): {AGAIN}")
 
 
 def pinned(num_bytes: int) -> Any:
@@ -441,10 +480,18 @@ def _damaged(folder: Path | str, name: str, error: Exception) -> UserError:
 
 def _open(folder: Path | str, name: str) -> Any:
     """Open a file below a folder: a path, a URL, or a command."""
-    if isinstance(folder, Path) or Path(folder).is_dir():  # even one whose name looks like a URL, such as a::b
+    if _is_local(folder):
         return Path(folder, name).open("rb")
     url = f"{folder}/{name}"
-    return wds.gopen(url) if url.startswith("pipe:") else fsspec.open(url, "rb").open()
+    return wds.gopen(url) if _is_command(folder) else fsspec.open(url, "rb").open()
+
+
+def _is_local(folder: Path | str) -> bool:
+    return isinstance(folder, Path) or Path(folder).is_dir()  # even one whose name looks like a URL, such as a::b
+
+
+def _is_command(folder: Path | str) -> bool:
+    return not _is_local(folder) and str(folder).startswith("pipe:")
 
 
 def _fill(file: Any, memory: Any) -> int:

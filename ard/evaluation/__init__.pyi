@@ -21,6 +21,7 @@ from .matching import AveragePrecision, MatchReading, average_precision
 from .metric import ConceptAveragePrecision, ConceptMatching
 from .seeds import compare_seeds
 from .steered import measure_steering_differences, pool_steering
+from .timelines import KeepTimelines
 
 __all__ = [
     "AveragePrecision",
@@ -31,6 +32,7 @@ __all__ = [
     "DetectConcepts",
     "Difference",
     "FindLabels",
+    "KeepTimelines",
     "LossRecovered",
     "MatchLabels",
     "MatchReading",

@@ -16,7 +16,7 @@ from ard.embedding import EMBEDDED as EMBEDDED_CLAP
 from ard.files import turn
 from ard.monosemanticity import read_selections
 from ard.naming.captions import Captioner, audiollm_captioner, caption_batches, caption_clips, chat_captioner
-from ard.naming.catalogue import Named, Space, weigh, write_concepts, write_names
+from ard.naming.catalogue import Named, Space, weigh, write_concepts, write_name_embeddings, write_names
 from ard.naming.chat import Chat, kind_of
 from ard.naming.consensus import ConsensusNamer
 from ard.naming.namer import Concepts, Name, Namer
@@ -32,6 +32,8 @@ NUM_RANDOM_CLIPS = 1024  # that names are compared with
 
 class NameConcepts(Evaluator):
     """Write ``names.parquet`` (selected features of every method), ``concepts.parquet`` and ``naming.json``.
+
+    With a CLAP model it also writes ``name_embeddings.safetensors``, where the names lie in CLAP's space.
 
     The namer is given what it needs to know of the clips: captions, embeddings or labels. If it needs captions, every
     clip is captioned once per run, with the paper's prompt. Captions are kept, so that a stopped run pays for none of
@@ -116,6 +118,8 @@ class NameConcepts(Evaluator):
                 named.setdefault(scorer, []).append(weighed)
         write_names(cell, named)
         write_concepts(cell, clip_ids, captions, named["ard"][0], self.namer.made_from)
+        if not cell.is_baseline:
+            write_name_embeddings(cell, named["ard"][0], space)
         num_without_caption = sum(clip_ids[row] not in captions for row in rows) if has_captions else 0
         unseen = self._evaluation_clips(cell) if has_captions and "random" in selections else []
         if unseen:

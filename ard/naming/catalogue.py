@@ -154,3 +154,18 @@ def write_concepts(
             }
         )
     cell.save_rows("concepts", rows)
+
+
+def write_name_embeddings(cell: Cell, named: Named, space: Space | None) -> None:
+    """Write where the names lie in CLAP's space, by feature, so that a report can show which are near each other.
+
+    ``name_embeddings.safetensors`` has ``features`` [concepts] and ``embeddings`` (float16) [concepts, d]. Without a
+    space or a name there is no such file.
+    """
+    rows = [row for row, name in enumerate(named.names) if name.name is not None]
+    if space is None or not rows:
+        cell.path("name_embeddings").unlink(missing_ok=True)
+        return
+    embeddings = space.embed([str(named.names[row].name) for row in rows])
+    tensors = {"features": named.selection.features[rows], "embeddings": embeddings.half()}
+    cell.save_tensors("name_embeddings", tensors)

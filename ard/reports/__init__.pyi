@@ -1,4 +1,4 @@
-from .concepts import Order, concept_names, find_concepts, find_feature, render_concepts
+from .concepts import Order, concept_names, find_concepts, find_feature, read_timelines, render_concepts
 from .headline import headline, read_fvu
 from .html import write_report
 from .summary import summary
@@ -14,6 +14,7 @@ __all__ = [
     "find_feature",
     "headline",
     "read_fvu",
+    "read_timelines",
     "render_concepts",
     "render_table",
     "summary",

@@ -5,35 +5,58 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float
 from rich.markup import escape
 from rich.table import Table
 
 from ard.run import Cell
 from ard.types import UserError
 
+MODALITY = {"": "index", "_low": "low", "_high": "high"}
 Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
 
 
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     """Read the concepts of a cell, a row per feature, joined with what else is known of them.
 
-    Of ``detection.parquet`` these are its columns. Of ``effects.parquet`` they are ``effect <task>``, and the classes
-    that a feature ``hears`` and that it ``speaks`` for; the lists are empty where nothing was measured, and there are
-    no such columns without the file.
+    Of ``detection.parquet`` and ``axes.parquet`` these are their columns. Of ``modality.parquet`` they are ``modality``
+    (0 if the feature reads, 1 if it hears), ``modality_low`` and ``modality_high``. Of ``effects.parquet`` they are
+    ``effect <task>``, and the classes that a feature ``hears`` and that it ``speaks`` for; the lists are empty where
+    nothing was measured. But for those of detection, there are no such columns without the file.
     """
-    detection: dict[int, dict[str, Any]] = {}
-    if cell.path("detection").is_file():
-        detection = {row["feature"]: row for row in cell.rows("detection")}
     nothing: dict[str, Any] = {"detection": math.nan, "n_active_unseen": None}
-    effects: dict[int, dict[str, Any]] = {}
+    others = [_by_feature(cell, file) for file in ("detection", "axes")]
+    modality = _by_feature(cell, "modality").items()
+    others.append({feature: {f"modality{end}": row[of] for end, of in MODALITY.items()} for feature, row in modality})
     if cell.path("effects").is_file():
         nothing |= {"hears": [], "speaks": []}
-        effects = _effects(cell.rows("effects"))
+        others.append(_effects(cell.rows("effects")))
     joined = []
     for row in cell.rows("concepts"):
-        feature = row["feature"]
-        joined.append({**nothing, **row, **detection.get(feature, {}), **effects.get(feature, {})})
+        measured: dict[str, Any] = {}
+        for other in others:
+            measured |= other.get(row["feature"], {})
+        joined.append({**nothing, **measured, **row})
     return joined
+
+
+def _by_feature(cell: Cell, file: str) -> dict[int, dict[str, Any]]:
+    return {row["feature"]: row for row in cell.rows(file)} if cell.path(file).is_file() else {}
+
+
+def read_timelines(cell: Cell) -> dict[int, list[Float[np.ndarray, " tokens"]]]:
+    """Read the activations along the representative clips: by selected feature, those of each clip of ``top_ids``.
+
+    Token t covers the time from t to t + 1 times the clip's ``seconds_per_token`` in clips.parquet. It is empty for a
+    cell without ``timelines.safetensors``, as runs of older versions are.
+    """
+    if not cell.path("timelines").is_file():
+        return {}
+    stored = {name: tensor.numpy() for name, tensor in cell.tensors("timelines").items()}
+    features, pieces = stored["features"].tolist(), np.split(stored["values"], stored["offsets"][1:-1])
+    p = len(pieces) // max(len(features), 1)
+    return {feature: pieces[i * p : (i + 1) * p] for i, feature in enumerate(features)}
 
 
 def _effects(rows: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -119,6 +142,11 @@ def render_concepts(concepts: list[Any]) -> Table:
         text = "; ".join(concept.get("support") or concept["captions"][:1])
         table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, *classes, escape(text))
     return table
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number; None if it is missing, NaN or infinite."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float:

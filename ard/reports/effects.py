@@ -58,7 +58,7 @@ def drawn(rows: Sequence[Mapping[str, Any]]) -> Scatter:
     def at(effect: float) -> float:
         return TOP + (1 - effect / limit) / 2 * (HEIGHT - TOP)
 
-    step = _round_below(limit)
+    step = round_below(limit)
     chance = at(first["effect_by_chance"])
     ordered = sorted(rows, key=lambda row: abs(row["effect"]), reverse=True)
     places = [(LEFT + row["auroc"] * (WIDTH - LEFT - RIGHT), at(row["effect"])) for row in ordered]
@@ -98,7 +98,7 @@ def _overlap(box: tuple[float, float, float, float], other: tuple[float, float, 
     return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
 
 
-def _round_below(limit: float) -> float:
+def round_below(limit: float) -> float:
     """Return the largest 1, 2 or 5 times a power of ten that is not above a number."""
     power = 10.0 ** math.floor(math.log10(limit))
     return max(factor * power for factor in (1, 2, 5) if factor * power <= limit)

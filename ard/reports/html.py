@@ -1,133 +1,133 @@
-"""The concept report: one static HTML page of a run, which works offline and from ``file://``."""
+"""The concept report: a folder of static HTML that works offline and from ``file://``, a page for every concept."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import pyarrow.parquet as pq
-from torch import Tensor
 
-from ard.reports.concepts import read_concepts
+from ard.reports.atlas import atlas
+from ard.reports.concepts import finite, read_concepts
 from ard.reports.doses import dose_drawings
 from ard.reports.effects import effect_drawings
 from ard.reports.headline import headline
 from ard.reports.layers import layer_drawings
+from ard.reports.listing import listing
 from ard.reports.notes import diagnoses
-from ard.reports.sounds import HEIGHT, NUM_BARS, Sound, copy_sounds, remove_sounds
+from ard.reports.pages import Pages, page_of
+from ard.reports.sounds import show_sounds
+from ard.reports.strips import Strips, clips_of, spaced
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
-from ard.results import Figure, git_commit, write_text
-from ard.run import Cell, Run
+from ard.results import Figure, git_commit, replacing, write_text
+from ard.run import Run
 
-NUM_SHOWN = 200
-"""A page with more concepts than this is slow to open; the rest are in concepts.parquet."""
+NUM_BEST = 6
+"""Concepts on the first screen."""
 
 EVALUATIONS = ("matching", "monosemanticity", "steering", "label_auroc")
-
-
-class Activity(NamedTuple):
-    """Where in a clip a feature is active: start, end, and the middle of its strongest token, as shares of the clip."""
-
-    start: float
-    end: float
-    strongest: float
-
-
-class ClipCard(NamedTuple):
-    """One clip of a concept: the AudioLLM's ``caption``, and the caption or labels of its corpus (``reference``)."""
-
-    id: str
-    caption: str | None
-    reference: str | None
-    duration_s: float | None
-    sound: Sound | None
-    activity: Activity | None
-
-
-class ConceptCard(NamedTuple):
-    """One concept: its numbers (None where there are none) and its most and least representative clips, best first.
-
-    ``support`` says what supports each phrase of the name, and ``made_from`` what the name was made from. ``hears`` are
-    the classes that its activity tells, and ``speaks`` those that answers turn to when it is set.
-    """
-
-    feature: int
-    layer: int
-    name: str | None
-    m: float | None
-    n_active: int
-    agreement: float | None
-    clap: float | None
-    detection: float | None
-    hears: list[str]
-    speaks: list[str]
-    candidates: list[str]
-    made_from: str | None
-    support: list[str]
-    top: list[ClipCard]
-    bottom: list[ClipCard]
+ASSETS = ("report.css", "report.js", "browse.js")
 
 
 def write_report(run: Path) -> Path:
-    """Write ``report/index.html`` of a run's folder, with the audio of the clips it shows, and return its path.
+    """Write ``report/`` of a run's folder and return its first page, ``index.html``, which is written last.
+
+    Beside it are ``concepts/<layer>-<feature>.html``, ``assets/``, ``audio/`` with the clips that are shown, and
+    ``map.json``, where the concepts lie on the map. What earlier reports left there is removed.
 
     Raises :class:`ard.types.UserError` if the folder is not a run's. The page says whatever else is missing.
     """
     opened = Run.load(run)
+    folder = opened.report.parent
     features = read_concepts(opened.own) if opened.own.path("concepts").is_file() else []
+    rows = sorted((row for row in features if row["selected"]), key=_best_first)
     clips = {str(row["id"]): row for row in (pq.read_table(opened.clips).to_pylist() if opened.clips.is_file() else ())}
-    selected = sorted((row for row in features if row["selected"]), key=_best_first)
-    shown = selected[:NUM_SHOWN]
-    wanted = dict.fromkeys(
-        clip_id for row in shown for side in ("top_ids", "bottom_ids") for clip_id in row[side] or ()
+    sounds = show_sounds(opened.audio_splits, clips_of(rows), folder / "audio")
+    places = atlas(opened.own, [row["feature"] for row in rows], folder / "map.json")
+    strips = Strips(opened.own, clips, sounds)
+    pages = Pages(opened, rows, strips)
+    common = {
+        "run": opened,
+        "model": Path(opened.model).name if Path(opened.model).is_absolute() else opened.model,
+        "version": version("ard-audio"),
+        "num_clips": len(clips),
+        "has_levels": strips.has_levels,
+        "has_places": strips.has_places,
+    }
+    for name in ASSETS:
+        write_text(folder / "assets" / name, template_text(name))
+    write_text(folder / "assets" / "concepts.js", listing(rows, clips, sounds, places, len(clips)))
+    _write_concepts(pages, folder / "concepts", common)
+    best = [pages.concept(place) for place in best_places(rows)]
+    write_text(
+        opened.report,
+        _template("index.html").render(
+            **common, **_overview(opened, features, rows), best=best, places=places, root=""
+        ),
     )
-    places = _places(opened.own)
-    sounds_folder = opened.report.parent / "audio"
-    sounds = copy_sounds(opened.audio_splits, wanted, sounds_folder)
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            run=opened,
-            model=Path(opened.model).name if Path(opened.model).is_absolute() else opened.model,
-            written=datetime.now(UTC),
-            version=version("ard-audio"),
-            commit=git_commit(),
-            tables=build_tables(run),
-            doses={drawing.task: drawing for drawing in dose_drawings(opened)},
-            layers={drawing.task: drawing for drawing in layer_drawings(opened)},
-            diagnoses=diagnoses(opened.results("steering", [opened.layer], [opened.expansion])),
-            scatters=effect_drawings(opened),
-            shown={row["feature"] for row in shown},
-            concepts=[_concept(row, clips, sounds, places) for row in shown],
-            clips=clips,
-            places=places,
-            num_features=len(features),
-            num_dead=sum(row["n_active"] == 0 for row in features),
-            num_selected=len(selected),
-            num_named=sum(row["name"] is not None for row in selected),
-            has_m=any(_number(row["m"]) is not None for row in selected),
-            has_captions=any(row["captions"] for row in shown),
-            headline=headline(opened),
-            waveforms=sounds.values(),
-            bars=NUM_BARS,
-            height=HEIGHT,
-            truth=_truth(opened),
-            failures=_failures(opened),
-            choices=_choices(opened),
-        )
-    )
-    write_text(opened.report, page)
-    remove_sounds(sounds_folder, {sound.file for sound in sounds.values()})
     return opened.report
 
 
-def _environment() -> jinja2.Environment:
+def best_places(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the places of the concepts that are shown first: the best of each name, and none whose name fails."""
+    named = [place for place, row in enumerate(rows) if row["name"] is not None and row.get("passes") is not False]
+    first: dict[str, int] = {}
+    for place in sorted(named, key=lambda place: -(finite(rows[place].get("score")) or 0.0)):
+        first.setdefault(rows[place]["name"].casefold(), place)
+    return list(first.values())[:NUM_BEST] or list(range(len(rows)))[:NUM_BEST]
+
+
+def template_text(name: str) -> str:
+    """Return one of the files that pages are made of, as ``report.css`` and ``report.js``."""
+    return files("ard.reports").joinpath("template", name).read_text(encoding="utf-8")
+
+
+def _overview(run: Run, features: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the first page says of the whole run."""
+    return {
+        "written": datetime.now(UTC),
+        "commit": git_commit(),
+        "headline": headline(run),
+        "num_features": len(features),
+        "num_dead": sum(row["n_active"] == 0 for row in features),
+        "num_selected": len(rows),
+        "num_named": sum(row["name"] is not None for row in rows),
+        "num_failing": sum(row.get("passes") is False for row in rows),
+        "pages": {row["feature"]: page_of(row) for row in rows},
+        "tables": build_tables(run.folder),
+        "doses": {drawing.task: drawing for drawing in dose_drawings(run)},
+        "layers": {drawing.task: drawing for drawing in layer_drawings(run)},
+        "diagnoses": diagnoses(run.results("steering", [run.layer], [run.expansion])),
+        "scatters": effect_drawings(run),
+        "truth": _truth(run),
+        "failures": _failures(run),
+        "choices": list(_choices(run)),
+    }
+
+
+def _write_concepts(pages: Pages, folder: Path, common: Mapping[str, Any]) -> None:
+    """Write the page of every concept, and remove those of concepts that are no more."""
+    template, written = _template("concept.html"), set()
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in range(len(pages.rows)):
+        concept = pages.concept(place)
+        text = template.render(**common, concept=concept, chance=pages.chance, root="../", num_concepts=len(pages.rows))
+        with replacing(folder / concept.page, synced=False) as partial:
+            partial.write_text(text, encoding="utf-8")
+        written.add(concept.page)
+    for path in folder.glob("*-*.html"):
+        if path.name not in written:
+            path.unlink()
+
+
+@cache
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ard.reports", "template"),
         autoescape=True,
@@ -136,84 +136,17 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"value": value_text, "interval": interval_text, "paper": paper_text, "fixed": _fixed}
-    return environment
+    return environment.get_template(name)
 
 
 def _fixed(number: float | None, digits: int = 2) -> str:
-    return "–" if number is None else f"{number:.{digits}f}"
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return "–" if number is None else f"{number:,.{digits}f}"
 
 
 def _best_first(row: Mapping[str, Any]) -> tuple[bool, float, bool, int]:
     """Sort features by m; where clips have no embedding, and so no feature has an m, those with a name come first."""
-    m = _number(row["m"])
+    m = finite(row["m"])
     return m is None, -(m or 0.0), row["name"] is None, row["feature"]
-
-
-def _spaced(label: str) -> str:
-    """Return a label in words: corpora join them by underscores, so that a browser breaks them anywhere."""
-    return label.replace("_", " ")
-
-
-def _places(cell: Cell) -> Mapping[str, Tensor]:
-    """Read where features are active in their most representative clips, by token: [features, p] each."""
-    stored = cell.tensors("representatives") if cell.path("representatives").is_file() else {}
-    return {name: stored[f"ard/top_{name}"] for name in ("first", "last", "strongest") if f"ard/top_{name}" in stored}
-
-
-def _activity(clip: Mapping[str, Any], first: int, last: int, strongest: int) -> Activity | None:
-    """Turn tokens into shares of a clip's duration; None if the feature is silent or the clip's times are unknown."""
-    seconds_per_token, duration_s = (_number(clip.get(key)) for key in ("seconds_per_token", "duration_s"))
-    if first < 0 or not seconds_per_token or not duration_s:
-        return None
-    token = seconds_per_token / duration_s
-    return Activity(first * token, min((last + 1) * token, 1.0), min((strongest + 0.5) * token, 1.0))
-
-
-def _concept(
-    row: Mapping[str, Any], clips: Mapping[str, Any], sounds: Mapping[str, Sound], places: Mapping[str, Tensor]
-) -> ConceptCard:
-    top, bottom, captions = row["top_ids"] or [], row["bottom_ids"] or [], row["captions"] or []
-    padded = [*captions, *[None] * len(top)]
-    activities: list[Activity | None] = [None] * len(top)
-    if places:
-        tokens = zip(*(places[name][row["feature"]].tolist() for name in ("first", "last", "strongest")), strict=True)
-        activities = [_activity(clips.get(i, {}), *of_clip) for i, of_clip in zip(top, tokens, strict=False)]
-    return ConceptCard(
-        feature=row["feature"],
-        layer=row["layer"],
-        name=row["name"],
-        m=_number(row["m"]),
-        n_active=row["n_active"],
-        agreement=_number(row["agreement"]),
-        clap=_number(row["clap"]),
-        detection=_number(row.get("detection")),
-        hears=row.get("hears", []),
-        speaks=row.get("speaks", []),
-        candidates=row["candidates"] or [],
-        made_from=row.get("made_from"),
-        support=row.get("support") or [],
-        top=[
-            _clip(clip_id, caption, clips, sounds, where)
-            for clip_id, caption, where in zip(top, padded, activities, strict=False)
-        ],
-        bottom=[_clip(clip_id, None, clips, sounds, None) for clip_id in bottom],
-    )
-
-
-def _clip(
-    clip_id: str,
-    caption: str | None,
-    clips: Mapping[str, Any],
-    sounds: Mapping[str, Sound],
-    activity: Activity | None,
-) -> ClipCard:
-    row = clips.get(clip_id, {})
-    reference = row.get("caption") or ", ".join(map(_spaced, row.get("labels") or ())) or None
-    return ClipCard(clip_id, caption, reference, _number(row.get("duration_s")), sounds.get(clip_id), activity)
 
 
 class Truth(NamedTuple):
@@ -230,7 +163,7 @@ def _truth(run: Run) -> Truth | None:
         return None
     result, row = rows[0]
     per_label = result.details.get("per_label", {})
-    labels = [(_spaced(label), _number(best.get("auroc")), best.get("feature")) for label, best in per_label.items()]
+    labels = [(spaced(label), finite(best.get("auroc")), best.get("feature")) for label, best in per_label.items()]
     return Truth(
         figures=[(name.replace("_", " "), figure) for name, figure in row.figures.items()],
         labels=sorted(labels, key=lambda label: (-(label[1] or 0.0), label[0])),

@@ -1,11 +1,12 @@
-"""The clips that a report shows: their audio, copied out of the shards, and their waveforms as SVG paths."""
+"""The clips that a report shows: their audio, copied out of the shards, their spectrograms and their waveforms."""
 
 import io
 import itertools
 import json
 import re
 import tarfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,20 +14,43 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from ard.reports.spectrogram import spectrogram_png
 from ard.results import replacing
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
-FILE = re.compile(r"\d{4,}\.(flac|wav|ogg|mp3)")
+FILE = re.compile(r"\d{4,}\.(flac|wav|ogg|mp3|png)")
 NUM_BARS = 96
 HEIGHT = 40
+MOST_BYTES = 100_000
+"""A report holds a larger file as MP3, so that 500 concepts fit into 100 MB."""
+MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+AT_ONCE = 32
+"""Clips that are in memory at once."""
 
 
 class Sound(NamedTuple):
-    """One clip's audio in the report: its key there, its file in ``audio/``, and its waveform as an SVG path."""
+    """One clip's audio in a folder: its key there, its file, and its waveform as an SVG path."""
 
     key: str
     file: str
     path: str
+
+
+class Shown(NamedTuple):
+    """One clip in a report's ``audio`` folder: its audio, its spectrogram, and whether the audio is a smaller copy."""
+
+    file: str
+    spectrogram: str
+    is_smaller: bool
+
+
+class Audio(NamedTuple):
+    """The audio of a clip: the suffix of its file, the bytes in it, and what they decode to."""
+
+    suffix: str
+    content: bytes
+    mono: Float[np.ndarray, " samples"]
+    sample_rate_hz: int
 
 
 def copy_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> dict[str, Sound]:
@@ -35,27 +59,76 @@ def copy_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> d
     A clip that no shard holds, or whose audio cannot be read, is left out. Files are numbered, since a clip's id may
     hold characters that a file name may not.
     """
-    numbers = {clip_id: number for number, clip_id in enumerate(wanted)}
-    sounds: dict[str, Sound] = {}
-    out.mkdir(parents=True, exist_ok=True)
-    for shard in (shard for split in splits for shard in sorted(split.glob("*.tar"))):
-        for clip_id, suffix, _, read in stored_sounds(shard, numbers.keys() - sounds.keys()):
-            audio = read()
-            try:
-                samples, _ = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)
-            except soundfile.SoundFileError:
-                continue
-            key = f"{numbers[clip_id]:04d}"
-            with replacing(out / (key + suffix)) as partial:
-                partial.write_bytes(audio)
-            sounds[clip_id] = Sound(key, key + suffix, waveform_path(samples.mean(axis=1)))
-        if len(sounds) == len(numbers):
-            break
+    keys = {clip_id: f"{number:04d}" for number, clip_id in enumerate(wanted)}
+    sounds = {}
+    for clip_id, suffix, content in _stored(splits, keys):
+        if (audio := _decoded(suffix, content)) is not None:
+            sounds[clip_id] = Sound(keys[clip_id], keys[clip_id] + suffix, waveform_path(audio.mono))
+            _write(out / sounds[clip_id].file, content)
     return sounds
 
 
-def remove_sounds(folder: Path, shown: Collection[str]) -> None:
-    """Remove files that :func:`copy_sounds` wrote and the report no longer shows; leave all others."""
+def show_sounds(splits: Sequence[Path], wanted: Collection[str], out: Path) -> dict[str, Shown]:
+    """Write the audio of the wanted clips into a report's folder, and the spectrogram of each; remove older ones.
+
+    Audio is copied unchanged unless its file is larger than ``MOST_BYTES``; then it becomes mono MP3. A clip that no
+    shard holds, or whose audio cannot be read, is left out.
+    """
+    keys = {clip_id: f"{number:04d}" for number, clip_id in enumerate(wanted)}
+
+    def show(stored: tuple[str, str, bytes]) -> tuple[str, Shown] | None:
+        clip_id, suffix, content = stored
+        audio = _decoded(suffix, content)
+        if audio is None:
+            return None
+        if is_smaller := len(content) > MOST_BYTES and audio.sample_rate_hz in MP3_RATES_HZ:
+            suffix, content = ".mp3", _mp3(audio)
+        shown = Shown(keys[clip_id] + suffix, f"{keys[clip_id]}.png", is_smaller)
+        _write(out / shown.file, content)
+        _write(out / shown.spectrogram, spectrogram_png(audio.mono, audio.sample_rate_hz))
+        return clip_id, shown
+
+    clips, sounds = _stored(splits, keys), dict[str, Shown]()
+    with ThreadPoolExecutor() as threads:
+        while some := list(itertools.islice(clips, AT_ONCE)):
+            sounds.update(one for one in threads.map(show, some) if one is not None)
+    _remove_others(out, {file for shown in sounds.values() for file in (shown.file, shown.spectrogram)})
+    return sounds
+
+
+def _stored(splits: Sequence[Path], keys: Mapping[str, str]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield id, suffix and bytes of each wanted clip, once."""
+    left = set(keys)
+    for shard in (shard for split in splits for shard in sorted(split.glob("*.tar"))):
+        if not left:
+            return
+        for clip_id, suffix, _, read in stored_sounds(shard, left):
+            left.discard(clip_id)
+            yield clip_id, suffix, read()
+
+
+def _decoded(suffix: str, content: bytes) -> Audio | None:
+    try:
+        samples, sample_rate_hz = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError:
+        return None
+    return Audio(suffix, content, samples.mean(axis=1), sample_rate_hz)
+
+
+def _mp3(audio: Audio) -> bytes:
+    content = io.BytesIO()
+    options = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.9}
+    soundfile.write(content, audio.mono, audio.sample_rate_hz, **options)
+    return content.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path, synced=False) as partial:
+        partial.write_bytes(content)
+
+
+def _remove_others(folder: Path, shown: Collection[str]) -> None:
+    """Remove files that :func:`show_sounds` wrote and the report no longer shows; leave all others."""
     for path in folder.glob("*"):
         if FILE.fullmatch(path.name) and path.name not in shown:
             path.unlink()

@@ -59,6 +59,29 @@ def test_the_manifest_says_what_the_shards_hold(store):
     assert [(clip["id"], clip["labels"]) for clip in known] == [(f"c{index}", ["rain"]) for index in range(7)]
 
 
+@pytest.mark.parametrize("folder", ["{}", "pipe:cat {}"])
+def test_single_clips_are_read_by_their_rows(store, folder):
+    layer = read_layer(folder.format(store), 3)
+    read = [(row, x.clone()) for row, x in layer.read_clips({5, 0, 6, 1})]
+    assert [row for row, _ in read] == [0, 1, 5, 6]
+    assert all(x.shape == (5, 4) and (x == -row).all() for row, x in read)
+    assert list(layer.read_clips([])) == []
+
+
+def test_a_clip_is_not_read_from_a_shard_that_is_another(store):
+    layer, path = read_layer(store, 1), shard_path(store, 1, 1)
+    content = path.read_bytes()
+    path.write_bytes(content[:-8000])
+    with pytest.raises(UserError, match=r"^clip 'c5' of activation shard .* is damaged: delete it and run"):
+        list(layer.read_clips([5]))
+    path.write_bytes(b"x" * 512 + content)
+    with pytest.raises(UserError, match=r"^clip 'c3' of activation shard .* is damaged"):
+        list(layer.read_clips([3]))
+    path.unlink()
+    with pytest.raises(UserError, match="is missing: run `ard extract` again"):
+        list(layer.read_clips([3]))
+
+
 def test_only_shards_of_the_same_clips_are_kept(tmp_path):
     audio = ["a", "b", "c"]
     for shard, of_shard in enumerate(audio):

@@ -1,62 +1,132 @@
 "use strict";
-// Without this script the page shows the browser's own players; with it, a button and the waveform play a clip.
+// Players. A `.strip` holds a spectrogram and an <audio>; this adds a button, the feature's activation along time, and
+// a playhead through both. `ARD.strip` does it for one element, `ARD.makeStrip` makes such an element from data.
+const ARD = window.ARD = window.ARD || {};
 document.documentElement.classList.add("js");
-let current = null;
 
-for (const clip of document.querySelectorAll(".clip")) {
-  const audio = clip.querySelector("audio"), button = clip.querySelector(".play"), wave = clip.querySelector(".wave");
-  if (!audio) continue;
-  audio.controls = false;
-  button.hidden = false;
-  const move = () => clip.style.setProperty("--played", (100 * audio.currentTime / (audio.duration || 1)) + "%");
-  const follow = () => { move(); if (!audio.paused) requestAnimationFrame(follow); };
-  const play = () => {
-    if (current && current !== audio) current.pause();
-    current = audio;
-    audio.play().catch(() => button.setAttribute("aria-label", "This browser cannot play the clip"));
-  };
-  button.addEventListener("click", () => audio.paused ? play() : audio.pause());
-  wave.addEventListener("click", (event) => {
-    const box = wave.getBoundingClientRect();
-    const seek = () => { audio.currentTime = (event.clientX - box.left) / box.width * audio.duration; };
-    if (audio.readyState > 0) seek(); else audio.addEventListener("loadedmetadata", seek, { once: true });
-    play();
+ARD.element = (tag, attributes = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+};
+const SVG = "http://www.w3.org/2000/svg";
+const drawn = (tag, attributes) => {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+};
+ARD.icon = () => {
+  const icon = drawn("svg", { viewBox: "0 0 12 12", "aria-hidden": "true" });
+  icon.append(drawn("path", { class: "icon-play", d: "M3 1.6v8.8L10.4 6z" }));
+  icon.append(drawn("path", { class: "icon-pause", d: "M2.6 1.8h2.4v8.4H2.6zM7 1.8h2.4v8.4H7z" }));
+  return icon;
+};
+
+// One sound at a time on a page.
+ARD.current = null;
+ARD.play = (audio) => {
+  if (ARD.current && ARD.current !== audio) ARD.current.pause();
+  ARD.current = audio;
+  return audio.play();
+};
+
+// The activations of a clip from two hexadecimal digits a token, as shares of the feature's maximum.
+ARD.levels = (hex) => Array.from({ length: hex.length / 2 }, (_, token) => parseInt(hex.slice(2 * token, 2 * token + 2), 16) / 255);
+
+function curve(levels, share) {  // steps: a token is a stretch of time
+  const height = 20, width = 1000;
+  const steps = levels.map((level, token) => {
+    const right = Math.min((token + 1) * share, 1) * width;
+    return `V${(height * (1 - level)).toFixed(1)}H${right.toFixed(1)}`;
   });
-  audio.addEventListener("play", () => { clip.classList.add("playing"); button.setAttribute("aria-pressed", "true"); follow(); });
-  audio.addEventListener("pause", () => { clip.classList.remove("playing"); button.setAttribute("aria-pressed", "false"); });
-  audio.addEventListener("ended", () => { audio.currentTime = 0; move(); });
+  return `M0 ${height}${steps.join("")}V${height}z`;
 }
 
-const tools = document.querySelector(".tools");
-if (tools) {
-  const query = document.getElementById("query"), order = document.getElementById("order");
-  const count = document.getElementById("count"), nothing = document.getElementById("nothing");
-  const box = document.getElementById("cards"), cards = [...box.children];
-  // not the least representative clips: a search for a dog must not find every feature that is silent on dogs
-  const about = (card) => [...card.querySelectorAll("h3, .meta, :scope > .clips, .candidates")].map((part) => part.textContent);
-  const words = new Map(cards.map((card) => [card, about(card).join(" ").toLowerCase()]));
-  const number = (card, key) => card.dataset[key] === "" ? -Infinity : Number(card.dataset[key]);
-  const named = (a, b) => (a.dataset.name === "") - (b.dataset.name === "");
-  const orders = {
-    named,
-    m: (a, b) => number(b, "m") - number(a, "m"),
-    active: (a, b) => number(b, "active") - number(a, "active"),
-    name: (a, b) => named(a, b) || a.dataset.name.localeCompare(b.dataset.name),
-    feature: (a, b) => number(a, "feature") - number(b, "feature"),
+ARD.strip = (strip) => {
+  const audio = strip.querySelector("audio"), sight = strip.querySelector(".sight"), data = strip.dataset;
+  const levels = ARD.levels(data.levels || ""), perToken = Number(data.secondsPerToken) || 0;
+  const seconds = () => Number(data.duration) || audio.duration || levels.length * perToken || 1;
+  const button = ARD.element("button", { type: "button", class: "play", "aria-pressed": "false", "aria-label": `Play: ${data.label}` }, ARD.icon());
+  const head = ARD.element("span", { class: "head", "aria-hidden": "true" });
+  const now = ARD.element("output", { class: "now", "aria-hidden": "true" });
+  if (levels.length) {
+    const along = drawn("svg", { class: "along", viewBox: "0 0 1000 20", preserveAspectRatio: "none", "aria-hidden": "true" });
+    along.append(drawn("path", { d: curve(levels, perToken / seconds()) }));
+    sight.append(along);
+  } else if (data.active) {
+    const [start, end, strongest] = data.active.split(" ").map(Number);
+    const stretch = ARD.element("span", { class: "stretch", "aria-hidden": "true" });
+    stretch.style.left = `${100 * start}%`;
+    stretch.style.width = `${100 * (end - start)}%`;
+    const line = ARD.element("span", { class: "strongest", "aria-hidden": "true" });
+    line.style.left = `${100 * strongest}%`;
+    sight.append(stretch, line);
+  }
+  sight.append(head);
+  strip.prepend(button);
+  strip.append(now);
+  audio.controls = false;
+  for (const [name, value] of Object.entries({ role: "slider", tabindex: "0", "aria-label": `Position in ${data.label}`, "aria-valuemin": "0", "aria-valuemax": seconds().toFixed(2) })) sight.setAttribute(name, value);
+
+  const move = () => {
+    const time = audio.currentTime, share = Math.min(time / seconds(), 1);
+    head.style.left = `${100 * share}%`;
+    const token = Math.floor(time / perToken + 1e-6), level = levels.length ? levels[Math.min(token, levels.length - 1)] : null;
+    if (level !== null) data.level = level.toFixed(2);
+    now.textContent = `${time.toFixed(1)} s` + (level === null ? "" : ` · ${Math.round(100 * level)} %`);
+    sight.setAttribute("aria-valuenow", time.toFixed(2));
+    sight.setAttribute("aria-valuetext", `${time.toFixed(1)} of ${seconds().toFixed(1)} seconds` + (level === null ? "" : `, activation ${Math.round(100 * level)} percent of its maximum`));
   };
-  const filter = () => {
-    const wanted = query.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const card of cards) {
-      card.hidden = !wanted.every((word) => words.get(card).includes(word));
-      shown += !card.hidden;
-    }
-    count.textContent = shown === cards.length ? `${shown} concepts` : `${shown} of ${cards.length} concepts`;
-    nothing.hidden = shown > 0;
+  const follow = () => { move(); if (!audio.paused) requestAnimationFrame(follow); };
+  const cannot = (error) => {
+    if (error && error.name === "AbortError") return;  // paused before it began
+    strip.classList.add("broken");
+    now.textContent = "cannot be played here";
+    button.setAttribute("aria-label", `Cannot be played here: ${data.label}`);
   };
-  tools.hidden = false;
-  tools.addEventListener("submit", (event) => event.preventDefault());
-  query.addEventListener("input", filter);
-  order.addEventListener("change", () => box.append(...cards.sort((a, b) => orders[order.value](a, b) || number(a, "feature") - number(b, "feature"))));
-  filter();
-}
+  const toggle = () => { if (audio.paused) ARD.play(audio).catch(cannot); else audio.pause(); };
+  const seek = (time) => {
+    const to = Math.max(0, Math.min(time, seconds() - 0.01));
+    const set = () => { audio.currentTime = to; move(); };
+    if (audio.readyState > 0) set(); else { audio.addEventListener("loadedmetadata", set, { once: true }); audio.load(); }
+  };
+  button.addEventListener("click", toggle);
+  sight.addEventListener("click", (event) => {
+    const box = sight.getBoundingClientRect();
+    seek((event.clientX - box.left) / box.width * seconds());
+    if (audio.paused) ARD.play(audio).catch(cannot);
+  });
+  sight.addEventListener("keydown", (event) => {
+    const steps = { ArrowLeft: -0.1, ArrowDown: -0.1, ArrowRight: 0.1, ArrowUp: 0.1, PageDown: -1, PageUp: 1 };
+    if (event.key in steps) seek(audio.currentTime + steps[event.key]);
+    else if (event.key === "Home") seek(0);
+    else if (event.key === "End") seek(seconds());
+    else if (event.key === " " || event.key === "Enter") toggle();
+    else return;
+    event.preventDefault();
+  });
+  audio.addEventListener("play", () => { strip.classList.add("playing"); button.setAttribute("aria-pressed", "true"); follow(); });
+  audio.addEventListener("pause", () => { strip.classList.remove("playing"); button.setAttribute("aria-pressed", "false"); move(); });
+  audio.addEventListener("seeked", move);
+  audio.addEventListener("ended", () => { audio.currentTime = 0; move(); });
+  audio.addEventListener("error", () => cannot(null));
+  strip.ardToggle = toggle;
+  return strip;
+};
+
+ARD.makeStrip = ({ audio, spectrogram, label, duration, levels, secondsPerToken }) => {
+  const picture = ARD.element("img", { class: "mel", src: spectrogram, alt: "", width: 200, height: 40 });
+  return ARD.strip(ARD.element("div", { class: "strip", "data-label": label, "data-duration": duration, "data-levels": levels, "data-seconds-per-token": secondsPerToken },
+    ARD.element("div", { class: "sight" }, picture), ARD.element("audio", { preload: "none", src: audio })));
+};
+
+for (const strip of document.querySelectorAll(".strip")) ARD.strip(strip);
+
+// On a concept's page, the arrow keys turn to the concept before and after it.
+document.addEventListener("keydown", (event) => {
+  if (event.target !== document.body || event.altKey || event.ctrlKey || event.metaKey) return;
+  const link = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+  const found = link && document.querySelector(`a[rel="${link}"]`);
+  if (found) found.click();
+});
