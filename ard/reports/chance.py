@@ -31,7 +31,7 @@ class Chance(NamedTuple):
 
     def at(self, m: float) -> float:
         """Return where an m lies on the drawing."""
-        return round(min(max((m - self.low) / (self.high - self.low), 0), 1) * WIDTH, 1)
+        return round(min(max((m - self.low) / (self.high - self.low), 0.0), 1.0) * WIDTH, 1)
 
 
 def chance_of(cell: Cell) -> Chance | None:

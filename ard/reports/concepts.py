@@ -144,9 +144,9 @@ def render_concepts(concepts: list[Any]) -> Table:
     return table
 
 
-def finite(value: float | None) -> float | None:
+def finite(value: float | int | None) -> float | None:
     """Return a number; None if it is missing, NaN or infinite."""
-    return value if value is not None and math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float:

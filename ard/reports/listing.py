@@ -88,6 +88,6 @@ def _words(row: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]) -> st
     return "\n".join(dict.fromkeys(text for text in texts if text))
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def _rounded(value: float | int | None, digits: int) -> float | None:
     number = finite(value)
     return None if number is None else round(number, digits)

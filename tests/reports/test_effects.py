@@ -74,9 +74,12 @@ def test_the_page_has_a_plot_for_every_task_and_no_section_without_the_file(run)
     assert "Sad → happy" in section
     assert "Female → &lt;male&gt;" in section
     assert "<male>" not in section
-    card = page[page.index('id="feature-5"') :]
-    assert "hears happy, female</li>" in card
-    assert "speaks happy, female</li>" in card
+    own = (run / "report/concepts/3-5.html").read_text(encoding="utf-8")
+    assert "It hears happy, female. It speaks for happy, female." in " ".join(own.split())
+    assert own.count("<td>both</td>") == 2
+    (run / "layer-3/e8/effects.parquet").unlink()
+    write_report(run)
+    assert "What it does" not in (run / "report/concepts/3-5.html").read_text(encoding="utf-8")
 
 
 def test_concepts_say_what_they_hear_and_speak_for_only_where_it_was_measured(run, capsys):

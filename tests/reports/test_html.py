@@ -1,24 +1,22 @@
-"""The report: what a reader finds on the page, with anything in a clip's id, and with files missing."""
+"""The report: what a reader finds on its pages, with anything in a clip's id, and with files missing."""
 
 import html.parser
+import json
 import math
 import re
 import shutil
 import tarfile
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 import torch
-from safetensors.torch import save_file
 
-from ard.reports import html as report_html
 from ard.reports import write_report
-from ard.reports.sounds import HEIGHT, NUM_BARS, waveform_path
+from ard.reports.html import best_places
 from ard.results import Figure, Result, Row
+from ard.run import Run
 from ard.types import UserError
 
 from .conftest import NASTY, concept, write_about, write_concepts
@@ -66,57 +64,104 @@ def test_the_page_says_what_was_run(run):
         assert words in text
 
 
+def listed(run):
+    """Return the data of the list and the map."""
+    text = (run / "report/assets/concepts.js").read_text(encoding="utf-8")
+    assert "<" not in text
+    return json.loads(text.removeprefix("ARD.concepts = ").removesuffix(";\n"))
+
+
+def concept_page(run, feature):
+    return Page(run / f"report/concepts/3-{feature}.html")
+
+
 def test_concepts_are_sorted_by_m_and_dead_ones_are_left_out(run):
     page = Page(write_report(run))
-    cards = page.all("article")
-    assert [card["data-feature"] for card in cards] == ["7", "5"]
-    assert [card["data-m"] for card in cards] == ["9.25", "1.5"]
-    assert cards[0]["data-name"] == "dog & <bark>"
+    assert [link["href"] for link in page.all("a") if link["href"].startswith("concepts/")][:2] == [
+        "concepts/3-7.html",
+        "concepts/3-5.html",
+    ]
+    found = listed(run)
+    assert found["feature"] == [7, 5]
+    assert found["name"] == ["dog & <bark>", "name 5"]
+    assert found["values"] == {
+        "m": [9.25, 1.5],
+        "detection": [0.934, 0.934],
+        "agreement": [0.75, 0.75],
+        "n_active": [8, 6],
+    }
+    assert sorted(path.name for path in (run / "report/concepts").iterdir()) == ["3-5.html", "3-7.html"]
+    page = concept_page(run, 7)
     for words in (
         "9.25",
-        "active in 8 of 4 clips",
+        "Active in 8 of 4 probing clips",
         "agreement 0.75",
         "detection 0.93",
         "Considered: dog · bark",
-        "a dog barks",
     ):
         assert words in page.text
+    assert "a dog barks" in page.text
     assert "nan" not in page.text.lower().split()
     assert "None" not in page.text
+    assert [link["href"] for link in page.all("a", rel="next")] == ["3-5.html"]
+    assert not page.all("a", rel="prev")
 
 
-def test_every_clip_shown_has_its_audio_and_no_other(run):
-    page = Page(write_report(run))
+def test_a_search_finds_what_is_said_of_the_clips_that_a_feature_is_active_in(run):
+    write_report(run)
+    assert listed(run)["words"][0] == "<script>alert(1)</script>\na dog barks\ndog\nbark\na dog & <i>rain</i>\nrain"
+
+
+def test_every_clip_shown_has_its_audio_and_its_spectrogram_and_no_other(run):
+    write_report(run)
+    page = concept_page(run, 5)
     players = page.all("audio")
-    assert len(players) == 8
+    assert len(players) == 4
     assert all(player["preload"] == "none" for player in players)
-    shown = {player["src"] for player in players}
-    assert shown == {f"audio/{path.name}" for path in (run / "report/audio").iterdir()}
-    waves = {found["id"] for found in page.all("path") if "id" in found}
-    assert {use["href"].removeprefix("#") for use in page.all("use")} == waves
+    shown = {player["src"] for player in players} | {picture["src"] for picture in page.all("img")}
+    assert shown == {f"../audio/{path.name}" for path in (run / "report/audio").iterdir()}
     with tarfile.open(run / "audio/probe/000000.tar") as tar:
         original = tar.extractfile("000000.flac").read()
     assert original in [path.read_bytes() for path in (run / "report/audio").iterdir()]
 
 
-def test_waveforms_show_where_a_feature_is_active(run):
-    assert "shaded" not in Page(write_report(run)).text
+def add_times(run, seconds_per_token=0.25 / 12):
+    """Say how long a token of each clip is; 12 tokens are the first half of a clip. One is unknown."""
     clips = pq.read_table(run / "clips.parquet")
-    times = pa.array([0.25 / 12, 0.25 / 12, None, 0.25 / 12], pa.float64())  # tokens of the first half of a clip
+    times = pa.array([seconds_per_token, seconds_per_token, None, seconds_per_token], pa.float64())
     pq.write_table(clips.append_column("seconds_per_token", times), run / "clips.parquet")
+
+
+def test_a_strip_says_where_a_feature_is_active(run):
+    add_times(run)
     places = {"first": [[0, 2]], "last": [[3, 2]], "strongest": [[1, 2]]}
     stored = {f"ard/top_{name}": torch.tensor(rows * 8) for name, rows in places.items()}
     stored["ard/top_first"][7, 0] = -1  # silent
-    save_file(stored, run / "layer-3/e8/representatives.safetensors")
-    page = Page(write_report(run))
-    assert "shaded" in page.text
-    width = 2 * NUM_BARS
-    first, second, *others = [(float(tag["x"]), float(tag["width"])) for tag in page.all("rect", **{"class": "active"})]
-    assert first == pytest.approx((width * 2 / 24, width / 24), abs=0.1)  # feature 7, its second clip: token 2 of 24
-    assert second == pytest.approx((0, width * 4 / 24), abs=0.1)
-    assert len(others) == 1
-    strongest = [tag["d"] for tag in page.all("path", **{"class": "strongest"})]
-    assert strongest == [f"M{round(width * token / 24, 1)} 0v{HEIGHT}" for token in (2.5, 1.5, 2.5)]
+    cell = Run(run).cell(3, 8)
+    cell.save_tensors("representatives", stored)
+    assert "shaded" in Page(write_report(run)).text
+    strips = concept_page(run, 5).all("div", **{"class": "strip"})
+    shares = [[float(number) for number in strip.get("data-active", "").split()] for strip in strips]
+    assert shares[0] == pytest.approx([0, 4 / 24, 1.5 / 24], abs=1e-3)
+    assert shares[1] == pytest.approx([2 / 24, 3 / 24, 2.5 / 24], abs=1e-3)
+    assert shares[2:] == [[], []]  # the least representative ones
+    assert "data-active" not in concept_page(run, 7).all("div", **{"class": "strip"})[0]
+
+
+def test_a_strip_has_the_activations_along_time_as_shares_of_the_maximum(run):
+    add_times(run)
+    cell = Run(run).cell(3, 8)
+    most = torch.zeros(10)
+    most[5] = 4.0
+    cell.save_tensors("representatives", {"max_activation": most})
+    values = torch.tensor([0.0, 4.0, 2.0, 0.001, 1.0], dtype=torch.float16)
+    tensors = {"features": torch.tensor([5]), "offsets": torch.tensor([0, 4, 5]), "values": values}
+    cell.save_tensors("timelines", tensors)
+    write_report(run)
+    strips = concept_page(run, 5).all("div", **{"class": "strip"})
+    assert [strip.get("data-levels") for strip in strips] == ["00ff8001", "40", None, None]
+    assert float(strips[0]["data-seconds-per-token"]) == 0.25 / 12
+    assert not concept_page(run, 7).all("div", **{"class": "strip"})[0].get("data-levels")
 
 
 def test_the_number_of_features_above_chance_is_said_where_it_is_known(run):
@@ -128,31 +173,40 @@ def test_the_number_of_features_above_chance_is_said_where_it_is_known(run):
 
 
 def test_all_text_is_escaped(run):
-    page = Page(write_report(run))
-    assert "<script>alert(1)</script>" in page.text
-    assert len(page.all("script")) == 1
-    assert not page.all("b", **{"&\"'": None})
-    assert "<i>rain</i>" in page.text
+    pages = [Page(write_report(run)), concept_page(run, 5)]
+    for page in pages:
+        assert "<script>alert(1)</script>" in page.text
+        assert all("src" in script for script in page.all("script"))
+        assert not page.all("b", **{"&\"'": None})
+        assert "<i>rain</i>" in page.text
     for clip_id in NASTY:
-        assert clip_id in page.text
-    assert "broken <1>.wav" in page.text
-    assert "empty & silent" in page.text
+        assert clip_id in pages[1].text
+    assert "broken <1>.wav" in pages[0].text
+    assert "empty & silent" in pages[0].text
 
 
 def test_nothing_is_fetched_from_elsewhere(run):
-    page = Page(write_report(run))
-    links = [found.get(key) for _, found in page.tags for key in ("src", "href") if found.get(key)]
-    assert all(link.startswith(("#", "audio/")) for link in links)
-    assert not re.search(r"@import|url\(|https?://", page.source)
+    first = Page(write_report(run))
+    for page, root in ((first, ""), (concept_page(run, 5), "../")):
+        (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+        assert "default-src 'none'; script-src 'self'" in policy["content"]
+        assert "unsafe" not in policy["content"]
+        links = [found.get(key) for _, found in page.tags for key in ("src", "href") if found.get(key)]
+        allowed = ("#", "data:,", f"{root}audio/", f"{root}assets/", f"{root}concepts/", f"{root}index.html", "3-")
+        assert all(link.startswith(allowed) for link in links)
+        assert not any({"style", "onclick", "onerror"} & found.keys() for _, found in page.tags)
+        assert not re.search(r"@import|url\(|https?://", page.source)
 
 
 def test_controls_have_names(run):
-    page = Page(write_report(run))
-    assert all(button["aria-label"] for button in page.all("button"))
-    assert "lang" in page.all("html")[0]
-    ids = [found["id"] for _, found in page.tags if "id" in found]
-    assert len(ids) == len(set(ids))
-    assert {link["href"] for link in page.all("a")} <= {f"#{name}" for name in ids}
+    first = Page(write_report(run))
+    for page in (first, concept_page(run, 5)):
+        assert "lang" in page.all("html")[0]
+        ids = [found["id"] for _, found in page.tags if "id" in found]
+        assert len(ids) == len(set(ids))
+        targets = {link["href"] for link in page.all("a") if link["href"].startswith("#")}
+        assert targets <= {f"#{name}" for name in ids}
+        assert all(strip["data-label"] for strip in page.all("div", **{"class": "strip"}))
 
 
 def test_tables_and_truth_are_on_the_page(run):
@@ -160,18 +214,28 @@ def test_tables_and_truth_are_on_the_page(run):
     text = page.text
     for words in ("Table 1. Evaluation", "Table 3.", "Table 4.", "[0.40, 0.60]", "2.13 ± 0.08", "share found", "0.97"):
         assert words in text
-    # the label's best feature is a link where its card is on the page
-    assert page.all("a", href="#feature-7")
-    assert not page.all("a", href="#feature-9")
+    # the label's best feature is a link where it has a page
+    assert page.all("a", href="concepts/3-7.html")
+    assert not page.all("a", href="concepts/3-9.html")
+    assert concept_page(run, 7).text.count("No other feature separates the clips of these labels better. dog") == 1
     assert "<wind>" in text
     assert "gamma" in text
 
 
-def test_only_so_many_concepts_are_shown(run, monkeypatch):
-    monkeypatch.setattr(report_html, "NUM_SHOWN", 1)
-    page = Page(write_report(run))
-    assert len(page.all("article")) == 1
-    assert "The 1 of highest m are shown, of 2" in page.text
+def test_the_best_of_each_name_are_shown_first_and_none_that_fails():
+    rows = [
+        {"name": name, "passes": passes, "score": score}
+        for name, passes, score in (
+            ("rain", True, 0.1),
+            (None, None, None),
+            ("Rain", True, 0.7),
+            ("wind", False, 0.9),
+            ("dog", True, 0.5),
+        )
+    ]
+    assert best_places(rows) == [2, 4]
+    assert best_places([{"name": None}] * 3) == [0, 1, 2]
+    assert best_places([]) == []
 
 
 def test_without_embeddings_named_concepts_come_first_and_nothing_is_said_of_m(run):
@@ -183,14 +247,14 @@ def test_without_embeddings_named_concepts_come_first_and_nothing_is_said_of_m(r
     labels = pa.array([["Bird_song"]] * 4, pa.list_(pa.string()))
     pq.write_table(clips.append_column("labels", labels).drop_columns("caption"), run / "clips.parquet")
     page = Page(write_report(run))
-    assert [card["data-feature"] for card in page.all("article")] == ["5", "2", "9"]
     assert "3 of them are concepts, and 1 of these have a name" in page.text
     assert "0 of 3" in page.text  # none is dead
-    assert "monosemanticity m" not in page.text
     assert not page.all("p", **{"class": "score"})
-    assert [option["value"] for option in page.all("option")] == ["named", "active", "name", "feature"]
-    assert "In quotation marks" not in page.text
-    assert "Bird song" in page.text
+    found = listed(run)
+    assert found["feature"] == [5, 2, 9]
+    assert [column["key"] for column in found["columns"]] == ["detection", "agreement", "n_active"]
+    assert "Beside chance" not in concept_page(run, 5).text
+    assert "Bird song" in concept_page(run, 5).text
 
 
 def test_a_model_in_a_folder_is_called_by_its_name(run):
@@ -216,23 +280,59 @@ def test_missing_audio_numbers_and_names_are_said(run):
     write_concepts(run, [concept(5, 2.0, NASTY, **empty)])
     page = Page(write_report(run))
     assert not page.all("audio")
-    for words in ("unnamed", "no audio in this run's shards", "unknown"):
+    assert listed(run)["audio"] == [None]
+    for words in ("unnamed", "no audio in this run’s shards", "unknown"):
         assert words in page.text
 
 
-def test_what_supports_a_name_is_on_its_card(run):
+def test_what_supports_a_name_is_on_its_page(run):
     support = ["rain in 4 of 4 clips (29 of 1200 in all, q 0.001)", "<wind> in 2 of 4 clips"]
     write_concepts(run, [concept(5, 2.0, NASTY, made_from="a vocabulary: mine.txt", support=support)])
+    write_report(run)
+    page = concept_page(run, 5)
+    assert all(line in page.text for line in support)
+    assert "Made from a vocabulary: mine.txt" in page.text
+
+
+def test_a_name_that_fails_is_shown_as_such_with_its_reason(run):
+    axes = {"responsiveness": 0.4, "purity": math.nan, "sensitivity": 0.2, "intruder": 0.5, "score": 0.3}
+    rows = [
+        {"feature": 5, **axes, "passes": True, "fails": []},
+        {"feature": 7, **axes, "passes": False, "fails": ["no <better>"]},
+    ]
+    cell = Run(run).cell(3, 8)
+    cell.save_rows("axes", rows)
+    cell.save_rows("modality", [{"feature": 7, "index": 0.25, "low": 0.1, "high": 0.4}])
     page = Page(write_report(run))
-    assert " · ".join(support) in page.text
-    assert "from a vocabulary: mine.txt" in page.text
+    links = [link["href"] for link in page.all("a") if link["href"].startswith("concepts/3") and len(link) == 1]
+    assert links == ["concepts/3-5.html"]  # those of the best; that of a label's feature has a name of its own
+    assert "1 names fail when they are tested" in page.text
+    found = listed(run)
+    assert (found["passes"], found["fails"]) == ([False, True], ["no <better>", ""])
+    assert found["values"]["modality"] == [0.25, None]
+    failing, passing = concept_page(run, 7), concept_page(run, 5)
+    assert "This name fails no <better>" in failing.text
+    assert "95 % interval [0.10, 0.40]" in failing.text
+    assert "The name passes" in passing.text
+    assert "reads 0" not in passing.text
 
 
-def test_writing_again_leaves_no_old_audio(run):
+def test_m_stands_beside_that_of_chance(run):
+    m, by_chance = torch.linspace(0, 10, 20).double(), torch.linspace(-1, 1, 20).double()
+    Run(run).cell(3, 8).save_tensors("selections", {"ard/m": m, "ard/m_by_chance": by_chance})
+    write_report(run)
+    page = concept_page(run, 5)
+    assert "It was not compared with chance." in page.text
+    assert "clips drawn at random" in page.text
+    assert len(page.all("path", **{"class": "random"})) == 1
+
+
+def test_writing_again_leaves_no_old_audio_and_no_old_page(run):
     write_report(run)
     write_concepts(run, [concept(5, 2.0, NASTY, bottom_ids=[])])
     write_report(run)
-    assert len(list((run / "report/audio").iterdir())) == 2
+    assert len(list((run / "report/audio").iterdir())) == 4  # two clips, and their spectrograms
+    assert [path.name for path in (run / "report/concepts").iterdir()] == ["3-5.html"]
     assert not list(run.rglob("*.partial"))
 
 
@@ -244,28 +344,14 @@ def test_unreadable_audio_is_left_out(run):
     with tarfile.open(shard, "w") as tar:
         for path in sorted((run / "unpacked").iterdir()):
             tar.add(path, path.name)
-    assert len(Page(write_report(run)).all("audio")) == 6
+    write_report(run)
+    assert len(concept_page(run, 5).all("audio")) == 3
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no run.json"):
         write_report(tmp_path)
     assert not (tmp_path / "report").exists()
-
-
-@pytest.mark.parametrize("num_samples", [0, 1, 50, 16000])
-def test_a_waveform_stays_in_its_box(num_samples):
-    rng = np.random.default_rng(num_samples)
-    bars = re.findall(r"M(\d+) ([\d.]+)v([\d.]+)", waveform_path(rng.normal(size=num_samples).astype("float32")))
-    assert len(bars) == NUM_BARS
-    assert all(float(y) >= 0 and float(y) + float(h) <= HEIGHT + 0.1 for _, y, h in bars)
-
-
-def test_a_louder_stretch_is_drawn_taller(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.r_[np.zeros(800), 0.5 * np.ones(800)], 16000)
-    samples, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
-    heights = [float(h) for h in re.findall(r"v([\d.]+)", waveform_path(samples))]
-    assert max(heights[: NUM_BARS // 2 - 1]) < min(heights[NUM_BARS // 2 + 1 :])
 
 
 def test_the_gains_stand_first_and_have_no_columns_of_the_paper(run):
