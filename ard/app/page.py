@@ -110,7 +110,8 @@ class Requests:
             return FileResponse(path, media_type=REPORTED[path.suffix])
         of_concept = re.fullmatch(r"\d+-(\d+)", path.stem)
         page = path.read_text(encoding="utf-8")
-        return Response(_with_links(page, int(of_concept[1]) if of_concept else None), media_type="text/html")
+        page = _with_links(page, "/report/index.html", int(of_concept[1]) if of_concept else None)
+        return Response(page, media_type="text/html")
 
     def about(self, request: Request) -> Response:
         """Return what the pages say of the run, the state of the model, and the limits."""
@@ -226,12 +227,13 @@ def _described(clip: Clip) -> dict[str, Any]:
     return {"id": clip.id, "duration_s": clip.duration_s, "caption": clip.caption, "note": clip.note, "wave": wave}
 
 
-def _with_links(page: str, feature: int | None = None) -> str:
-    """Put the links to the other pages on top of a page; from a concept's, one leads to where it is steered."""
+def _with_links(page: str, here: str, feature: int | None = None) -> str:
+    """Put the links to all pages on top of one; from a concept's, one leads to where it is steered."""
     head, body, rest = page.partition("<body>")
     if not body:
         return page
     links = files("ard.app").joinpath("template", "nav.html").read_text(encoding="utf-8")
+    links = links.replace(f'href="{here}"', f'href="{here}" aria-current="page"')
     if feature is not None:
         links = links.replace('"/steer">Steer', f'"/steer?feature={feature}">Steer this concept')
     return head.replace("</head>", '<link rel="stylesheet" href="/nav.css">\n</head>', 1) + body + "\n" + links + rest
@@ -263,7 +265,7 @@ async def _file(name: str, request: Request) -> Response:
     package = "ard.reports" if name == "report.css" else "ard.app"
     content = files(package).joinpath("template", name).read_text(encoding="utf-8")
     kind = Path(name).suffix
-    return Response(_with_links(content) if kind == ".html" else content, media_type=KINDS[kind])
+    return Response(_with_links(content, request.url.path) if kind == ".html" else content, media_type=KINDS[kind])
 
 
 async def _busy(request: Request, error: Exception) -> Response:

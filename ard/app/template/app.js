@@ -67,9 +67,6 @@ export function trouble(error) {
 export async function about() {
   const run = await read("/api/run");
   of("run").textContent = `${run.name} · layer ${run.layer} of ${run.model}`;
-  for (const link of document.querySelectorAll(".explorer a")) {
-    if (link.pathname === location.pathname) link.setAttribute("aria-current", "page");
-  }
   return run;
 }
 

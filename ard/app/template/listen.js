@@ -1,7 +1,7 @@
 import { about, chooser, make, of, placeOf, player, shape, stream, trouble, waiting } from "/app.js";
 
 const WIDTH = 600, HEIGHT = 32, FIRST = 12;
-let current = null, sound = null;
+let run = null, current = null, sound = null;
 
 async function hear(clip) {
   trouble(null);
@@ -32,7 +32,8 @@ function show(clip, heard) {
   of("summary").textContent = heard.num_concepts
     ? `${heard.num_concepts} named concepts fire${shown}, and ${heard.num_unnamed} features without a name.${short}`
     : `No named concept fires in this clip, and ${heard.num_unnamed} features without a name do.${short}`;
-  const rows = heard.concepts.map((concept) => row(concept, heard.token_s, span));
+  const steered = (feature) => `/steer?${new URLSearchParams({ ...placeOf(clip), feature })}`;
+  const rows = heard.concepts.map((concept) => row(concept, heard.token_s, span, steered(concept.feature)));
   of("fired").replaceChildren(...rows);
   for (const later of rows.slice(FIRST)) later.hidden = true;
   of("rest").hidden = rows.length <= FIRST;
@@ -42,7 +43,7 @@ function show(clip, heard) {
   of("heading").focus({ preventScroll: true });
 }
 
-function row(concept, token_s, span) {
+function row(concept, token_s, span, steered) {
   const most = Math.max(...concept.activations), strongest = (concept.activations.indexOf(most) + 0.5) * token_s;
   const full = Math.max(most, concept.maximum);
   const step = WIDTH / concept.activations.length;
@@ -59,7 +60,13 @@ function row(concept, token_s, span) {
   const bar = make("meter", { min: 0, max: 1, value: Math.min(1, concept.share) });
   bar.setAttribute("aria-hidden", "true");
   const times = concept.share >= 0.995 ? `${concept.share.toFixed(1)}×` : concept.share.toFixed(2);
-  return make("li", {}, make("p", { className: "name" }, make("a", { href: concept.page }, concept.name), make("small", {}, ` ${concept.feature}`)),
+  const name = make("p", { className: "name" }, make("a", { href: concept.page }, concept.name), make("small", {}, ` ${concept.feature}`));
+  if (run.answers) {
+    const steer = make("a", { href: steered, className: "steer" }, "steer");
+    steer.setAttribute("aria-label", `Steer ${concept.name}`);
+    name.append(" ", steer);
+  }
+  return make("li", {}, name,
     make("p", { className: "share" }, bar, make("span", {}, times, make("span", { className: "hidden" }, ` of its strongest probing clip; strongest at ${strongest.toFixed(1)} s`))), strip);
 }
 
@@ -76,7 +83,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 async function start() {
-  const run = await about();
+  run = await about();
+  of("steer").hidden = !run.answers;
   chooser(of("choosing"), run, hear);
   if (run.state !== "ready" && run.state !== "loading") trouble(new Error(`Nothing can be listened to: ${run.state}`));
 }

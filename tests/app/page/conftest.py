@@ -8,16 +8,22 @@ import anyio
 import pytest
 import uvicorn
 
-from ard.app import Jobs
+from ard.app import Jobs, Subject
 from ard.app.page import make_app
 from ard.app.serve import study_app
 from ard.run import Run
 
 
 @pytest.fixture(scope="session")
-def jobs(subject):
+def theirs(folder):
+    """What the queue's thread works with; no test does, for a model answers one thread at a time."""
+    return Subject.load(Run.load(folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def jobs(theirs):
     """The queue, with the model in its thread."""
-    return Jobs(lambda: subject)
+    return Jobs(lambda: theirs)
 
 
 @pytest.fixture

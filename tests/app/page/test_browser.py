@@ -74,7 +74,7 @@ def listed(page):
     if page.locator("#rest").is_visible():
         page.click("#rest")
     rows = page.locator("#fired li").all()
-    found = [re.match(r"(.*) (\d+)$", row.locator(".name").inner_text()) for row in rows]
+    found = [re.match(r"(.*) (\d+) steer$", row.locator(".name").inner_text()) for row in rows]
     shares = [row.locator(".share > span").evaluate("one => one.firstChild.data") for row in rows]
     return [(name[1], int(name[2]), share) for name, share in zip(found, shares, strict=True)]
 
@@ -152,11 +152,11 @@ def test_at_zero_the_answer_is_the_unsteered_one_and_a_slider_changes_it(visitor
     visitor.leave()
 
 
-def test_an_answer_can_be_stopped_and_the_next_one_begins_at_once(visitor, subject, monkeypatch):
+def test_an_answer_can_be_stopped_and_the_next_one_begins_at_once(visitor, theirs, monkeypatch):
     page = visitor.go("/steer?split=steer&id=app-000001")
     expect(page.locator("#player b")).to_have_text("app-000001")
     page.evaluate("document.getElementById('max_new_tokens').value = 256")
-    monkeypatch.setattr(subject.model.model.generation_config, "eos_token_id", None)  # it never stops by itself
+    monkeypatch.setattr(theirs.model.model.generation_config, "eos_token_id", None)  # it never stops by itself
     page.fill("#prompt", "What do you hear?")
     page.click("#ask")
     expect(page.locator("#unsteered .said")).not_to_be_empty()

@@ -93,7 +93,7 @@ def test_what_the_pages_show_is_said_of_the_run(client, subject):
     assert client.get(f"/api/clips/steer/{NASTY.id}").headers["content-type"] == "audio/wav"
     assert client.get("/").headers["location"] == "/report/index.html"
     assert client.get("/rate/").status_code == client.get("/rate/study.js").status_code == 200
-    joined = client.post("/rate/api/raters", json={"name": "Anna"}).json()
+    joined = client.post("/rate/api/raters", json={"name": "Cleo"}).json()
     assert client.get(f"/rate/api/raters/{joined['rater']}/concepts/1/clips/1").status_code == 200
 
 
@@ -218,7 +218,9 @@ def test_the_addresses_are_printed():
     assert addresses("::1", 80, None) == ["http://[::1]:80"]
     whole, raters = addresses("0.0.0.0", 8642, "abc")
     assert whole == f"http://{socket.gethostname()}:8642/?token=abc"
-    assert raters == f"for raters, the study alone: http://{socket.gethostname()}:8642/rate/?token={raters_token('abc')}"
+    assert (
+        raters == f"for raters, the study alone: http://{socket.gethostname()}:8642/rate/?token={raters_token('abc')}"
+    )
 
 
 def test_the_command_refuses_what_it_cannot_serve(folder, tmp_path, capsys, monkeypatch):
