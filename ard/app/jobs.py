@@ -76,16 +76,17 @@ class Job(Generic[Model]):
 
 
 class Jobs(Generic[Model]):
-    """The queue, and the thread that empties it. The thread first loads the model, once.
+    """The queue, and the thread that empties it. The thread loads the model once, when it is first needed.
 
-    Jobs wait while it is loaded. If that fails with a :class:`~ard.types.UserError`, every job fails with its line.
+    A server that only raters use so loads none. Jobs wait while it is loaded. If that fails with a
+    :class:`~ard.types.UserError`, every job fails with its line.
 
     Args:
         load: returns the model.
         most_waiting: jobs that may wait.
 
     Attributes:
-        state: ``loading``, ``ready``, or why there is no model.
+        state: ``loading`` (or not wanted yet), ``ready``, or why there is no model.
     """
 
     def __init__(self, load: Callable[[], Model], most_waiting: int = MOST_WAITING) -> None:
@@ -93,8 +94,15 @@ class Jobs(Generic[Model]):
         self._load, self._most = load, most_waiting
         self._waiting: list[Job[Model]] = []
         self._is_busy = True
+        self._is_wanted = False
         self._changed = Condition()
         Thread(target=self._work, name="model", daemon=True).start()
+
+    def wake(self) -> None:
+        """Load the model now: a job will come soon."""
+        with self._changed:
+            self._is_wanted = True
+            self._changed.notify_all()
 
     def submit(self, work: Callable[[Model, Tell], None]) -> Job[Model]:
         """Put a job into the queue, from within the event loop that reads its events.
@@ -110,6 +118,7 @@ class Jobs(Generic[Model]):
             job = Job(work, asyncio.get_running_loop())
             self._waiting.append(job)
             self._tell_places()
+            self._is_wanted = True
             self._changed.notify_all()
         return job
 
@@ -126,6 +135,8 @@ class Jobs(Generic[Model]):
             job.tell({"ahead": place + self._is_busy, "state": self.state})
 
     def _work(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_wanted)
         model: Model | UserError
         try:
             model = self._load()

@@ -98,14 +98,14 @@ class Requests:
         self._report = run.report.parent.resolve()
 
     def start(self, request: Request) -> Response:
-        """Show the report first, if there is one."""
+        """Show the report first, once there is one."""
         return RedirectResponse("/report/index.html" if self.run.report.is_file() else "/listen")
 
     def report(self, request: Request) -> Response:
         """Return a file of the report; a page gets the links to the other pages."""
         path = (self._report / request.path_params["path"]).resolve()
         if not path.is_relative_to(self._report) or path.suffix not in REPORTED or not path.is_file():
-            raise HTTPException(404, "the report has no such file")
+            raise HTTPException(404, "there is no such file in the report, or it is still being written")
         if path.suffix != ".html":
             return FileResponse(path, media_type=REPORTED[path.suffix])
         of_concept = re.fullmatch(r"\d+-(\d+)", path.stem)
@@ -114,8 +114,9 @@ class Requests:
         return Response(page, media_type="text/html")
 
     def about(self, request: Request) -> Response:
-        """Return what the pages say of the run, the state of the model, and the limits."""
+        """Return what the pages say of the run, the state of the model, and the limits; load the model."""
         run = self.run
+        self.jobs.wake()
         tasks = run.facts.get("tasks") or []
         return JSONResponse(
             {

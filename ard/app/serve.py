@@ -4,13 +4,13 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Callable
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from ard.app.guard import RATE, raters_token
 from ard.app.jobs import Jobs
 from ard.console import at_work
-from ard.files import InUseError, claim
-from ard.reports import write_report
+from ard.files import claim
 from ard.run import Run
 from ard.study import Store
 from ard.types import UserError
@@ -29,12 +29,12 @@ def serve(
     """Serve a run until the process is stopped; it may be killed, for every rater's answer is on disk when confirmed.
 
     Args:
-        run: the run. Its report is written if there is none.
+        run: the run. Its report is written if there is none, and its model loaded once somebody listens or steers.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         token: what opens the pages; where other machines reach the address, one is made if none is given.
         device: what runs the model; by default a GPU if there is one.
-        say: is called with the address of the pages, and when the model is loaded.
+        say: is called with the address of the pages, when the report is written, and when the model is loaded.
         warn: is called with what cannot be served, and why.
 
     Raises:
@@ -48,7 +48,6 @@ def serve(
         raise UserError(
             f"`ard app` needs the package {error.name!r}: install it with `pip install 'ard-audio[app]'`"
         ) from error
-    _write_report(run, warn)
     hosts = [host, "localhost"] if is_loopback(host) else ["*"]
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(16)
@@ -61,6 +60,7 @@ def serve(
         raise UserError(f"cannot listen on {host}:{port} ({error}): choose another --port or --host") from error
     for line in addresses(host, listening.getsockname()[1], token):
         say(line)
+    Thread(target=_write_report, args=(run, say, warn), daemon=True).start()
     jobs = Jobs(lambda: _subject(run, device, say, warn))
     app = make_app(run, jobs, study, hosts=hosts, token=token)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
@@ -96,14 +96,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _write_report(run: Run, warn: Say) -> None:
+def _write_report(run: Run, say: Say, warn: Say) -> None:
+    """Write a report that is missing; what needs none is served meanwhile."""
     if run.report.is_file():
         return
     try:
         with claim(run.folder), at_work("writing the report"):
-            write_report(run.folder)
-    except InUseError as error:
-        warn(f"no report yet: {error}")
+            from ard.reports import write_report
+
+            say(f"report: {write_report(run.folder)}")
+    except UserError as error:
+        warn(f"no report: {error}")
 
 
 def _subject(run: Run, device: str | None, say: Say, warn: Say) -> "Subject":

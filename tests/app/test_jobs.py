@@ -89,6 +89,26 @@ def test_a_job_that_fails_says_so_and_the_next_one_runs(caplog):
     assert "a job of the explorer failed" in caplog.text
 
 
+def test_the_model_is_loaded_once_and_not_before_it_is_wanted():
+    loads, loaded = [], Event()
+
+    def load():
+        loads.append(1)
+        loaded.set()
+
+    async def use():
+        jobs = Jobs(load)
+        assert not loaded.wait(0.1)
+        jobs.wake()
+        assert loaded.wait(10)
+        jobs.wake()
+        for _ in range(2):
+            await told(jobs.submit(lambda _model, tell: tell({"done": 1})))
+
+    asyncio.run(use())
+    assert loads == [1]
+
+
 def test_without_a_model_every_job_gets_the_reason(caplog):
     def missing():
         raise UserError("model 'x' cannot be loaded")

@@ -11,8 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from ard.app import Asked, Clips, answer, hear, listen
 from ard.run import Run
-
-from ..conftest import NASTY, QUESTION, SCRIPT, made, wav
+from tests.app.conftest import NASTY, QUESTION, SCRIPT, made, wav
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: `apt install chromium`, or set CHROMIUM")

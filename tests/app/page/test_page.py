@@ -15,8 +15,7 @@ from ard.app.page import FILES, PAGES, make_app
 from ard.app.serve import addresses, is_loopback, study_app
 from ard.cli import main
 from ard.types import UserError
-
-from ..conftest import NASTY, QUESTION, SCRIPT, made, wav
+from tests.app.conftest import NASTY, QUESTION, SCRIPT, made, wav
 
 STEERED = {"split": "steer", "id": "app-000000"}
 
@@ -83,7 +82,8 @@ def test_answers_are_streamed_and_are_those_of_python(client, subject, run):
 
 def test_what_the_pages_show_is_said_of_the_run(client, subject):
     about = client.get("/api/run").json()
-    assert (about["state"], about["answers"], about["no_study"]) == ("ready", True, None)
+    assert about["state"] in ("loading", "ready")
+    assert (about["answers"], about["no_study"]) == (True, None)
     assert about["prompts"] == [QUESTION]
     assert (about["splits"], about["limits"]["bytes"]) == (["steer", "probe"], LONGEST_BYTES)
     concepts = client.get("/api/concepts").json()

@@ -34,6 +34,8 @@ def run(tmp_path):
         )
         if folder == "poly":
             (tmp_path / "layer-3/e8").rename(tmp_path / "layer-3/poly")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/index.html").write_text("none is written: the study needs none", encoding="utf-8")
     main(["study", "make", "--run", str(tmp_path), "--concepts", "3"])
     return tmp_path
 
