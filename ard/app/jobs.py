@@ -52,6 +52,11 @@ class Job(Generic[Model]):
         """Let the job end at its next event, or never begin."""
         self._stopped.set()
 
+    def close(self) -> None:
+        """End it, and what it sends."""
+        self.stop()
+        self._send(None)
+
     def run(self, model: Model | UserError) -> None:
         """Do it, unless it was stopped; whatever happens is told, and nothing is raised."""
         try:
@@ -93,6 +98,7 @@ class Jobs(Generic[Model]):
         self.state = "loading"
         self._load, self._most = load, most_waiting
         self._waiting: list[Job[Model]] = []
+        self._running: Job[Model] | None = None
         self._is_busy = True
         self._is_wanted = False
         self._changed = Condition()
@@ -130,6 +136,11 @@ class Jobs(Generic[Model]):
                 self._waiting.remove(job)
                 self._tell_places()
 
+    def close(self) -> None:
+        """End all jobs, so that a server can go down; it may be called from a signal handler."""
+        for job in [*self._waiting, *filter(None, [self._running])]:
+            job.close()
+
     def _tell_places(self) -> None:
         for place, job in enumerate(self._waiting):
             job.tell({"ahead": place + self._is_busy, "state": self.state})
@@ -149,10 +160,10 @@ class Jobs(Generic[Model]):
             self.state = str(model)
         while True:
             with self._changed:
-                self._is_busy = False
+                self._running, self._is_busy = None, False
                 self._tell_places()
                 self._changed.wait_for(lambda: self._waiting)
-                job = self._waiting.pop(0)
+                job = self._running = self._waiting.pop(0)
                 self._is_busy = True
                 self._tell_places()
             job.run(model)

@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from threading import Thread
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from ard.app.guard import RATE, raters_token
@@ -63,7 +64,13 @@ def serve(
     Thread(target=_write_report, args=(run, say, warn), daemon=True).start()
     jobs = Jobs(lambda: _subject(run, device, say, warn))
     app = make_app(run, jobs, study, hosts=hosts, token=token)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            jobs.close()  # or the server would wait for what is being streamed
+            super().handle_exit(sig, frame)
+
+    Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)).run(sockets=[listening])
 
 
 def study_app(run: Run, hosts: list[str]) -> "Starlette | str":

@@ -109,6 +109,25 @@ def test_the_model_is_loaded_once_and_not_before_it_is_wanted():
     assert loads == [1]
 
 
+def test_all_jobs_end_when_the_server_goes_down():
+    async def use():
+        begun = Event()
+
+        def endless(_model, tell):
+            while True:
+                begun.set()
+                tell({"runs": 1})
+
+        jobs = Jobs(lambda: None)
+        running, waiting = jobs.submit(endless), jobs.submit(endless)
+        begun.wait(10)
+        jobs.close()
+        for job in (running, waiting):
+            await asyncio.wait_for(told(job), 10)
+
+    asyncio.run(use())
+
+
 def test_without_a_model_every_job_gets_the_reason(caplog):
     def missing():
         raise UserError("model 'x' cannot be loaded")

@@ -51,10 +51,10 @@ function row(concept, token_s, span, steered) {
     const y = (HEIGHT - 1 - (HEIGHT - 3) * value / full).toFixed(1);
     return `L${(index * step).toFixed(1)} ${y}L${((index + 1) * step).toFixed(1)} ${y}`;
   }).join("");
-  const strip = make("div", { className: "strip" }, shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+  const trace = make("div", { className: "trace" }, shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
     shape("path", { d: `M0 ${HEIGHT - 1}${line}L${WIDTH} ${HEIGHT - 1}z` })), make("i", { className: "playhead" }));
-  strip.addEventListener("click", (event) => {
-    const box = strip.getBoundingClientRect();
+  trace.addEventListener("click", (event) => {
+    const box = trace.getBoundingClientRect();
     sound.seek((event.clientX - box.left) / box.width * span);
   });
   const bar = make("meter", { min: 0, max: 1, value: Math.min(1, concept.share) });
@@ -67,7 +67,7 @@ function row(concept, token_s, span, steered) {
     name.append(" ", steer);
   }
   return make("li", {}, name,
-    make("p", { className: "share" }, bar, make("span", {}, times, make("span", { className: "hidden" }, ` of its strongest probing clip; strongest at ${strongest.toFixed(1)} s`))), strip);
+    make("p", { className: "share" }, bar, make("span", {}, times, make("span", { className: "hidden" }, ` of its strongest probing clip; strongest at ${strongest.toFixed(1)} s`))), trace);
 }
 
 of("rest").addEventListener("click", () => {

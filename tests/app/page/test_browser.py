@@ -91,8 +91,8 @@ def test_a_dropped_clip_shows_the_features_that_python_gives_and_plays(visitor, 
     assert listed(page) == [shown(fired) for fired in heard.concepts]
     expect(page.locator("#player b")).to_have_text(name)
     span = heard.num_tokens * heard.token_s
-    strip = page.locator("#fired .strip").first
-    strip.click(position={"x": strip.bounding_box()["width"] / 2, "y": 8})
+    trace = page.locator("#fired .trace").first
+    trace.click(position={"x": trace.bounding_box()["width"] / 2, "y": 8})
     expect(page.locator("#player .clip")).to_have_class(re.compile("playing"))
     follows = re.compile(r"--head: (5[2-9]|[6-9]\d)")
     expect(page.locator("#fired")).to_have_attribute("style", follows)  # the line is where the sound is
@@ -205,6 +205,8 @@ def test_nothing_is_wider_than_the_screen_and_every_control_has_a_name(browser, 
     page.click("#clips button >> nth=5")
     expect(page.locator("#fired li").first).to_be_visible()
     assert not page.evaluate(wide)
+    traces = [page.locator(f"#fired .trace{inside}").first.bounding_box()["width"] for inside in ("", " svg")]
+    assert traces[0] == traces[1] > 200
     page.click("#steer")
     page.fill("#search", "so")
     page.press("#search", "Enter")
