@@ -26,10 +26,10 @@ FILES: Mapping[str, str] = {
     "timelines": "timelines.safetensors",
     "name_embeddings": "name_embeddings.safetensors",
     "axes": "axes.parquet",
-    "modality": "modality.parquet",
     "effects": "effects.parquet",
     "directions": "directions.safetensors",
     "active": "active.safetensors",
+    "modality": "modality.parquet",
     "resamples": "matching_resamples.safetensors",
 }
 """Files of a cell that one evaluator makes and others need, by the name that they refer to them by."""
@@ -394,6 +394,12 @@ class Cell:
     def splits(self) -> dict[str, Path | str]:
         """The activation shards that it is measured on, by split."""
         return {"probe": self.probe} | ({} if self.evaluation is None else {"eval": self.evaluation})
+
+    @property
+    def made(self) -> Path | None:
+        """Activation shards of new clips that were made to test names; None if there are none."""
+        folder = self.run.activations("made")
+        return folder if (folder / MANIFEST).is_file() else None
 
     @property
     def unseen(self) -> str:

@@ -60,7 +60,7 @@ STEPS = (
     Step(
         "extract",
         ("audio",),
-        "activations/, activations-eval/, clips.parquet",
+        "activations/, activations-eval/, activations-made/, clips.parquet",
         "extract",
         costly=True,
         splits=dict.fromkeys(GOALS, "sets"),
@@ -267,6 +267,11 @@ def _place(cell: CellKey) -> tuple[int, int, int, str]:
     return layer, 2 if isinstance(of, str) else of is None, of if isinstance(of, int) else 0, str(of)
 
 
+def has_made(facts: Mapping[str, Any]) -> bool:
+    """Return whether new clips are made to test names on, beside those of the evaluation set."""
+    return bool(facts["evaluation"] and facts["audio"].get("made"))
+
+
 def width(of: int | str | None, d_in: int) -> int:
     """Return the number of features of a cell's dictionary."""
     if isinstance(of, str):
@@ -281,6 +286,9 @@ def _kinds(facts: Mapping[str, Any], step: Step, goal: Goal) -> tuple[str, ...]:
 
 
 def _splits(facts: Mapping[str, Any], kind: str) -> list[str]:
-    """Return the two sets whose activations are extracted, or these and all other splits of the preset."""
+    """Return the sets whose activations are extracted, or these and all other splits of the preset."""
     sets = ["probe", *(["eval"] if facts["evaluation"] else [])]
-    return sets if kind == "sets" else list(dict.fromkeys([*sets, *facts["audio"]]))
+    if has_made(facts):
+        sets.append("made")
+    others = [split for split in facts["audio"] if split != "made"]
+    return sets if kind == "sets" else list(dict.fromkeys([*sets, *others]))

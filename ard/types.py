@@ -20,13 +20,21 @@ class UserError(Exception):
         return super().__str__().rpartition("UserError: ")[2].strip()
 
 
+class Mixture(NamedTuple):
+    """The two clips, by their ids, that a clip was mixed from, and by how many dB the first is above the second."""
+
+    source: str
+    background: str
+    level_db: float
+
+
 @dataclass(frozen=True)
 class Clip:
     """One audio clip and its metadata. ``waveform`` is mono float32 in [-1, 1].
 
     ``group`` names the clips that belong together, such as those of one speaker or one file: they are held out and
     resampled together. ``note`` says what was wrong with its sound or its row, if anything: that it was cut short, for
-    example.
+    example. ``mixture`` says what clips it was mixed from, if nobody recorded it.
     """
 
     id: str
@@ -40,6 +48,7 @@ class Clip:
     transcript: str | None = None
     group: str | None = None
     note: str | None = None
+    mixture: Mixture | None = None
 
     @property
     def duration_s(self) -> float:

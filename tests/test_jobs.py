@@ -28,7 +28,7 @@ def preset(tiny_audiollm, tiny_clap, tmp_path_factory):
     shutil.copytree(CONFIGS / "demo", configs)
     audio = {
         split: [{"source": "synthetic", "split": split, "seed": 0, "num_clips": 12, "speech_share": share}]
-        for split, share in {"probe": 0.5, "eval": 0.5, "steer-select": 1.0, "steer": 1.0}.items()
+        for split, share in {"probe": 0.5, "eval": 0.5, "made": 0.5, "steer-select": 1.0, "steer": 1.0}.items()
     }
     task = {"source": "neutral", "target": "happy", "prompt": "Happy?", "classes": ["neutral", "happy"], "concept": "a"}
     facts = yaml.safe_load((configs / "run.yaml").read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ MOST_FOUND = 50
 
 
 class Found(NamedTuple):
-    """A clip of the run that a search found: its split, its id, what is heard in it, and its length."""
+    """A clip of the run that a search found: its split, its id, its caption or else its labels, and its length."""
 
     split: str
     id: str
@@ -59,7 +59,7 @@ class Clips:
         stored, words = self._of(split), search.casefold().split()
         found = []
         for clip_id, duration_s in stored.durations_s.items():
-            caption = stored.captions[clip_id]
+            caption = stored.captions[clip_id] or ", ".join(stored.labels[clip_id])
             if all(word in f"{clip_id} {caption}".casefold() for word in words):
                 found.append(Found(split, clip_id, caption, duration_s))
                 if len(found) == most:

@@ -5,6 +5,7 @@ from .fsd50k import FSD50K
 from .functional import resample
 from .iemocap import IEMOCAP
 from .labels import Annotation, Labels, held_out, read_labels
+from .mixed import MixedClips
 from .shards import (
     AudioManifest,
     StoredClips,
@@ -29,6 +30,7 @@ __all__ = [
     "Corpora",
     "FolderClips",
     "Labels",
+    "MixedClips",
     "StoredClips",
     "SyntheticCorpus",
     "WavCaps",

@@ -23,7 +23,7 @@ from ard.audio.paths import id_of, is_key, printable
 from ard.files import LOCK, claim, in_use
 from ard.results import replacing, sealed, unsealed, write_json
 from ard.run import MANIFEST
-from ard.types import Clip, Failure, Note, UserError
+from ard.types import Clip, Failure, Mixture, Note, UserError
 
 SHARD = re.compile(r"\d{6}\.tar")
 SUFFIXES = ("flac", "wav", "ogg", "mp3")
@@ -45,6 +45,7 @@ def clip_metadata(clip: Clip) -> dict[str, Any]:
         "transcript": clip.transcript,
         "group": clip.group,
         "note": clip.note,
+        "mixture": clip.mixture and clip.mixture._asdict(),
     }
     return {key: value for key, value in fields.items() if value not in (None, [])}
 
@@ -179,7 +180,8 @@ class StoredClips:
 
     Attributes:
         durations_s: the length of every clip by its id, in order; 0 where its description says none.
-        captions: what is heard in every clip, by its id: its caption, or else its labels; empty where neither is known.
+        labels: the labels of every clip.
+        captions: the caption of every clip; empty where there is none.
 
     Raises:
         UserError: if the folder holds no finished set of shards, or a shard is damaged.
@@ -189,6 +191,7 @@ class StoredClips:
         read_audio_manifest(folder)
         self._places: dict[str, tuple[Path, Mapping[str, slice]]] = {}
         self.durations_s: dict[str, float] = {}
+        self.labels: dict[str, tuple[str, ...]] = {}
         self.captions: dict[str, str] = {}
         for path in sorted(folder.glob("*.tar")):
             with _named_if_damaged(path), path.open("rb") as file:
@@ -199,8 +202,8 @@ class StoredClips:
                         continue
                     self._places[description["id"]] = path, spans
                     self.durations_s[description["id"]] = description.get("duration_s", 0.0)
-                    labels = ", ".join(description.get("labels", ()))
-                    self.captions[description["id"]] = description.get("caption") or labels
+                    self.labels[description["id"]] = tuple(description.get("labels", ()))
+                    self.captions[description["id"]] = description.get("caption") or ""
 
     def __call__(self, clip_ids: Iterable[str]) -> Iterator[Clip]:
         """Read clips in the order of their ids; skip unusable ones with a warning.
@@ -321,6 +324,7 @@ def _decoded(key: str, files: Mapping[str, bytes]) -> Clip | Failure:
         dataset=description["dataset"],
         labels=tuple(description.get("labels", ())),
         note=description.get("note") or recording.note,
+        mixture=Mixture(**description["mixture"]) if description.get("mixture") else None,
         **{name: description.get(name) for name in OPTIONAL},
     )
 
@@ -335,7 +339,9 @@ def parse_description(content: bytes | None) -> dict[str, Any] | None:
     has_names = all(isinstance(description.get(name), str) for name in ("id", "dataset"))
     has_labels = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     optional = [description.get(name) for name in (*OPTIONAL, "note", "sound_xxh3")]
-    is_valid = has_names and has_labels and all(isinstance(value, str | None) for value in optional)
+    mixture = description.get("mixture")
+    is_mixture = mixture is None or (isinstance(mixture, dict) and mixture.keys() == {*Mixture._fields})
+    is_valid = has_names and has_labels and is_mixture and all(isinstance(value, str | None) for value in optional)
     return description if is_valid else None
 
 

@@ -8,6 +8,7 @@ from ard.audio.audiobench import AudioBench
 from ard.audio.folder import FolderClips
 from ard.audio.fsd50k import FSD50K
 from ard.audio.iemocap import IEMOCAP
+from ard.audio.mixed import MixedClips
 from ard.audio.synthetic import SyntheticCorpus
 from ard.audio.wavcaps import WavCaps
 from ard.classes import import_class
@@ -20,6 +21,7 @@ SOURCES: Mapping[str, Callable[..., Iterable[Clip | Failure]]] = {
     "fsd50k": FSD50K,
     "audiobench": AudioBench,
     "synthetic": SyntheticCorpus,
+    "mixed": MixedClips,
 }
 
 

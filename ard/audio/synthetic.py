@@ -53,14 +53,22 @@ class Scene(NamedTuple):
         return (*spoken, *self.events)
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, speech_share: float) -> "Scene":
-        """One scene at random."""
+    def draw(cls, rng: np.random.Generator, speech_share: float, label: str | None = None) -> "Scene":
+        """One scene at random, or one that has a label."""
         num_samples = samples(rng.uniform(*_DURATION_S))
+        if label is not None:
+            speech_share = float(label not in EVENTS)
         if rng.random() < speech_share:
             emotion, gender = str(rng.choice(EMOTIONS)), str(rng.choice(GENDERS))
-            return cls(num_samples, _draw_events(rng, int(rng.random() < _SPEECH_WITH_EVENT_SHARE)), emotion, gender)
+            events = _draw_events(rng, int(rng.random() < _SPEECH_WITH_EVENT_SHARE))
+            emotion = next((other for other in EMOTIONS if label == f"{other} voice"), emotion)
+            gender = next((other for other in GENDERS if label == f"{_SPEAKERS[other]} speaking"), gender)
+            return cls(num_samples, events, emotion, gender)
         count = 1 + int(rng.choice(len(_EVENT_COUNT_SHARES), p=_EVENT_COUNT_SHARES))
-        return cls(num_samples, _draw_events(rng, count))
+        events = _draw_events(rng, count)
+        if label is not None and label not in events:
+            events = tuple(sorted((*events[1:], label), key=EVENTS.index))
+        return cls(num_samples, events)
 
     def render(self, rng: np.random.Generator) -> Signal:
         """Make the sound. An event behind a voice stays in the background; events differ by up to 6 dB."""
@@ -83,13 +91,18 @@ class SyntheticCorpus(Sequence[Clip]):
         num_clips: number of clips.
         seed: another seed gives other clips under the same ids.
         speech_share: the chance that a clip is speech.
+        every_label: whether the labels take turns, one a clip, beside whatever else is drawn; ``speech_share`` is then
+            the share of labels that voices have.
     """
 
-    def __init__(self, split: str, num_clips: int, *, seed: int = 0, speech_share: float = 0.3) -> None:
+    def __init__(
+        self, split: str, num_clips: int, *, seed: int = 0, speech_share: float = 0.3, every_label: bool = False
+    ) -> None:
         self.split = split
         self.num_clips = num_clips
         self.seed = seed
         self.speech_share = speech_share
+        self.every_label = every_label
 
     def __len__(self) -> int:
         return self.num_clips
@@ -99,7 +112,7 @@ class SyntheticCorpus(Sequence[Clip]):
 
     def __getitem__(self, index: int) -> Clip:  # type: ignore[override]  # no slices: a clip is made, not stored
         rng = self._generator(index)
-        scene = Scene.draw(rng, self.speech_share)
+        scene = self._scene(rng, index)
         return Clip(
             id=f"{self.split}-{index % self.num_clips:06d}",
             waveform=scene.render(rng),
@@ -113,7 +126,11 @@ class SyntheticCorpus(Sequence[Clip]):
 
     def scene(self, index: int) -> Scene:
         """What is heard in a clip, without making its sound."""
-        return Scene.draw(self._generator(index), self.speech_share)
+        return self._scene(self._generator(index), index)
+
+    def _scene(self, rng: np.random.Generator, index: int) -> Scene:
+        label = LABELS[index % self.num_clips % len(LABELS)] if self.every_label else None
+        return Scene.draw(rng, self.speech_share, label)
 
     def _generator(self, index: int) -> np.random.Generator:
         if not -self.num_clips <= index < self.num_clips:

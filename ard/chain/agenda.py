@@ -18,7 +18,7 @@ from ard.presets import plain, preset_facts, preset_folder, resolved
 from ard.probing import Evaluator, numbered
 from ard.run import MANIFEST, Cell, Run
 from ard.stamps import Stamp, read_stamp, settings_of
-from ard.steps import STEPS, Goal, Step, Work, trained, work, work_on
+from ard.steps import STEPS, Goal, Step, Work, has_made, trained, work, work_on
 from ard.types import UserError
 
 
@@ -199,6 +199,9 @@ class Agenda:
             folder, needs = self.run.audio(split), {}
             made_of = plain(self.facts)["audio"].get(split, self.facts.data)
             settings = {"clips": json.loads(json.dumps(made_of))}
+            if split == "made":  # of other clips
+                settings = settings_of(settings, self.run.folder)
+                needs = {"audio-eval": self._digest_of_audio("eval")}
         else:
             folder, needs = Path(self.extracted(split)), {f"audio-{split}": self._digest_of_audio(split)}
             settings = self._settings("extract", {"split": split, "activations": str(folder)})
@@ -221,12 +224,14 @@ class Agenda:
         elif cell.expansion is not None:
             common["fit"] = self._training(cell).digest
         if step.name == "steer":
-            common |= {f"audio-{split}": self._digest_of_audio(split) for split in self.facts.audio}
+            common |= {f"audio-{split}": self._digest_of_audio(split) for split in self.facts.audio if split != "made"}
         makers: dict[str, str] = {}  # of each of ``FILES``, the digest of who makes it
         parts: list[Part] = []
         for file in dict.fromkeys(("test", str(step.file))):
             for name, evaluator, config in self._evaluators(file, cell):
                 needs = common | {needed: makers.get(needed) for needed in evaluator.needs}
+                if evaluator.reads_made and has_made(self.facts):
+                    needs |= self._extraction_digests(["made"])
                 stamp = Stamp(settings_of(config.get("init_args") or {}, self.run.folder), needs)
                 makers |= dict.fromkeys(evaluator.makes, stamp.digest)
                 if file == step.file and (step.evaluators is None or evaluator.__name__ in step.evaluators):
@@ -245,9 +250,9 @@ class Agenda:
                 names[evaluator.__name__] += 1
                 yield numbered(evaluator.__name__, names[evaluator.__name__]), evaluator, callback
 
-    def _extraction_digests(self) -> dict[str, str | None]:
-        """Return the digests of the stamps of the activations."""
-        splits = ["probe", *(["eval"] if self.facts.evaluation else [])]
+    def _extraction_digests(self, splits: Sequence[str] | None = None) -> dict[str, str | None]:
+        """Return the digests of the stamps of the activations, by default of those that everything is made from."""
+        splits = splits or ["probe", *(["eval"] if self.facts.evaluation else [])]
         extract = next(step for step in STEPS if step.name == "extract")
         digests: dict[str, str | None] = {}
         for part in (self._on_split(Work(extract, split=split), split) for split in splits):
@@ -267,6 +272,8 @@ class Agenda:
 
     def extracted(self, split: str) -> str:
         """Return the folder of the activations of a split."""
+        if split == "made":
+            return str(self.run.activations(split))
         return str(self.facts.activations if split == "probe" else self.facts.evaluation)
 
     def cell_facts(self, cell: Cell) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ard.audiollm import load_audiollm, usable_device
 from ard.console import at_work, console
-from ard.reports import concept_names
+from ard.reports import shown_names
 from ard.representatives import read_maxima
 from ard.run import Run
 from ard.sae import load_dictionary
@@ -62,7 +62,7 @@ def effects(
     opened = Run.load(run)
     cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
     task = task_between(opened, question, answers, concept)
-    coder, maxima, names = load_dictionary(cell.sae), read_maxima(cell), concept_names(cell)
+    coder, maxima, names = load_dictionary(cell.sae), read_maxima(cell), shown_names(cell)
     if min(most, most_clips, rows_per_batch, max_new_tokens) < 1:
         raise UserError(
             f"most {most}, most_clips {most_clips}, rows_per_batch {rows_per_batch}, max_new_tokens {max_new_tokens}: "

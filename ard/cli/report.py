@@ -7,12 +7,14 @@ from rich.console import Console
 from ard.console import at_work, console
 from ard.files import claim
 from ard.reports import (
+    Export,
     Order,
     build_tables,
     find_concepts,
     headline,
     render_concepts,
     render_table,
+    write_export,
     write_report,
     write_tables,
 )
@@ -21,17 +23,22 @@ from ard.run import Run
 MOST_LINES = 20  # of a list that may have thousands
 
 
-def report(run: Path) -> None:
+def report(run: Path, export: Export | None = None) -> None:
     """Write the tables and the HTML report of a run's folder again, from its files alone.
 
     Args:
         run: the run's folder.
+        export: write the concepts as another project's JSON instead, into ``export/`` of the run's folder:
+            ``neuronpedia``, what Neuronpedia imports, or ``saedashboard``, what SAEDashboard writes for it.
     """
     Run.load(run)
-    with claim(run), at_work("writing the report"):
-        write_tables(run)
-        page = write_report(run)
-    Console().print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    with claim(run), at_work("writing the report" if export is None else "writing the export"):
+        if export is None:
+            write_tables(run)
+        written = write_report(run) if export is None else write_export(run, export)
+    Console().print(
+        f"{'report' if export is None else 'export'}: {written}", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 def tables(run: Path, number: int | None = None, *, notes: bool = False) -> None:

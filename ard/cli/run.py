@@ -182,7 +182,9 @@ def run(
         "text_clap": text_clap,
         "d_in": audiollm.d_in,
         "data": _describe(sources["probe"]),
-        "audio": {},
+        "audio": {"made": [{"source": "mixed", "root": "${run.out}/audio/eval", "seed": seed}]}
+        if "eval" in sources
+        else {},
         "layers_path": layers_path,
         "window": window,
         "layers": sorted({chosen, *(layers or [])}),

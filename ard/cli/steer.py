@@ -12,7 +12,7 @@ from ard.audio import FolderClips, StoredClips, read_audio_manifest, read_clip, 
 from ard.audio.paths import printable
 from ard.audiollm import AudioLLM, load_audiollm, usable_device
 from ard.console import Progress, console, say_failures
-from ard.reports import concept_names, find_feature
+from ard.reports import concept_names, find_feature, shown_names
 from ard.representatives import read_maxima
 from ard.run import MANIFEST, Run
 from ard.sae import Dictionary, load_dictionary
@@ -147,9 +147,10 @@ def steer(
                 max_new_tokens=max_new_tokens,
             )
             changes = set_to([role.feature for role in moving])
+        shown = shown_names(cell)
         for one in changes[0].clamp or ():
             values = ", ".join(f"{change.clamp[one]:g}" for change in changes if change.clamp is not None)
-            _show(f"feature {one} ({names.get(one, 'no name')}): {values}, maximum {maxima[one]:g}")
+            _show(f"feature {one} ({shown.get(one, 'no name')}): {values}, maximum {maxima[one]:g}")
     answered: list[Answer] = []
     with Progress("answers", len(sounds) * each, "answers") as progress:
         for of_clip in compare_answers(

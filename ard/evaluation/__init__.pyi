@@ -1,5 +1,6 @@
 from .absorption import ProbeLabels
 from .bertscore import BERTScore
+from .check import CheckNames
 from .compare import CompareNames, StateLabels
 from .detect import DetectConcepts
 from .find import FindLabels
@@ -26,6 +27,7 @@ from .timelines import KeepTimelines
 __all__ = [
     "AveragePrecision",
     "BERTScore",
+    "CheckNames",
     "CompareNames",
     "ConceptAveragePrecision",
     "ConceptMatching",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ard.embedding import EMBEDDED
 from ard.evaluation.functional import paired_auroc
+from ard.evaluation.scores import read_unseen
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
 from ard.probing import Evaluator, read_scores
@@ -93,8 +94,7 @@ class DetectConcepts(Evaluator):
         """Find where the selected features fire."""
         scores = read_scores(cell, cell.unseen)
         assert scores is not None
-        seen = set() if cell.evaluation else set(selection.top_ids.flatten().tolist())
-        rows = torch.tensor([row for row in range(scores.num_clips) if row not in seen], dtype=torch.int64)
+        rows = read_unseen(cell, selection.top_ids)
         of_selected = scores.dense("ard", selection.features)[rows]
         weakest = cell.tensors("representatives")["ard/top_scores"][selection.features, -1]
         return _Unseen(rows, (of_selected > 0) & (of_selected >= (self.activity * weakest).float()))

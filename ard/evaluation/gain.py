@@ -18,6 +18,7 @@ EVALUATIONS = (
     "stated_labels",
     "label_auroc",
     "detection",
+    "name_axes",
     "name_similarity",
     "naming",
     "probes",

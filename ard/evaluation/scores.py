@@ -58,6 +58,19 @@ def read_labelled(cell: Cell, split: str) -> Labelled | None:
     return Labelled(scores.among(torch.tensor(rows)), labels, clip_ids, groups, len(rows) / len(clips))
 
 
+def read_unseen(cell: Cell, top_ids: Int[Tensor, "concepts p"]) -> Int[Tensor, " clips"]:
+    """Return the rows of the clips that naming never saw: the evaluation set, or the probing clips in no H^k.
+
+    Args:
+        cell: the cell.
+        top_ids: H^k of all concepts, as rows of the probing set.
+    """
+    scores = read_scores(cell, cell.unseen)
+    assert scores is not None
+    seen = set() if cell.evaluation else set(top_ids.flatten().tolist())
+    return torch.tensor([row for row in range(scores.num_clips) if row not in seen], dtype=torch.int64)
+
+
 def active_concepts(
     scores: SparseScores,
     scorer: str,

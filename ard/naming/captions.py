@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import soundfile
@@ -35,11 +36,15 @@ def chat_captioner(chat: Chat) -> Captioner:
 
 
 def spoken(clip: Clip) -> Content:
-    """Return a clip and the paper's prompt as message parts; the audio is 16-bit WAV at its own sample rate."""
+    """Return a clip and the paper's prompt as message parts."""
+    return [sound_part(clip), {"type": "text", "text": CAPTION_PROMPT}]
+
+
+def sound_part(clip: Clip) -> dict[str, Any]:
+    """Return a clip as a message part: 16-bit WAV at its own sample rate."""
     file = io.BytesIO()
     soundfile.write(file, clip.waveform, clip.sample_rate_hz, format="WAV", subtype="PCM_16")
-    sound = {"data": base64.b64encode(file.getvalue()).decode(), "format": "wav"}
-    return [{"type": "input_audio", "input_audio": sound}, {"type": "text", "text": CAPTION_PROMPT}]
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(file.getvalue()).decode(), "format": "wav"}}
 
 
 def caption_clips(

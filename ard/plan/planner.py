@@ -20,7 +20,7 @@ from ard.plan.machine import LOCAL_GB_S, Machine, resampling_s
 from ard.plan.models import QWEN2_AUDIO, Model, only_hears, read_clap, read_model
 from ard.plan.stages import Plan, StagePlan
 from ard.probing import SCORERS
-from ard.steps import RAW, CellKey, Goal, Work, width, work
+from ard.steps import RAW, CellKey, Goal, Work, has_made, width, work
 from ard.types import UserError
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Planner:
         folders = {"probe": self.fact("activations"), "eval": self.fact("evaluation")}
         self.extracted = {split: Path(folder) for split, folder in folders.items() if folder}
         self.work = _work(preset, goals)
+        if has_made(preset.facts):
+            self.extracted["made"] = Path(self.fact("out")) / "activations-made"
         self.corpora = {split: read_corpus(preset, split) for split in self._splits("audio")}
         window = 2 * (self.model.audio if self.model else QWEN2_AUDIO["audio_config"])["max_source_positions"]
         self.frames = {split: cost.num_mel_frames(self._num_samples(split, RATE_HZ), window) for split in self.corpora}
@@ -333,7 +335,7 @@ class Planner:
 
     def _probing(self) -> StagePlan:
         """The cells of a step and a layer share a pass over the probing set; tests read the evaluation set too."""
-        probe, *others = (int(self.tokens[split].sum()) for split in self.extracted)
+        probe, *others = (int(self.tokens[split].sum()) for split in self.extracted if split != "made")
         read = {"test": probe + sum(others), "score": probe}
         passes: dict[tuple[str, int], list[int | str | None]] = {}
         for step in read:
@@ -369,7 +371,9 @@ class Planner:
             return []
         clap, source = read_clap(name)
         self.assumptions.append(f"dimensions of {name}: {source}")
-        corpora = [self.corpora[split] for split in self.extracted]  # clips that names are made from and tested on
+        mixed = {"made"} if any(part["source"] == "mixed" for part in self.fact("audio").get("made") or ()) else set()
+        splits = [split for split in self.extracted if split not in mixed]  # clips that names are made from, tested on
+        corpora = [self.corpora[split] for split in splits]
         durations_s = np.concatenate([corpus.num_samples / corpus.rates_hz for corpus in corpora])
         windows = np.maximum(1, np.ceil(durations_s / CLAP_WINDOW_S))
         num_bytes, flops = 4 * len(windows) * clap["projection_dim"], int(windows.sum()) * cost.clap_flops(clap)
@@ -381,7 +385,7 @@ class Planner:
         return [
             StagePlan(
                 "CLAP embedding",
-                ", ".join(self.extracted),
+                ", ".join(splits),
                 "float32",
                 len(windows),
                 num_bytes=num_bytes,

@@ -48,6 +48,7 @@ class Evaluator(Callback):
         needs: names of ``ard.run.FILES`` that :meth:`evaluate` reads.
         makes: names of ``ard.run.FILES`` that it writes.
         results: names of the results that it writes, if the cell has the data for them.
+        reads_made: whether it reads the activations of clips that were made to test names, where there are any.
         compares_texts: whether it compares texts by CLAP, and cannot do without.
         embeds: splits whose CLAP embeddings it needs: ``probe``, or ``unseen``, the split on which names are tested.
 
@@ -60,6 +61,7 @@ class Evaluator(Callback):
     makes: ClassVar[tuple[str, ...]] = ()
     results: ClassVar[tuple[str, ...]] = ()
     embeds: ClassVar[tuple[str, ...]] = ()
+    reads_made: ClassVar[bool] = False
     compares_texts: ClassVar[bool] = False
 
     def __init__(self, *, clap: str | None = EMBEDDED, seed: int = 0) -> None:
@@ -121,8 +123,13 @@ class Evaluator(Callback):
         return load_clap(self.clap_name, device=self.device)
 
     def embeddings(self, cell: Cell, split: str, ranks: Ranks = Ranks()) -> Tensor:  # noqa: B008
-        """Return the embeddings [clips, d] of a split's clips, each computed once per run, by ranks that call this."""
-        clip_ids, clap = read_manifest(cell.splits[split]).clip_ids, self.clap()
+        """Return the embeddings [clips, d] of a split's clips, each computed once per run, by ranks that call this.
+
+        The split ``made`` has the clips that were made to test names.
+        """
+        folder = cell.made if split == "made" else cell.splits[split]
+        assert folder is not None
+        clip_ids, clap = read_manifest(folder).clip_ids, self.clap()
         path = cell.run.embeddings(clap.name, split)
         audio = cell.run.audio(split)
         with turn(path):

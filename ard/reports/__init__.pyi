@@ -1,4 +1,13 @@
-from .concepts import Order, concept_names, find_concepts, find_feature, read_timelines, render_concepts
+from .concepts import (
+    Order,
+    concept_names,
+    find_concepts,
+    find_feature,
+    read_timelines,
+    render_concepts,
+    shown_names,
+)
+from .exports import Export, write_export
 from .headline import headline, read_fvu
 from .html import write_report
 from .summary import summary
@@ -6,6 +15,7 @@ from .table import Table, render_table
 from .tables import build_tables, write_tables
 
 __all__ = [
+    "Export",
     "Order",
     "Table",
     "build_tables",
@@ -17,7 +27,9 @@ __all__ = [
     "read_timelines",
     "render_concepts",
     "render_table",
+    "shown_names",
     "summary",
+    "write_export",
     "write_report",
     "write_tables",
 ]

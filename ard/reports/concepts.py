@@ -14,7 +14,7 @@ from ard.run import Cell
 from ard.types import UserError
 
 MODALITY = {"": "index", "_low": "low", "_high": "high"}
-Order = Literal["m", "name", "n_active", "agreement", "clap", "detection"]
+Order = Literal["m", "name", "n_active", "agreement", "clap", "detection", "score"]
 
 
 def read_concepts(cell: Cell) -> list[dict[str, Any]]:
@@ -29,6 +29,8 @@ def read_concepts(cell: Cell) -> list[dict[str, Any]]:
     others = [_by_feature(cell, file) for file in ("detection", "axes")]
     modality = _by_feature(cell, "modality").items()
     others.append({feature: {f"modality{end}": row[of] for end, of in MODALITY.items()} for feature, row in modality})
+    if cell.path("axes").is_file():
+        nothing |= {"score": math.nan, "passes": None, "fails": []}
     if cell.path("effects").is_file():
         nothing |= {"hears": [], "speaks": []}
         others.append(_effects(cell.rows("effects")))
@@ -102,6 +104,16 @@ def concept_names(cell: Cell) -> dict[int, str]:
     return {concept["feature"]: concept["name"] for concept in find_concepts(cell)}
 
 
+def shown_names(cell: Cell) -> dict[int, str]:
+    """Return the names of :func:`concept_names` as people are shown them: those that fail their tests say so."""
+    if not cell.path("concepts").is_file():
+        return {}
+    return {
+        concept["feature"]: concept["name"] + (" [fails its tests]" if concept.get("passes") is False else "")
+        for concept in find_concepts(cell)
+    }
+
+
 def find_feature(names: Mapping[int, str], name: str) -> int:
     """Return the feature of that name in any case, or else the one of the shortest name that has its words.
 
@@ -129,6 +141,9 @@ def render_concepts(concepts: list[Any]) -> Table:
     table.add_column("name", no_wrap=True)
     for head in ("m", "clips", "clap", "detection"):
         table.add_column(head, justify="right", no_wrap=True)
+    tested = any("passes" in concept for concept in concepts)
+    if tested:
+        table.add_column("tests of the name", no_wrap=True)
     roles = [kind for kind in ("hears", "speaks") if any(kind in concept for concept in concepts)]
     for kind in roles:
         table.add_column(kind, no_wrap=True)
@@ -140,8 +155,25 @@ def render_concepts(concepts: list[Any]) -> Table:
         shown = ("–" if x == -math.inf else f"{x:.2f}" if isinstance(x, float) else str(x) for x in numbers)
         classes = (escape(", ".join(concept[kind])) for kind in roles)
         text = "; ".join(concept.get("support") or concept["captions"][:1])
-        table.add_row(str(concept["feature"]), escape(concept["name"]), *shown, *classes, escape(text))
+        verdict = (_verdict(concept),) if tested else ()
+        table.add_row(
+            str(concept["feature"]),
+            escape(concept["name"]),
+            *shown,
+            *verdict,
+            *classes,
+            escape(text),
+            style="dim" if concept.get("passes") is False else None,
+        )
     return table
+
+
+def _verdict(concept: Mapping[str, Any]) -> str:
+    """Return the score of a concept's name, and whether it passes its tests, if that can be told."""
+    score, passes = _number(concept["score"]), concept["passes"]
+    return ("–" if score == -math.inf else f"{score:.2f}") + (
+        "" if passes is None else " passes" if passes else " fails"
+    )
 
 
 def finite(value: float | int | None) -> float | None:

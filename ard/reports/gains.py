@@ -20,6 +20,7 @@ GAINS = {
     "label_auroc/share_found": "labels found",
     "label_auroc/mean_auroc": "label AUROC",
     "detection/auroc": "detection by name",
+    "name_axes/share_pass": "names that pass their tests",
     "name_similarity/clap_cosine": "CLAP cosine (Table 2)",
     "steering/sensitivity": "steering (Table 3)",
     "monosemanticity/ms": "highest m (Table 4)",

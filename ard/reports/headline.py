@@ -19,7 +19,7 @@ def headline(run: Run) -> list[str]:
     Args:
         run: the run; what it has not measured yet is not spoken of.
     """
-    return [*_spoken(above_chance(run.own)), *_foreign(run), *_reconstruction(run.own)]
+    return [*_spoken(above_chance(run.own)), *_passing(run.own), *_foreign(run), *_reconstruction(run.own)]
 
 
 class AboveChance(NamedTuple):
@@ -56,6 +56,26 @@ def _spoken(counted: AboveChance | None) -> Iterator[str]:
         yield f"{many} live features are above chance{reason}."
     else:
         yield f"{many} live features is above chance{reason}: the model may not know these sounds."
+
+
+def _passing(cell: Cell) -> Iterator[str]:
+    passing = read_passing(cell)
+    if passing is None:
+        return
+    number, of = passing
+    controls = [read_passing(control) for control in cell.run.controls(cell.layer, cell.expansion or 0)]
+    shares = [many / told for many, told in filter(None, controls) if told]
+    beside = f" ({min(shares):.0%} to {max(shares):.0%} untrained)" if shares else ""
+    yield f"{number:,} of {of:,} names pass all tests on clips that naming never saw{beside}."
+
+
+def read_passing(cell: Cell) -> tuple[int, int] | None:
+    """Return how many of the cell's names pass their tests, and how many could be tested; None where none was."""
+    result = cell.result("name_axes")
+    if result is None:
+        return None
+    number, failing = result.details["num_pass"], result.details["num_fail"]
+    return (number, number + failing) if number + failing else None
 
 
 def _foreign(run: Run) -> Iterator[str]:

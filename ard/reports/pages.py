@@ -70,7 +70,7 @@ class Concept(NamedTuple):
     m: float | None
     m_said: str
     numbers: list[tuple[Column, float]]
-    axes: list[tuple[Column, float | None]]
+    axes: list[tuple[Column, float | None, float | None]]  # of its name, and of other names
     fails: list[str]
     passes: bool | None
     modality: tuple[float, float | None, float | None] | None
@@ -109,7 +109,11 @@ class Pages:
         row = self.rows[place]
         feature = row["feature"]
         numbers = [(c, value) for c in COLUMNS if (value := finite(row.get(c.key))) is not None and c.key not in AXES]
-        axes = [(column, finite(row.get(column.key))) for column in COLUMNS if column.key in AXES and column.key in row]
+        axes = [
+            (column, finite(row[column.key]), finite(row.get(f"{column.key}_chance")))
+            for column in COLUMNS
+            if column.key in AXES and column.key in row
+        ]
         index = finite(row.get("modality"))
         others = (finite(row.get("modality_low")), finite(row.get("modality_high")))
         return Concept(

@@ -19,7 +19,19 @@ from ard.tracking.artifacts import log_cell_artifacts, log_report_artifact
 from ard.tracking.logger import WandbLogger
 from ard.tracking.show import histogram, lines, overlaid, show_histogram
 
-COLUMNS = ("feature", "name", "support", "m", "q_value", "n_active", "detection", "clap", "captions", "selected")
+COLUMNS = (
+    "feature",
+    "name",
+    "support",
+    "m",
+    "q_value",
+    "n_active",
+    "detection",
+    "passes",
+    "clap",
+    "captions",
+    "selected",
+)
 """Columns of the table of concepts, before its clips."""
 
 CATALOGUED = ("monosemanticity", "naming", "detection")

@@ -7,6 +7,7 @@ from rich.markdown import Markdown
 
 from experiments.bench import (
     busy,
+    checks,
     controls,
     embedding,
     extraction,
@@ -14,6 +15,7 @@ from experiments.bench import (
     matching,
     planning,
     preparing,
+    reporting,
     retrieval,
     sae,
     stages,
@@ -25,6 +27,7 @@ from experiments.bench.report import keep
 
 BENCHMARKS = {
     "busy": busy,
+    "checks": checks,
     "controls": controls,
     "embedding": embedding,
     "extraction": extraction,
@@ -32,6 +35,7 @@ BENCHMARKS = {
     "matching": matching,
     "planning": planning,
     "preparing": preparing,
+    "reporting": reporting,
     "retrieval": retrieval,
     "sae": sae,
     "stages": stages,

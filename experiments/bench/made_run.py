@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.results import Figure, Result, Row, write_json
-from ard.run import Cell, Run
+from ard.run import Cell, Run, write_parquet
 from ard.types import Clip
 
 LAYER, EXPANSION, P, D_IN, D_NAMES = 3, 8, 4, 64, 64
@@ -46,7 +45,7 @@ def write_run(folder: Path, num_concepts: int, num_clips: int, duration_s: float
 
     Args:
         folder: the folder.
-        num_concepts: selected features; half as many more are not selected.
+        num_concepts: selected features; a few more are not selected.
         num_clips: clips of the probing set, each joined from ``num_sounds`` clips of the synthetic corpus.
         duration_s: how long each clip is.
         num_sounds: clips of the synthetic corpus that are made.
@@ -56,15 +55,19 @@ def write_run(folder: Path, num_concepts: int, num_clips: int, duration_s: float
     about |= {"layers": [LAYER], "expansions": [EXPANSION], "layer": LAYER, "expansion": EXPANSION, "p": P}
     write_json(folder / "run.json", about | {"num_selected": num_concepts})
     run = Run.load(folder)
-    clips = list(_write_clips(run, rng, num_clips, duration_s, num_sounds))
-    write_concepts(run.own, clips, num_concepts, rng, round(duration_s / SECONDS_PER_TOKEN))
+    _write_clips(run, rng, num_clips, duration_s, num_sounds)
+    remake_concepts(run, num_concepts)
     return run
 
 
-def _write_clips(
-    run: Run, rng: np.random.Generator, num_clips: int, duration_s: float, num_sounds: int
-) -> Iterator[dict[str, Any]]:
-    """Write audio shards and clips.parquet; yield the latter's rows."""
+def remake_concepts(run: Run, num_concepts: int) -> None:
+    """Write another number of concepts of the same clips."""
+    clips = pq.read_table(run.clips).to_pylist()
+    _write_concepts(run.own, clips, num_concepts, np.random.default_rng(num_concepts))
+
+
+def _write_clips(run: Run, rng: np.random.Generator, num_clips: int, duration_s: float, num_sounds: int) -> None:
+    """Write audio shards and clips.parquet."""
     sounds = list(SyntheticCorpus("bench", num_sounds))
     rate, rows = sounds[0].sample_rate_hz, []
 
@@ -90,17 +93,15 @@ def _write_clips(
             yield clip
 
     write_audio_shards(joined(), run.audio("probe"))
-    pq.write_table(pa.Table.from_pylist(rows), run.clips)
-    yield from rows
+    write_parquet(rows, run.clips)
 
 
-def write_concepts(
-    cell: Cell, clips: Sequence[dict[str, Any]], num_concepts: int, rng: np.random.Generator, num_tokens: int
-) -> None:
-    """Write every file of a cell that a report reads."""
-    num_features = num_concepts + num_concepts // 2
+def _write_concepts(cell: Cell, clips: Sequence[dict[str, Any]], num_concepts: int, rng: np.random.Generator) -> None:
+    """Write every file of a cell that a report reads; clips are shared only where there are too few."""
+    num_features = num_concepts + 8
     features = np.sort(rng.choice(num_features, num_concepts, replace=False))
-    top = np.stack([rng.choice(len(clips), P, replace=False) for _ in range(num_features)])
+    places = np.concatenate([rng.permutation(len(clips)) for _ in range(1 + num_features * P // len(clips))])
+    top = places[: num_features * P].reshape(num_features, P)
     m = rng.gamma(2.0, 2.0, num_features)
     chosen = dict(zip(features.tolist(), _names(clips, top, features, rng), strict=True))
     rows = []
@@ -129,7 +130,7 @@ def write_concepts(
     cell.save_rows("concepts", rows)
     named = [feature for feature in features.tolist() if chosen[feature]]
     _write_tables(cell, named, rng)
-    _write_tensors(cell, features, m, num_tokens, rng)
+    _write_tensors(cell, features, m, clips[0]["num_tokens"], rng)
     middles = rng.normal(size=(1 + num_concepts // 40, D_NAMES))
     around = middles[rng.integers(len(middles), size=len(named))] + rng.normal(scale=0.3, size=(len(named), D_NAMES))
     cell.save_tensors("name_embeddings", {"features": torch.tensor(named), "embeddings": torch.tensor(around).half()})
@@ -153,7 +154,14 @@ def _write_tables(cell: Cell, named: Sequence[int], rng: np.random.Generator) ->
         values = {axis: float(rng.random()) for axis in axes}
         fails = ["purity is that of a random name"] if place % 5 == 4 else []
         tested.append(
-            {"feature": feature, **values, "score": sum(values.values()) / 4, "passes": not fails, "fails": fails}
+            {
+                "feature": feature,
+                **values,
+                "purity_chance": 0.25,
+                "score": sum(values.values()) / 4,
+                "passes": not fails,
+                "fails": fails,
+            }
         )
     cell.save_rows("axes", tested)
     cell.save_rows("modality", ({"feature": f, "index": float(rng.random()), "low": 0.0, "high": 1.0} for f in named))

@@ -5,6 +5,8 @@ import pytest
 
 import ard.app.clips as clips
 from ard.app import Clips
+from ard.audio import write_audio_shards
+from ard.run import Run
 from ard.types import Clip, UserError
 
 from .conftest import NASTY, made
@@ -22,6 +24,12 @@ def test_clips_of_the_run_are_found_by_words_and_read_by_id(run):
     assert (nasty.id, nasty.caption) == (NASTY.id, NASTY.caption)
     chosen = kept.get({"split": "steer", "id": NASTY.id})
     assert (chosen.clip.id, chosen.shards) == (NASTY.id, run.audio("steer"))
+
+
+def test_a_clip_without_a_caption_is_found_by_its_labels(tmp_path):
+    run = Run(tmp_path)
+    write_audio_shards([Clip("a", np.full(8000, 0.5, np.float32), 16000, "d", labels=("dog", "rain"))], run.audio("x"))
+    assert [found.caption for found in Clips(run).find("x", "rain")] == ["dog, rain"]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,18 @@
 """What fires in a clip that was dropped is what Python finds in the same file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from ard.app import hear, listen
+from ard.app import Asked, Subject, answer, hear, listen
 from ard.app.listen import LONGEST_S
 from ard.audio import read_clip
+from ard.audiollm import load_audiollm
+from ard.sae import TopKSAE
 from ard.types import Clip, UserError
+from tests.audiollm.families.whisper import whisper
 
 from .conftest import made, wav
 
@@ -47,6 +52,23 @@ def test_a_clip_of_the_probing_set_has_no_share_above_one(subject, run):
         heard = listen(subject, Clip("x", sound, 16000, "x"), most=1000)
         shares += [fired.share for fired in heard.concepts]
     assert max(shares) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_an_encoder_is_listened_to_and_not_steered(subject, tmp_path):
+    whisper(tmp_path / "encoder")
+    model = load_audiollm(str(tmp_path / "encoder"))
+    sae = TopKSAE(model.d_in, 64, k=4, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
+    ones, names = torch.ones(64), {feature: str(feature) for feature in range(0, 64, 2)}
+    encoder = Subject(replace(subject.cell, layer=0), model, sae, ones, ones, names)
+    clip = made(1)
+    heard = listen(encoder, clip, most=64)
+    (x,) = model.capture([clip], [0])[0]
+    active = set(sae.encode(x).indices[sae.encode(x).values > 0].tolist())
+    assert {fired.feature for fired in heard.concepts} == active & names.keys()
+    assert (heard.num_tokens, heard.token_s) == (len(x), model.prompter.encoder.token_s)
+    assert heard.heard_s == min(clip.duration_s, model.prompter.window_s)
+    with pytest.raises(UserError, match="is an encoder, which cannot answer"):
+        answer(encoder, clip, Asked("What do you hear?", [{}]))
 
 
 def test_what_cannot_be_heard_is_refused_in_a_line():

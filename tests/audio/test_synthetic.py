@@ -131,3 +131,11 @@ def test_noise_stays_in_its_band_at_unit_rms():
     power, frequency = np.abs(np.fft.rfft(signal)) ** 2, np.fft.rfftfreq(RATE_HZ, 1 / RATE_HZ)
     assert np.sqrt(np.mean(signal**2)) == pytest.approx(1, abs=1e-3)
     assert power[(frequency >= 990) & (frequency <= 2010)].sum() / power.sum() > 0.999
+
+
+def test_labels_can_take_turns():
+    made = SyntheticCorpus("made", 2 * len(LABELS) + 1, every_label=True)
+    labels = [made.scene(index).labels for index in range(len(made))]
+    assert all(LABELS[index % len(LABELS)] in of_clip for index, of_clip in enumerate(labels))
+    assert labels[0] != labels[len(LABELS)] or made.scene(0) != made.scene(len(LABELS))
+    assert made[3].labels == labels[3]

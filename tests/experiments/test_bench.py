@@ -1,7 +1,8 @@
-"""The benchmark of Table 3's parts runs through at toy size."""
+"""Benchmarks run through at toy size."""
 
 import pytest
 
+from experiments.bench import checks
 from experiments.bench.table3 import Size, main
 
 SMALL = Size(
@@ -26,3 +27,9 @@ def test_every_part_of_a_task_takes_time_and_a_short_cut_saves_some():
     for what in ("the same, with all computed for each", "the same, one feature at a time"):
         assert times[what] > 1, what
     assert times["share of a core that the process had"] < 1.1
+
+
+def test_the_tests_of_names_are_timed():
+    lines = checks.main(checks.Size(concepts=12, clips=60, made=20, labels=30, dimensions=8, trials=2))
+    assert len({line.what for line in lines}) == 4
+    assert all(line.value > 0 for line in lines)

@@ -235,7 +235,7 @@ def test_the_demo_is_planned_with_its_steering():
     some = 12 * ((18 + 6) * 6 + 2 * 6 + 5 * 6 * 2 + 7 + 2)
     assert steering.num_clips == pytest.approx(2 * 480 + 3 * (19 * 80 + some) + 19 * 160 + some)
     assert "no steering: the preset has no tasks" in plan(facts_of("demo", tasks=[]), **ON).assumptions
-    assert {stage.part for stage in stages(made, "audio shards")} == {"probe", "eval", "steer-select", "steer"}
+    assert {stage.part for stage in stages(made, "audio shards")} == {"probe", "eval", "made", "steer-select", "steer"}
 
 
 def test_only_a_namer_that_needs_captions_has_clips_captioned():

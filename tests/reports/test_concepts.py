@@ -1,9 +1,11 @@
+import io
 import math
 
 import pytest
+from rich.console import Console
 
 from ard.cli import main
-from ard.reports import concept_names, find_concepts, find_feature
+from ard.reports import concept_names, find_concepts, find_feature, render_concepts, shown_names
 from ard.run import Run
 from ard.types import UserError
 from tests.reports.conftest import concept, write_concepts
@@ -80,3 +82,27 @@ def test_a_catalogue_without_detection_shows_what_there_is(catalogue, capsys):
     for sort in ("m", "detection"):
         main(["concepts", "--run", str(catalogue), "--sort", sort])
         assert "dog" in capsys.readouterr().out
+
+
+def test_names_that_fail_their_tests_are_shown_as_such(tmp_path):
+    cell = Run(tmp_path).cell(3, 8)
+    concept = {"layer": 3, "m": 1.0, "n_active": 4, "captions": [], "agreement": 1.0, "clap": 0.5, "support": []}
+    cell.save_rows(
+        "concepts", [concept | {"feature": n, "name": name} for n, name in enumerate(["dog", "rain", "bell"])]
+    )
+    tested = {"responsiveness": 0.9, "score": 0.5}
+    cell.save_rows(
+        "axes",
+        [
+            tested | {"feature": 0, "passes": True, "fails": []},
+            tested | {"feature": 1, "passes": False, "score": 0.1, "fails": ["it fires everywhere"]},
+        ],
+    )
+    assert shown_names(cell) == {0: "dog", 1: "rain [fails its tests]", 2: "bell"}
+    assert [concept["feature"] for concept in find_concepts(cell, sort="score")][:2] == [0, 1]
+    shown = render_concepts(find_concepts(cell))
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(shown)
+    text = console.export_text()
+    assert "0.50 passes" in text
+    assert "0.10 fails" in text

@@ -45,7 +45,7 @@ def settings(tiny_audiollm, tiny_clap, tmp_path_factory):
     (configs / "fit.yaml").write_text(yaml.safe_dump(fit, sort_keys=False), encoding="utf-8")
     audio = {
         split: [{"source": "synthetic", "split": split, "seed": 0, "num_clips": 16, "speech_share": share}]
-        for split, share in {"probe": 0.5, "eval": 0.5, "steer-select": 1.0, "steer": 1.0}.items()
+        for split, share in {"probe": 0.5, "eval": 0.5, "made": 0.5, "steer-select": 1.0, "steer": 1.0}.items()
     }
     task = {"source": "neutral", "target": "happy", "prompt": "Happy?", "classes": ["neutral", "happy"], "concept": "a"}
     facts = {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "k": 4, "num_selected": 12, "audio": audio}

@@ -67,7 +67,8 @@ ARD.strip = (strip) => {
   strip.prepend(button);
   strip.append(now);
   audio.controls = false;
-  for (const [name, value] of Object.entries({ role: "slider", tabindex: "0", "aria-label": `Position in ${data.label}`, "aria-valuemin": "0", "aria-valuemax": seconds().toFixed(2) })) sight.setAttribute(name, value);
+  const slider = { role: "slider", tabindex: "0", "aria-label": `Position in ${data.label}`, "aria-valuemin": "0", "aria-valuemax": seconds().toFixed(2), "aria-valuenow": "0" };
+  for (const [name, value] of Object.entries(slider)) sight.setAttribute(name, value);
 
   const move = () => {
     const time = audio.currentTime, share = Math.min(time / seconds(), 1);
@@ -86,20 +87,28 @@ ARD.strip = (strip) => {
     button.setAttribute("aria-label", `Cannot be played here: ${data.label}`);
   };
   const toggle = () => { if (audio.paused) ARD.play(audio).catch(cannot); else audio.pause(); };
+  let wanted = null, tried = false;  // where to, while a seek is under way
+  const set = () => { audio.currentTime = wanted; };
+  const load = () => { audio.addEventListener("loadedmetadata", set, { once: true }); audio.load(); };
   const seek = (time) => {
-    const to = Math.max(0, Math.min(time, seconds() - 0.01));
-    const set = () => { audio.currentTime = to; move(); };
-    if (audio.readyState > 0) set(); else { audio.addEventListener("loadedmetadata", set, { once: true }); audio.load(); }
+    wanted = Math.max(0, Math.min(time, seconds() - 0.01));
+    tried = false;
+    if (audio.readyState > 0) set(); else load();
+  };
+  const again = () => {  // Chromium fails to seek in some FLAC files, unless they are loaded anew
+    if (wanted === null || tried) return cannot(null);
+    tried = true;
+    load();
   };
   button.addEventListener("click", toggle);
   sight.addEventListener("click", (event) => {
     const box = sight.getBoundingClientRect();
+    audio.addEventListener("seeked", () => { if (audio.paused) ARD.play(audio).catch(cannot); }, { once: true });
     seek((event.clientX - box.left) / box.width * seconds());
-    if (audio.paused) ARD.play(audio).catch(cannot);
   });
   sight.addEventListener("keydown", (event) => {
     const steps = { ArrowLeft: -0.1, ArrowDown: -0.1, ArrowRight: 0.1, ArrowUp: 0.1, PageDown: -1, PageUp: 1 };
-    if (event.key in steps) seek(audio.currentTime + steps[event.key]);
+    if (event.key in steps) seek((wanted ?? audio.currentTime) + steps[event.key]);
     else if (event.key === "Home") seek(0);
     else if (event.key === "End") seek(seconds());
     else if (event.key === " " || event.key === "Enter") toggle();
@@ -108,9 +117,9 @@ ARD.strip = (strip) => {
   });
   audio.addEventListener("play", () => { strip.classList.add("playing"); button.setAttribute("aria-pressed", "true"); follow(); });
   audio.addEventListener("pause", () => { strip.classList.remove("playing"); button.setAttribute("aria-pressed", "false"); move(); });
-  audio.addEventListener("seeked", move);
+  audio.addEventListener("seeked", () => { wanted = null; move(); });
   audio.addEventListener("ended", () => { audio.currentTime = 0; move(); });
-  audio.addEventListener("error", () => cannot(null));
+  audio.addEventListener("error", again);
   strip.ardToggle = toggle;
   return strip;
 };
