@@ -41,7 +41,7 @@ class Job(Generic[Model]):
         """
         if self._stopped.is_set():
             raise Stopped
-        self._send(event)
+        self.send(event)
 
     async def events(self) -> AsyncIterator[Mapping[str, Any]]:
         """Yield what the job sends, to its end; of a job that fails the last event is ``error``, a line."""
@@ -55,7 +55,7 @@ class Job(Generic[Model]):
     def close(self) -> None:
         """End it, and what it sends."""
         self.stop()
-        self._send(None)
+        self.send(None)
 
     def run(self, model: Model | UserError) -> None:
         """Do it, unless it was stopped; whatever happens is told, and nothing is raised."""
@@ -67,15 +67,16 @@ class Job(Generic[Model]):
         except Stopped:
             pass
         except UserError as error:
-            self._send({"error": str(error)})
+            self.send({"error": str(error)})
         except Exception as error:  # the next job may be a better one
             logging.getLogger(__name__).exception("a job of the explorer failed")
             kind = type(error).__name__
             full = "memory ran out: try a shorter clip or answer" if kind == "OutOfMemoryError" else kind
-            self._send({"error": f"this could not be done ({full}); the server's terminal has the details"})
-        self._send(None)
+            self.send({"error": f"this could not be done ({full}); the server's terminal has the details"})
+        self.send(None)
 
-    def _send(self, event: Mapping[str, Any] | None) -> None:
+    def send(self, event: Mapping[str, Any] | None) -> None:
+        """Send an event, even if the job was stopped; None ends them."""
         with suppress(RuntimeError):  # the server is going down, and its loop is closed
             self._loop.call_soon_threadsafe(self._told.put_nowait, event)
 
@@ -143,7 +144,7 @@ class Jobs(Generic[Model]):
 
     def _tell_places(self) -> None:
         for place, job in enumerate(self._waiting):
-            job.tell({"ahead": place + self._is_busy, "state": self.state})
+            job.send({"ahead": place + self._is_busy, "state": self.state})
 
     def _work(self) -> None:
         with self._changed:

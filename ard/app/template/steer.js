@@ -157,7 +157,9 @@ of("search").addEventListener("keydown", (event) => {
   if (event.key === "Enter") { event.preventDefault(); of("found").querySelector("button")?.click(); }
   if (event.key === "ArrowDown") { event.preventDefault(); of("found").querySelector("button")?.focus(); }
 });
-of("prompt").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) answer(); });
+of("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !of("ask").disabled) answer();
+});
 of("prompt").addEventListener("input", stale);
 for (const id of ["keep_error", "positions", "phase", "max_new_tokens"]) of(id).addEventListener("change", () => { zero(); stale(); });
 of("keep").addEventListener("click", save);
@@ -205,6 +207,7 @@ async function start() {
   for (const feature of wanted.getAll("feature")) add(all.find((one) => one.feature === Number(feature)) || { feature: Number(feature), name: `feature ${Number(feature)}` });
   const place = Object.fromEntries([...wanted].filter(([name]) => ["dropped", "split", "id"].includes(name)));
   if (Object.keys(place).length) await choose(place);
+  busy(false);
 }
 
 start().catch(trouble);

@@ -120,6 +120,7 @@ def test_a_recording_is_heard(visitor):
 def test_at_zero_the_answer_is_the_unsteered_one_and_a_slider_changes_it(visitor, subject, run, tmp_path):
     page, feature = visitor.go("/steer"), next(iter(subject.names))
     page.fill("#words", SCRIPT)  # the clip's caption
+    expect(page.locator("#clips button")).to_have_count(1)
     page.click("#clips button")
     expect(page.locator("#player b")).to_have_text(NASTY.id)
     page.fill("#prompt", "What do you hear?")
