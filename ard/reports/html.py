@@ -67,7 +67,7 @@ def write_report(run: Path) -> Path:
     best = [pages.concept(place) for place in best_places(rows)]
     write_text(
         opened.report,
-        _template("index.html").render(
+        _template("overview.html").render(
             **common, **_overview(opened, features, rows), best=best, places=places, root=""
         ),
     )
@@ -98,7 +98,6 @@ def _overview(run: Run, features: Sequence[Mapping[str, Any]], rows: Sequence[Ma
         "num_dead": sum(row["n_active"] == 0 for row in features),
         "num_selected": len(rows),
         "num_named": sum(row["name"] is not None for row in rows),
-        "num_failing": sum(row.get("passes") is False for row in rows),
         "pages": {row["feature"]: page_of(row) for row in rows},
         "tables": build_tables(run.folder),
         "doses": {drawing.task: drawing for drawing in dose_drawings(run)},

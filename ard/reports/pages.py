@@ -16,10 +16,10 @@ USUAL_RATE = 0.05
 
 
 class Link(NamedTuple):
-    """Another concept: its name, the file of its page, and how near it is, if that is what is said."""
+    """Another concept: its name, whether this fails, the file of its page, and how near it is, if that is said."""
 
     name: str | None
-    feature: int
+    fails: bool
     page: str
     nearness: str = ""
 
@@ -98,7 +98,7 @@ class Pages:
         self.chance: Chance | None = chance_of(self.cell)
         scored = self.cell.result("monosemanticity")
         self.rate = float(scored.choices.get("false_discovery_rate", USUAL_RATE)) if scored else USUAL_RATE
-        self._links = {row["feature"]: Link(row["name"], row["feature"], page_of(row)) for row in rows}
+        self._links = {row["feature"]: Link(row["name"], row.get("passes") is False, page_of(row)) for row in rows}
         self._near = _near(self.cell, rows)
         self._effects = _effects(self.cell)
         self._found = _found(self.cell)

@@ -306,7 +306,6 @@ def test_a_name_that_fails_is_shown_as_such_with_its_reason(run):
     page = Page(write_report(run))
     links = [link["href"] for link in page.all("a") if link["href"].startswith("concepts/3") and len(link) == 1]
     assert links == ["concepts/3-5.html"]  # those of the best; that of a label's feature has a name of its own
-    assert "1 names fail when they are tested" in page.text
     found = listed(run)
     assert (found["passes"], found["fails"]) == ([False, True], ["no <better>", ""])
     assert found["values"]["modality"] == [0.25, None]
@@ -314,6 +313,9 @@ def test_a_name_that_fails_is_shown_as_such_with_its_reason(run):
     assert "This name fails no <better>" in failing.text
     assert "95 % interval [0.10, 0.40]" in failing.text
     assert "The name passes" in passing.text
+    (link,) = passing.all("a", rel="prev")
+    assert link["class"] == "turn failing"
+    assert failing.all("a", rel="next")[0]["class"] == "turn"
     assert "reads 0" not in passing.text
 
 

@@ -16,7 +16,8 @@ const textOf = (id) => `${column.name} ${format(all.values[column.key][id], colu
 // ---- what is shown, and in what order
 function matches() {
   const wanted = of("query").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const least = of("least").value === "" ? null : Number(of("least").value), shown = of("shown").value;
+  const least = of("least").value === "" || of("least").disabled ? null : Number(of("least").value);
+  const shown = of("shown").value;
   const values = column ? all.values[column.key] : null;
   const found = [];
   for (let id = 0; id < total; id++) {
@@ -44,7 +45,9 @@ function sorted(ids) {
 }
 function update() {
   const started = performance.now();
-  column = all.columns.find((one) => one.key === of("order").value) || all.columns[0] || null;
+  const chosen = all.columns.find((one) => one.key === of("order").value);
+  of("least").disabled = !chosen;  // of a name or a number of a feature
+  column = chosen || all.columns[0] || null;
   order = sorted(matches());
   shownIds = new Set(order);
   list.scrollTop = 0;
