@@ -114,7 +114,8 @@ COMMANDS = {
         "dashboard:dashboard", "Save a W&B workspace that shows the runs of a project, or write it to a file."
     ),
     "app": Command(
-        "app:app", "Serve a run in the browser: its report, clips to listen to, answers to steer, its rating study."
+        "app:app",
+        "Serve a run in the browser: its report, own clips to listen to, answers to steer, and its rating study.",
     ),
     "plan": Command(
         "plan:plan",
