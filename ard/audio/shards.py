@@ -182,6 +182,7 @@ class StoredClips:
     Attributes:
         durations_s: the length of every clip by its id, in order; 0 where its description says none.
         labels: the labels of every clip.
+        captions: the caption of every clip; empty where there is none.
 
     Raises:
         UserError: if the folder holds no finished set of shards, or a shard is damaged.
@@ -192,6 +193,7 @@ class StoredClips:
         self._places: dict[str, tuple[Path, Mapping[str, slice]]] = {}
         self.durations_s: dict[str, float] = {}
         self.labels: dict[str, tuple[str, ...]] = {}
+        self.captions: dict[str, str] = {}
         for path in sorted(folder.glob("*.tar")):
             with _named_if_damaged(path), path.open("rb") as file:
                 for key, spans in _grouped(_members(path, lambda member, _: _span(member))):
@@ -202,6 +204,7 @@ class StoredClips:
                     self._places[description["id"]] = path, spans
                     self.durations_s[description["id"]] = description.get("duration_s", 0.0)
                     self.labels[description["id"]] = tuple(description.get("labels", ()))
+                    self.captions[description["id"]] = description.get("caption") or ""
 
     def __call__(self, clip_ids: Iterable[str]) -> Iterator[Clip]:
         """Read clips in the order of their ids; skip unusable ones with a warning.

@@ -1,7 +1,7 @@
 from .audiollm import AudioLLM, Positions, load_audiollm
 from .generation import keep_plain_options
 from .hooks import replace_output, stop_after
-from .precision import widen_on_cpu
+from .precision import usable_device, widen_on_cpu
 from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, Tokens, load_prompter, only_hears, where
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "only_hears",
     "replace_output",
     "stop_after",
+    "usable_device",
     "where",
     "widen_on_cpu",
 ]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ard.audiollm.encoders import LENGTH, encoder_layers
 from ard.audiollm.families import FAMILIES, PLAIN, Family, encode_alone
 from ard.audiollm.frames import needed_frames, padded_encoder
-from ard.audiollm.generation import keep_plain_options
+from ard.audiollm.generation import Watched, keep_plain_options
 from ard.audiollm.hooks import replace_output, stop_after
 from ard.audiollm.precision import widen_on_cpu
 from ard.audiollm.prompter import (
@@ -182,6 +182,7 @@ class AudioLLM:
         num_answers: int = 1,
         temperature: float = 0.0,
         seed: int = 0,
+        watch: Callable[[list[str]], None] | None = None,
     ) -> list[str]:
         """Answer one question about each clip; return the answers without special tokens, clip by clip.
 
@@ -193,6 +194,8 @@ class AudioLLM:
             num_answers: answers to each question: the likeliest beams, best first, or as many draws.
             temperature: temperature at which to draw each token; 0 draws nothing.
             seed: seed for the draws, which leave torch's own generators unchanged.
+            watch: is called with the answers so far after every token; what it raises ends them. With several beams,
+                these are the beams.
 
         Raises:
             UserError: if the model is an encoder, or more answers than beams are wanted without draws.
@@ -206,7 +209,11 @@ class AudioLLM:
         batch = clips if isinstance(clips, AudioPrompts) else self.prompter(clips, prompts)
         features = self._inputs(batch.features)
         draws = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-        answers = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "num_return_sequences": num_answers}
+        answers: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams}
+        answers["num_return_sequences"] = num_answers
+        start = batch.valid.shape[1]
+        if watch is not None:
+            answers["stopping_criteria"] = [Watched(lambda tokens: watch(self._texts(tokens)), start)]
         with (
             self._answering(batch),
             needed_frames(self._tower, features) as needed,
@@ -215,8 +222,7 @@ class AudioLLM:
             if temperature > 0:
                 torch.manual_seed(seed)
             tokens = self.model.generate(**needed, **answers, **draws)
-        new = tokens[:, batch.valid.shape[1] :]
-        return [answer.strip() for answer in self.prompter.processor.batch_decode(new, skip_special_tokens=True)]
+        return self._texts(tokens[:, start:])
 
     @torch.inference_mode()
     def log_likelihood(self, prompts: AudioPrompts, answers: Sequence[str]) -> list[Float[Tensor, " tokens"]]:
@@ -355,6 +361,9 @@ class AudioLLM:
             yield
         finally:
             self._asked = None
+
+    def _texts(self, tokens: Int[Tensor, "rows tokens"]) -> list[str]:
+        return [text.strip() for text in self.prompter.processor.batch_decode(tokens, skip_special_tokens=True)]
 
     def _inputs(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
         kinds = {name: self.model.dtype if x.is_floating_point() else x.dtype for name, x in features.items()}

@@ -1,8 +1,12 @@
-"""The options for generation that a checkpoint brings along."""
+"""The options for generation that a checkpoint brings along, and a look at answers while they are made."""
 
+from collections.abc import Callable
 from typing import Any
 
-from transformers import GenerationConfig
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria
 
 KEPT = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id"),
@@ -20,3 +24,20 @@ def keep_plain_options(network: Any) -> None:
     config = getattr(network, "generation_config", None)
     if config is not None:
         network.generation_config = GenerationConfig(**{name: getattr(config, name, None) for name in KEPT})
+
+
+class Watched(StoppingCriteria):
+    """Shows the tokens of the answers so far to a function after every token; it ends nothing by itself.
+
+    Args:
+        watch: is called with the tokens.
+        start: where the answers begin: behind the prompts.
+    """
+
+    def __init__(self, watch: Callable[[Int[Tensor, "rows tokens"]], None], start: int) -> None:
+        self.watch, self.start = watch, start
+
+    def __call__(self, input_ids: Int[Tensor, "rows positions"], scores: Any, **_: Any) -> Bool[Tensor, " rows"]:
+        """Show the tokens, and say of no row that it is finished."""
+        self.watch(input_ids[:, self.start :])
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

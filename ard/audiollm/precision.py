@@ -1,4 +1,4 @@
-"""The precision in which a model is computed."""
+"""The device on which a model is computed, and the precision."""
 
 import logging
 import os
@@ -7,7 +7,23 @@ from typing import Any
 
 import torch
 
+from ard.types import UserError
+
 HALF = (torch.float16, torch.bfloat16)
+
+
+def usable_device(device: str | None = None) -> str:
+    """Return a device that is there: the given one, or by default a GPU if there is one.
+
+    Raises:
+        UserError: if the given one is not there.
+    """
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {chosen!r} is not there: give cpu, or a GPU that torch sees, as cuda:0") from error
+    return chosen
 
 
 def widen_on_cpu(network: Any, name: str) -> None:

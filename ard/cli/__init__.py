@@ -114,7 +114,8 @@ COMMANDS = {
         "dashboard:dashboard", "Save a W&B workspace that shows the runs of a project, or write it to a file."
     ),
     "app": Command(
-        "study:app", "Serve the rating study of a run as a web page; raters need a browser and nothing else."
+        "app:app",
+        "Serve a run in the browser: its report, own clips to listen to, answers to steer, and its rating study.",
     ),
     "plan": Command(
         "plan:plan",

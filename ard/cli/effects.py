@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ard.audiollm import load_audiollm
-from ard.cli.steer import usable
+from ard.audiollm import load_audiollm, usable_device
 from ard.console import at_work, console
 from ard.reports import shown_names
 from ard.representatives import read_maxima
@@ -74,7 +72,7 @@ def effects(
     for feature in requested:
         clamp_values(coder, {feature: multiple}, maxima)
     clips = steering_clips(opened, audio)
-    device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device)
     model = load_audiollm(opened.model, device=device, layers_path=opened.facts.get("layers_path"))
     said = unsteered_answers(model, clips, task, rows_per_batch, max_new_tokens)
     by_name = [] if requested else closest_names(cell, task.concept)

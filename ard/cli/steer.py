@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 
-from ard.audio import FolderClips, read_audio_manifest, read_clip, read_clips
+from ard.audio import FolderClips, StoredClips, read_audio_manifest, read_clip, read_clips
 from ard.audio.paths import printable
-from ard.audiollm import AudioLLM, load_audiollm
+from ard.audiollm import AudioLLM, load_audiollm, usable_device
 from ard.console import Progress, console, say_failures
 from ard.reports import concept_names, find_feature, shown_names
 from ard.representatives import read_maxima
@@ -39,6 +38,7 @@ def steer(
     audio: list[Path],
     prompt: str,
     *,
+    clip: str | None = None,
     feature: int | list[int] | None = None,
     name: str | None = None,
     toward: str | None = None,
@@ -69,6 +69,7 @@ def steer(
         run: the run's folder.
         audio: the clips: sound files, folders of them, folders of audio shards.
         prompt: the question.
+        clip: of one folder of audio shards, only the clip with this id.
         feature: the feature by its number, or several as [12,40].
         name: the feature by its name, instead of its number.
         toward: words to steer towards, such as "speaking in an angry voice".
@@ -124,11 +125,11 @@ def steer(
             features_set(coder, range(num_features), doses)  # refuses values before any effect is measured
             task = task_between(opened, prompt, answers, toward) if answers else task_toward(opened, toward, prompt)
     beside = [WITHOUT] if coder is None or keep_error else [WITHOUT, SAE_ALONE]
-    sounds, each = _Sounds(audio), len(beside) + len(doses)
+    sounds, each = _Sounds(audio, clip), len(beside) + len(doses)
     if dry_run:
         _show(f"{len(sounds) * each} answers: {each} to each of {len(sounds)} clips, of which {len(doses)} are steered")
         return
-    device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device)
     model = load_audiollm(opened.model, device=device, layers_path=opened.facts.get("layers_path"))
     model.check_answers()
     if coder is not None:
@@ -175,15 +176,6 @@ def steer(
         _show(f"{len(answered)} answers are in {csv}")
 
 
-def usable(device: str) -> str:
-    """Return a device that is there."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} is not there: give cpu, or a GPU that torch sees, as cuda:0") from error
-    return device
-
-
 def _check(ways: Sequence[object], by: str, answers: str | None) -> None:
     """Refuse options that do not go together."""
     if sum(way is not None for way in ways) != 1:
@@ -215,12 +207,14 @@ def _show_answers(answers: Sequence[Answer], *, several_clips: bool, several_dos
 class _Sounds:
     """Iterate over the clips of files and folders; what of them cannot be used is kept in ``failures``.
 
-    A lone file that cannot be used is refused.
+    A lone file that cannot be used is refused, and so is the one clip of shards that is asked for.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], clip_id: str | None = None) -> None:
         self.failures: list[Failure] = []
         self._lone = read_clip(paths[0]) if len(paths) == 1 and not paths[0].is_dir() else None
+        if clip_id is not None:
+            self._lone = _stored(paths, clip_id)
         self._shards = {path: read_audio_manifest(path) for path in paths if (path / MANIFEST).is_file()}
         self._folders = {} if self._lone else {path: FolderClips(path) for path in paths if path not in self._shards}
         self._paths = paths
@@ -241,6 +235,17 @@ class _Sounds:
                     yield one
                 else:
                     yield replace(one, id=printable(f"{path}/{one.id}" if path.is_dir() else str(path)))
+
+
+def _stored(paths: Sequence[Path], clip_id: str) -> Clip:
+    """Read one clip of a folder of audio shards."""
+    if len(paths) != 1 or not (paths[0] / MANIFEST).is_file():
+        raise UserError(f"clip {clip_id!r} is looked for in one folder of audio shards: give one as --audio")
+    stored = StoredClips(paths[0])
+    clip = next(stored([clip_id]), None) if clip_id in stored.durations_s else None
+    if clip is None:
+        raise UserError(f"{str(paths[0])!r} holds no clip {clip_id!r} that can be used: give the id of one as --clip")
+    return clip
 
 
 def _heard(clips: Iterable[Clip], model: AudioLLM) -> Iterator[Clip]:

@@ -1,4 +1,4 @@
-"""`ard app` and `ard study`, on a run's folder."""
+"""`ard study`, on a run's folder."""
 
 from pathlib import Path
 
@@ -19,24 +19,8 @@ from ard.study import (
     score_study,
     write_answers,
 )
-from ard.study.serve import is_loopback, serve
 from ard.tracking import log_results
 from ard.types import UserError
-
-
-def app(run: Path, host: str = "127.0.0.1", port: int = 8642) -> None:
-    """Serve the rating study of a run as a web page; raters need a browser and nothing else.
-
-    Args:
-        run: the run's folder.
-        host: address to listen on; by default only this machine can reach it. There are no passwords.
-        port: port to listen on; 0 takes a free one.
-    """
-    store = _store(run)
-    if not is_loopback(host):
-        _say(f"whoever can reach {host} can listen, and rate under any name: there are no passwords", "yellow")
-    _say("Ctrl+C stops the server; the same command goes on, and no saved answer is lost")
-    serve(store, run / "audio", host=host, port=port, say=_print)
 
 
 def make(run: Path, concepts: int = 50, seed: int | None = None) -> None:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -116,6 +116,7 @@ def compare_answers(
     keep_error: bool = False,
     max_new_tokens: int = 64,
     clips_per_batch: int = 8,
+    watch: Callable[[int, list[str]], None] | None = None,
 ) -> Iterator[list[Answer]]:
     """Yield for each clip the model's answers under all changes.
 
@@ -131,6 +132,8 @@ def compare_answers(
         keep_error: likewise.
         max_new_tokens: most tokens of an answer.
         clips_per_batch: clips answered at once.
+        watch: is called after every token with the place of a change in ``changes``, and the answers under it so far;
+            what it raises ends everything.
     """
     how = partial(steer, positions=positions, phase=phase, keep_error=keep_error)
 
@@ -143,9 +146,10 @@ def compare_answers(
         prompts = model.prompter(group, [prompt] * len(group))
         answers = []
         with model.computed_once(layer):
-            for change in changes:
+            for place, change in enumerate(changes):
+                seen = None if watch is None else partial(watch, place)
                 with under(change):
-                    answers.append(model.generate(prompts, max_new_tokens=max_new_tokens))
+                    answers.append(model.generate(prompts, max_new_tokens=max_new_tokens, watch=seen))
         for clip, of_clip in zip(group, zip(*answers, strict=True), strict=True):
             pairs = zip(changes, of_clip, strict=True)
             yield [Answer(clip.id, prompt, change.setting, change.dose, answer) for change, answer in pairs]

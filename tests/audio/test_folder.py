@@ -136,7 +136,7 @@ def test_stored_clips_are_those_of_the_shards_in_any_order(tmp_path, caplog, mon
     read = {clip.id: clip for clip in read_clips(tmp_path / "out")}
     stored = StoredClips(tmp_path / "out")
     assert stored.durations_s == {clip.id: pytest.approx(len(clip.waveform) / 8000, abs=1e-4) for clip in clips}
-    assert list(stored.durations_s) == list(lengths)
+    assert list(stored.durations_s) == list(lengths) == list(stored.captions)
     caplog.clear()
     order = ["d", "e" * 120, "short", "a/b", "c", "d"]
     found = list(stored(order))
@@ -147,6 +147,15 @@ def test_stored_clips_are_those_of_the_shards_in_any_order(tmp_path, caplog, mon
         assert clip_metadata(clip) == clip_metadata(read[clip.id])
     with pytest.raises(KeyError):
         list(stored(["nobody"]))
+
+
+def test_captions_and_labels_of_stored_clips_are_known_without_reading_sound(tmp_path):
+    wave = np.full(2000, 0.5, np.float32)
+    known = ({"caption": "a dog barks", "labels": ("dog",)}, {"labels": ("dog", "rain")}, {})
+    write_audio_shards([Clip(str(n), wave, 8000, "d", **about) for n, about in enumerate(known)], tmp_path)
+    stored = StoredClips(tmp_path)
+    assert stored.captions == {"0": "a dog barks", "1": "", "2": ""}
+    assert stored.labels == {"0": ("dog",), "1": ("dog", "rain"), "2": ()}
 
 
 def test_a_stored_clip_without_a_description_is_passed_over_with_a_warning(tmp_path, caplog):

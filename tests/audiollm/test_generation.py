@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,3 +39,26 @@ def test_a_special_token_in_a_question_is_refused_by_name(tiny_audiollm, token):
     model = load_audiollm(tiny_audiollm)
     with pytest.raises(UserError, match=r"holds '" + token.replace("|", r"\|") + "', which is a special token of the"):
         model.generate(CLIPS[:1], [f"what {token} is this"], max_new_tokens=2)
+
+
+def test_answers_can_be_watched_token_by_token_and_are_the_same(tiny_audiollm):
+    model, seen = load_audiollm(tiny_audiollm), []
+    asked = (CLIPS, ["what is this", "a dog"], 6)
+    answers = model.generate(*asked, watch=seen.append)
+    assert answers == model.generate(*asked)
+    assert seen[-1] == answers
+    assert 1 < len(seen) <= 6
+    for before, after in pairwise(seen):
+        assert all(len(now) >= len(then) for then, now in zip(before, after, strict=True))
+
+
+def test_whoever_watches_ends_an_answer_by_an_error(tiny_audiollm):
+    model, seen = load_audiollm(tiny_audiollm), []
+
+    def stop(texts):
+        seen.append(texts)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        model.generate(CLIPS, ["what is this", "a dog"], 6, watch=stop)
+    assert len(seen) == 1

@@ -9,8 +9,9 @@ from transformers import ClapModel, Qwen2AudioForConditionalGeneration
 
 from ard.activations import Extraction
 from ard.audiollm import load_audiollm
-from ard.audiollm.precision import available_memory
+from ard.audiollm.precision import available_memory, usable_device
 from ard.embedding import load_clap
+from ard.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,13 @@ def half(tiny_audiollm, tmp_path_factory):
     shutil.copytree(tiny_audiollm, folder)
     Qwen2AudioForConditionalGeneration.from_pretrained(tiny_audiollm).half().save_pretrained(folder)
     return str(folder)
+
+
+def test_a_device_is_the_given_one_if_it_is_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (usable_device(), usable_device("cpu"), usable_device("meta")) == ("cpu", "cpu", "meta")
+    with pytest.raises(UserError, match="device 'tpu9' is not there: give cpu, or a GPU"):
+        usable_device("tpu9")
 
 
 def test_the_default_is_float32_and_what_is_asked_for_is_done(half, caplog):

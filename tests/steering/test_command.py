@@ -10,7 +10,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from ard.audio import read_clip, read_clips, write_audio_shards
+from ard.audio import StoredClips, read_clip, read_clips, write_audio_shards
 from ard.audiollm import load_audiollm
 from ard.cli import main
 from ard.run import Run
@@ -158,6 +158,19 @@ def test_many_clips_and_doses_go_into_one_table(run, capsys, waves, tmp_path):
     heads = [line for line in several[2:] if not line.startswith(" ")]
     assert heads == [str(waves / "1.wav"), *(str(waves / f"{n}_wav") for n in range(3))]
     assert [line.split(":")[0] for line in several[3:6]] == ["  without", "  with 1", "  with 40"]
+
+
+def test_one_clip_of_shards_is_taken_by_its_id(run, capsys):
+    shards = Run(run).audio("steer")
+    shown = steered(run, capsys, "--feature", 5, "--value", 40, "--clip", "c3", audio=[shards])
+    clip = next(StoredClips(shards)(["c3"]))
+    model = load_audiollm(json.loads((run / "run.json").read_text(encoding="utf-8"))["model"])
+    assert shown[1] == f"without: {model.generate([clip], [QUESTION], 2)[0]}"
+    assert len(shown) == 4
+    words = ["--feature", 5, "--value", 40, "--clip"]
+    assert "holds no clip 'c9' that can be used" in not_steered(run, capsys, *words, "c9", audio=[shards])
+    two = not_steered(run, capsys, *words, "c3", audio=[shards, shards])
+    assert "clip 'c3' is looked for in one folder of audio shards" in two
 
 
 def test_a_dry_run_counts_the_answers_and_asks_for_none(run, capsys, waves, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from threading import Thread
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from ard.cli import main
 from ard.run import Run
 from ard.study import Store
 from ard.study.page import make_app
-from ard.study.serve import study_sounds
+from ard.study.sounds import study_sounds
 from tests.reports.conftest import concept, write_about, write_clips, write_concepts
 
 CLIPS = ["dog <b>&\"'", "sub folder/naïve café", "雨 & 'rain'", "v1.2/take.3"]
@@ -33,6 +34,8 @@ def run(tmp_path):
         )
         if folder == "poly":
             (tmp_path / "layer-3/e8").rename(tmp_path / "layer-3/poly")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/index.html").write_text("none is written: the study needs none", encoding="utf-8")
     main(["study", "make", "--run", str(tmp_path), "--concepts", "3"])
     return tmp_path
 
@@ -44,13 +47,13 @@ def store(run):
 
 
 class Server:
-    """`ard app` in a process of its own, on a free port that it keeps when it is started again."""
+    """The study that `ard app` serves, in a process of its own, on a free port that it keeps when started again."""
 
     def __init__(self, run):
         self.run, self.url, self.process, self.log = run, None, None, run / "server.log"
 
     def start(self):
-        port = self.url.rpartition(":")[2] if self.url else "0"
+        port = str(urlsplit(self.url).port) if self.url else "0"
         command = [sys.executable, "-m", "ard", "app", "--run", str(self.run), "--port", port]
         self.log.unlink(missing_ok=True)
         with self.log.open("w", encoding="utf-8") as log:
@@ -63,7 +66,7 @@ class Server:
                 if line.startswith("http://127.0.0.1:")
             ]
             if found:
-                self.url = found[0].strip()
+                self.url = f"{found[0].strip()}/rate/"
                 return self
             time.sleep(0.1)
         raise AssertionError(self.log.read_text(encoding="utf-8"))

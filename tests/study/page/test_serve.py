@@ -8,10 +8,12 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
+from ard.app.serve import study_app
 from ard.cli import main
+from ard.run import Run
 from ard.study import StoreError
 from ard.study.page import make_app
-from ard.study.serve import is_loopback, study_sounds
+from ard.study.sounds import study_sounds
 
 from .conftest import NAMES
 
@@ -161,15 +163,15 @@ def test_bad_input_is_refused_in_one_line(run, store, capsys, monkeypatch, tmp_p
             capsys, "app", "--run", run
         )
     shutil.move(run / "audio", nowhere / "audio")
-    assert "3 of the study's 3 clips" in refused(capsys, "app", "--run", run)
+    assert "3 of the study's 3 clips" in study_app(Run(run), [])
     shutil.rmtree(run / "study")
-    assert "there is no study in" in refused(capsys, "app", "--run", run)
+    assert "there is no study in" in study_app(Run(run), [])
     for folder in ("e8", "poly"):
         (run / f"layer-3/{folder}/concepts.parquet").unlink()
     assert "no concept of this run has a name" in refused(capsys, "study", "make", "--run", run)
     (run / "study").mkdir()
     (run / "study/study.sqlite").write_bytes(b"no database" * 99)
-    assert "is damaged, no study, or cannot be used" in refused(capsys, "app", "--run", run)
+    assert "is damaged, no study, or cannot be used" in study_app(Run(run), [])
 
 
 def test_fewer_named_concepts_than_asked_for_are_said(run, capsys):
@@ -180,10 +182,3 @@ def test_fewer_named_concepts_than_asked_for_are_said(run, capsys):
     assert "AR&D: 3 named concepts, and 50 were asked for" in said
     assert "Poly. Feats.: 0 named concepts" in said
     assert "3 concepts in" in said
-
-
-@pytest.mark.parametrize(
-    ("host", "alone"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)]
-)
-def test_only_this_machine_reaches_a_loopback_address(host, alone):
-    assert is_loopback(host) is alone
