@@ -220,7 +220,7 @@ class Requests:
     def _page(self, feature: int) -> str:
         """Return the address of a concept's page in the report."""
         page = f"concepts/{self.run.layer}-{feature}.html"
-        return f"/report/{page}" if (self._report / page).is_file() else f"/report/index.html#concepts"
+        return f"/report/{page}" if (self._report / page).is_file() else "/report/index.html#concepts"
 
 
 def _described(clip: Clip) -> dict[str, Any]:
