@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
@@ -78,16 +78,21 @@ class Chain(Agenda):
                         with claim(self.run.own.folder, wait=True):
                             self.score_study()
                     case _:
-                        for mine in self._in_turn(of_layer):
+                        for mine in self._in_turn(of_layer, most=1 if name == "steer" else None):
                             for together in self._passes(mine):
                                 self._evaluate(together)
 
-    def _in_turn(self, works: Iterable[Work]) -> Iterator[list[Work]]:
-        """Yield the cells with something to do, held by this process: the free ones, then those of other processes."""
+    def _in_turn(self, works: Iterable[Work], most: int | None = None) -> Iterator[list[Work]]:
+        """Yield the cells with something to do, held by this process: the free ones, then those of other processes.
+
+        Args:
+            works: the cells.
+            most: how many are held at once, where they do not share a pass; the others are left to other processes.
+        """
         left = [one for one in works if any(part.why or part.taken for part in self.parts(one))]
         while left:
             with ExitStack() as held:
-                mine = [one for one in left if self._holds(one, held)]
+                mine = list(islice((one for one in left if self._holds(one, held)), most))
                 if not mine:
                     held.enter_context(claim(self.cell(left[0]).folder, wait=True))
                     mine = [one for one in left if self._holds(one, held)]

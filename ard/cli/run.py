@@ -1,8 +1,12 @@
 """The commands that run the method: `ard demo`, `ard table` and `ard run`."""
 
+import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ PASSES, LEAST_STEPS, MOST_STEPS = 40, 600, 20_000  # of a training over the toke
 MOST_TIMED = 300_000_000  # parameters of a model that is loaded only to see how long a run takes
 HELD_OUT, LEAST_TO_HOLD_OUT = 0.25, 40  # share of the files, and how many there have to be
 REST_S = 60  # of a run, beside the models and the training
+LAST_WORDS_S = 60  # that another process has to end when there is nothing left to do
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) -> None:  # noqa: B006
@@ -44,10 +49,41 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, *, redo: list[str] = []) 
         seed: seed of the sounds, the SAEs and every draw.
         redo: steps to do again even if they are done: audio, extract, fit, test, score, steer.
     """
+    chain = Chain("demo", {"out": str(out), "seed": seed}, redo)
     with claim_run(out):
-        chain = Chain("demo", {"out": str(out), "seed": seed}, redo)
-        chain.fill((1, 2, 3, 4))
+        chain.fill(TABLES, until="score")
+    steering = [one for one in chain.work(TABLES) if one.step.name == "steer" and any(p.why for p in chain.parts(one))]
+    words = ["table", "3", "--preset", "demo", "--out", str(out), "--seed", str(seed), "--until", "steer"]
+    with beside(words) if len(steering) > 1 and not redo else nullcontext():
+        chain.fill(TABLES)
+    with claim_run(out):
         chain.finish()
+
+
+@contextmanager
+def beside(words: Sequence[str]) -> Iterator[None]:
+    """Run another `ard` on the same folder beside this one: steering takes small steps, one after the other.
+
+    Each has half of the cores; a lone core is not shared, nor a GPU. The other one is ended with this one, which does
+    what is left, should the other fail.
+    """
+    num_threads = torch.get_num_threads()
+    if num_threads < 2 or torch.cuda.is_available():
+        yield
+        return
+    half = num_threads // 2
+    command, environment = [sys.executable, "-m", "ard", *words], os.environ | {"OMP_NUM_THREADS": str(half)}
+    other = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    torch.set_num_threads(half)
+    try:
+        yield
+        other.wait(LAST_WORDS_S)
+    except subprocess.TimeoutExpired:
+        pass  # it is ended below
+    finally:
+        torch.set_num_threads(num_threads)
+        other.terminate()
+        other.wait()
 
 
 def table(
