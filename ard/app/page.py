@@ -95,11 +95,11 @@ class Requests:
 
     def __init__(self, run: Run, jobs: Jobs[Subject], no_study: str | None) -> None:
         self.run, self.jobs, self.no_study, self.kept = run, jobs, no_study, Clips(run)
-        self._report = run.report.parent.resolve()
+        self._report, self._overview = run.report.parent.resolve(), f"/report/{run.report.name}"
 
     def start(self, request: Request) -> Response:
         """Show the report first, once there is one."""
-        return RedirectResponse("/report/index.html" if self.run.report.is_file() else "/listen")
+        return RedirectResponse(self._overview if self.run.report.is_file() else "/listen")
 
     def report(self, request: Request) -> Response:
         """Return a file of the report; a page gets the links to the other pages."""
@@ -110,7 +110,7 @@ class Requests:
             return FileResponse(path, media_type=REPORTED[path.suffix])
         of_concept = re.fullmatch(r"\d+-(\d+)", path.stem)
         page = path.read_text(encoding="utf-8")
-        page = _with_links(page, "/report/index.html", int(of_concept[1]) if of_concept else None)
+        page = _with_links(page, self._overview, int(of_concept[1]) if of_concept else None)
         return Response(page, media_type="text/html")
 
     def about(self, request: Request) -> Response:
@@ -220,7 +220,7 @@ class Requests:
     def _page(self, feature: int) -> str:
         """Return the address of a concept's page in the report."""
         page = f"concepts/{self.run.layer}-{feature}.html"
-        return f"/report/{page}" if (self._report / page).is_file() else "/report/index.html#concepts"
+        return f"/report/{page}" if (self._report / page).is_file() else f"{self._overview}#concepts"
 
 
 def _described(clip: Clip) -> dict[str, Any]:

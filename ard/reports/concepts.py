@@ -13,7 +13,7 @@ from rich.table import Table
 from ard.run import Cell
 from ard.types import UserError
 
-MODALITY = {"": "index", "_low": "low", "_high": "high"}
+MODALITY = {"": "hearing", "_low": "hearing_low", "_high": "hearing_high"}
 Order = Literal["m", "name", "n_active", "agreement", "clap", "detection", "score"]
 
 

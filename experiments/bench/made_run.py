@@ -164,7 +164,8 @@ def _write_tables(cell: Cell, named: Sequence[int], rng: np.random.Generator) ->
             }
         )
     cell.save_rows("axes", tested)
-    cell.save_rows("modality", ({"feature": f, "index": float(rng.random()), "low": 0.0, "high": 1.0} for f in named))
+    shares = ({"feature": f, "hearing": float(rng.random()), "hearing_low": 0.0, "hearing_high": 1.0} for f in named)
+    cell.save_rows("modality", shares)
     numbers = {"auroc": 0.8, "q_value": 0.01, "effect": 0.2, "effect_low": 0.1, "effect_high": 0.3}
     numbers |= {"effect_by_chance": 0.05, "num_clips": 12, "value": 1.0, "change": 1.0, "norm": 1.0}
     words = {"task": TASK, "source": "sad", "target": "happy", "name": None, "by": "name", "kind": "both"}

@@ -302,7 +302,7 @@ def test_a_name_that_fails_is_shown_as_such_with_its_reason(run):
     ]
     cell = Run(run).cell(3, 8)
     cell.save_rows("axes", rows)
-    cell.save_rows("modality", [{"feature": 7, "index": 0.25, "low": 0.1, "high": 0.4}])
+    cell.save_rows("modality", [{"feature": 7, "hearing": 0.25, "hearing_low": 0.1, "hearing_high": 0.4}])
     page = Page(write_report(run))
     links = [link["href"] for link in page.all("a") if link["href"].startswith("concepts/3") and len(link) == 1]
     assert links == ["concepts/3-5.html"]  # those of the best; that of a label's feature has a name of its own
