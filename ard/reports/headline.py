@@ -63,9 +63,10 @@ def _passing(cell: Cell) -> Iterator[str]:
     if passing is None:
         return
     number, of = passing
-    controls = [read_passing(control) for control in cell.run.controls(cell.layer, cell.expansion or 0)]
-    shares = [many / told for many, told in filter(None, controls) if told]
-    beside = f" ({min(shares):.0%} to {max(shares):.0%} untrained)" if shares else ""
+    controls = cell.run.controls(cell.layer, cell.expansion or 0)
+    untrained = [read_passing(control) for control in controls if control.control == "untrained"]
+    shares = [many / told for many, told in filter(None, untrained)]
+    beside = f" ({number / of:.0%}; untrained {min(shares):.0%} to {max(shares):.0%})" if shares else ""
     yield f"{number:,} of {of:,} names pass all tests on clips that naming never saw{beside}."
 
 

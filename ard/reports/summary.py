@@ -125,6 +125,8 @@ def _evidence(concept: Mapping[str, Any]) -> str:
         texts.append(support[0].removeprefix(phrases[0]).partition(" (")[0].strip())
     if not texts and _is_number(concept.get("clap")):
         texts.append(f"CLAP cosine {concept['clap']:.2f}")
+    if concept.get("passes") is False:
+        texts.append("fails a test of its name")
     return ", ".join(texts)
 
 
