@@ -32,6 +32,14 @@ COLUMNS = {
     "score": "score",
     "share_pass": "pass",
 }
+TIMES = {
+    "auroc": "labels: AUROC in time",
+    "iou": "overlap (IoU)",
+    "onsets_met": "onsets met",
+    "lag_ms": "lag, ms",
+    "concepts_auroc": "concepts: AUROC in time",
+    "concepts_told": "told",
+}
 NUM_WORST = 10
 NUM_CLIPS = 5  # unseen clips that are looked at: those in which a feature is most active
 
@@ -53,6 +61,7 @@ def _run(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "k": run.fact("k"),
         "rows": [row for cell, result in measured for row in _rows(cell, result)],
+        "times": [row for cell in cells if (timed := cell.result("timing")) is not None for row in _rows(cell, timed)],
         "details": first.details,
         "choices": first.choices,
         "seconds": {cell.label: round(result.wall_time_s, 1) for cell, result in measured},
@@ -61,14 +70,15 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _rows(cell: Cell, result: Result) -> Iterator[dict[str, Any]]:
     for row in result.rows:
-        yield {"method": row.method, "cell": cell.label, "figures": _figures(row), "n": row.figures[AXES[0]].n}
+        first = next(iter(row.figures.values()))
+        yield {"method": row.method, "cell": cell.label, "figures": _figures(row), "n": first.n}
 
 
 def _figures(row: Row) -> dict[str, list[float | None]]:
     return {
         name: [None if not math.isfinite(x) else round(x, 4) for x in (of.value, of.low, of.high)]
-        for name in FIGURES
-        if (of := row.figures.get(name)) is not None
+        for name, of in row.figures.items()
+        if name in FIGURES or name in TIMES
     }
 
 
@@ -113,6 +123,7 @@ def blocks(kept: Mapping[str, Any]) -> dict[str, str]:
         "ceiling": ceiling(runs[0]),
         "odd": "\n".join(odd(run) for run in runs),
         "worst": worst(kept["worst"]),
+        "when": when(runs[0]),
         "spent": cost(runs[0]),
     }
 
@@ -128,9 +139,9 @@ def _pooled(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]" if low is not None else f"{value:.2f}"
 
 
-def _by_method(run: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+def _by_method(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     by: dict[str, list[Mapping[str, Any]]] = {}
-    for row in run["rows"]:
+    for row in rows:
         by.setdefault(row["method"], []).append(row)
     return by
 
@@ -138,7 +149,7 @@ def _by_method(run: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
 def axes(run: Mapping[str, Any]) -> str:
     """Return the table of axes: every method, and what names give that were shuffled."""
     lines = [["Names of", "concepts", *COLUMNS.values()]]
-    for method, rows in _by_method(run).items():
+    for method, rows in _by_method(run["rows"]).items():
         if not any(word in method for word in ("by CLAP", "by labels")):
             n = sum(row["n"] for row in rows) // len(rows)
             lines.append([method, str(n), *(_pooled(rows, name) for name in COLUMNS)])
@@ -150,11 +161,11 @@ def passing(runs: Sequence[Mapping[str, Any]]) -> str:
     methods = [
         method
         for method in dict.fromkeys(row["method"] for run in runs for row in run["rows"])
-        if any("share_pass" in row["figures"] for run in runs for row in _by_method(run).get(method, ()))
+        if any("share_pass" in row["figures"] for run in runs for row in _by_method(run["rows"]).get(method, ()))
     ]
     lines = [["Clips, seed, K", *methods]]
     for run in runs:
-        by = _by_method(run)
+        by = _by_method(run["rows"])
         lines.append(
             [f"{run['clips']}, seed {run['seed']}, K {run['k']}"]
             + [_pooled(by[method], "share_pass") if method in by else "–" for method in methods]
@@ -165,7 +176,7 @@ def passing(runs: Sequence[Mapping[str, Any]]) -> str:
 def ceiling(run: Mapping[str, Any]) -> str:
     """Return the axes of AR&D by labels and by CLAP, and those of ideal features by CLAP."""
     lines = [["AR&D's names", *(COLUMNS[axis] for axis in AXES)]]
-    for method, rows in _by_method(run).items():
+    for method, rows in _by_method(run["rows"]).items():
         if method.startswith("AR&D, by"):
             lines.append([method.removeprefix("AR&D, "), *(_pooled(rows, axis) for axis in AXES)])
     return grid(lines)
@@ -188,6 +199,14 @@ def worst(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         unseen = f"{row['unseen']} (active in {row['num_unseen']})"
         lines.append([str(row["feature"]), row["name"], row["own"], unseen, "; ".join(row["fails"])])
+    return grid(lines)
+
+
+def when(run: Mapping[str, Any]) -> str:
+    """Return how well features tell when something is heard, and the same with events shifted in time."""
+    lines = [["Features of", *TIMES.values()]]
+    for method, rows in _by_method(run["times"]).items():
+        lines.append([method, *(_pooled(rows, name) for name in TIMES)])
     return grid(lines)
 
 
