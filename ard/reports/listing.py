@@ -27,6 +27,7 @@ COLUMNS = (
     Column("sensitivity", "sensitivity", "in what share of the clips made for its name it fires"),
     Column("intruder", "intruder", "AUROC of its activity for its name’s clips among those of the nearest names"),
     Column("detection", "detection", "AUROC: how well its name predicts in which unseen clips it fires; .5 is chance"),
+    Column("event_auroc", "in time", "AUROC: how well it tells when a sound is heard, not only in which clips"),
     Column("modality", "reads 0, hears 1", "whether it is active on the words for a sound or on the sound"),
     Column("agreement", "agreement", "share of the captions that agree on its name"),
     Column("clap", "name and clips", "cosine of its name and its clips in CLAP’s space"),

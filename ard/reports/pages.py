@@ -74,6 +74,7 @@ class Concept(NamedTuple):
     fails: list[str]
     passes: bool | None
     modality: tuple[float, float | None, float | None] | None
+    event: str | None  # the label whose time it tells best
     top: list[Strip]
     bottom: list[Strip]
     near: list[tuple[str, list[Link]]]
@@ -135,6 +136,7 @@ class Pages:
             fails=list(row.get("fails") or ()) if row.get("passes") is False else [],
             passes=row.get("passes"),
             modality=None if index is None else (index, *others),
+            event=row.get("event"),
             top=self.strips.top(row),
             bottom=self.strips.bottom(row),
             near=[
