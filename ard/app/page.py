@@ -25,7 +25,7 @@ from ard.app.listen import LONGEST_BYTES, LONGEST_S, hear, listen
 from ard.app.steer import LONGEST_PROMPT, MOST_SETTINGS, MOST_TOKENS, answer, read_asked
 from ard.app.subject import Subject
 from ard.audiollm import only_hears
-from ard.reports.concepts import read_concepts
+from ard.reports.concepts import read_concepts, shown_names
 from ard.reports.sounds import waveform_path
 from ard.run import Run
 from ard.study.page import AUDIO, Guarded
@@ -142,20 +142,17 @@ class Requests:
 
     def concepts(self, request: Request) -> Response:
         """Return the named concepts, the most monosemantic first."""
-        cell = self.run.own
-        named = (
-            [row for row in read_concepts(cell) if row["name"] is not None] if cell.path("concepts").is_file() else []
-        )
-        named.sort(key=lambda row: -row["m"] if row["m"] is not None and row["m"] == row["m"] else 1e9)
+        names = shown_names(self.run.own)
+        rows = {row["feature"]: row for row in read_concepts(self.run.own)} if names else {}
         return JSONResponse(
             [
                 {
-                    "feature": row["feature"],
-                    "name": row["name"],
-                    "speaks": row.get("speaks", []),
-                    "page": self._page(row["feature"]),
+                    "feature": feature,
+                    "name": name,
+                    "speaks": rows[feature].get("speaks", []),
+                    "page": self._page(feature),
                 }
-                for row in named
+                for feature, name in names.items()
             ]
         )
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ard.audiollm import AudioLLM, load_audiollm
-from ard.reports import concept_names
+from ard.reports import shown_names
 from ard.representatives import read_maxima
 from ard.run import Cell, Run
 from ard.sae import Dictionary, load_dictionary
@@ -21,7 +21,7 @@ class Subject(NamedTuple):
         coder: the dictionary, on the model's device.
         maxima: each feature's largest activation on a token.
         highest: each feature's largest clip score (Eq. 2).
-        names: names by feature, of those that have one.
+        names: names by feature, of those that have one; a name that fails its tests says so.
     """
 
     cell: Cell
@@ -44,4 +44,4 @@ class Subject(NamedTuple):
         model = load_audiollm(
             run.model, device=device, layers_path=run.facts.get("layers_path"), window=run.facts.get("window")
         )
-        return cls(cell, model, coder.to(device), maxima, highest, concept_names(cell))
+        return cls(cell, model, coder.to(device), maxima, highest, shown_names(cell))
