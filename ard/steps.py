@@ -55,7 +55,7 @@ STEPS = (
         (),
         "audio/<split>/",
         costly=True,
-        splits={1: "sets", 2: "sets", 3: "all", 4: "sets", "concepts": "sets"},
+        splits={1: "tested", 2: "tested", 3: "all", 4: "sets", "concepts": "tested"},
     ),
     Step(
         "extract",
@@ -63,7 +63,7 @@ STEPS = (
         "activations/, activations-eval/, activations-made/, clips.parquet",
         "extract",
         costly=True,
-        splits=dict.fromkeys(GOALS, "sets"),
+        splits=dict.fromkeys(GOALS, "tested") | {4: "sets"},
     ),
     Step(
         "fit",
@@ -286,9 +286,9 @@ def _kinds(facts: Mapping[str, Any], step: Step, goal: Goal) -> tuple[str, ...]:
 
 
 def _splits(facts: Mapping[str, Any], kind: str) -> list[str]:
-    """Return the sets whose activations are extracted, or these and all other splits of the preset."""
+    """Return the sets whose activations are extracted; with clips made to test names; or all splits of the preset."""
     sets = ["probe", *(["eval"] if facts["evaluation"] else [])]
-    if has_made(facts):
+    if kind != "sets" and has_made(facts):
         sets.append("made")
-    others = [split for split in facts["audio"] if split != "made"]
-    return sets if kind == "sets" else list(dict.fromkeys([*sets, *others]))
+    others = [split for split in facts["audio"] if split != "made"] if kind == "all" else []
+    return list(dict.fromkeys([*sets, *others]))

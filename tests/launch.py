@@ -83,14 +83,15 @@ def run_all(commands, notes, environment):
         for key in answers:
             note(self.path.stem, key)
 
-    def capturing(self, clips, layers):
+    def capturing(self, clips, layers, *more):
         note("captured", len(clips))
-        return capture(self, clips, layers)
+        return capture(self, clips, layers, *more)
 
     def note(kind, done):
         with (notes / f"{kind}-{os.getpid()}").open("a", encoding="utf-8") as file:
             file.write(f"{done}\n")
 
-    Answers.keep_all, AudioLLM.capture = noting, capturing
+    if notes is not None:
+        Answers.keep_all, AudioLLM.capture = noting, capturing
     for command in commands:
         main(command)

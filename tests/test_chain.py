@@ -243,7 +243,8 @@ def test_what_needs_an_evaluator_runs_after_it(tiny, out, capsys):
     before = written(out)
     capsys.readouterr()
     chained(tiny, out, activity=0.25).fill([1])
-    assert redone(out, before) == ["detection.json", "detection.parquet", "label_auroc.json", "matching_paper.json"]
+    of_names = ["axes.parquet", "detection.json", "detection.parquet", "label_auroc.json"]
+    assert redone(out, before) == [*of_names, "matching_paper.json", "name_axes.json"]
     assert lines(capsys)[0].endswith("(MatchLabels: activity changed from 0.5 to 0.25)")
     before = written(out)
     chained(tiny, out, activity=0.25, num_selected=8).fill([1])
@@ -404,7 +405,8 @@ def test_a_crash_in_one_evaluator_does_not_repeat_those_before_it(tiny, out, mon
         patched.setattr(NameConcepts, "evaluate", fails)
         with pytest.raises(RuntimeError, match="no names today"):
             chained(tiny, out).fill([1])
-    first = {"representatives.safetensors", "monosemanticity.safetensors", "monosemanticity.json", "scores.safetensors"}
+    first = {f"{name}.safetensors" for name in ("representatives", "monosemanticity", "timelines", "scores")}
+    first.add("monosemanticity.json")
     assert set(in_use(cell.folder)) - {"checkpoints"} == {*first, "sae", "stamps"}
     before = written(out)
     chained(tiny, out).fill([1])

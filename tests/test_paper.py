@@ -117,7 +117,7 @@ def test_table_1_of_the_paper_is_made_from_the_corpora_on_disk(out):
     result = Result.load(out / "layer-2/e2/matching.json")
     assert result.details["num_clips"] == 8
     assert result.details["num_labels"] == 3
-    assert sorted(path.name for path in (out / "audio").iterdir()) == ["eval", "probe"]
+    assert sorted(path.name for path in (out / "audio").iterdir()) == ["eval", "made", "probe"]
     names = Result.load(out / "layer-2/e2/naming.json")
     assert "tiny-chat" in str(names.choices)
 

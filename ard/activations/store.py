@@ -256,7 +256,8 @@ def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> 
                 num_bytes += len(part)
 
         for metadata, x in samples:
-            description = json.dumps(metadata).encode()
+            brief = {name: value for name, value in metadata.items() if name != "events"}  # as long as the clip
+            description = json.dumps(brief).encode()
             tensor = x.contiguous().reshape(-1).view(torch.uint8).numpy().data
             header = _safetensors_header(x.dtype, x.shape)
             put(_member(f"{metadata['id']}.json", len(description)), description, _padding(len(description)))

@@ -346,7 +346,12 @@ def _todo(one: Work, parts: Sequence[Part]) -> list[str]:
 
 
 def _is_there(evaluator: type[Evaluator], cell: Cell, stamp: Stamp | None) -> bool:
-    """Return whether the files of an evaluator are there; one with a stamp has those results that its stamp names."""
+    """Return whether the files of an evaluator are there.
+
+    One with a stamp has those results that its stamp names; if these are none of its own, it found nothing to write.
+    """
+    if stamp is not None and evaluator.results and not stamp.results:
+        return True
     results = evaluator.results if stamp is None else stamp.results
     files = [*map(cell.path, evaluator.makes), *map(cell.result_path, results)]
     return (bool(files) or stamp is not None) and all(path.is_file() for path in files)

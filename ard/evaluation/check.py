@@ -177,7 +177,7 @@ class CheckNames(Evaluator):
             dictionary = self.dictionary(cell)
             for batch in Probe(read_layer(cell.made, cell.layer), CLIPS_PER_BATCH):
                 x, clip_of_token, of_batch = (part.to(self.device) for part in batch[:3])
-                scored = score(dictionary, ProbeBatch(x, clip_of_token, of_batch, batch.metadata)).scores
+                scored = score(dictionary, ProbeBatch(x.float(), clip_of_token, of_batch, batch.metadata)).scores
                 for scorer, (concepts, least) in of_scorers.items():
                     of_clips = getattr(scored, scorer)[:, torch.from_numpy(concepts.features)].cpu().numpy()
                     made[scorer].append((of_clips > 0) & (of_clips >= least))

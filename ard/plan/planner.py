@@ -21,7 +21,7 @@ from ard.plan.machine import LOCAL_GB_S, Machine, resampling_s
 from ard.plan.models import QWEN2_AUDIO, Model, only_hears, read_clap, read_model
 from ard.plan.stages import Plan, StagePlan
 from ard.probing import SCORERS
-from ard.steps import RAW, CellKey, Goal, Work, has_made, width, work
+from ard.steps import RAW, CellKey, Goal, Work, width, work
 from ard.types import UserError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Planner:
         folders = {"probe": self.fact("activations"), "eval": self.fact("evaluation")}
         self.extracted = {split: Path(folder) for split, folder in folders.items() if folder}
         self.work = _work(preset, goals)
-        if has_made(preset.facts):
+        if "made" in self._splits("extract"):
             self.extracted["made"] = Path(self.fact("out")) / "activations-made"
         self.corpora = {split: read_corpus(preset, split) for split in self._splits("audio")}
         window = 2 * (self.model.audio if self.model else QWEN2_AUDIO["audio_config"])["max_source_positions"]

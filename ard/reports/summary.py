@@ -126,7 +126,7 @@ def _evidence(concept: Mapping[str, Any]) -> str:
     if not texts and _is_number(concept.get("clap")):
         texts.append(f"CLAP cosine {concept['clap']:.2f}")
     if concept.get("passes") is False:
-        texts.append("fails a test of its name")
+        texts.append("fails")
     return ", ".join(texts)
 
 

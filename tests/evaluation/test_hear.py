@@ -173,7 +173,7 @@ def test_a_table_of_pairs_is_measured_for_every_feature(cell, tmp_path, clips):
         soundfile.write(tmp_path / f"{clip.id}.wav", clip.waveform, clip.sample_rate_hz)
     lines = [{"audio_path": f"{clip.id}.wav", "ref_text": OWN, "conflict_text": CONTRADICTION} for clip in clips[:3]]
     table = tmp_path / "stimuli.jsonl"
-    table.write_text("\n".join(map(json.dumps, lines)))
+    table.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     result = HearOrRead(pairs=table, pairs_audio=tmp_path)(cell)
     rows = rows_of(cell)
     assert [(row["clips_by"], row["num_pairs"], row["contradicts"]) for row in rows.values()] == [

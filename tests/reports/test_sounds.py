@@ -91,9 +91,9 @@ def test_silence_and_next_to_nothing_are_blank(num_samples):
 
 
 def test_the_picture_is_the_spectrogram():
-    image = pytest.importorskip("PIL.Image")
+    decoded = pytest.importorskip("PIL.Image").open
     decibels = mel_decibels(tone(1000), RATE)
-    picture = image.open(io.BytesIO(spectrogram_png(tone(1000), RATE)))
+    picture = decoded(io.BytesIO(spectrogram_png(tone(1000), RATE)))
     opacity = np.asarray(picture.convert("RGBA"))[:, :, 3]
     assert opacity.shape == (BANDS, MOMENTS)
     np.testing.assert_allclose(opacity[::-1] / 255, (decibels / DECIBELS + 1).clip(0, 1), atol=0.04)
