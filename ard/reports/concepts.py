@@ -140,13 +140,13 @@ def render_concepts(concepts: list[Any]) -> Table:
     sources = dict.fromkeys(concept["made_from"] for concept in concepts if concept.get("made_from"))
     caption = f"names from {', '.join(sources)}" if sources else None
     table = Table(box=None, pad_edge=False, expand=True, caption=caption, caption_justify="left")
-    table.add_column("feature", justify="right")
-    table.add_column("name", no_wrap=True)
-    for head in ("m", "clips", "clap", "detection"):
-        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("feature", justify="right", no_wrap=True, min_width=7)
+    table.add_column("name", no_wrap=True, min_width=14)
+    for head in ("m", "clips", "clap", "detection"):  # numbers stay whole where the terminal is narrow
+        table.add_column(head, justify="right", no_wrap=True, min_width=5)
     tested = any("passes" in concept for concept in concepts)
     if tested:
-        table.add_column("tests of the name", no_wrap=True)
+        table.add_column("tests", no_wrap=True, min_width=6)
     roles = [kind for kind in ("hears", "speaks") if any(kind in concept for concept in concepts)]
     for kind in roles:
         table.add_column(kind, no_wrap=True)
@@ -172,11 +172,9 @@ def render_concepts(concepts: list[Any]) -> Table:
 
 
 def _verdict(concept: Mapping[str, Any]) -> str:
-    """Return the score of a concept's name, and whether it passes its tests, if that can be told."""
-    score, passes = _number(concept["score"]), concept["passes"]
-    return ("–" if score == -math.inf else f"{score:.2f}") + (
-        "" if passes is None else " passes" if passes else " fails"
-    )
+    """Return whether a concept's name passes its tests, if that can be told."""
+    passes = concept["passes"]
+    return "–" if passes is None else "passes" if passes else "fails"
 
 
 def finite(value: float | int | None) -> float | None:

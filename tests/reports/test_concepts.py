@@ -101,8 +101,8 @@ def test_names_that_fail_their_tests_are_shown_as_such(tmp_path):
     assert shown_names(cell) == {0: "dog", 1: "rain [fails its tests]", 2: "bell"}
     assert [concept["feature"] for concept in find_concepts(cell, sort="score")][:2] == [0, 1]
     shown = render_concepts(find_concepts(cell))
-    console = Console(width=160, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(shown)
     text = console.export_text()
-    assert "0.50 passes" in text
-    assert "0.10 fails" in text
+    for words in (("0", "dog", "1.00", "passes"), ("1", "rain", "1.00", "fails"), ("2", "bell", "1.00", "–")):
+        assert any(set(words) <= set(line.split()) for line in text.splitlines()), words
