@@ -81,7 +81,10 @@ class _Sent:
 
 def _received(content: bytes, spans: Sequence[tuple[int, int]], file: Any) -> Any:
     """Return the batch; its tensors share the memory in which it was sent."""
-    descriptor = file.detach()
+    try:
+        descriptor = file.detach()
+    except (OSError, EOFError) as error:  # its sender is gone, though the system may not have reported its end yet
+        raise RuntimeError("DataLoader worker ended before its batch was received") from error
     try:
         memory = memoryview(mmap.mmap(descriptor, 0))
     finally:

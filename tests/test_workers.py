@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+from multiprocessing import resource_sharer
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from ard.audio import write_audio_shards
 from ard.cli import main
 from ard.presets import CONFIGS
 from ard.types import Clip
-from ard.workers import sent
+from ard.workers import _Sent, sent
 from tests.sae.test_training import X, command, write_store
 
 BATCH = {
@@ -48,6 +50,13 @@ def test_a_batch_arrives_as_it_was_and_not_in_memory_that_torch_shares(num_worke
     if num_workers:  # it can be written to, and is no other's
         received[0]["bf16"][0, 0] = 7.0
         assert received[1]["bf16"][0, 0] != 7.0
+
+
+def test_a_batch_whose_sender_is_gone_says_so_even_before_the_system_does():
+    on_its_way = ForkingPickler.dumps(_Sent(BATCH))
+    resource_sharer.stop()  # what gives the batch's memory to the receiver ends with its process
+    with pytest.raises(RuntimeError, match="DataLoader worker ended before its batch was received"):
+        ForkingPickler.loads(on_its_way)
 
 
 def die(method, at):

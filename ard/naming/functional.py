@@ -12,6 +12,7 @@ from scipy.stats import hypergeom
 from torch import Tensor
 
 BLOCK = 256  # names compared at once
+SAME = 1e-6  # cosines that differ by less are equal: the same clip's differ so between products of other shapes
 
 
 class Evidence(NamedTuple):
@@ -31,7 +32,7 @@ def name_evidence(
     for start in range(0, len(names), BLOCK):
         part = slice(start, start + BLOCK)
         cosine = (names[part] @ others.T).sort(dim=1).values
-        below, up_to = (torch.searchsorted(cosine, own[part].contiguous(), right=right) for right in (False, True))
+        below, up_to = (torch.searchsorted(cosine, own[part] + shift) for shift in (-SAME, SAME))
         chance[part] = cosine.mean(dim=1)
         percentile[part] = ((below + up_to) / (2 * len(others))).mean(dim=1)
     return Evidence(own.mean(dim=1), chance, percentile)
