@@ -17,7 +17,8 @@ from rich.console import Console
 from torch import Tensor
 
 from ard.activations import read_manifest
-from ard.activations.store import read_clip_metadata, read_layer
+from ard.activations.layer import read_layer
+from ard.activations.store import read_clip_metadata
 from ard.evaluation.functional import auroc
 from ard.probing import clip_scores
 from ard.results import Figure, Result

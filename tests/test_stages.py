@@ -21,7 +21,8 @@ from sklearn.metrics import roc_auc_score
 from wandb.plot.custom_chart import CustomChart
 
 from ard.activations import read_manifest
-from ard.activations.store import read_clip_metadata, read_layer
+from ard.activations.layer import read_layer
+from ard.activations.store import read_clip_metadata
 from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.cli import main
 from ard.files import in_use

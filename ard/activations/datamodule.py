@@ -13,8 +13,9 @@ from lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from ard.activations.layer import Layer, read_layer
 from ard.activations.module import ClipBatch, Extraction
-from ard.activations.store import Layer, finished_shards, read_layer, read_manifest
+from ard.activations.store import finished_shards, read_manifest
 from ard.activations.stream import InOrder, Probe, ProbeBatch, Shuffled, ShuffledOnDevice
 from ard.audio import clip_metadata, read_audio_manifest, read_shard
 from ard.audiollm import AudioPrompter, where

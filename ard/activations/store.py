@@ -6,28 +6,22 @@ after its tars.
 """
 
 import errno
-import json
-import math
-import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
-import numpy as np
 import torch
 import webdataset as wds
-import xxhash
 from torch import Tensor
 
+from ard.activations.tar import Written, write_tar
 from ard.files import LOCK, claim, in_use
-from ard.results import replacing, sealed, unsealed, write_json
+from ard.results import sealed, unsealed, write_json
 from ard.run import MANIFEST, write_parquet
 from ard.types import Failure, UserError
-
-SAFETENSORS_DTYPE = {torch.bfloat16: "BF16", torch.float32: "F32"}
 
 
 class Shard(NamedTuple):
@@ -77,7 +71,7 @@ def read_manifest(folder: Path | str) -> Manifest:
         UserError: if the extraction has not finished, or its manifest is damaged.
     """
     try:
-        with _open(folder, MANIFEST) as file:
+        with open_file(folder, MANIFEST) as file:
             content = file.read()
         saved = unsealed(content) if content else None  # empty if a command failed
     except OSError:
@@ -211,7 +205,7 @@ def write_shard(
 
     def write(layer: int) -> Written:
         samples = ((metadata, activations[layer]) for metadata, activations in clips)
-        return _write_tar(shard_path(folder, layer, index), samples)
+        return write_tar(shard_path(folder, layer, index), samples)
 
     try:
         with ThreadPoolExecutor(max(1, len(layers))) as threads:
@@ -232,64 +226,6 @@ def write_shard(
         ) from error
 
 
-class Written(NamedTuple):
-    """A tar that was written."""
-
-    num_bytes: int
-    xxh3: str
-    offsets: tuple[int, ...]  # byte at which the activations of each clip begin
-
-
-def _write_tar(path: Path, samples: Iterable[tuple[dict[str, Any], Tensor]]) -> Written:
-    """Write one tar, whole or not at all, with the checksum taken on the way.
-
-    It is what webdataset's ``TarWriter`` makes of safetensors and JSON, without its copies.
-    """
-    digest, num_bytes, offsets = xxhash.xxh3_64(), 0, []
-    with replacing(path) as partial, partial.open("wb") as file:
-
-        def put(*parts: bytes | memoryview) -> None:
-            nonlocal num_bytes
-            for part in parts:
-                digest.update(part)
-                file.write(part)
-                num_bytes += len(part)
-
-        for metadata, x in samples:
-            brief = {name: value for name, value in metadata.items() if name != "events"}  # as long as the clip
-            description = json.dumps(brief).encode()
-            tensor = x.contiguous().reshape(-1).view(torch.uint8).numpy().data
-            header = _safetensors_header(x.dtype, x.shape)
-            put(_member(f"{metadata['id']}.json", len(description)), description, _padding(len(description)))
-            put(_member(f"{metadata['id']}.safetensors", len(header) + len(tensor)), header)
-            offsets.append(num_bytes)
-            put(tensor, _padding(len(header) + len(tensor)))
-        put(bytes(2 * tarfile.BLOCKSIZE))
-        put(bytes(-num_bytes % tarfile.RECORDSIZE))
-    return Written(num_bytes, digest.hexdigest(), tuple(offsets))
-
-
-def _member(name: str, num_bytes: int) -> bytes:
-    """Return the header of a file in a tar, as webdataset writes it."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.uname, info.gname = num_bytes, 0o444, "bigdata", "bigdata"
-    return info.tobuf(encoding="utf-8")
-
-
-def _padding(num_bytes: int) -> bytes:
-    """Return what fills the last block of a file in a tar."""
-    return bytes(-num_bytes % tarfile.BLOCKSIZE)
-
-
-def _safetensors_header(dtype: torch.dtype, shape: Sequence[int]) -> bytes:
-    """Return what stands before the bytes of a tensor in a safetensors file that holds it alone, under ``x``."""
-    num_bytes = math.prod(shape) * dtype.itemsize
-    about = {"dtype": SAFETENSORS_DTYPE[dtype], "shape": list(shape), "data_offsets": [0, num_bytes]}
-    header = json.dumps({"x": about}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header
-
-
 def write_manifest(
     folder: Path, num_shards: int, d_in: int, about: Mapping[str, Any], audio: Sequence[str] = ()
 ) -> None:
@@ -308,149 +244,6 @@ def write_manifest(
     write_json(folder / MANIFEST, sealed(content))
 
 
-AGAIN = "delete it and run `ard extract` again, which rebuilds it"
-READERS = 3
-"""Threads that read shards for a GPU: one copies 3 to 4 GB/s, and a step may want 5."""
-
-
-class Layer(NamedTuple):
-    """One layer of a folder of activation shards, or a rank's share of it."""
-
-    folder: Path | str
-    layer: int
-    d_in: int
-    dtype: torch.dtype
-    shards: tuple[Shard, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of all clips."""
-        return sum(sum(shard.num_tokens) for shard in self.shards)
-
-    def read(
-        self, order: Iterable[int] | None = None, *, copied: Callable[[], object] | None = None
-    ) -> Iterator[tuple[Shard, list[Tensor]]]:
-        """Read shard after shard: x [tokens, d_in] of every clip, in the stored dtype.
-
-        A shard is read whole and checked before any of it is used. The next shard reuses its memory: the tensors are
-        valid only until then.
-
-        Args:
-            order: places of the shards to read, in this order; all of them by default.
-            copied: waits until what was copied from the tensors is copied; with it, they are in pinned memory, from
-                which a GPU copies by itself.
-
-        Raises:
-            UserError: if a shard is missing or damaged.
-        """
-        shards = [self.shards[place] for place in (range(len(self.shards)) if order is None else order)]
-        for shard, memory in self._loaded([shard for shard in shards if shard.clip_ids], copied):
-            yield (
-                shard,
-                [
-                    torch.frombuffer(memory, dtype=self.dtype, count=num_tokens * self.d_in, offset=offset).view(
-                        num_tokens, self.d_in
-                    )
-                    for num_tokens, offset in zip(shard.num_tokens, shard.offsets, strict=True)
-                ],
-            )
-
-    def read_clips(self, rows: Collection[int]) -> Iterator[tuple[int, Tensor]]:
-        """Read single clips of a whole layer: the row and x [tokens, d_in] of each, in the order of the rows.
-
-        Only their own bytes are read, of which the clip's length and dtype are checked and nothing more; of a command's
-        output, shards are read as :meth:`read` does. A tensor is valid until the next one.
-
-        Raises:
-            UserError: if a shard is missing or damaged.
-        """
-        first, wanted = 0, np.unique(np.fromiter(rows, dtype=np.int64, count=len(rows)))
-        for place, shard in enumerate(self.shards):
-            begin, end = np.searchsorted(wanted, [first, first + len(shard.clip_ids)])
-            places = (wanted[begin:end] - first).tolist()
-            if places and _is_command(self.folder):
-                ((_, xs),) = self.read([place])
-                yield from ((first + own, xs[own]) for own in places)
-            elif places:
-                with self._opened(shard) as file:
-                    for own in places:
-                        yield first + own, self._read_clip(file, shard, own)
-            first += len(shard.clip_ids)
-
-    def _read_clip(self, file: Any, shard: Shard, place: int) -> Tensor:
-        """Read a clip from the middle of a shard."""
-        shape = shard.num_tokens[place], self.d_in
-        header = _safetensors_header(self.dtype, shape)
-        memory = bytearray(len(header) + math.prod(shape) * self.dtype.itemsize)
-        file.seek(shard.offsets[place] - len(header))
-        if _fill(file, memory) < len(memory) or memory[: len(header)] != header:
-            clip = f"clip {shard.clip_ids[place]!r} of {self.said(shard)}"
-            raise UserError(f"{clip} is damaged: {AGAIN}")
-        return torch.frombuffer(memory, dtype=self.dtype, offset=len(header)).view(shape)
-
-    def _loaded(
-        self, shards: Sequence[Shard], copied: Callable[[], object] | None
-    ) -> Iterator[tuple[Shard, bytearray | Any]]:
-        """Load shard after shard into memory; with ``copied``, threads load the next ones meanwhile."""
-        num_bytes = max((shard.num_bytes[self.layer] for shard in shards), default=0) + 1  # to see one that has grown
-        if copied is None:
-            memory = bytearray(num_bytes)
-            for shard in shards:
-                self._load(shard, memory)
-                yield shard, memory
-            return
-        memories = [pinned(num_bytes) for _ in range(READERS + 1)]
-        with ThreadPoolExecutor(READERS) as ahead:
-            loading: list[Future[None]] = []
-            for place, shard in enumerate(shards):
-                for following in range(place + len(loading), min(place + READERS + 1, len(shards))):
-                    loading.append(ahead.submit(self._load, shards[following], memories[following % len(memories)]))
-                loading.pop(0).result()
-                yield shard, memories[place % len(memories)]
-                copied()
-
-    def said(self, shard: Shard) -> str:
-        """Return how a message names a shard."""
-        return f"activation shard {f'{self.folder}/{self._name(shard)}'!r}"
-
-    def _name(self, shard: Shard) -> str:
-        return f"layer-{self.layer}/{shard.number:06d}.tar"
-
-    def _opened(self, shard: Shard) -> Any:
-        try:
-            return _open(self.folder, self._name(shard))
-        except FileNotFoundError as error:
-            raise UserError(f"{self.said(shard)} is missing: run `ard extract` again, which rebuilds it") from error
-
-    def _load(self, shard: Shard, memory: Any) -> None:
-        name, expected = self.said(shard), shard.num_bytes[self.layer]
-        with self._opened(shard) as file:
-            size = _fill(file, memory)
-        if size != expected:
-            raise UserError(f"{name} is cut short or has grown ({size} of {expected} bytes): {AGAIN}")
-        if xxhash.xxh3_64_hexdigest(memoryview(memory)[:size]) != shard.xxh3[self.layer]:
-            raise UserError(f"{name} is damaged (its checksum does not match): {AGAIN}")
-
-
-def pinned(num_bytes: int) -> Any:
-    """Return memory that a GPU reads by itself, while the CPU goes on."""
-    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
-
-
-def read_layer(folder: Path | str, layer: int, rank: int = 0, world_size: int = 1) -> Layer:
-    """Return a layer of a finished extraction, or one rank's share of its shards.
-
-    Raises:
-        UserError: if the extraction has not finished, lacks the layer or has no tokens.
-    """
-    manifest = read_manifest(folder)
-    if layer not in manifest.layers:
-        raise UserError(f"layer {layer} was not extracted to {str(folder)!r}: it holds {manifest.layers}")
-    if manifest.num_tokens == 0:
-        raise UserError(f"{str(folder)!r} holds no tokens: see the failures in its manifest")
-    return Layer(folder, layer, manifest.d_in, manifest.dtype, manifest.shards[rank::world_size])
-
-
 def read_clips_metadata(folder: Path | str) -> list[dict[str, Any]]:
     """Return the metadata of every clip of a finished extraction, in row order."""
     return [clip for shard in read_manifest(folder).shards for clip in read_clip_metadata(folder, shard)]
@@ -464,7 +257,7 @@ def read_clip_metadata(folder: Path | str, shard: Shard) -> list[dict[str, Any]]
     """
     name = f"shards/{shard.number:06d}.json"
     try:
-        with _open(folder, name) as file:
+        with open_file(folder, name) as file:
             clips: list[dict[str, Any]] = unsealed(file.read())["clips"]
     except (OSError, ValueError, KeyError) as error:
         raise _damaged(folder, name, error) from error
@@ -479,29 +272,21 @@ def _damaged(folder: Path | str, name: str, error: Exception) -> UserError:
     )
 
 
-def _open(folder: Path | str, name: str) -> Any:
+def open_file(folder: Path | str, name: str) -> Any:
     """Open a file below a folder: a path, a URL, or a command."""
     if _is_local(folder):
         return Path(folder, name).open("rb")
     url = f"{folder}/{name}"
-    return wds.gopen(url) if _is_command(folder) else fsspec.open(url, "rb").open()
+    return wds.gopen(url) if is_command(folder) else fsspec.open(url, "rb").open()
 
 
 def _is_local(folder: Path | str) -> bool:
     return isinstance(folder, Path) or Path(folder).is_dir()  # even one whose name looks like a URL, such as a::b
 
 
-def _is_command(folder: Path | str) -> bool:
+def is_command(folder: Path | str) -> bool:
+    """Return whether a folder is a command that prints its files."""
     return not _is_local(folder) and str(folder).startswith("pipe:")
-
-
-def _fill(file: Any, memory: Any) -> int:
-    """Read a file into memory, as much as fits, and return the number of bytes."""
-    view, size = memoryview(memory), 0
-    stream = getattr(file, "stream", file)  # of a command's output
-    while got := stream.readinto(view[size:]):
-        size += got
-    return size
 
 
 def write_clips_table(folder: Path, path: Path, split: str) -> None:

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ard.activations.store import Layer, read_clip_metadata, read_manifest
+from ard.activations.layer import Layer
+from ard.activations.store import read_clip_metadata, read_manifest
 from ard.types import UserError
 
 

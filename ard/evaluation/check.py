@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ard.activations import ProbeBatch, read_clips_metadata
-from ard.activations.store import read_layer
+from ard.activations.layer import read_layer
 from ard.activations.stream import Probe
 from ard.audio import StoredClips
 from ard.embedding import EMBEDDED

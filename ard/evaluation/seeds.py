@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ard.activations import ProbeBatch
-from ard.activations.store import Layer, read_layer
+from ard.activations.layer import Layer, read_layer
 from ard.activations.stream import Probe
 from ard.evaluation.alignment import (
     Pairs,

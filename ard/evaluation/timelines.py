@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ard.activations.store import read_layer
+from ard.activations.layer import read_layer
 from ard.monosemanticity import read_selections
 from ard.probing import Evaluator
 from ard.results import Result

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from ard.activations import read_clips_metadata
-from ard.activations.store import read_layer
+from ard.activations.layer import read_layer
 from ard.evaluation.pairs import (
     LEAST_TOKENS,
     NUM_RESAMPLES,

@@ -3,7 +3,7 @@
 from typing import cast
 
 from ard.activations import read_manifest
-from ard.activations.store import read_layer
+from ard.activations.layer import read_layer
 from ard.activations.stream import Probe
 from ard.run import Cell
 from ard.sae import load_dictionary, make_control

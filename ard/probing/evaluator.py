@@ -14,7 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ard.activations import ActivationDataModule, ProbeBatch, read_manifest
-from ard.activations.store import read_layer
+from ard.activations.layer import read_layer
 from ard.activations.stream import Probe
 from ard.console import at_work
 from ard.embedding import EMBEDDED, Clap, embed_clips, load_clap

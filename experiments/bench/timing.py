@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ard.activations.store import read_layer, write_manifest, write_shard
+from ard.activations.layer import read_layer
+from ard.activations.store import write_manifest, write_shard
 from ard.evaluation import KeepTimelines, TimeConcepts
 from ard.evaluation.functional import auroc
 from ard.evaluation.timing import Entries, auroc_in_time

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ard.activations import ActivationDataModule
-from ard.activations.store import read_layer
+from ard.activations.layer import read_layer
 from ard.activations.stream import Shuffled, ShuffledOnDevice
 from ard.sae import SAETraining, TopKSAE
 from ard.sae.products import ways

@@ -14,7 +14,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ard.activations import ActivationDataModule
-from ard.activations.store import read_layer, write_manifest, write_shard
+from ard.activations.layer import read_layer
+from ard.activations.store import write_manifest, write_shard
 from ard.activations.stream import ShuffledOnDevice
 from ard.sae import SAETraining, TopKSAE
 from ard.sae.functional import rounded, squared_error

@@ -18,7 +18,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ard.activations.store import read_clip_metadata, read_layer, read_manifest, write_manifest, write_shard
+from ard.activations.layer import read_layer
+from ard.activations.store import read_clip_metadata, read_manifest, write_manifest, write_shard
 from ard.audio import FolderClips, WavCaps, check_audio_shards, read_audio_manifest, read_shard, write_audio_shards
 from ard.audio.decoding import RATES_HZ, SHORTEST_S, Recording, decode
 from ard.cli import main

@@ -15,8 +15,9 @@ import torch
 from lightning import Callback, Trainer
 
 from ard.activations import ActivationWriter, ClipDataModule, Extraction, read_manifest
+from ard.activations.layer import read_layer
 from ard.activations.module import unusable
-from ard.activations.store import read_clip_metadata, read_layer
+from ard.activations.store import read_clip_metadata
 from ard.audio import read_audio_manifest, read_clips, write_audio_shards
 from ard.audiollm import load_audiollm
 from ard.cli import main

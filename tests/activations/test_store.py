@@ -14,11 +14,11 @@ import xxhash
 from safetensors.torch import load, save
 
 from ard.activations import ActivationDataModule, read_manifest
+from ard.activations.layer import read_layer
 from ard.activations.store import (
     finished_shards,
     keep_shards,
     read_clip_metadata,
-    read_layer,
     remove_shards,
     shard_path,
     write_manifest,

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ard.activations import store
+from ard.activations import layer
 from ard.sae import products
 
 CUDA = torch.device("cuda:0")
@@ -313,7 +313,7 @@ def pretend_cuda() -> Iterator[list[Wait]]:
         patch.setattr(torch.cuda, "current_stream", _Stream)
         patch.setattr(torch.cuda, "stream", lambda _: nullcontext())
         patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-        patch.setattr(store, "pinned", bytearray)
+        patch.setattr(layer, "pinned", bytearray)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)
         patch.setattr(products, "kernels_run_on", lambda _: False)

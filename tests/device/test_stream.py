@@ -5,7 +5,8 @@ from itertools import islice
 import pytest
 import torch
 
-from ard.activations.store import read_layer, write_manifest, write_shard
+from ard.activations.layer import read_layer
+from ard.activations.store import write_manifest, write_shard
 from ard.activations.stream import Shuffled, ShuffledOnDevice
 from ard.types import UserError
 from tests.device.pretend import CUDA, pretend_cuda
