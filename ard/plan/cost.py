@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 PerClip = Int[np.ndarray, " clips"]
 BLOCK, RECORD = 512, 10_240  # bytes in a tar: a header and a content fill whole blocks, the file fills whole records
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of a number of a dtype, by torch's name for it."""
+    return getattr(torch, dtype).itemsize
 
 
 def num_mel_frames(num_samples: PerClip, window: int) -> PerClip:

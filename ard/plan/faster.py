@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ard.plan.answers import steering
 from ard.plan.machine import LOCAL_GB_S
 from ard.plan.stages import Change, StagePlan
+from ard.plan.training import own_arithmetic, trained, training, trainings
 
 if TYPE_CHECKING:
     from ard.plan.planner import Planner
@@ -64,22 +66,22 @@ def _settings(planner: "Planner", stages: Sequence[StagePlan]) -> list[Change]:
         if len(kept) < len(stages):
             found.append(Change(what, _hours([*kept, *(stage.on(planner.on) for stage in others)])))
 
-    if planner.arithmetic != "bfloat16":
-        instead("SAEs trained with --trainer.precision bf16-mixed", "SAE training", planner.trainings("bfloat16"))
+    if own_arithmetic(planner) != "bfloat16":
+        instead("SAEs trained with --trainer.precision bf16-mixed", "SAE training", trainings(planner, "bfloat16"))
     if any(stage.stage == "steering" for stage in stages):
         batch = 4 * planner.setting("steer", "MeasureSteering", "clips_per_batch")
-        instead(f"clips_per_batch {batch} in steer.yaml", "steering", planner.steering(batch))
+        instead(f"clips_per_batch {batch} in steer.yaml", "steering", steering(planner, batch))
     instead("captions by a served model (`captioner` of NameConcepts)", "captions", [])
     return found
 
 
 def _gpus(planner: "Planner", stages: Sequence[StagePlan]) -> list[Change]:
     """A GPU a cell, with the same cores and disk for all: the longest job first, each to the first GPU that is free."""
-    cells = [(layer, e) for layer, of in planner.trained().items() for e in of]
+    cells = [(layer, e) for layer, of in trained(planner).items() for e in of]
     num_gpus = min(MOST_GPUS, len(cells))
     if num_gpus < 2:
         return []
-    alone = [planner.training(layer, [e]).on(planner.on) for layer, e in cells]
+    alone = [training(planner, layer, [e]).on(planner.on) for layer, e in cells]
     shared, of_one = (_hours([s for s in stages if s.stage in names]) for names in (SHARED, OF_ONE_CELL))
     probing = [stage for stage in stages if stage.stage == "probing"]
     own = (planner.fact("layer"), planner.fact("expansion"))

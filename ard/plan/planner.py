@@ -1,25 +1,22 @@
 """The stages of a preset, one after another, as a plan."""
 
-import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ard.classes import import_class
-from ard.evaluation.hearing import CONDITIONS
-from ard.naming import CAPTION_PROMPT
 from ard.plan import cost, machine
+from ard.plan.answers import captions, hearing, steering
 from ard.plan.faster import changes
 from ard.plan.gpus import GPUS
-from ard.plan.inputs import DEFAULTS, RATE_HZ, Preset, read_corpus
+from ard.plan.inputs import RATE_HZ, Preset, read_corpus
 from ard.plan.machine import LOCAL_GB_S, Machine, resampling_s
 from ard.plan.models import QWEN2_AUDIO, Model, only_hears, read_clap, read_model
 from ard.plan.stages import Plan, StagePlan
+from ard.plan.training import trainings
 from ard.probing import SCORERS
 from ard.steps import RAW, CellKey, Goal, Work, width, work
 from ard.types import UserError
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
     from ard.plan.encoders import EncoderModel
 
 CLAP_WINDOW_S, CLAP_RATE_HZ = 10.0, 48_000
-OTHER_METHODS = 4
-"""Baselines of Table 3 that need no dictionary: three directions, and words in the question."""
 
 
 def plan(
@@ -103,7 +98,7 @@ class Planner:
         self.preset, self.fact, self.setting = preset, preset.fact, preset.setting
         self.assumptions: list[str] = []
         self.encoder = self._encoder(self.fact("model"))
-        self.model = None if self.encoder else self._model(self.fact("model"))
+        self.model = None if self.encoder else self.dimensions(self.fact("model"))
         self.layers = sorted(self.fact("layers"))
         if self.encoder:
             self.d_in, self.num_layers = self.encoder.d_in, self.encoder.num_layers
@@ -135,11 +130,11 @@ class Planner:
             *(self._audio(split) for split in self.corpora),
             *(self._extraction(split) for split in self._splits("extract")),
             *(self._activations(layer) for layer in self.layers),
-            *self.trainings(),
+            *trainings(self),
             *(self._probing(), *self._embedding()),
-            *(self._captions() if self._cells("test") and self._has_captions() else []),
-            *self._hearing(),
-            *(self.steering() if self._cells("steer") else []),
+            *captions(self),
+            *hearing(self),
+            *(steering(self) if self.cells("steer") else []),
         ]
         self.assumptions += [
             "extraction: the clips of a batch are of similar length, so its padding does not count",
@@ -159,27 +154,21 @@ class Planner:
         ]
         return stages
 
-    def trained(self) -> dict[int, list[int]]:
-        """Return the expansions that each layer is trained with, side by side."""
-        by_layer: dict[int, list[int]] = {}
-        for layer, of in self._cells("fit"):
-            assert isinstance(of, int)
-            by_layer.setdefault(layer, []).append(of)
-        return by_layer
-
     def _splits(self, step: str) -> list[str]:
         return [one.split for one in self.work if one.step.name == step and one.split]
 
-    def _cells(self, step: str) -> list[CellKey]:
+    def cells(self, step: str) -> list[CellKey]:
+        """Return the cells of a step."""
         return [one.cell for one in self.work if one.step.name == step and one.cell]
 
     def layer_bytes(self, split: str) -> int:
         """Return the bytes of a layer, summed over its shards; each has the clips of one audio shard."""
-        itemsize = _itemsize(self.store_dtype)
+        itemsize = cost.itemsize(self.store_dtype)
         in_shards = np.split(self.tokens[split], np.cumsum(self.corpora[split].shard_sizes)[:-1])
         return sum(cost.shard_bytes(tokens, self.d_in, itemsize) for tokens in in_shards)
 
-    def _model(self, name: str) -> Model:
+    def dimensions(self, name: str) -> Model:
+        """Return the dimensions of an AudioLLM, and note where they are from."""
         model = read_model(self.preset, name)
         self.assumptions.append(f"dimensions of {name}: {model.source}")
         return model
@@ -244,7 +233,7 @@ class Planner:
             flops = counted.prefill_flops(self.frames[split], self.model.num_text_tokens(""))
         chosen, tokens = self.setting("extract", "Extraction", "dtype"), self.tokens[split]
         dtype = own if chosen == "auto" else chosen
-        size, workers = num_weights * _itemsize(dtype), self.setting("extract", "ClipDataModule", "num_workers")
+        size, workers = num_weights * cost.itemsize(dtype), self.setting("extract", "ClipDataModule", "num_workers")
         return StagePlan(
             "extraction",
             split,
@@ -254,14 +243,14 @@ class Planner:
             flops=flops,
             gpu_bytes=size,
             gpu_s=self.on.layers_s(flops, dtype),
-            cpu_s=self._preparing_s(split),
+            cpu_s=self.preparing_s(split),
             processes=max(1, workers),
             read_bytes=self.corpora[split].num_bytes,
             written_bytes=len(self.layers) * self.layer_bytes(split),
             overlaps=workers > 0,
         )
 
-    def _preparing_s(self, split: str, model: Model | None = None) -> float:
+    def preparing_s(self, split: str, model: Model | None = None) -> float:
         """Return the seconds of one core to make a split's clips the input of a model, by default the preset's own."""
         corpus, model = self.corpora[split], model or self.model
         if model:
@@ -281,78 +270,13 @@ class Planner:
         passed = (self.store_dtype, len(tokens), int(tokens.sum()), num_bytes, present)
         return StagePlan("activation shards", f"layer {layer}", *passed, layer=layer)
 
-    @property
-    def arithmetic(self) -> str:
-        """How a GPU multiplies in training: ``float32``, ``tf32``, ``bfloat16`` or ``float16``."""
-        precision = str(self.preset.trainer("precision", "32-true"))
-        if not precision.startswith("32"):
-            return "float16" if precision.startswith("16") else "bfloat16"
-        return "tf32" if self.setting("fit", "SAETraining", "float32_products") == "high" else "float32"
-
-    def trainings(self, arithmetic: str | None = None) -> list[StagePlan]:
-        """Return the training of each layer, in the preset's arithmetic or another."""
-        return [self.training(layer, of, arithmetic) for layer, of in self.trained().items()]
-
-    def training(self, layer: int, expansions: Sequence[int], arithmetic: str | None = None) -> StagePlan:
-        """The steps of a layer's SAEs side by side, which read the activations once.
-
-        Adam moves 28 bytes a weight, its gradient 8 more, and a copy in bfloat16 6. Each sparse product is made the
-        faster way: dense, or by gathering rows, which is traffic of the GPU's memory and no work for its matrix units.
-        """
-        arithmetic = arithmetic or self.arithmetic
-        itemsize = 4 if arithmetic in ("float32", "tf32") else 2
-        k_aux = self.setting("fit", "SAETraining", "k_aux") if self.setting("fit", "SAETraining", "robust") else 0
-        num_tokens, num_steps = self.trained_tokens, self.trained_tokens // self.batch_tokens
-        flops, streamed, gathered, num_weights = 0, 0, 0, 0
-        for d_sae in (expansion * self.d_in for expansion in expansions):
-            of_sae = 2 * self.d_in * d_sae + d_sae + self.d_in
-            num_weights += of_sae
-            streamed += (36 + (6 if itemsize == 2 else 0)) * of_sae * num_steps
-            for k in (self.fact("k"), k_aux) if k_aux else (self.fact("k"),):
-                dense, sparse = (num_tokens * flops for flops in cost.training_flops(self.d_in, d_sae, k))
-                rows = itemsize * sparse // 2  # of all four sparse products
-                is_dense = self.on.products_s(4 * dense, arithmetic) < self.on.gathered_s(rows)
-                flops += 5 * dense if is_dense else dense
-                gathered += 0 if is_dense else rows
-                streamed += machine.TOP_K_READS[itemsize] * itemsize * d_sae * num_tokens
-        precision, copies, kept_every = str(self.preset.trainer("precision", "32-true")), 0, None
-        if self.preset.trainer("enable_checkpointing", True):
-            copies, kept_every = (
-                self.setting("fit", "ModelCheckpoint", name) for name in ("save_top_k", "every_n_train_steps")
-            )
-        self.assumptions.append(
-            f"SAEs train in {arithmetic} (trainer.precision {precision} in fit.yaml), those of a layer side by side; "
-            + (f"{copies} checkpoints of each stay, with Adam's states" if copies else "no checkpoints stay")
-            + ("; AuxK as if all features were dead" if k_aux else "")
-        )
-        workers = self.setting("fit", "ActivationDataModule", "num_workers")
-        mixed = 0 if workers else 4 * self.setting("fit", "ActivationDataModule", "buffer_tokens") * self.d_in
-        read = num_tokens * self.d_in * _itemsize(self.store_dtype)
-        return StagePlan(
-            "SAE training",
-            f"layer {layer}, e {', '.join(map(str, expansions))}",
-            arithmetic,
-            num_tokens=num_tokens,
-            num_bytes=num_weights * (4 + 12 * copies),
-            flops=flops,
-            traffic_bytes=streamed + gathered,
-            gpu_bytes=16 * num_weights + 4 * self.batch_tokens * max(expansions) * self.d_in + mixed,
-            gpu_s=self.on.products_s(flops, arithmetic) + self.on.streamed_s(streamed) + self.on.gathered_s(gathered),
-            cpu_s=machine.MIX_S * read / 1e9,
-            processes=max(1, workers),
-            read_bytes=read,
-            written_bytes=num_weights * (4 + (12 * (num_steps // kept_every) if copies and kept_every else 0)),
-            overlaps=True,
-            layer=layer,
-        )
-
     def _probing(self) -> StagePlan:
         """The cells of a step and a layer share a pass over the probing set; tests read the evaluation set too."""
         probe, *others = (int(self.tokens[split].sum()) for split in self.extracted if split != "made")
         read = {"test": probe + sum(others), "score": probe}
         passes: dict[tuple[str, int], list[int | str | None]] = {}
         for step in read:
-            for layer, of in self._cells(step):
+            for layer, of in self.cells(step):
                 passes.setdefault((step, layer), []).append(of)
         widths, p = {key: [width(of, self.d_in) for of in cells] for key, cells in passes.items()}, self.fact("p")
         lists = 8 + 4 + len(SCORERS) * 2 * p * (8 + 4)  # bytes per feature: counts and maxima, then ids and scores
@@ -361,7 +285,7 @@ class Planner:
         ]
         flops, traffic = cost.encoding_flops(self.d_in, sum(encoded)), 4 * machine.TOP_K_READS[4] * sum(encoded)
         num_tokens = sum(read[step] for step, _ in passes)
-        read_bytes = num_tokens * self.d_in * _itemsize(self.store_dtype)
+        read_bytes = num_tokens * self.d_in * cost.itemsize(self.store_dtype)
         return StagePlan(
             "probing",
             f"{sum(map(len, passes.values()))} cells in {len(passes)} pass{'es' if len(passes) > 1 else ''}",
@@ -411,169 +335,9 @@ class Planner:
             )
         ]
 
-    def _has_captions(self) -> bool:
-        """Return whether the namer needs captions, as the default one does."""
-        namer = self.setting("test", "NameConcepts", "namer")
-        if self.setting("test", "NameConcepts", "captioner") is not None:
-            self.assumptions.append("captions are made by a language model elsewhere, which is not counted here")
-            return False
-        return namer is None or "captions" in import_class(namer["class_path"]).needs  # type: ignore[attr-defined]
-
-    def _captions(self) -> list[StagePlan]:
-        """Each representative of a selected feature is captioned once, for all methods: at most the probing set."""
-        captioner = self.setting("test", "NameConcepts", "audiollm")
-        if captioner is None or only_hears(self.preset, captioner):
-            self.assumptions.append("no captions: nothing in the preset answers")
-            return []
-        num_draws = self.setting("test", "ScoreMonosemanticity", "num_draws")
-        num_names = 0
-        for layer, of in self._cells("test"):
-            num_features = width(of, self.d_in)
-            num_selected = min(self.fact("num_selected") or num_features, num_features)
-            with_baselines = isinstance(of, int) and layer == self.fact("layer") and self.fact("baselines")
-            num_names += num_selected * (len(SCORERS) + num_draws if with_baselines else 1)
-        most = {"probe": num_names * self.fact("p")}
-        if "eval" in self.frames and self.fact("baselines"):
-            most["eval"] = self.setting("test", "NameConcepts", "num_evaluation_clips")
-        asked = [_Asked(split, self.frames[split][:number], CAPTION_PROMPT) for split, number in most.items()]
-        num_captions = sum(len(one.frames) for one in asked)
-        self.assumptions.append(f"at most {num_captions:,} clips are captioned, all captions at the greatest length")
-        if self.setting("test", "NameConcepts", "namer") is not None:
-            self.assumptions.append(
-                f"at most {num_names:,} names are made by a language model elsewhere, which is not counted here"
-            )
-        settings = (self.setting("test", "NameConcepts", x) for x in ("max_new_tokens", "clips_per_batch"))
-        return [self._answers("captions", "representatives", self._model(captioner), asked, *settings)]
-
-    def _hearing(self) -> list[StagePlan]:
-        """The prompts of every pair of every concept; those that concepts of one name share are counted for each."""
-        listed = [one["class_path"].rpartition(".")[2] for one in self.fact("test")["trainer"]["callbacks"]]
-        if "HearOrRead" not in listed or self.model is None or not self._cells("test"):
-            return []
-        wanted, num_pairs = (self.setting("test", "HearOrRead", name) for name in ("num_concepts", "num_pairs"))
-        most = self.fact("num_selected") or self.d_in * self.fact("expansion")
-        num_prompts = len(CONDITIONS) * num_pairs * min(wanted or most, most)
-        frames = np.resize(self.frames["eval" if "eval" in self.extracted else "probe"], num_prompts)
-        counted = cost.model_cost(self.model.audio, self.model.text, self.fact("layer"))
-        flops = counted.prefill_flops(frames, self.model.num_text_tokens("This is the sound of something named."))
-        self.assumptions.append(f"hearing or reading: {num_prompts:,} prompts, as if no two concepts shared a name")
-        return [
-            StagePlan(
-                "hearing or reading",
-                "own cell",
-                self.model.dtype,
-                num_prompts,
-                flops=flops,
-                gpu_bytes=counted.num_weights * _itemsize(self.model.dtype),
-                gpu_s=self.on.layers_s(flops, self.model.dtype),
-                cpu_s=num_prompts * (machine.MEL_S * self.model.audio["max_source_positions"] / 50 + machine.PROMPT_S),
-            )
-        ]
-
-    def steering(self, clips_per_batch: int | None = None) -> list[StagePlan]:
-        """For each task, all clips are answered unsteered, and those of the source class in every trial and control.
-
-        Each dictionary has the clips of the source class prepared once, for all that is tried with it.
-        """
-        if not self.tasks or self.model is None:
-            reason = "the preset has no tasks" if self.model else "an encoder answers nothing"
-            self.assumptions.append(f"no steering: {reason}")
-            return []
-        self.assumptions.append(
-            "steering: classes have equal shares of the answers; answers that tasks share count once; perplexity, "
-            "effects, captions, forecasts and what conditions of the same prompts share below the layer are left out"
-        )
-        asked = [
-            _Asked(split, self.frames[split], prompt)
-            for split, prompt in dict.fromkeys(
-                (split, task["prompt"]) for task in self.tasks for split in self._splits_of(task)
-            )
-        ]
-        for task in self.tasks:
-            prepared = len(self._cells("steer")) / len(task["classes"])
-            for split, times in self._times_steered(task).items():
-                asked.append(_Asked(split, self.frames[split], task["prompt"], times, prepared))
-        num_new, batch = (self.setting("steer", "MeasureSteering", x) for x in ("max_new_tokens", "clips_per_batch"))
-        part = f"{len(self.tasks)} tasks"
-        return [self._answers("steering", part, self.model, asked, num_new, clips_per_batch or batch)]
-
-    def _splits_of(self, task: Mapping[str, Any]) -> list[str]:
-        """Return the splits of a task: the one to choose on, if it is a separate one, and the one to measure on."""
-        folders = [self.setting("steer", "MeasureSteering", "selection")]
-        folders.append(task.get("audio") or self.setting("steer", "MeasureSteering", "audio"))
-        return [Path(folder).name for folder in folders if folder]
-
-    def _times_steered(self, task: Mapping[str, Any]) -> dict[str, float]:
-        """Return how often on average a clip of each split is answered under a clamp, of SAE and of coordinates."""
-        design = {**DEFAULTS["Design"], **self.setting("steer", "MeasureSteering", "design")}
-        *others, measured = splits = self._splits_of(task)
-        share = self.setting("steer", "MeasureSteering", "selection_share")
-        parts = [1.0, 1.0] if others else [share, 1 - share]
-        counts = [part * len(self.frames[split]) for part, split in zip(parts, (splits[0], measured), strict=True)]
-        of_source = [count / len(task["classes"]) for count in counts]
-        chosen, some = (min(count, design["most_clips"] or count) for count in of_source)
-        num_others = len({other["prompt"] for other in self.tasks} - {task["prompt"]})
-        cells, times = self._cells("steer"), dict.fromkeys(splits, 0.0)
-        num_settings, num_draws = len(design["num_features"]) * len(design["multiples"]), design["num_draws"]
-        num_tuned = 2 * len(cells) + OTHER_METHODS  # of each dictionary by names and by effect
-        num_draws *= sum(isinstance(of, int) or str(of).endswith("untrained-0") for _, of in cells)  # ranked among them
-        times[splits[0]] += (num_tuned + num_draws) * num_settings * chosen
-        doses = (OTHER_METHODS + 1) * (2 + len(design["doses"])) * (1 + num_others)  # words have none
-        once = (
-            2 * num_draws + doses + (OTHER_METHODS + 3) * num_others + 2
-        )  # the last two are for the reverse direction
-        times[measured] += (1 + num_tuned) * of_source[1] + once * some  # the first is without clamp
-        return {split: number / len(self.frames[split]) for split, number in times.items()}
-
-    def _answers(
-        self, stage: str, part: str, model: Model, asked: Sequence["_Asked"], num_new: int, clips_per_batch: int
-    ) -> StagePlan:
-        """The answers that an evaluator needs from a model; each step of a batch reads all weights."""
-        counted, num_layers = cost.model_cost(model.audio, model.text), model.text["num_hidden_layers"]
-        size = counted.num_weights * _itemsize(model.dtype)
-        num_clips, flops, traffic, gpu_s, cpu_s = 0.0, 0.0, 0.0, 0.0, 0.0
-        for split, frames, prompt, times, prepared in asked:
-            batches = model.num_text_tokens(prompt), clips_per_batch
-            num_clips += times * len(frames)
-            num_steps = times * math.ceil(len(frames) / clips_per_batch) * num_new
-            read, answered = (
-                times * counted.prefill_flops(frames, *batches),
-                times * counted.answer_flops(frames, *batches, num_new),
-            )
-            steps_s = self.on.layers_s(answered - read, model.dtype) + self.on.streamed_s(num_steps * size)
-            gpu_s += self.on.layers_s(read, model.dtype) + max(steps_s, num_steps * num_layers * machine.LAYER_S)
-            cpu_s += prepared * self._preparing_s(split, model) * len(frames) / len(self.frames[split])
-            flops, traffic = flops + answered, traffic + num_steps * size
-        return StagePlan(
-            stage,
-            part,
-            model.dtype,
-            int(num_clips),
-            int(num_clips * num_new),
-            flops=int(flops),
-            traffic_bytes=int(traffic),
-            gpu_bytes=size,
-            gpu_s=gpu_s,
-            cpu_s=cpu_s,
-        )
-
-
-class _Asked(NamedTuple):
-    """A question about the clips of a split: how often each is answered, and how often prepared for it, on average."""
-
-    split: str
-    frames: cost.PerClip
-    prompt: str
-    times: float = 1.0
-    prepared: float = 1.0
-
 
 def _work(preset: Preset, goals: Iterable[Goal]) -> list[Work]:
     """Return the work for the goals; without clips that have labels, that is the work of `ard run`."""
     for name in ("layer", "layers", "expansion", "expansions", "evaluation", "audio", "num_untrained"):
         preset.fact(name)
     return work(preset.facts, goals if preset.fact("evaluation") else (4, "concepts"))
-
-
-def _itemsize(dtype: str) -> int:
-    return getattr(torch, dtype).itemsize
