@@ -10,18 +10,16 @@ import pytest
 
 from ard.audio.decoding import decode, decode_pieces, divisor
 from ard.types import Failure
-from experiments.torture.audio import (
+from experiments.torture.damage import (
     FILES,
     SHARDS,
     STORES,
     decoding_holds,
-    encoded,
     hold,
-    noise_file,
     shard_reading_holds,
     store_reading_holds,
-    tone,
 )
+from experiments.torture.sounds import encoded, noise_file, tone
 
 NUM_EXAMPLES = 100
 

@@ -8,7 +8,7 @@ import soundfile
 
 from ard.audio.decoding import decode, decode_pieces
 from ard.types import Failure
-from experiments.torture.audio import encoded, flac_that_tells, half, mp3_without_length, tone, wav_that_tells
+from experiments.torture.sounds import encoded, flac_that_tells, half, mp3_without_length, tone, wav_that_tells
 
 RATE = 16_000
 
