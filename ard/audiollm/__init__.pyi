@@ -1,6 +1,7 @@
-from .audiollm import AudioLLM, Positions, load_audiollm
+from .audiollm import AudioLLM, Positions
 from .generation import keep_plain_options
 from .hooks import replace_output, stop_after
+from .loading import load_audiollm
 from .precision import usable_device, widen_on_cpu
 from .prompter import EMBEDDED, AudioPrompter, AudioPrompts, Tokens, load_prompter, only_hears, where
 

@@ -1,7 +1,6 @@
 """The AudioLLM: one interface over the models of every family."""
 
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, NamedTuple, get_args
@@ -10,28 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 
-from ard.audiollm.encoders import LENGTH, encoder_layers
-from ard.audiollm.families import FAMILIES, PLAIN, Family, encode_alone
+from ard.audiollm.encoders import LENGTH
 from ard.audiollm.frames import needed_frames, padded_encoder
-from ard.audiollm.generation import Watched, keep_plain_options
+from ard.audiollm.generation import Watched
 from ard.audiollm.hooks import replace_output, stop_after
-from ard.audiollm.precision import widen_on_cpu
-from ard.audiollm.prompter import (
-    EMBEDDED,
-    AudioPrompter,
-    AudioPrompts,
-    Tokens,
-    explained,
-    frame_mask,
-    load_config,
-    load_prompter,
-    source,
-    where,
-)
+from ard.audiollm.layers import decoder_of, find_layers
+from ard.audiollm.prompter import AudioPrompter, AudioPrompts, Tokens, frame_mask, where
 from ard.audiollm.reuse import Asked, computed_once
-from ard.console import at_work
 from ard.types import Clip, UserError
 
 
@@ -43,7 +28,6 @@ class Positions(NamedTuple):
     prompt: Bool[Tensor, "clips positions"]  # True on the prompt, False on the model's own answer
 
 
-TRAINING_ONLY = "masked_spec_embed"  # of wav2vec 2.0's kind, which checkpoints trained further leave out
 Change = Callable[[Float[Tensor, "clips positions d_in"], Positions], Float[Tensor, "clips positions d_in"]]
 
 
@@ -65,9 +49,9 @@ class AudioLLM:
     def __init__(self, model: nn.Module, prompter: AudioPrompter, name: str, layers_path: str | None = None) -> None:
         self.prompter = prompter
         self.name = name
-        self.layers, self._stack = _find_layers(model, prompter, name, layers_path)
+        self.layers, self._stack = find_layers(model, prompter, name, layers_path)
         self._encoder = prompter.encoder
-        self._at_frames = self._encoder is None and self._stack is not _decoder(model, prompter)
+        self._at_frames = self._encoder is None and self._stack is not decoder_of(model, prompter)
         self.model: Any = (model if self._encoder is None else self._stack).eval()
         if self._encoder is not None:
             self.model.register_forward_pre_hook(_without_length, with_kwargs=True)
@@ -397,129 +381,6 @@ class AudioLLM:
         return positions
 
 
-def load_audiollm(
-    model: str = EMBEDDED,
-    *,
-    device: str = "cpu",
-    dtype: str = "auto",
-    layers_path: str | None = None,
-    attention: str = "sdpa",
-    window: str | None = None,
-) -> AudioLLM:
-    """Load an AudioLLM or audio encoder from a folder or the hub; ``embedded`` is the small one of the package.
-
-    Only safetensors weights are read, and no code that comes with a model is run.
-
-    Args:
-        model: local folder or hub id.
-        device: device to run on; ``meta`` gives shapes without reading weights.
-        dtype: precision of the weights; ``auto`` is the checkpoint's, or on a CPU float32 if that fits into memory.
-        layers_path: module path of the layers, such as ``audio_tower.layers`` of a Qwen2-Audio; by default the
-            decoder's, or an encoder's longest list of layers.
-        attention: transformers' name for an implementation, such as ``flash_attention_2``.
-        window: ``clip`` computes only what is there of encoders that fill their window with padding (Whisper, AST)
-            and have no mask: fast for short clips, but another model than the one that was trained.
-
-    Raises:
-        UserError: if the folder or id cannot be loaded, takes no audio, or has no such layers or window.
-    """
-    config, prompter = load_config(model), load_prompter(model, layers_path=layers_path, window=window)
-    family = FAMILIES.get(config.model_type, PLAIN)
-    if torch.device(device).type == "meta":
-        with torch.device("meta"):
-            of_config = getattr(family.model_class, "from_config", family.model_class)  # an auto class has the former
-            network = of_config(config)
-    else:
-        network = _with_weights(model, config, family, dtype, attention).to(device)
-        keep_plain_options(network)
-        if dtype == "auto":
-            widen_on_cpu(network, f"model {model!r}")
-    if family.lone_encoder is not None:
-        encode_alone(network.get_submodule(family.lone_encoder))
-    return AudioLLM(network, prompter, model, layers_path)
-
-
-def _with_weights(model: str, config: Any, family: Family, dtype: str, attention: str) -> Any:
-    """Load a network; refuse missing weights, which transformers would replace by random numbers."""
-    hears = family.encoder is not None
-    with at_work(f"loading {model}"), explained(model), _without_report() if hears else nullcontext():
-        network, info = family.model_class.from_pretrained(
-            source(model),
-            config=config,
-            dtype=dtype,
-            attn_implementation=None if hears and attention == "sdpa" else attention,  # where the type has it
-            output_loading_info=True,
-        )
-    if missing := sorted(name for name in info["missing_keys"] if not name.endswith(TRAINING_ONLY)):
-        raise UserError(
-            f"model {model!r} ({config.model_type}) has no weights for {len(missing)} of its tensors, such as "
-            f"{missing[0]!r}: download it again, or give a folder that save_pretrained wrote"
-        )
-    if getattr(config, "has_lora_adapter", False) and not network._hf_peft_config_loaded:
-        raise UserError(
-            f"model {model!r} ({config.model_type}) hears through a LoRA adapter, which transformers leaves out where "
-            "peft is missing: install it (pip install peft)"
-        )
-    return network
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers from listing the weights that an encoder leaves unused, such as the head of a classifier."""
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def is_no_report(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    logger.addFilter(is_no_report)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_no_report)
-
-
-def _find_layers(
-    model: Any, prompter: AudioPrompter, name: str, layers_path: str | None
-) -> tuple[nn.ModuleList, PreTrainedModel]:
-    """Return the layers at a path, with or without the model's own prefix, and the stack that runs them."""
-    modules = dict(model.named_modules())
-    of_encoder = {} if prompter.encoder is None else encoder_layers(model)
-    if layers_path is None:
-        layers = _longest(of_encoder.values()) if of_encoder else getattr(_decoder(model, prompter), "layers", None)
-    else:
-        prefix = f"{model.base_model_prefix}."
-        paths = (layers_path, prefix + layers_path, layers_path.removeprefix(prefix))
-        layers = next((modules[path] for path in paths if path in modules), None)
-    lists = [path for path, module in modules.items() if isinstance(module, nn.ModuleList)]
-    shallow = [path for path in lists if not any(part.isdigit() for part in path.split("."))]
-    choices = ", ".join(of_encoder or shallow)
-    who = f"{name!r} ({prompter.model_type})"
-    if not isinstance(layers, nn.ModuleList):
-        where = "in a decoder with audio tokens" if layers_path is None else f"at {layers_path!r}"
-        raise UserError(f"model {who} has no layers {where}: give layers_path, one of {choices}")
-    stacks = [m for m in modules.values() if isinstance(m, PreTrainedModel) and layers in m.modules()]
-    stack = stacks[-1]  # the innermost: a module comes after those that contain it
-    encodes = stack.main_input_name == "input_features" and hasattr(stack.config, "max_source_positions")  # as Whisper
-    if of_encoder and not any(layers is one for one in of_encoder.values()):
-        raise UserError(f"the layers of {who} at {layers_path!r} are not its encoder's: give {choices}")
-    if not of_encoder and stack is not _decoder(model, prompter) and not encodes:
-        raise UserError(
-            f"the layers of {who} at {layers_path!r} belong neither to a decoder with audio tokens nor to an encoder "
-            f"like Whisper's, so their positions cannot be identified: give another layers_path, one of {choices}"
-        )
-    return layers, stack
-
-
-def _longest(lists: Collection[nn.ModuleList]) -> nn.ModuleList:
-    """Return the longest list, the last of equally long ones."""
-    return max(reversed([*lists]), key=len)
-
-
 def _without_length(_network: nn.Module, args: Any, features: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Keep the entry that only says where sound is from an encoder."""
     return args, {name: x for name, x in features.items() if name != LENGTH}
-
-
-def _decoder(model: Any, prompter: AudioPrompter) -> Any:
-    """Return the part that reads text and audio tokens; None if the model has no audio tokens."""
-    return None if prompter.audio_token_id is None else model.get_decoder()
