@@ -19,7 +19,7 @@ from ard.cli import main
 from ard.presets import CONFIGS
 from ard.types import Clip
 from ard.workers import _Sent, sent
-from tests.sae.test_training import X, command, write_store
+from tests.sae.trainings import X, command, write_store
 
 BATCH = {
     "bf16": torch.randn(50, 3).bfloat16(),

@@ -1,4 +1,4 @@
-"""The libraries that the SAE is compared with, from the folder that `make test` installs them into."""
+"""The libraries that the SAE is compared with, from the folder `make test` installs them into; a store to train on."""
 
 import sys
 from importlib import import_module
@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
+from tests.sae.trainings import X, write_store
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,9 @@ def peers():
             sae_lens=import_module("sae_lens"),
             sparsify=import_module("sparsify"),
         )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store of few activations."""
+    return write_store(tmp_path_factory.mktemp("store") / "activations", X)
