@@ -18,7 +18,7 @@ from ard.cli import main
 from ard.presets import CONFIGS
 from ard.reports import build_tables
 from ard.run import Run
-from tests.test_stages import assert_like
+from tests.alike import assert_like
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,16 @@
 """Every stage through its own command, on the demo's YAML files, with tiny models and few clips."""
 
-import itertools
 import json
 import math
 import re
 import shutil
 import subprocess
 import sys
-import time
-from itertools import pairwise
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 import wandb
-import yaml
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from wandb.plot.custom_chart import CustomChart
@@ -23,9 +18,7 @@ from wandb.plot.custom_chart import CustomChart
 from ard.activations import read_manifest
 from ard.activations.layer import read_layer
 from ard.activations.store import read_clip_metadata
-from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.cli import main
-from ard.files import in_use
 from ard.presets import CONFIGS
 from ard.reports.concepts import read_concepts
 from ard.reports.tables import NUMBERS
@@ -34,7 +27,7 @@ from ard.run import Cell, Run
 from ard.sae import JumpReLUSAE, TopKSAE
 from experiments.named_features import chosen_features, found_features
 from experiments.named_features import main as print_named_features
-from tests import launch
+from tests.stages import extract, write_scoring
 from tests.tracking.panels import figures_of, figures_shown, logged_of, plots_shown, tables_shown
 
 pytestmark = pytest.mark.slow
@@ -44,32 +37,7 @@ pytestmark = pytest.mark.slow
 def run(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
     """A run's folder with tests of an SAE and of raw coordinates, made stage by stage as the README says."""
     out = tmp_path_factory.mktemp("run")
-    facts = {
-        "out": out,
-        "model": tiny_audiollm,
-        "clap": tiny_clap,
-        "bertscore": tiny_roberta,
-        "d_in": 32,
-        "k": 4,
-        "layer": 2,
-        "layers": "[0,2]",
-        "num_selected": 12,
-        "expansion": 2,
-        "num_draws": 2,
-        "num_steered": 4,
-    }
-    facts = [f"--run.{name}={value}" for name, value in facts.items()]
-
-    def stage(command, config, *more):
-        main([command, "--config", str(CONFIGS / "demo" / f"{config}.yaml"), *facts, *more])
-
-    for split in ("steer", "steer-select"):
-        shards = ["shards", "synthetic", "--split", split, "--speech_share", "1.0", "--num_clips", "12"]
-        main([*shards, "--out", str(out / "audio" / split)])
-    for split in ("probe", "eval"):  # in shards enough for several ranks
-        write_audio_shards(SyntheticCorpus(split, num_clips=12, speech_share=0.3), out / "audio" / split, 5)
-    stage("extract", "extract")
-    stage("extract", "extract", "--run.split=eval", f"--run.activations={out}/activations-eval")
+    stage = extract(out, tiny_audiollm, tiny_clap, tiny_roberta)
     stage("fit", "fit", "--trainer.max_steps=30")
     stage("test", "test")
     stage("test", "quality")
@@ -386,103 +354,6 @@ def test_what_the_sae_loses_is_measured(run):
     assert min(recovered["original"], recovered["replaced"], recovered["zeroed"]) > 0
 
 
-def write_scoring(folder, retrieve=(), score=()):
-    """Write the demo's test.yaml with the first two evaluators alone, some of their settings changed."""
-    config = yaml.safe_load((CONFIGS / "demo" / "test.yaml").read_text(encoding="utf-8"))
-    config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:2]
-    for callback, settings in zip(config["trainer"]["callbacks"], (retrieve, score), strict=True):
-        callback["init_args"] |= dict(settings)
-    (folder / "test.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    shutil.copy(CONFIGS / "demo" / "run.yaml", folder)
-    return str(folder / "test.yaml")
-
-
-def apart(run, folder):
-    """Return a cell with the SAE of a run in a run's folder of its own, which has the same audio."""
-    cell = Run(folder).cell(2, 2)
-    shutil.copytree(run / "layer-2" / "e2" / "sae", cell.sae)
-    (folder / "audio").symlink_to(run / "audio")
-    return cell
-
-
-def scored(run, clap, folder, retrieve=(), score=()):
-    """Score the SAE of a run with other settings of the two evaluators, into a cell of its own."""
-    cell = apart(run, folder)
-    facts = {"out": run, "cell": cell.folder, "clap": clap, "d_in": 32, "layer": 2, "expansion": 2}
-    given = (f"--run.{name}={value}" for name, value in facts.items())
-    main(["test", "--config", write_scoring(folder, retrieve, score), *given])
-    return cell.folder
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """Return folders one after another."""
-    numbers = itertools.count()
-
-    def folder():
-        made = tmp_path / f"run-{next(numbers)}"
-        made.mkdir()
-        return made
-
-    return folder
-
-
-def test_readings_and_tie_rules_are_options(run, tiny_clap, folders):
-    reading = {"reading": {"sigma": "trace", "pairs": "ordered"}, "num_null_draws": 100, "false_discovery_rate": 0.5}
-    cell = scored(run, tiny_clap, folders(), {"ties": "shared_random", "tie_seed": 5}, reading)
-    result = Result.load(cell / "monosemanticity.json")
-    expected = {"sigma": "trace", "pairs": "ordered", "ddof": 0, "ties": "shared_random", "tie_seed": "5"}
-    assert expected.items() <= result.choices.items()
-    assert result.choices["num_null_draws"] == 100
-
-
-def test_the_readings_of_random_representatives_are_options(run, tiny_clap, folders, capsys):
-    cell = scored(run, tiny_clap, folders(), {"num_random": 3}, {"random_from": "active", "num_draws": 3})
-    drawn = load_file(cell / "monosemanticity.safetensors")
-    features = drawn["ard/0/features"]
-    active = {f: set(clips) for f, clips in enumerate(active_clips(run))}
-    for draw in range(3):
-        for feature, clips in zip(features.tolist(), drawn[f"random/{draw}/top_ids"].tolist(), strict=True):
-            assert len(set(clips) & active[feature]) == min(4, len(active[feature]))
-    assert Result.load(cell / "monosemanticity.json").choices["random_from"] == "active"
-    kept = {draw: drawn[f"random/{draw}/m"] for draw in range(3)}
-    lowest = {"random_from": "active", "num_draws": 3, "random_lowest": True}
-    cell = scored(run, tiny_clap, folders(), {"num_random": 3}, lowest)
-    again = load_file(cell / "monosemanticity.safetensors")
-    assert torch.equal(again["random/0/top_ids"], drawn["random/0/top_ids"])
-    assert not torch.equal(again["random/0/m"], kept[0])
-    with pytest.raises(SystemExit, match="2"):
-        scored(run, tiny_clap, folders(), {}, {"random_from": "active"})
-    said = " ".join(capsys.readouterr().err.split())
-    assert (
-        "random_from 'active' needs 10 draws from retrieval, and there are 0: give RetrieveRepresentatives num_" in said
-    )
-
-
-def active_clips(run):
-    """The clips in which each feature of the run's SAE is active, by the definition."""
-    sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")
-    clips = [x.float() for _, xs in read_layer(run / "activations", 2).read() for x in xs]
-    with torch.no_grad():
-        codes = [sae.encode(x) for x in clips]
-    return [
-        [row for row, (values, indices) in enumerate(codes) if (values[indices == feature] > 0).any()]
-        for feature in range(sae.d_sae)
-    ]
-
-
-def test_ties_by_pre_activations_take_the_clips_that_are_furthest_from_being_active(run, tiny_clap, folders):
-    found = load_file(scored(run, tiny_clap, folders(), {"ties": "preact"}) / "representatives.safetensors")
-    sae = TopKSAE.from_pretrained(run / "layer-2" / "e2" / "sae")
-    clips = [x.float() for _, xs in read_layer(run / "activations", 2).read() for x in xs]
-    with torch.no_grad():
-        means = torch.stack([sae.pre_activations(x).mean(dim=0) for x in clips])
-    dead = (found["n_active"] == 0).nonzero()[:, 0]
-    assert len(dead)
-    assert torch.equal(found["ard/bottom_ids"][dead], means[:, dead].argsort(dim=0)[:4].T)
-    assert torch.equal(found["ard/top_ids"][dead], means[:, dead].argsort(dim=0, descending=True)[:4].T)
-
-
 def test_labels_that_names_state_are_listed_with_the_missing_and_the_wrong(run):
     for cell, method in (("e2", "AR&D"), ("poly", "Poly. Feats.")):
         result = Result.load(run / "layer-2" / cell / "stated_labels.json")
@@ -506,153 +377,6 @@ def test_names_are_put_to_the_test_on_clips_that_they_never_saw(run):
         assert len(figures) == result.rows[0].figures["auroc"].n
         assert all(0 <= figure <= 1 for figure in figures)
         assert {concept["n_active_unseen"] is not None for concept in concepts if concept["selected"]} == {True}
-
-
-@pytest.fixture(scope="module")
-def small_batches(run, tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
-    """The arguments of commands on the demo's YAML files, with batches so small that two ranks have some each."""
-    configs = shutil.copytree(CONFIGS / "demo", tmp_path_factory.mktemp("configs") / "demo")
-    for name in ("test", "steer"):
-        file = yaml.safe_load((configs / f"{name}.yaml").read_text(encoding="utf-8"))
-        for callback in file["trainer"]["callbacks"]:
-            if callback["class_path"].endswith(("NameConcepts", "MeasureSteering")):
-                callback["init_args"]["clips_per_batch"] = 2
-        (configs / f"{name}.yaml").write_text(yaml.safe_dump(file, sort_keys=False), encoding="utf-8")
-    tasks = yaml.safe_load((configs / "run.yaml").read_text(encoding="utf-8"))["tasks"]
-    facts = {"out": run, "model": tiny_audiollm, "clap": tiny_clap, "bertscore": tiny_roberta, "d_in": 32, "k": 4}
-    facts |= {"layer": 2, "expansion": 2, "num_selected": 12, "tasks": json.dumps([tasks[0], tasks[-1]])}
-
-    def words(command, name, cell, *more):
-        given = [f"--run.{fact}={value}" for fact, value in {**facts, "cell": cell.folder}.items()]
-        given += ["--trainer.max_steps=30"] if command == "fit" else []
-        return [command, "--config", str(configs / f"{name}.yaml"), *given, "--trainer.logger=false", *more]
-
-    return words
-
-
-RANKS = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp"]
-WEIGHTS = "sae_weights.safetensors"
-
-
-@pytest.fixture(scope="module")
-def alone(run, small_batches, tmp_path_factory):
-    """A cell with an SAE that two ranks of a node trained, and one process evaluated."""
-    cell = apart(run, tmp_path_factory.mktemp("alone"))
-    shutil.rmtree(cell.sae)
-    command = small_batches("fit", "fit", cell, *RANKS, "--trainer.devices=2")
-    launch.finish(launch.start(launch.run_all, [command], None, environments=launch.one_node(2)))
-    for name in ("test", "steer"):
-        main(small_batches("test", name, cell))
-    return cell
-
-
-def assert_alike(found, expected):
-    """Assert that two cells have the same files, but for the last digits of numbers and how long something took."""
-    files = set(in_use(expected.folder)) - {"sae"}
-    assert set(in_use(found.folder)) - {"sae"} == files
-    for name in files:
-        kept = [cell.folder / name for cell in (found, expected)]
-        if name.endswith(".safetensors"):
-            tensors = [load_file(path) for path in kept]
-            assert tensors[0].keys() == tensors[1].keys()
-            for key, tensor in tensors[1].items():
-                torch.testing.assert_close(tensors[0][key], tensor, rtol=1e-6, atol=1e-9, equal_nan=True, msg=key)
-        elif name.endswith(".parquet"):
-            assert_like(*(pq.read_table(path).to_pylist() for path in kept), name)
-        elif name.endswith(".json"):
-            results = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
-            assert_like(*({**result, "wall_time_s": 0} for result in results), name)
-    captions, answers = ([getattr(cell.run, kind) for cell in (found, expected)] for kind in ("captions", "answers"))
-    assert pq.read_table(captions[0]).equals(pq.read_table(captions[1]))
-    lines = [sorted(path.read_text(encoding="utf-8").splitlines()) for path in answers]
-    assert lines[0] == lines[1]
-    assert len(lines[0]) > 0
-
-
-def on_the_page(starts):
-    """Return the command of docs/cluster.md that starts so, and the words of Lightning's in it."""
-    page = (Path(__file__).parent.parent / "docs/cluster.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    (line,) = [line.split() for line in page.splitlines() if line.startswith(f"{starts} ")]
-    place = line.index("fit")
-    assert line[place : place + 3] == ["fit", "--config", "configs/paper/fit.yaml"]
-    return line[:place], [*RANKS, *line[place + 3 :]]
-
-
-def test_two_nodes_by_torchrun_train_as_one_node(run, small_batches, alone, folders):
-    cell = apart(run, folders())
-    shutil.rmtree(cell.sae)
-    (torchrun, *options), nodes = on_the_page(".venv/bin/torchrun")
-    given = {"node-0": "127.0.0.1", "29500": str(launch.free_port())}
-    started = []
-    for number in range(2):
-        words = [
-            str(number) if before == "--node-rank" else given.get(word, word) for before, word in pairwise(options)
-        ]
-        command = [Path(sys.executable).with_name(Path(torchrun).name), options[0], *words]
-        command += small_batches("fit", "fit", cell, *nodes)
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    for process in started:
-        shown, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, shown
-    assert (cell.sae / WEIGHTS).read_bytes() == (alone.sae / WEIGHTS).read_bytes()
-
-
-def test_two_nodes_by_slurm_train_and_evaluate_as_one_process(run, small_batches, alone, folders, tmp_path):
-    cell = apart(run, folders())
-    shutil.rmtree(cell.sae)
-    (_, *options), nodes = on_the_page("srun")
-    assert options[:4] == ["--nodes", "2", "--ntasks-per-node", "1"]
-    commands = [small_batches(c, n, cell, *nodes) for c, n in (("fit", "fit"), ("test", "test"), ("test", "steer"))]
-    launch.finish(launch.start(launch.run_all, commands, tmp_path, environments=launch.slurm(2)))
-    assert (cell.sae / WEIGHTS).read_bytes() == (alone.sae / WEIGHTS).read_bytes()
-    assert_alike(cell, alone)
-    for kind in ("captions", "answers", "captured"):
-        first, second = (path.read_text(encoding="utf-8").splitlines() for path in tmp_path.glob(f"{kind}-*"))
-        assert kind == "captured" or len({*first, *second}) == len(first) + len(second)
-        assert min(len(first), len(second)) > 0.3 * len(first + second)
-
-
-def test_two_nodes_evaluate_as_one_process_even_if_one_is_lost_meanwhile(run, small_batches, alone, folders, tmp_path):
-    cell = apart(run, folders())
-    shutil.copytree(alone.sae, cell.sae, dirs_exist_ok=True)
-    nodes = on_the_page(".venv/bin/torchrun")[1]
-    command, then = (small_batches("test", name, cell, *nodes) for name in ("test", "steer"))
-    first, second = launch.start(launch.run_all, [command], tmp_path, environments=launch.torchrun(2))
-    while len(list(tmp_path.glob("captions-*"))) < 2:
-        assert first.is_alive()
-        assert second.is_alive()
-        time.sleep(0.001)
-    second.kill()
-    first.join(60)
-    assert first.exitcode == 2
-    kept = noted(tmp_path)
-    assert 2 <= len(kept) < pq.read_table(alone.run.captions).num_rows
-    again = folders()
-    launch.finish(launch.start(launch.run_all, [command, then], again, environments=launch.torchrun(2)))
-    assert not kept & noted(again)
-    assert_alike(cell, alone)
-
-
-def noted(folder):
-    """Return the clips whose captions were made by all ranks that made notes of it."""
-    notes = folder.glob("captions-*")
-    return {clip_id for path in notes for clip_id in path.read_text(encoding="utf-8").splitlines()}
-
-
-def assert_like(found, expected, where):
-    """Assert that two values are the same but for the last digits of numbers."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key, value in expected.items():
-            assert_like(found[key], value, f"{where}: {key}")
-    elif isinstance(expected, list):
-        assert len(found) == len(expected), where
-        for place, value in enumerate(expected):
-            assert_like(found[place], value, f"{where}: {place}")
-    elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True), where
-    else:
-        assert found == expected, where
 
 
 def test_monosemanticity_in_the_result_is_that_of_the_files(run, tiny_clap):
