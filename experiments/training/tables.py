@@ -1,107 +1,17 @@
 """The tables: what training gives, what orders settings and features without labels, which K follows."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from scipy.stats import t
 
-from ard.results import sealed, unsealed, write_json, write_text
-from experiments.training.measure import MIN_CLIPS, NUM_DRAWS, NUM_SPLITS, QUANTILES, SCORES, P, rank_correlation
-from experiments.training.settings import GRIDS, Setting
-
-
-class Estimate(NamedTuple):
-    """A mean over half splits with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Return it with a sign, as a difference."""
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def estimate(splits: Float[np.ndarray, " splits"]) -> Estimate:
-    """Return a mean over half splits, with an interval for other clips of the same source.
-
-    Splits of the same clips overlap, so that their spread alone is too small: the variance of the mean is
-    s^2 (1 / n + 1), where 1 is the other half's size over the first's (Nadeau and Bengio, 2003), with n - 1 degrees of
-    freedom.
-    """
-    mean, n = float(splits.mean()), len(splits)
-    reach = float(t.ppf(0.975, n - 1) * splits.std(ddof=1) * np.sqrt(1 / n + 1))
-    return Estimate(mean, mean - reach, mean + reach)
-
-
-def _score(kind: str, key: str) -> Callable[[Mapping[str, Any]], float]:
-    return lambda split: split[kind][key]
-
-
-FIGURES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
-    "f1": lambda split: split["f1_by"]["m"],
-    "f1_live": lambda split: split["f1"],
-    "f1_random": lambda split: split["f1_by"]["random"],
-    "m_top_fifth": lambda split: split["m_top_fifth"],
-    "above_chance": lambda split: split["above_chance"],
-    "num_live": lambda split: split["num_live"],
-    "feature_auroc": lambda split: split["feature_auroc"],
-    "feature_f1": lambda split: split["feature_f1"],
-    **{f"mean_{key}": _score("mean", key) for key in SCORES},
-}
-"""What is read of a dictionary on a split, by name."""
-
-
-FIGURE_WORDS = {"above_chance": "share of live features above chance", "num_live": "minus the number of live features"}
-AT_EQUAL_K = ", at equal K"
-
-
-class Measured(NamedTuple):
-    """A setting with all seeds that were measured."""
-
-    setting: Setting
-    seeds: list[int]
-    cells: list[Mapping[str, Any]]  # a seed each
-
-    def of(self, figure: str, who: str) -> Float[np.ndarray, "seeds splits"]:
-        """Return a figure of the ``trained`` SAEs, of the ``untrained`` ones (mean over draws), or the ``gain``."""
-        if who == "gain":
-            return self.of(figure, "trained") - self.of(figure, "untrained")
-        read = FIGURES[figure]
-        by_seed = [
-            [[read(split) for split in one["splits"]] for one in ([cell[who]] if who == "trained" else cell[who])]
-            for cell in self.cells
-        ]
-        return np.array([np.mean(draws, axis=0) for draws in by_seed], dtype=float)
-
-    def mean(self, figure: str, who: str) -> float:
-        """Return a figure's mean over splits and seeds."""
-        return float(self.of(figure, who).mean())
-
-    def gain(self, figure: str) -> Estimate:
-        """Return trained minus untrained, with its interval over half splits."""
-        return estimate(self.of(figure, "gain").mean(axis=0))
-
-    def quality(self, figure: str, who: str) -> float:
-        """Return FVU or L0, the mean over seeds and draws."""
-        return float(np.mean([np.mean([x[figure] for x in np.atleast_1d(cell[who])]) for cell in self.cells]))
-
-
-def read_work(work: Path) -> list[Measured]:
-    """Read what a work folder has measured, in the order of the grid."""
-    cells = [unsealed(path.read_bytes()) for path in sorted(work.glob("*/measured.json"))]
-    by_setting: dict[Setting, list[Mapping[str, Any]]] = {}
-    for cell in sorted(cells, key=lambda cell: cell["seed"]):
-        by_setting.setdefault(Setting(**cell["setting"]), []).append(cell)
-    # The plainest settings first.
-    order = sorted(by_setting, key=lambda s: (s.batch_top_k, s.matryoshka, s.anneal_from or 0, s.objective != "robust"))
-    order.sort(key=lambda s: (s.variation, s.steps, -s.expansion, -s.k))
-    return [Measured(s, [cell["seed"] for cell in by_setting[s]], by_setting[s]) for s in order]
+from ard.results import sealed, write_json, write_text
+from experiments.training.measure import MIN_CLIPS, NUM_DRAWS, NUM_SPLITS, QUANTILES, SCORES, P
+from experiments.training.measured import Measured, as_json, estimate, paired, read_work
+from experiments.training.orders import best_order, label_free_figures, order_table, orders, selecting, selecting_table
+from experiments.training.settings import GRIDS
 
 
 def setting_table(of_data: Sequence[Measured]) -> list[str]:
@@ -169,15 +79,6 @@ def not_run(of_data: Sequence[Measured], grid: str) -> str:
     return said if missing else f"All {len(planned)} trainings of the grid were run."
 
 
-def paired(one: Measured, other: Measured) -> tuple[Measured, Measured] | None:
-    """Return two settings with the seeds that both have; None if there are none."""
-    shared = [seed for seed in one.seeds if seed in other.seeds]
-    if not shared:
-        return None
-    a, b = (Measured(x.setting, shared, [x.cells[x.seeds.index(seed)] for seed in shared]) for x in (one, other))
-    return a, b
-
-
 def variation_table(of_data: Sequence[Measured]) -> list[str]:
     """Return what each variation changes in the same setting without it, on the seeds that both have."""
     by_setting = {one.setting: one for one in of_data}
@@ -197,118 +98,6 @@ def variation_table(of_data: Sequence[Measured]) -> list[str]:
             ]
             fvu = f"{b.quality('fvu', 'trained'):.3f} to {a.quality('fvu', 'trained'):.3f}"
             lines.append(f"| {words} | {without.name} | {' | '.join(map(str, changes))} | {fvu} |")
-    return lines
-
-
-def label_free_figures(one: Measured) -> dict[str, dict[str, float]]:
-    """Return what is known of a setting without labels, by figure and form; more is better."""
-    found = {
-        key: {
-            "trained": one.mean(f"mean_{key}", "trained"),
-            "beyond untrained": one.mean(f"mean_{key}", "gain"),
-        }
-        for key in SCORES
-    }
-    for figure, sign in (("above_chance", 1), ("num_live", -1)):
-        values = {who: sign * one.mean(figure, who) for who in ("trained", "gain")}
-        found[FIGURE_WORDS[figure]] = {"trained": values["trained"], "beyond untrained": values["gain"]}
-    trained, control = (-one.quality("fvu", who) for who in ("trained", "untrained"))
-    found["minus FVU"] = {"trained": trained, "beyond untrained": trained - control}
-    found["minus L0"] = {"trained": -one.quality("l0", "trained")}
-    return found
-
-
-def orders(of_data: Sequence[Measured], truth: str) -> dict[str, dict[str, float]]:
-    """Return how well each label-free figure orders settings as F1 beyond untrained does: Spearman, by form.
-
-    At equal K, the mean over the settings of that K is taken off both; a K of which there is one setting is left out.
-    """
-    gained = np.array([one.mean(truth, "gain") for one in of_data])
-    of_k = np.array([one.setting.k for one in of_data])
-    several = np.array([(of_k == k).sum() > 1 for k in of_k])
-
-    def within(values: Float[np.ndarray, " settings"]) -> Float[np.ndarray, " some"]:
-        return np.array([x - values[of_k == k].mean() for x, k in zip(values, of_k, strict=True)])[several]
-
-    figures = [label_free_figures(one) for one in of_data]
-    found: dict[str, dict[str, float]] = {}
-    for figure, forms in figures[0].items():
-        found[figure] = {}
-        for form in forms:
-            values = np.array([of_setting[figure][form] for of_setting in figures])
-            found[figure][form] = rank_correlation(values, gained)
-            found[figure][f"{form}{AT_EQUAL_K}"] = rank_correlation(within(values), within(gained))
-    return found
-
-
-def best_order(found: Mapping[str, Mapping[str, float]]) -> tuple[str, str]:
-    """Return the score and the form that order settings best."""
-    return max(
-        ((score, form) for score, forms in found.items() for form in forms if not form.endswith(AT_EQUAL_K)),
-        key=lambda pair: np.nan_to_num(found[pair[0]][pair[1]], nan=-1.0),
-    )
-
-
-def order_table(by_data: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str]) -> list[str]:
-    """Return Spearman's correlations of settings, a score a row."""
-    forms = [f"{form}{equal}" for form in ("trained", "beyond untrained") for equal in ("", AT_EQUAL_K)]
-    head = [f"{name}: {form}" for form in forms for name in names]
-    lines = [f"| score | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
-    for score_words in by_data[0]:
-        values = [of_data[score_words].get(form) for form in forms for of_data in by_data]
-        cells = ["" if value is None or np.isnan(value) else f"{value:+.2f}" for value in values]
-        lines.append(f"| {score_words} | {' | '.join(cells)} |")
-    return lines
-
-
-class Selecting(NamedTuple):
-    """How well a score chooses features of trained SAEs, over settings."""
-
-    rho_f1: float  # Spearman with the F1 of a feature's name on the other half, mean over settings and splits
-    rho_auroc: float  # likewise with the AUROC
-    f1: float  # of the top C by it
-    beyond_m: Estimate  # F1 minus that of the top C by m
-    better: int  # settings in which it is higher
-    num_settings: int
-
-
-def selecting(of_data: Sequence[Measured], who: str, num_selected: int) -> dict[str, Selecting]:
-    """Return how well each score chooses the top C, in settings where there is a choice: more than C live features."""
-    choice = [one for one in of_data if one.mean("num_live", "trained") > 1.25 * num_selected]
-
-    def read(one: Measured, kind: str, key: str) -> np.ndarray:
-        dictionaries = [d for cell in one.cells for d in ([cell[who]] if who == "trained" else cell[who])]
-        return np.array([[np.nan if (x := s[kind].get(key)) is None else x for s in d["splits"]] for d in dictionaries])
-
-    found = {}
-    for key in (*SCORES, "random"):
-        f1 = np.array([read(one, "f1_by", key).mean(axis=0) for one in choice])
-        by_m = np.array([read(one, "f1_by", "m").mean(axis=0) for one in choice])
-        rho_f1, rho_auroc = (
-            float(np.nanmean([np.nanmean(read(one, kind, key)) for one in choice])) if key in SCORES else 0.0
-            for kind in ("rho_f1", "rho_auroc")
-        )
-        better = int(((f1 - by_m).mean(axis=1) > 0).sum())
-        found[key] = Selecting(
-            rho_f1, rho_auroc, float(f1.mean()), estimate((f1 - by_m).mean(axis=0)), better, len(choice)
-        )
-    return found
-
-
-def selecting_table(by_data: Sequence[Mapping[str, Selecting]], names: Sequence[str]) -> list[str]:
-    """Return a row a score: what it tells of features, and F1 of the top C by it."""
-    columns = ("Spearman with F1", "with AUROC", "F1 of its top C", "minus m's", "higher in")
-    head = [f"{name}: {column}" for name in names for column in columns]
-    lines = [f"| score | {' | '.join(head)} |", "| --- |" + " ---: | ---: | ---: | --- | ---: |" * len(names)]
-    for key in by_data[0]:
-        cells = []
-        for of_data in by_data:
-            one = of_data[key]
-            rho = [f"{x:+.2f}" if key in SCORES else "" for x in (one.rho_f1, one.rho_auroc)]
-            difference = str(one.beyond_m) if key != "m" else ""
-            better = f"{one.better} of {one.num_settings}" if key != "m" else ""
-            cells += [*rho, f"{one.f1:.3f}", difference, better]
-        lines.append(f"| {key} | {' | '.join(cells)} |")
     return lines
 
 
@@ -498,15 +287,3 @@ def write_tables(works: Sequence[Path], folder: Path) -> None:
     }
     write_json(folder / "training.json", sealed(content))
     write_text(folder / "training.md", "\n".join(lines) + "\n")
-
-
-def as_json(one: Measured) -> dict[str, Any]:
-    """Return what training.json keeps of a setting: F1 by seed and split, means of the rest."""
-    both = ("trained", "untrained")
-    f1 = {
-        figure: {who: one.of(figure, who).round(4).tolist() for who in both}
-        for figure in ("f1", "f1_live", "f1_random")
-    }
-    means = {figure: {who: round(one.mean(figure, who), 4) for who in both} for figure in FIGURES if figure not in f1}
-    quality = {figure: {who: round(one.quality(figure, who), 4) for who in both} for figure in ("fvu", "l0")}
-    return {"setting": one.setting._asdict(), "seeds": one.seeds, **quality, **means, **f1}

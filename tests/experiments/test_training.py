@@ -13,7 +13,7 @@ from ard.evaluation import shared_label
 from ard.results import unsealed
 from ard.sae import TopKSAE
 from experiments.training import __main__ as command
-from experiments.training import measure, settings, tables
+from experiments.training import measure, measured, settings
 
 NUM_CLIPS, NUM_TOKENS, D_IN, NUM_KINDS = 64, 6, 8, 4
 KINDS = np.arange(NUM_CLIPS) % NUM_KINDS
@@ -119,7 +119,7 @@ def test_the_control_is_random_but_for_k_and_b_dec():
 
 def test_intervals_grow_for_splits_that_overlap():
     values = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
-    found = tables.estimate(values)
+    found = measured.estimate(values)
     assert found.value == pytest.approx(0.2)
     assert found.high - 0.2 == pytest.approx(2.776 * values.std(ddof=1) * math.sqrt(1.2), rel=1e-3)
 
