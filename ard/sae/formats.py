@@ -7,7 +7,6 @@ has one threshold per feature and no k; it is read and written in SAELens' forma
 can express is folded into the weights; any other is refused by name. Nothing that is read here can run code.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ard.files import claim, in_use
-from ard.results import replacing, write_text
+from ard.sae.checks import PRECISIONS, check, count, flag, mapping, one_number, refuse_unless, shown
+from ard.sae.files import load_safetensors, load_state_dict, read_config, save_pickle, save_tensors, write_config
 from ard.sae.hub import fetch
 from ard.types import UserError
 
@@ -112,9 +112,9 @@ def write(sae: StoredSAE, folder: Path, to: Format) -> None:
 
 def read_saelens(folder: Path) -> StoredSAE:
     """Read ``cfg.json`` and ``sae_weights.safetensors``, as written by SAELens 6 or older."""
-    config = _modern(folder, _read_json(folder / "cfg.json"))
+    config = _modern(folder, read_config(folder / "cfg.json"))
     unfolded = "fold it into the weights with sae_lens and save again"
-    _refuse_unless(
+    refuse_unless(
         folder,
         config,
         architecture=("topk", "jumprelu", "other SAEs compute something else"),
@@ -122,23 +122,23 @@ def read_saelens(folder: Path) -> StoredSAE:
         reshape_activations=("none", "there are no heads in a residual stream"),
         finetuning_scaling_factor=(False, unfolded),
     )
-    tensors, metadata = _load_safetensors(folder / "sae_weights.safetensors"), _metadata(folder, config)
+    tensors, metadata = load_safetensors(folder / "sae_weights.safetensors"), _metadata(folder, config)
     threshold = None
     if config["architecture"] == "jumprelu" and not _is_batch_top_k(config, tensors):
-        _check(folder, tensors, config.get("d_sae"), config.get("d_in"), config.get("d_sae"), threshold=True)
+        check(folder, tensors, config.get("d_sae"), config.get("d_in"), config.get("d_sae"), threshold=True)
         return StoredSAE(None, bool(config.get("apply_b_dec_to_input", True)), _alike(tensors), metadata)
     if config["architecture"] == "jumprelu":
         config.setdefault("k", metadata.pop("k", None))
-        threshold = _one_number(folder, "threshold", tensors.pop("threshold", torch.empty(0)))
-    k = _check(folder, tensors, config.get("k"), config.get("d_in"), config.get("d_sae"))
-    if _flag(folder, config, "rescale_acts_by_decoder_norm", default=False):
+        threshold = one_number(folder, "threshold", tensors.pop("threshold", torch.empty(0)))
+    k = check(folder, tensors, config.get("k"), config.get("d_in"), config.get("d_sae"))
+    if flag(folder, config, "rescale_acts_by_decoder_norm", default=False):
         # TopK ranks activations times the norm of their decoder row. Rows of norm 1, with encoder and bias times that
         # norm, give the same ranking.
         norms = tensors["W_dec"].double().norm(dim=1).clamp_min(1e-8)
         _fold(tensors, "W_enc", tensors["W_enc"].double() * norms)
         _fold(tensors, "b_enc", tensors["b_enc"].double() * norms)
         _fold(tensors, "W_dec", tensors["W_dec"].double() / norms[:, None])
-    pre_bias = _flag(folder, config, "apply_b_dec_to_input", default=True)
+    pre_bias = flag(folder, config, "apply_b_dec_to_input", default=True)
     return StoredSAE(k, pre_bias, _alike(tensors), metadata, threshold)
 
 
@@ -162,14 +162,14 @@ def write_saelens(sae: StoredSAE, folder: Path) -> None:
     else:
         config |= {"architecture": "jumprelu", "metadata": {**metadata, "k": sae.k}}
         tensors["threshold"] = torch.full_like(tensors["b_enc"], sae.threshold)
-    _save(tensors, folder / "sae_weights.safetensors", save_file)
-    _write_json(config, folder / "cfg.json")
+    save_tensors(tensors, folder / "sae_weights.safetensors", save_file)
+    write_config(config, folder / "cfg.json")
 
 
 def read_sparsify(folder: Path) -> StoredSAE:
     """Read ``cfg.json`` and ``sae.safetensors``; a ``num_latents`` of 0 means d_in times ``expansion_factor``."""
-    config = _read_json(folder / "cfg.json")
-    _refuse_unless(
+    config = read_config(folder / "cfg.json")
+    refuse_unless(
         folder,
         config,
         activation=("topk", "other activations compute something else"),
@@ -177,11 +177,11 @@ def read_sparsify(folder: Path) -> StoredSAE:
         skip_connection=(False, "an SAE here has no linear skip connection"),
         transcode=(False, "a transcoder reconstructs the output of another module"),
     )
-    tensors = _renamed(_load_safetensors(folder / "sae.safetensors"), SPARSIFY_NAMES)
-    d_in, d_sae = _count(folder, "d_in", config.get("d_in")), config.get("num_latents")
+    tensors = _renamed(load_safetensors(folder / "sae.safetensors"), SPARSIFY_NAMES)
+    d_in, d_sae = count(folder, "d_in", config.get("d_in")), config.get("num_latents")
     if d_sae in (None, 0):
-        d_sae = d_in * _count(folder, "expansion_factor", config.get("expansion_factor", 32))
-    k = _check(folder, tensors, config.get("k"), d_in, d_sae)
+        d_sae = d_in * count(folder, "expansion_factor", config.get("expansion_factor", 32))
+    k = check(folder, tensors, config.get("k"), d_in, d_sae)
     metadata = _metadata(folder, config)
     config.pop("metadata", None)
     return StoredSAE(k, True, _alike(tensors), {**metadata, "sparsify": config})
@@ -205,25 +205,25 @@ def write_sparsify(sae: StoredSAE, folder: Path) -> None:
         "metadata": {name: value for name, value in sae.metadata.items() if name != "sparsify"},
     }
     tensors = _renamed(_reading_centred(sae), {ours: theirs for theirs, ours in SPARSIFY_NAMES.items()})
-    _save(tensors, folder / "sae.safetensors", save_file)
-    _write_json(config, folder / "cfg.json")
+    save_tensors(tensors, folder / "sae.safetensors", save_file)
+    write_config(config, folder / "cfg.json")
 
 
 def read_dictionary_learning(folder: Path) -> StoredSAE:
     """Read ``config.json`` and ``ae.pt`` of an AutoEncoderTopK or BatchTopKSAE; of ``ae.pt`` only the tensors."""
-    config = _read_json(folder / "config.json")
-    trainer = {"dict_class": None, **_mapping(folder, "trainer", config.get("trainer"))}
-    _refuse_unless(
+    config = read_config(folder / "config.json")
+    trainer = {"dict_class": None, **mapping(folder, "trainer", config.get("trainer"))}
+    refuse_unless(
         folder, trainer, dict_class=("AutoEncoderTopK", "BatchTopKSAE", "other dictionaries compute something else")
     )
-    state = _load_state_dict(folder / "ae.pt")
-    threshold = _one_number(folder, "threshold", state.pop("threshold", torch.tensor(-1.0)))
-    k = int(_one_number(folder, "k", state.pop("k"))) if "k" in state else trainer.get("k")
+    state = load_state_dict(folder / "ae.pt")
+    threshold = one_number(folder, "threshold", state.pop("threshold", torch.tensor(-1.0)))
+    k = int(one_number(folder, "k", state.pop("k"))) if "k" in state else trainer.get("k")
     if trainer.get("k", k) != k:
-        both = f"{_shown(trainer['k'])} in config.json and {k} in ae.pt"
+        both = f"{shown(trainer['k'])} in config.json and {k} in ae.pt"
         raise UserError(f"{str(folder)!r}: k is {both}: correct config.json")
     tensors = _renamed(state, DICTIONARY_LEARNING_NAMES)
-    k = _check(folder, tensors, k, trainer.get("activation_dim"), trainer.get("dict_size"))
+    k = check(folder, tensors, k, trainer.get("activation_dim"), trainer.get("dict_size"))
     facts = {ours: trainer.get(theirs) for theirs, ours in DICTIONARY_LEARNING_FACTS.items()}
     metadata = {name: fact for name, fact in facts.items() if fact is not None} | _metadata(folder, config)
     config.pop("metadata", None)
@@ -254,8 +254,8 @@ def write_dictionary_learning(sae: StoredSAE, folder: Path) -> None:
     }
     state = _renamed(_reading_centred(sae), {ours: theirs for theirs, ours in DICTIONARY_LEARNING_NAMES.items()})
     state |= {"k": torch.tensor(sae.k, dtype=torch.int), "threshold": torch.tensor(threshold)}
-    _save(state, folder / "ae.pt", _pickle)
-    _write_json(config, folder / "config.json")
+    save_tensors(state, folder / "ae.pt", save_pickle)
+    write_config(config, folder / "config.json")
 
 
 class Layout(NamedTuple):
@@ -272,7 +272,6 @@ LAYOUTS: dict[Format, Layout] = {
     "sparsify": Layout("cfg.json", "sae.safetensors", read_sparsify, write_sparsify),
     "dictionary_learning": Layout("config.json", "ae.pt", read_dictionary_learning, write_dictionary_learning),
 }
-PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # in which weights may be stored
 # The weights named here are stored transposed, as torch.nn.Linear does.
 SPARSIFY_NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
 DICTIONARY_LEARNING_NAMES = {**SPARSIFY_NAMES, "decoder.weight": "W_dec"}
@@ -287,7 +286,7 @@ def _modern(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         return {"architecture": None, **config}
     legacy = {"architecture": "standard", **config}
     if config.get("activation_fn_str", config.get("activation_fn")) == "topk":
-        options = _mapping(folder, "activation_fn_kwargs", config.get("activation_fn_kwargs"))
+        options = mapping(folder, "activation_fn_kwargs", config.get("activation_fn_kwargs"))
         legacy |= {"architecture": "topk", "k": options.get("k")}
     if config.get("normalize_activations") in (None, False):
         legacy["normalize_activations"] = "none"
@@ -297,63 +296,16 @@ def _modern(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {**legacy, "metadata": {name: config[name] for name in facts if name in config}}
 
 
-def _refuse_unless(folder: Path, config: Mapping[str, Any], **plain: tuple[Any, ...]) -> None:
-    """Refuse any option that is set to a value not accepted here; the last item of each tuple is the reason to show."""
-    for option, (*accepted, reason) in plain.items():
-        value = config.get(option, accepted[0])
-        if value not in accepted:
-            choices = " or ".join(map(repr, accepted))
-            raise UserError(f"{str(folder)!r}: {option} is {_shown(value)}, only {choices} can be read: {reason}")
-
-
-def _shown(value: Any) -> str:
-    """Return a value from a file as one short line for a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _mapping(folder: Path, name: str, value: Any) -> dict[str, Any]:
-    """Return a nested part of a configuration; empty if it is left out."""
-    if value is not None and not isinstance(value, dict):
-        raise UserError(f"{str(folder)!r}: {name} is {_shown(value)}, not a mapping: correct its configuration")
-    return dict(value or {})
-
-
 def _metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of a configuration, which may hold that of other formats under their names."""
-    metadata = _mapping(folder, "metadata", config.get("metadata"))
+    metadata = mapping(folder, "metadata", config.get("metadata"))
     for name in LAYOUTS.keys() & metadata.keys():
-        metadata[name] = _mapping(folder, name, metadata[name])
+        metadata[name] = mapping(folder, name, metadata[name])
         if "trainer" in metadata[name]:
-            metadata[name]["trainer"] = _mapping(folder, "trainer", metadata[name]["trainer"])
+            metadata[name]["trainer"] = mapping(folder, "trainer", metadata[name]["trainer"])
         if not isinstance(threshold := metadata[name].get("threshold", 0.0), float):
-            raise UserError(f"{str(folder)!r}: threshold is {_shown(threshold)}, not a float: correct it")
+            raise UserError(f"{str(folder)!r}: threshold is {shown(threshold)}, not a float: correct it")
     return metadata
-
-
-def _flag(folder: Path, config: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    """Return an option that is on or off."""
-    value = config.get(name, default)
-    if not isinstance(value, bool):
-        raise UserError(f"{str(folder)!r}: {name} is {_shown(value)}: write true or false into its configuration")
-    return value
-
-
-def _count(folder: Path, name: str, value: Any) -> int:
-    """Return a count of at least 1, and no larger than a tensor could hold."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**40:
-        raise UserError(
-            f"{str(folder)!r}: its configuration gives {_shown(value)} for {name}: write the number into it"
-        )
-    return value
-
-
-def _one_number(folder: Path, name: str, tensor: Tensor) -> float:
-    """Return the one value that all entries of a tensor have."""
-    numbers = torch.empty(0) if tensor.is_complex() else tensor.flatten().double()
-    if numbers.numel() == 0 or not numbers.isfinite().all() or not (numbers == numbers[0]).all():
-        raise UserError(f"{str(folder)!r}: {name} is not one number, as BatchTopK's is: other SAEs are not read")
-    return float(numbers[0])
 
 
 def _refuse_not_finite(folder: Path, sae: StoredSAE) -> None:
@@ -367,37 +319,6 @@ def _is_batch_top_k(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     k = config.get("k", (config.get("metadata") or {}).get("k"))
     threshold = tensors.get("threshold", torch.empty(0))
     return k is not None and threshold.dtype in PRECISIONS and len(threshold.unique()) == 1
-
-
-def _check(
-    folder: Path, tensors: Mapping[str, Tensor], k: Any, d_in: Any, d_sae: Any, *, threshold: bool = False
-) -> int:
-    """Return k, or refuse tensors that do not match the configuration."""
-    for name, size in {"d_in": d_in, "d_sae": d_sae, "k": k}.items():
-        _count(folder, name, size)
-    if k > d_sae:
-        raise UserError(f"{str(folder)!r}: k is {_shown(k)}, and there are {d_sae} features: correct its configuration")
-    shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    if threshold:
-        shapes["threshold"] = (d_sae,)
-    for name in sorted(shapes.keys() ^ tensors.keys()):
-        problem = f"{name} is missing" if name in shapes else f"{_shown(name)} is a tensor that no TopK-SAE has"
-        raise UserError(f"{str(folder)!r}: {problem}: save the SAE again with the library that trained it")
-    for name, tensor in tensors.items():
-        if tensor.dtype not in PRECISIONS:
-            raise UserError(
-                f"{str(folder)!r}: {name} is {str(tensor.dtype).removeprefix('torch.')}: save the SAE again in "
-                "float32, float16 or bfloat16"
-            )
-    for name, shape in shapes.items():
-        actual = tuple(tensors[name].shape)
-        if actual != shape:
-            turned = ", and seems to be transposed" if actual == shape[::-1] else ""
-            raise UserError(
-                f"{str(folder)!r}: {name} is {list(actual)}{turned}, its configuration says {_shown(list(shape))}: "
-                "correct it"
-            )
-    return k
 
 
 def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -426,67 +347,3 @@ def _alike(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for tensor in tensors.values():
         dtype = torch.promote_types(dtype, tensor.dtype)
     return {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}): check the file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{str(path)!r} is not JSON ({error}): get the folder again") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{str(path)!r} holds {_shown(config)}, not a configuration: get the folder again")
-    return config
-
-
-def _write_json(config: Mapping[str, Any], path: Path) -> None:
-    write_text(path, json.dumps(config, indent=2) + "\n")
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(path))
-    except Exception as error:  # a damaged header can raise nearly anything
-        raise UserError(
-            f"{str(path)!r} is not a safetensors file ({_reason(error)}): only safetensors files are read here"
-        ) from None
-
-
-def _load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read tensors from a pickle; nothing else in it is created or called."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a malicious pickle can raise nearly anything
-        raise UserError(
-            f"{str(path)!r} is broken or would run code when read ({_reason(error)}): "
-            "ask who trained it for a state_dict"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(name, str) and _is_plain(x) for name, x in state.items()):
-        raise UserError(f"{str(path)!r} holds more than the SAE's tensors: save the SAE's state_dict by itself")
-    return {name: tensor.detach() for name, tensor in state.items()}
-
-
-def _is_plain(tensor: Any) -> bool:
-    """Return whether this is a tensor whose entries are all in memory; a file can expand one entry to any size."""
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-def _reason(error: Exception) -> str:
-    """Return the last line of an error's message; what cannot be printed, such as bytes of the file, is escaped."""
-    line = (str(error).splitlines() or [type(error).__name__])[-1][:200]
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-
-
-def _pickle(state: dict[str, Tensor], path: Path) -> None:
-    with path.open("wb") as file:
-        torch.save(state, file)  # not the path: torch would write its name into the file
-
-
-def _save(tensors: Mapping[str, Tensor], path: Path, save: Callable[[dict[str, Tensor], Path], object]) -> None:
-    # cloned, so that no two share memory, and a view is saved without the rest of its storage
-    clones = {n: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for n, tensor in tensors.items()}
-    with replacing(path) as partial:
-        save(clones, partial)
