@@ -8,7 +8,8 @@ from rich.table import Table
 
 from ard.console import at_work
 from ard.evaluation import compare_seeds, pool_steering
-from ard.evaluation.seeds import NAME_NULLS, NULLS, WORDS
+from ard.evaluation.seeds import NAME_NULLS, WORDS
+from ard.evaluation.vectors import NULLS
 from ard.files import claim
 from ard.reports import write_tables
 from ard.results import Figure, Result

@@ -2,50 +2,35 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
-from ard.activations import ProbeBatch
-from ard.activations.layer import Layer, read_layer
-from ard.activations.stream import Probe
 from ard.evaluation.alignment import (
     Pairs,
     assigned,
     cosines,
-    drawn_tokens,
-    like_tokens,
     nearest_directions,
-    rotated,
-    shuffled_coordinates,
+)
+from ard.evaluation.vectors import (
+    NULLS,
+    SHUFFLED,
+    Side,
+    Vectors,
+    null_vectors,
+    own_vectors,
+    read_data,
+    side_of,
 )
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
-from ard.probing.module import score
 from ard.results import Figure, Result, Row
 from ard.run import Cell
-from ard.sae import Dictionary, TopKSAE, load_dictionary
+from ard.sae import load_dictionary
 from ard.types import UserError
-
-MOST_LIVE = 4096  # live features of the first run that are paired with all of the other's; more are drawn from
-MOST_CLIPS = 512  # clips of a profile
-MOST_SHARDS = 16  # shards that tokens are drawn from
-LEAST_TOKENS = 8192  # drawn for the covariance
-CLIPS_PER_BATCH = 32
-
-SHUFFLED, ROTATED, GAUSSIAN, TOKENS, PERMUTED = NULLS = (
-    "shuffled coordinates",
-    "random rotation",
-    "Gaussian with the covariance of x",
-    "random tokens",
-    "permuted clips",
-)
-"""What the other dictionary is replaced by. For profiles, the directions of the last but one and the one before become
-a dictionary of as many features that keeps as many a token, and was never trained."""
 
 OF_COORDINATES, OF_RANDOM_CLIPS = NAME_NULLS = ("names of raw coordinates", "names of random clips")
 """Whose names are looked for in the other run, in place of the concepts'."""
@@ -61,15 +46,6 @@ WORDS = {
 UNITS = {"decoder": "cosine", "encoder": "cosine", "profile": "Pearson's r"}
 SCOPES = {"": "concepts", "_live": "live features"}  # by the end of a figure's name
 
-Vectors = Float[Tensor, "_ _"]  # one for each feature
-
-
-class _Side(NamedTuple):
-    """One dictionary: the vectors of its live features by measure, and the features that they belong to."""
-
-    vectors: Mapping[str, Vectors]
-    live: Int[Tensor, " live"]
-
 
 class _Compared(NamedTuple):
     """Two dictionaries by one measure: every selected concept's partner, and every live feature's."""
@@ -77,14 +53,6 @@ class _Compared(NamedTuple):
     concepts: Pairs
     live: Pairs
     nearest: Float[np.ndarray, " concepts"]
-
-
-class _Data(NamedTuple):
-    """A sample of the first run's tokens, and its clips, to be read again and again."""
-
-    x: Float[Tensor, "tokens d_in"]
-    clips: Callable[[], Iterator[ProbeBatch]]
-    num_clips: int
 
 
 def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) -> Result:
@@ -128,14 +96,14 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
     if len(set(widths)) > 1:
         raise UserError(f"the SAEs read vectors of {widths} numbers: compare runs on one model")
     generator = torch.Generator().manual_seed(seed)
-    data, not_measured = _data(cells[0], max(dictionary.d_sae for dictionary in dictionaries), generator)
-    sides = [_side(cell, dictionary, data) for cell, dictionary in zip(cells, dictionaries, strict=True)]
+    data, not_measured = read_data(cells[0], max(dictionary.d_sae for dictionary in dictionaries), generator)
+    sides = [side_of(cell, dictionary, data) for cell, dictionary in zip(cells, dictionaries, strict=True)]
     selection = read_selections(cells[0])["ard"][0]
-    own = _own(sides[0], selection, generator)
+    own = own_vectors(sides[0], selection, generator)
     matches = [_compare(own, other.vectors) for other in sides[1:]]
     nulls: dict[str, list[dict[str, _Compared]]] = {name: [] for name in NULLS}
     for dictionary, side in zip(dictionaries[1:], sides[1:], strict=True):
-        for name, vectors in _nulls(dictionary, side, data, generator):
+        for name, vectors in null_vectors(dictionary, side, data, generator):
             nulls[name].append(_compare(own, vectors))
     nulls = {name: compared for name, compared in nulls.items() if compared}
     summary = _Summary(cosine, seed)
@@ -184,96 +152,6 @@ def _refuse(cells: Sequence[Cell]) -> None:
             raise UserError(
                 f"{str(cell.folder)!r} holds no scored SAE: run `ard table 4` with that --out and --seed first"
             )
-
-
-def _data(cell: Cell, widest: int, generator: torch.Generator) -> tuple[_Data | None, list[str]]:
-    """Return what is read of the first run's activations, and what cannot be measured without them."""
-    try:
-        tokens, clips = read_layer(cell.probe, cell.layer), read_layer(cell.splits[cell.unseen], cell.layer)
-    except UserError as error:
-        return None, [f"profiles, and the nulls {GAUSSIAN!r} and {TOKENS!r}: {error}"]
-    order = torch.randperm(len(clips.shards), generator=generator).tolist()
-    until = np.cumsum([len(clips.shards[place].clip_ids) for place in order]).searchsorted(MOST_CLIPS)
-    part = clips._replace(shards=tuple(clips.shards[place] for place in sorted(order[: until + 1])))
-    num_clips = min(MOST_CLIPS, sum(len(shard.clip_ids) for shard in part.shards))
-    x = _sample(tokens, max(LEAST_TOKENS, widest), generator)
-    return _Data(x, lambda: iter(Probe(part, CLIPS_PER_BATCH)), num_clips), []
-
-
-def _sample(layer: Layer, count: int, generator: torch.Generator) -> Float[Tensor, "tokens d_in"]:
-    """Return about as many tokens, as many of each of a few shards."""
-    order = torch.randperm(len(layer.shards), generator=generator)[:MOST_SHARDS].tolist()
-    parts = []
-    for _, xs in layer.read(order):
-        x = torch.cat(xs)
-        parts.append(x[torch.randperm(len(x), generator=generator)[: -(-count // len(order))]].float())
-    x = torch.cat(parts)
-    return x[x.isfinite().all(dim=1)]
-
-
-def _side(cell: Cell, dictionary: Dictionary, data: _Data | None) -> _Side:
-    """Return the vectors of the live features."""
-    live = torch.arange(dictionary.d_sae)
-    if cell.path("representatives").is_file():
-        live = (cell.tensors("representatives")["n_active"] > 0).nonzero()[:, 0]
-    vectors = {"decoder": dictionary.directions().float()}
-    if (encoder := getattr(dictionary, "W_enc", None)) is not None:
-        vectors["encoder"] = encoder.detach().T.float()
-    if data is not None:
-        vectors["profile"] = _profiles(dictionary, data)
-    return _Side({measure: of[live] for measure, of in vectors.items()}, live)
-
-
-@torch.inference_mode()
-def _profiles(dictionary: Dictionary, data: _Data) -> Float[Tensor, "features clips"]:
-    """Return every feature's score (Eq. 2) in each clip, less its mean."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dictionary, profiles, filled = dictionary.to(device), torch.zeros(dictionary.d_sae, data.num_clips), 0
-    for batch in data.clips():
-        x, clip_of_token, rows = (part.to(device) for part in batch[:3])
-        scores = score(dictionary, ProbeBatch(x, clip_of_token, rows, batch.metadata)).scores.ard[
-            : data.num_clips - filled
-        ]
-        profiles[:, filled : filled + len(scores)] = scores.T.float()
-        filled += len(scores)
-        if filled == data.num_clips:
-            break
-    dictionary.to("cpu")
-    return profiles - profiles.mean(dim=1, keepdim=True)
-
-
-def _own(side: _Side, selection: Selection, generator: torch.Generator) -> dict[str, tuple[Vectors, Vectors]]:
-    """Return the first run's vectors by measure: those of its concepts, and of its live features or a part of them."""
-    drawn = torch.randperm(len(side.live), generator=generator)[:MOST_LIVE].sort().values
-    place = torch.searchsorted(side.live, selection.features)
-    return {measure: (of[place], of[drawn]) for measure, of in side.vectors.items() if of[place].any()}
-
-
-def _nulls(
-    dictionary: Dictionary, side: _Side, data: _Data | None, generator: torch.Generator
-) -> Iterator[tuple[str, Mapping[str, Vectors]]]:
-    """Yield every null of one of the other runs, with its vectors by measure."""
-    directions = {measure: of for measure, of in side.vectors.items() if measure != "profile"}
-    for name, change in ((SHUFFLED, shuffled_coordinates), (ROTATED, rotated)):
-        yield name, {measure: change(of, generator) for measure, of in directions.items()}
-    if data is None:
-        return
-    for name, draw in ((GAUSSIAN, like_tokens), (TOKENS, drawn_tokens)):
-        drawn = draw(data.x, dictionary.d_sae, generator)
-        by_measure = dict.fromkeys(directions, drawn[: len(side.live)])
-        yield name, by_measure | {"profile": _profiles(_untrained(dictionary, drawn, data), data)}
-    yield PERMUTED, {"profile": shuffled_coordinates(side.vectors["profile"], generator)}
-
-
-def _untrained(dictionary: Dictionary, directions: Vectors, data: _Data) -> TopKSAE:
-    """Return a dictionary of these directions that keeps as many features a token as another one does."""
-    with torch.no_grad():
-        k = round(float((dictionary.encode(data.x[:1024]).values != 0).sum(dim=1).double().mean()))
-        sae = TopKSAE(dictionary.d_in, len(directions), k=min(max(k, 1), len(directions)), pre_bias=True)
-        sae.W_dec.copy_(torch.nn.functional.normalize(directions, dim=-1))
-        sae.W_enc.copy_(sae.W_dec.T)
-        sae.b_dec.copy_(data.x.mean(dim=0))
-    return sae
 
 
 def _compare(own: Mapping[str, tuple[Vectors, Vectors]], other: Mapping[str, Vectors]) -> dict[str, _Compared]:
@@ -444,7 +322,7 @@ def _signed(figure: Figure) -> str:
 def _concepts(
     cells: Sequence[Cell],
     selection: Selection,
-    sides: Sequence[_Side],
+    sides: Sequence[Side],
     matches: Sequence[Mapping[str, _Compared]],
 ) -> list[dict[str, object]]:
     """Return for each concept its nearest direction, and its partner by profile, in each of the other runs."""

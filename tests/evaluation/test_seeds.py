@@ -8,7 +8,8 @@ from ard.activations.store import write_manifest, write_shard
 from ard.cli.seeds import seeds_table
 from ard.evaluation import compare_seeds
 from ard.evaluation.alignment import drawn_tokens, like_tokens
-from ard.evaluation.seeds import GAUSSIAN, NULLS, PERMUTED, SHUFFLED, TOKENS, nearest_directions
+from ard.evaluation.seeds import nearest_directions
+from ard.evaluation.vectors import GAUSSIAN, NULLS, PERMUTED, SHUFFLED, TOKENS
 from ard.results import Result
 from ard.run import Run
 from ard.sae import TopKSAE
@@ -188,8 +189,8 @@ def test_only_live_features_have_partners(tmp_path):
 
 
 def test_of_many_live_features_a_part_is_paired(tmp_path, monkeypatch):
-    monkeypatch.setattr("ard.evaluation.seeds.MOST_LIVE", 7)
-    monkeypatch.setattr("ard.evaluation.seeds.MOST_CLIPS", 13)
+    monkeypatch.setattr("ard.evaluation.vectors.MOST_LIVE", 7)
+    monkeypatch.setattr("ard.evaluation.vectors.MOST_CLIPS", 13)
     cells = [write_cell(tmp_path / str(i), decoder(0)) for i in range(2)]
     write_activations(cells[0].run)
     result = compare_seeds(cells)
