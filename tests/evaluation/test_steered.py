@@ -116,6 +116,12 @@ def test_the_table_says_above_which_rows_ours_is(run):
     (said,) = [note for note in notes if note.startswith("Sad → Happy: AR&D is above")]
     assert "above No SAE +0.80" in said
     assert "below Prompt -0.20" in said
+    equal = said.partition("It is not told apart from ")[2]
+    assert [one.split(" +")[0].split(" -")[0] for one in equal.split("; ")] == [
+        "AR&D, by effect",
+        "Untrained SAE",
+        "Rand. directions",
+    ]
     assert any(note.startswith("Happy → Angry: AR&D is below") for note in notes)
 
 
