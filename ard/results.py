@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -210,6 +210,12 @@ class Result:
         )
         keys = ("evaluation", "choices", "seed", "wall_time_s", "details")
         return cls(rows=rows, **{key: saved[key] for key in keys})
+
+
+def trained_in(results: Iterable[Result | None]) -> dict[str, str]:
+    """Return, as a choice of a result that is made from others, the precision in which their SAEs were trained."""
+    precisions = {result.choices["trained_in"] for result in results if result and "trained_in" in result.choices}
+    return {"trained_in": ", ".join(sorted(precisions))} if precisions else {}
 
 
 def _numbers(figure: Mapping[str, Any]) -> dict[str, Any]:

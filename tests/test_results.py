@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from ard.results import Figure, Result, Row, write_json
+from ard.results import Figure, Result, Row, trained_in, write_json
 
 
 def test_an_estimate_lies_in_its_interval_and_narrows_with_samples():
@@ -86,6 +86,15 @@ def test_a_result_comes_back_as_it_was(tmp_path):
     saved = json.loads(path.read_text(encoding="utf-8"))
     assert saved["version"]
     assert re.fullmatch("[0-9a-f]{40}", saved["git_commit"] or "0" * 40)
+
+
+def test_what_is_made_of_results_says_in_what_precision_all_were_trained():
+    half, full, unknown = (
+        Result("x", (), choices) for choices in ({"trained_in": "bf16-mixed"}, {"trained_in": "32-true"}, {})
+    )
+    assert trained_in([half, None, half, unknown]) == {"trained_in": "bf16-mixed"}
+    assert trained_in([half, full]) == {"trained_in": "32-true, bf16-mixed"}
+    assert trained_in([unknown, None]) == {}
 
 
 def test_json_appears_whole_or_not_at_all(tmp_path):

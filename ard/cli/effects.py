@@ -107,7 +107,7 @@ def _table(roles: Sequence[Role], task: SteeringTask) -> Table:
     )
     table = Table(box=None, pad_edge=False, expand=True, caption=escape(caption), caption_justify="left")
     table.add_column("feature", justify="right")
-    table.add_column("name", no_wrap=True, ratio=1)
+    table.add_column("name", ratio=1)
     table.add_column("kind", no_wrap=True)
     for head in ("effect", "95 %", "AUROC", "output", "lens"):
         table.add_column(head, justify="right", no_wrap=True)

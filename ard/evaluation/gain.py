@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ard.evaluation.functional import paired_difference
 from ard.evaluation.match import METRICS
-from ard.results import CONTROL_METHODS, Figure, Result, Row
+from ard.results import CONTROL_METHODS, Figure, Result, Row, trained_in
 from ard.run import RAW_METHODS, Cell, Run
 
 EVALUATIONS = (
@@ -66,6 +66,7 @@ def measure_gain(run: Run) -> Result | None:
     if not rows:
         return None
     choices = {"control": UNTRAINED, "num_draws": len(controls), "num_resamples": NUM_RESAMPLES}
+    choices |= trained_in(own.result(evaluation) for evaluation in EVALUATIONS)
     result = Result("gain", tuple(rows), choices, {"names_minus": _minus_others(run)}, run.seed)
     result.save(own.result_path("gain"))
     return result

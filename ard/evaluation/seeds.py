@@ -27,7 +27,7 @@ from ard.evaluation.vectors import (
 )
 from ard.monosemanticity import Selection, read_selections
 from ard.naming import read_names
-from ard.results import Figure, Result, Row
+from ard.results import Figure, Result, Row, trained_in
 from ard.run import Cell
 from ard.sae import load_dictionary
 from ard.types import UserError
@@ -136,6 +136,7 @@ def compare_seeds(cells: Sequence[Cell], *, cosine: float = 0.7, seed: int = 0) 
         "live_features_paired": f"{len(own['decoder'][1])} of {len(sides[0].live)}",
         "profile": f"Eq. 2 over {data.num_clips} clips of the first run's {cells[0].unseen} split" if data else None,
         "covariance": f"of {len(data.x)} tokens of the first run" if data else None,
+        **trained_in(cell.result("monosemanticity") for cell in cells),
     }
     result = Result("seeds", tuple(rows), choices, details, seed, time.monotonic() - started)
     result.save(cells[0].result_path("seeds"))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 
 from ard.evaluation.functional import holm, paired_difference
-from ard.results import OWN_METHOD, Figure, Result, Row
+from ard.results import OWN_METHOD, Figure, Result, Row, trained_in
 from ard.run import RAW_METHODS, Cell, Run
 
 ALPHA = 0.05
@@ -75,6 +75,7 @@ def measure_steering_differences(run: Run) -> Result | None:
         for one in found
     )
     choices = {"alpha": ALPHA, "num_resamples": NUM_RESAMPLES, "over": "Holm over the shifts of a row"}
+    choices |= trained_in([own.result("steering")])
     compared = Result("steering_differences", rows, choices, {"tests": tests}, run.seed)
     compared.save(own.result_path("steering_differences"))
     return compared
@@ -118,7 +119,8 @@ def pool_steering(runs: Sequence[Run]) -> Result | None:
         if len(of_runs) == len(complete) and not any(math.isnan(figure.value) for figure in of_runs)
     )
     seeds = [run.seed for run, _ in complete]
-    pooled = Result("steering_seeds", rows, {"seeds": seeds}, {"claims": claims}, own.run.seed)
+    choices = {"seeds": seeds, **trained_in(steering for _, steering, _ in steered)}
+    pooled = Result("steering_seeds", rows, choices, {"claims": claims}, own.run.seed)
     pooled.save(own.result_path("steering_seeds"))
     return pooled
 

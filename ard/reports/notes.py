@@ -164,9 +164,13 @@ def steering_differences(results: Iterable[Result], pooled: Iterable[Result] = (
                 for test, row in zip(tests, rows, strict=True)
             }
             parts = [
-                f"{verdict} {'; '.join(spans[test['other']] for test in tests if test['verdict'] == verdict)}"
-                for verdict in ("above", "below", "not told apart from")
-                if any(test["verdict"] == verdict.removesuffix(" from") for test in tests)
+                f"{words} {'; '.join(others)}"
+                for verdict, words in (
+                    ("above", "above"),
+                    ("below", "below"),
+                    ("not told apart", "not told apart from"),
+                )
+                if (others := [spans[test["other"]] for test in tests if test["verdict"] == verdict])
             ]
             said.append(f"{source.capitalize()} → {target.capitalize()}: AR&D is {'. It is '.join(parts)}.")
         said.append(

@@ -5,17 +5,31 @@ import pytest
 from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.cli import main
 from ard.presets import CONFIGS
+from ard.run import Run
 from tests.device.pretend import pretend_cuda
 
 pytestmark = pytest.mark.slow
+
+RESULTS = (
+    "monosemanticity",
+    "matching",
+    "probes",
+    "naming",
+    "name_axes",
+    "timing",
+    "modality",
+    "loss_recovered",
+    "steering",
+)
 
 
 @pytest.fixture(scope="module")
 def facts(tiny_audiollm, tiny_clap, tiny_roberta, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    for split, speech_share in {"probe": 0.3, "eval": 0.3, "steer": 1.0, "steer-select": 1.0}.items():
-        corpus = SyntheticCorpus(split, num_clips=12, speech_share=speech_share)
+    for split in ("probe", "eval", "steer", "steer-select"):
+        corpus = SyntheticCorpus(split, num_clips=12, speech_share=1.0)  # every label in clips enough to be timed
         write_audio_shards(corpus, out / "audio" / split, 12)
+    write_audio_shards(SyntheticCorpus("made", num_clips=12, every_label=True), out / "audio" / "made", 12)
     models = {"model": tiny_audiollm, "clap": tiny_clap, "bertscore": tiny_roberta}
     sizes = {"d_in": 32, "k": 4, "layer": 2, "layers": "[0,2]", "num_selected": 12, "expansion": 2}
     return [f"--run.{name}={value}" for name, value in ({"out": out} | models | sizes).items()], out
@@ -29,7 +43,10 @@ def test_every_stage_runs_on_the_device(facts):
             main([command, "--config", str(CONFIGS / "demo" / f"{config}.yaml"), *settings, *more])
             return list(waits)
 
-    for more in ((), ("--run.split=eval", f"--run.activations={out}/activations-eval")):
+    for more in (
+        (),
+        *((f"--run.split={split}", f"--run.activations={out}/activations-{split}") for split in ("eval", "made")),
+    ):
         waits = stage("extract", "extract", *more)
         assert (
             len([wait for wait in waits if "audiollm.py" in wait.place]) <= 8
@@ -40,3 +57,5 @@ def test_every_stage_runs_on_the_device(facts):
     stage("test", "test")
     stage("test", "quality")
     stage("test", "steer")
+    written = {path.name for path in Run(out).cell(2, 2).folder.iterdir()}
+    assert written >= {f"{name}.json" for name in RESULTS}

@@ -18,7 +18,9 @@ LABELS = [f"label {n}" for n in range(40)]
 
 def save(run, folder, evaluation, method, figures, expansion=8, **details):
     rows = (Row(method, 3, expansion, figures),) if isinstance(figures, dict) else figures
-    Result(evaluation, tuple(rows), {"found": 0.9}, details).save(run / f"layer-3/{folder}/{evaluation}.json")
+    Result(evaluation, tuple(rows), {"found": 0.9, "trained_in": "bf16-mixed"}, details).save(
+        run / f"layer-3/{folder}/{evaluation}.json"
+    )
 
 
 def figure(value, margin=0.1, n=40):
@@ -52,6 +54,7 @@ def gains(run):
 
 
 def test_what_is_measured_on_the_same_labels_is_paired(run):
+    assert measure_gain(run).choices["trained_in"] == "bf16-mixed"
     row = gains(run)["label_auroc/mean_auroc", None]
     trained, untrained, gain = (row.figures[name] for name in ("trained", "untrained", "gain"))
     assert trained.low < untrained.value < trained.high  # side by side, the labels' spread hides the difference

@@ -16,7 +16,12 @@ from ard.run import Run
 from tests.reports.conftest import write_about
 
 CLIPS = [f"c{n:02d}" for n in range(40)]
-CHOICES = {"denominator": "truth", "num_draws": 9, "judge": "exact match of the answer's class"}
+CHOICES = {
+    "denominator": "truth",
+    "num_draws": 9,
+    "judge": "exact match of the answer's class",
+    "trained_in": "bf16-mixed",
+}
 
 
 def reached(share):
@@ -111,6 +116,12 @@ def test_the_table_says_above_which_rows_ours_is(run):
     (said,) = [note for note in notes if note.startswith("Sad → Happy: AR&D is above")]
     assert "above No SAE +0.80" in said
     assert "below Prompt -0.20" in said
+    equal = said.partition("It is not told apart from ")[2]
+    assert [one.split(" +")[0].split(" -")[0] for one in equal.split("; ")] == [
+        "AR&D, by effect",
+        "Untrained SAE",
+        "Rand. directions",
+    ]
     assert any(note.startswith("Happy → Angry: AR&D is below") for note in notes)
 
 
@@ -140,9 +151,9 @@ def test_runs_of_several_seeds_are_pooled_and_claims_counted(run, tmp_path_facto
     rows = tuple(replace(row, figures={"sensitivity": Figure(0.1, 0.0, 0.2, 40, "share")}) for row in result.rows)
     Result("steering", rows, CHOICES, {"tasks": result.details["tasks"] | {"sad to happy": weak}}).save(path)
     assert pool_steering([run]) is None
-    for one in (run, other):
-        measure_steering_differences(one)
+    differences = [measure_steering_differences(one) for one in (run, other)]
     pooled = pool_steering([run, other])
+    assert {made.choices["trained_in"] for made in (*differences, pooled)} == {"bf16-mixed"}
     (own,) = [row for row in pooled.rows if (row.method, row.source) == ("AR&D", "sad")]
     figure = own.figures["sensitivity"]
     assert (figure.value, figure.low, figure.high, figure.n) == (pytest.approx(0.3), 0.1, 0.5, 2)
