@@ -27,6 +27,7 @@ from ard.app.subject import Subject
 from ard.audiollm import only_hears
 from ard.reports.concepts import read_concepts, shown_names
 from ard.reports.sounds import waveform_path
+from ard.reports.templates import templates
 from ard.run import Run
 from ard.study.page import AUDIO, Guarded
 from ard.types import Clip, UserError
@@ -60,7 +61,7 @@ def make_app(
         token: what opens the pages; None if nothing is wanted.
     """
     requests = Requests(run, jobs, study if isinstance(study, str) else None)
-    routes: list[BaseRoute] = [Route(path, partial(_file, name)) for path, name in PAGES.items()]
+    routes: list[BaseRoute] = [Route(path, partial(_page, name)) for path, name in PAGES.items()]
     routes += [Route(f"/{name}", partial(_file, name)) for name in FILES]
     routes += [
         Route("/", requests.start),
@@ -75,7 +76,7 @@ def make_app(
         Route("/api/dropped", requests.drop, methods=["POST"]),
         Route("/api/listen", requests.listen, methods=["POST"]),
         Route("/api/steer", requests.steer, methods=["POST"]),
-        Mount("/rate", routes=[Route("/", partial(_file, "rate.html"))])
+        Mount("/rate", routes=[Route("/", partial(_page, "rate.html"))])
         if isinstance(study, str)
         else Mount("/rate", study),
     ]
@@ -259,11 +260,15 @@ async def _content(request: Request, most: int) -> bytes:
     return content
 
 
+async def _page(name: str, request: Request) -> Response:
+    page = templates("ard.app").get_template(name).render()
+    return Response(_with_links(page, request.url.path), media_type="text/html")
+
+
 async def _file(name: str, request: Request) -> Response:
     package = "ard.reports" if name == "report.css" else "ard.app"
-    content = files(package).joinpath("template", name).read_text(encoding="utf-8")
-    kind = Path(name).suffix
-    return Response(_with_links(content, request.url.path) if kind == ".html" else content, media_type=KINDS[kind])
+    content = files(package).joinpath("template", name).read_bytes()
+    return Response(content, media_type=KINDS[Path(name).suffix])
 
 
 async def _busy(request: Request, error: Exception) -> Response:

@@ -22,11 +22,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ard.reports.sounds import Sound
+from ard.reports.templates import templates
 from ard.study import Answer, Concept, RaterEntry, Store, StoreError
 from ard.types import UserError
 
-PAGES = {
-    "/": ("ard.study", "study.html", "text/html"),
+FILES = {
     "/report.css": ("ard.reports", "report.css", "text/css"),
     "/study.css": ("ard.study", "study.css", "text/css"),
     "/study.js": ("ard.study", "study.js", "text/javascript"),
@@ -53,8 +53,9 @@ def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: S
     requests = Requests(store, sounds, audio)
     rater = "/api/raters/{rater}"
     concept = rater + "/concepts/{place:int}"
-    routes = [Route(path, partial(_page, path)) for path in PAGES]
+    routes = [Route(path, partial(_file, path)) for path in FILES]
     routes += [
+        Route("/", _page),
         Route("/api/raters", requests.join, methods=["POST"]),
         Route(rater, requests.progress),
         Route(concept, requests.concept),
@@ -191,8 +192,12 @@ async def _body(request: Request) -> dict[str, Any]:
     return content
 
 
-async def _page(path: str, request: Request) -> Response:
-    package, name, media_type = PAGES[path]
+async def _page(request: Request) -> Response:
+    return Response(templates("ard.study").get_template("study.html").render(), media_type="text/html")
+
+
+async def _file(path: str, request: Request) -> Response:
+    package, name, media_type = FILES[path]
     return Response(files(package).joinpath("template", name).read_bytes(), media_type=media_type)
 
 
