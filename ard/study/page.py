@@ -66,7 +66,7 @@ def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: S
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(Guarded)],
-        exception_handlers={StoreError: _unavailable, UserError: _bad_request, HTTPException: _http_error},
+        exception_handlers={StoreError: unavailable, UserError: bad_request, HTTPException: http_error},
     )
 
 
@@ -175,20 +175,29 @@ def _visible(concept: Concept, answer: Answer | None) -> dict[str, Any]:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """Read a JSON object; refuse what another site's form could send."""
+    return await read_object(request, LONGEST_BODY, "this is too long")
+
+
+async def read_object(request: Request, most: int, refusal: str) -> dict[str, Any]:
+    """Read a JSON object, at most so many bytes; refuse what another site's form could send."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise HTTPException(415, "send JSON")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LONGEST_BODY:
-            raise HTTPException(413, "this is too long")
     try:
-        content = json.loads(body)
+        content = json.loads(await read_content(request, most, refusal))
     except ValueError:
         content = None
     if not isinstance(content, dict):
         raise HTTPException(400, "this is not a JSON object")
+    return content
+
+
+async def read_content(request: Request, most: int, refusal: str) -> bytes:
+    """Read what was sent, at most so many bytes; ``refusal`` is the line for more."""
+    content = b""
+    async for part in request.stream():
+        content += part
+        if len(content) > most:
+            raise HTTPException(413, refusal)
     return content
 
 
@@ -201,14 +210,17 @@ async def _file(path: str, request: Request) -> Response:
     return Response(files(package).joinpath("template", name).read_bytes(), media_type=media_type)
 
 
-async def _bad_request(request: Request, error: Exception) -> Response:
+async def bad_request(request: Request, error: Exception) -> Response:
+    """Say in a line what was wrong with a request."""
     return JSONResponse({"error": str(error)}, 400)
 
 
-async def _unavailable(request: Request, error: Exception) -> Response:
+async def unavailable(request: Request, error: Exception) -> Response:
+    """Say in a line why a request cannot be answered now."""
     return JSONResponse({"error": str(error)}, 503)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
+    """Say in a line why a request was refused."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)
