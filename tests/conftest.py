@@ -59,6 +59,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from tests.audiollm.families import tiny
 from tests.chats import misbehave, served, tiny_chat  # noqa: F401, of naming and of steering
 from tests.hubs import hub, no_network  # noqa: F401, of models and of SAEs
 
@@ -70,12 +71,11 @@ def pytest_collection_modifyitems(items):
 
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
-SENTENCES = ["Generate a detailed caption for the audio clip", "a dog barking and rain", "a man speaking, happy or sad"]
 
 
 def bpe(**special):
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(SENTENCES, vocab_size=300, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(tiny.SENTENCES, vocab_size=300, special_tokens=SPECIAL, show_progress=False)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, model_max_length=512, **special)
 
 
@@ -85,26 +85,8 @@ def tiny_audiollm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny-audiollm")
     tokenizer = bpe(pad_token="<|endoftext|>", eos_token="<|im_end|>", additional_special_tokens=SPECIAL[1:])
     config = Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "num_mel_bins": 16,
-            "encoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "d_model": 16,
-            "max_source_positions": 50,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        },
+        audio_config=tiny.encoder("qwen2_audio_encoder", encoder_layers=1, max_source_positions=50),
+        text_config={"model_type": "qwen2", **tiny.llm(tokenizer)},
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
     )
     torch.manual_seed(0)

@@ -13,7 +13,6 @@ import torch
 import wandb
 import yaml
 
-from ard.activations.store import write_manifest, write_shard
 from ard.audio import write_audio_shards
 from ard.chain import Chain, claim_run, reopened
 from ard.cli import main
@@ -27,6 +26,7 @@ from ard.steps import work, work_on
 from ard.study import Concept, Store
 from ard.types import UserError
 from tests.audiollm.families.encoders import hubert
+from tests.stores import write_activations
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +34,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def facts(tmp_path):
     """The facts of a run whose activations are there: one layer of 40 clips of 50 tokens."""
-    about = {"model": "none", "layers": [0], "dtype": "float32"}
-    clips = [({"id": f"c{n}", "num_tokens": 50}, {0: torch.randn(50, 16)}) for n in range(40)]
-    write_shard(tmp_path / "activations", 0, clips, [], about)
-    write_manifest(tmp_path / "activations", 1, 16, about)
+    write_activations(tmp_path / "activations", [({"id": f"c{n}"}, torch.randn(50, 16)) for n in range(40)])
     settings = {"activations": str(tmp_path / "activations"), "evaluation": None}
     return {**settings, "d_in": 16, "k": 2, "layers": [0], "layer": 0}
 

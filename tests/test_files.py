@@ -15,7 +15,6 @@ import pytest
 import soundfile
 import torch
 
-from ard.activations.store import write_manifest, write_shard
 from ard.audio import read_audio_manifest, read_clips, write_audio_shards
 from ard.cli import main
 from ard.files import LOCK, InUseError, claim, in_use, turn
@@ -27,6 +26,7 @@ from ard.study import Concept, Store
 from ard.types import Clip, UserError
 from tests.launch import forked
 from tests.reports.conftest import write_about
+from tests.stores import write_activations
 
 PARTIAL = "x.json.0123456789ab.partial"
 
@@ -354,10 +354,8 @@ def test_no_command_writes_into_a_folder_that_is_not_its_own(recordings, tmp_pat
 def test_shards_of_one_kind_are_not_written_over_those_of_another(tmp_path, capsys):
     audio, activations = tmp_path / "audio", tmp_path / "activations"
     write_audio_shards([noise()], audio)
-    about = {"model": "none", "layers": [0], "dtype": "float32"}
     with claim(activations):
-        write_shard(activations, 0, [({"id": "c", "num_tokens": 5}, {0: torch.ones(5, 4)})], [], about)
-        write_manifest(activations, 1, 4, about)
+        write_activations(activations, [({"id": "c"}, torch.ones(5, 4))])
     before = contents(tmp_path)
     assert "in use, and not by audio shards" in refused(capsys, *synthetic(activations))
     words = [*lightning("extract", "extract", tmp_path), f"--run.activations={audio}"]

@@ -8,14 +8,13 @@ import wandb.wandb_agent
 import yaml
 from omegaconf import OmegaConf
 
-from ard.activations.store import write_manifest, write_shard
 from ard.cli import main
 from ard.presets import CONFIGS
 from ard.sae import TopKSAE
+from tests.stores import write_activations
 
 SWEEP = yaml.safe_load((CONFIGS / "sweep.yaml").read_text(encoding="utf-8"))
 FACTS = OmegaConf.load(CONFIGS / "demo" / "run.yaml")
-ABOUT = {"model": "m", "layers": [1], "audio": "x", "dtype": "bfloat16"}
 
 
 @pytest.fixture
@@ -63,9 +62,7 @@ def test_the_command_of_the_agent_trains(agent_runs, tmp_path, capsys):
     x = torch.randn(2, 300, FACTS.d_in, generator=torch.Generator().manual_seed(0)).bfloat16()
     for name in ("activations", "activations-eval"):
         folder = tmp_path / "runs" / "demo" / name
-        clips = [({"id": str(place), "num_tokens": len(clip)}, {1: clip}) for place, clip in enumerate(x)]
-        write_shard(folder, 0, clips, [], ABOUT)
-        write_manifest(folder, 1, FACTS.d_in, ABOUT)
+        write_activations(folder, [({"id": str(place)}, clip) for place, clip in enumerate(x)], layer=1)
     command = agent_runs({"run.layer": 1, "run.expansion": 4, "run.k": 8})
     main([*command[3:], "--trainer.max_steps=2", "--trainer.val_check_interval=1", "--trainer.logger=false"])
     sae = TopKSAE.from_pretrained(tmp_path / "runs/sweep/k8/layer-1/e4/sae")

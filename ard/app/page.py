@@ -27,8 +27,9 @@ from ard.app.subject import Subject
 from ard.audiollm import only_hears
 from ard.reports.concepts import read_concepts, shown_names
 from ard.reports.sounds import waveform_path
+from ard.reports.templates import templates
 from ard.run import Run
-from ard.study.page import AUDIO, Guarded
+from ard.study.page import AUDIO, Guarded, bad_request, http_error, read_content, read_object, unavailable
 from ard.types import Clip, UserError
 
 PAGES = {"/listen": "listen.html", "/steer": "steer.html"}
@@ -60,7 +61,7 @@ def make_app(
         token: what opens the pages; None if nothing is wanted.
     """
     requests = Requests(run, jobs, study if isinstance(study, str) else None)
-    routes: list[BaseRoute] = [Route(path, partial(_file, name)) for path, name in PAGES.items()]
+    routes: list[BaseRoute] = [Route(path, partial(_page, name)) for path, name in PAGES.items()]
     routes += [Route(f"/{name}", partial(_file, name)) for name in FILES]
     routes += [
         Route("/", requests.start),
@@ -75,7 +76,7 @@ def make_app(
         Route("/api/dropped", requests.drop, methods=["POST"]),
         Route("/api/listen", requests.listen, methods=["POST"]),
         Route("/api/steer", requests.steer, methods=["POST"]),
-        Mount("/rate", routes=[Route("/", partial(_file, "rate.html"))])
+        Mount("/rate", routes=[Route("/", partial(_page, "rate.html"))])
         if isinstance(study, str)
         else Mount("/rate", study),
     ]
@@ -86,7 +87,7 @@ def make_app(
             Middleware(Guarded),
             Middleware(Gate, token=token),
         ],
-        exception_handlers={BusyError: _busy, UserError: _bad_request, HTTPException: _http_error},
+        exception_handlers={BusyError: unavailable, UserError: bad_request, HTTPException: http_error},
     )
 
 
@@ -174,7 +175,7 @@ class Requests:
         """Take a sound file, and return its key, or why it cannot be heard."""
         if request.headers.get("content-type") != "application/octet-stream":
             raise HTTPException(415, "send the file as application/octet-stream")
-        content = await _content(request, LONGEST_BYTES)
+        content = await read_content(request, LONGEST_BYTES, _longer_than(LONGEST_BYTES))
         clip = await run_in_threadpool(hear, content, request.query_params.get("name", ""))
         return JSONResponse({"dropped": self.kept.keep(clip), **_described(clip)})
 
@@ -238,42 +239,19 @@ def _with_links(page: str, here: str, feature: int | None = None) -> str:
 
 
 async def _body(request: Request) -> Mapping[str, Any]:
-    """Read a JSON object; refuse what another site's form could send."""
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-        raise HTTPException(415, "send JSON")
-    try:
-        content = json.loads(await _content(request, LONGEST_BODY))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise HTTPException(400, "this is not a JSON object")
-    return content
+    return await read_object(request, LONGEST_BODY, _longer_than(LONGEST_BODY))
 
 
-async def _content(request: Request, most: int) -> bytes:
-    content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > most:
-            raise HTTPException(413, f"this is longer than {most / 2**20:g} MiB")
-    return content
+def _longer_than(most: int) -> str:
+    return f"this is longer than {most / 2**20:g} MiB"
+
+
+async def _page(name: str, request: Request) -> Response:
+    page = templates("ard.app").get_template(name).render()
+    return Response(_with_links(page, request.url.path), media_type="text/html")
 
 
 async def _file(name: str, request: Request) -> Response:
     package = "ard.reports" if name == "report.css" else "ard.app"
-    content = files(package).joinpath("template", name).read_text(encoding="utf-8")
-    kind = Path(name).suffix
-    return Response(_with_links(content, request.url.path) if kind == ".html" else content, media_type=KINDS[kind])
-
-
-async def _busy(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 503)
-
-
-async def _bad_request(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 400)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code)
+    content = files(package).joinpath("template", name).read_bytes()
+    return Response(content, media_type=KINDS[Path(name).suffix])

@@ -9,6 +9,7 @@ import numpy as np
 
 from ard.audio.signals import (
     RATE_HZ,
+    Rng,
     Signal,
     Synthesizer,
     decay,
@@ -24,9 +25,6 @@ from ard.audio.signals import (
     tone,
     wander,
 )
-
-Rng = np.random.Generator
-
 
 # Animals
 

@@ -9,11 +9,12 @@ from scipy import fft
 RATE_HZ = 16_000
 """Sample rate of everything synthetic."""
 
+Rng = np.random.Generator
 Signal = Float[np.ndarray, " samples"]
 Number = float | int
 """Beartype refuses an int where a float is annotated."""
 Curve = Number | Signal
-Synthesizer = Callable[[np.random.Generator, int], Signal]
+Synthesizer = Callable[[Rng, int], Signal]
 """Makes one event of so many samples with a generator; its level does not matter: the corpus sets it."""
 
 FRAME_S = 0.01
@@ -26,7 +27,7 @@ def samples(duration_s: Number) -> int:
     return max(1, int(duration_s * RATE_HZ))
 
 
-def noise(rng: np.random.Generator, n: int, low_hz: Number, high_hz: Number, slope: Number = 0.0) -> Signal:
+def noise(rng: Rng, n: int, low_hz: Number, high_hz: Number, slope: Number = 0.0) -> Signal:
     """Gaussian noise between two frequencies, of unit RMS; its amplitude falls as ``frequency ** -slope``."""
     size = fft.next_fast_len(n, real=True)
     frequency = fft.rfftfreq(size, 1 / RATE_HZ).astype(np.float32)
@@ -42,7 +43,7 @@ def glide(points: Sequence[Number] | np.ndarray, n: int) -> Signal:
     return np.interp(np.linspace(0, len(points) - 1, n), np.arange(len(points)), points).astype(np.float32)
 
 
-def wander(rng: np.random.Generator, n: int, rate_hz: Number, depth: Number) -> Signal:
+def wander(rng: Rng, n: int, rate_hz: Number, depth: Number) -> Signal:
     """A slow random curve around 1: new values ``rate_hz`` times a second, with standard deviation ``depth``."""
     return glide(1 + depth * rng.standard_normal(int(rate_hz * n / RATE_HZ) + 3), n)
 
@@ -100,16 +101,14 @@ def place(n: int, onsets_s: Sequence[Number] | np.ndarray, grain: Callable[[], S
     return signal
 
 
-def repeat(
-    rng: np.random.Generator, n: int, every_s: tuple[Number, Number], jitter: Number, grain: Callable[[], Signal]
-) -> Signal:
+def repeat(rng: Rng, n: int, every_s: tuple[Number, Number], jitter: Number, grain: Callable[[], Signal]) -> Signal:
     """Grains at a steady beat: the period is drawn once from ``every_s``, and every gap differs by ``jitter``."""
     period = rng.uniform(*every_s)
     gaps = period * np.maximum(0.3, 1 + jitter * rng.standard_normal(int(n / RATE_HZ / period) + 2))
     return place(n, rng.uniform(0.02, 0.15) + np.concatenate(([0.0], np.cumsum(gaps))), grain)
 
 
-def sprinkle(rng: np.random.Generator, n: int, per_second: Number, grain: Callable[[], Signal]) -> Signal:
+def sprinkle(rng: Rng, n: int, per_second: Number, grain: Callable[[], Signal]) -> Signal:
     """Grains at random times, ``per_second`` times the duration of them, but at least one."""
     duration_s = n / RATE_HZ
     return place(n, np.sort(rng.uniform(0, 0.95 * duration_s, max(1, int(per_second * duration_s)))), grain)

@@ -6,9 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ard.audio.signals import RATE_HZ, Number, Signal, glide, noise, samples, swell, swing, wander
-
-Rng = np.random.Generator
+from ard.audio.signals import RATE_HZ, Number, Rng, Signal, glide, noise, samples, swell, swing, wander
 
 _FRAME, _HOP = 512, 256
 _VOWELS_HZ = np.array(

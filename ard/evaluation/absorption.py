@@ -19,7 +19,7 @@ from ard.evaluation.probes import (
     predicted_shares,
     strata,
 )
-from ard.evaluation.scores import ActiveBy, Labelled, active_concepts, read_labelled
+from ard.evaluation.scores import ActiveBy, Labelled, active_features, read_labelled
 from ard.probing import SCORERS, Evaluator, SparseScores
 from ard.results import Better, Figure, Result
 from ard.run import Cell
@@ -107,17 +107,17 @@ class ProbeLabels(Evaluator):
         labels = [label for label in every if self._enough(probing, label) and self._enough(evaluation, label)]
         if not labels:
             return None
-        fit, truth = _truth(probing, labels), _truth(evaluation, labels)
+        fit, truth = probing.have(labels), evaluation.have(labels)
         scale = _scale(probing.scores)
         x, unseen = _matrix(probing.scores, scale), _matrix(evaluation.scores, scale)
         fitted = _fit(x, fit)
         f1, auroc = _quality(fitted, unseen, truth)
-        active = self._active(cell, evaluation.scores, fitted.features[:, 0])
+        active = active_features(cell, evaluation.scores, fitted.features[:, 0], self.activity, self.active_by)
         alone = predicted_shares(of_labels(unseen, fitted.features[:, :1]), fitted.sparse[1]) >= 0.5
         detected = predicted_shares(unseen, fitted.dense) >= 0.5
         vocabulary = evaluation.vocabulary
         of_strata = [
-            strata(_truth(evaluation, vocabulary), vocabulary, vocabulary.index(label), active[:, i], self.least_clips)
+            strata(evaluation.have(vocabulary), vocabulary, vocabulary.index(label), active[:, i], self.least_clips)
             for i, label in enumerate(labels)
         ]
         per_label = {
@@ -149,18 +149,6 @@ class ProbeLabels(Evaluator):
     def _enough(self, labelled: Labelled, label: str) -> bool:
         having = sum(label in of_clip for of_clip in labelled.labels)
         return self.least_clips <= having < len(labelled.labels)
-
-    def _active(
-        self, cell: Cell, scores: SparseScores, features: Int[np.ndarray, " labels"]
-    ) -> Bool[np.ndarray, "clips labels"]:
-        """Return in which clips each label's main feature is active."""
-        unique, place = np.unique(features, return_inverse=True)
-        chosen = torch.from_numpy(unique)
-        weakest = cell.tensors("representatives")["ard/top_scores"][chosen, -1]
-        clips, concepts = active_concepts(scores, "ard", chosen, weakest, self.activity, self.active_by)
-        active = np.zeros((scores.num_clips, len(unique)), dtype=bool)
-        active[clips, concepts] = True
-        return active[:, place]
 
     def _label(
         self,
@@ -223,11 +211,6 @@ class ProbeLabels(Evaluator):
 
     def _over_labels(self, samples: Float[np.ndarray, " labels"], unit: str, better: Better = "higher") -> Figure:
         return Figure.estimate(samples, np.mean, unit, over="labels", seed=self.seed, better=better)
-
-
-def _truth(labelled: Labelled, labels: list[str]) -> Bool[np.ndarray, "clips labels"]:
-    having = [set(of_clip) for of_clip in labelled.labels]
-    return np.array([[label in of_clip for label in labels] for of_clip in having], dtype=bool).reshape(-1, len(labels))
 
 
 def _scale(scores: SparseScores) -> Float[np.ndarray, " features"]:

@@ -153,7 +153,7 @@ class StateLabels(Evaluator):
         fires = np.zeros((len(labelled.labels), len(concepts.names)), dtype=bool)
         fires[active["clips"].numpy(), active["concepts"].numpy()] = True
         vocabulary = sorted({*concepts.frequency, *labelled.vocabulary})
-        has_label = {label: np.array([label in of_clip for of_clip in labelled.labels]) for label in vocabulary}
+        has_label = dict(zip(vocabulary, labelled.have(vocabulary).T, strict=True))
         labels_of_name = {name: labels_in(name, vocabulary) for name in set(concepts.names)}
         judged = [place for place, name in enumerate(concepts.names) if labels_of_name[name]]
         precision, recall = unseen_support(

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 
 from ard.evaluation.functional import auroc
 from ard.evaluation.probes import is_general, strata
-from ard.evaluation.scores import ActiveBy, Labelled, active_concepts, read_labelled
+from ard.evaluation.scores import ActiveBy, Labelled, active_features, read_labelled
 from ard.probing import Evaluator
 from ard.results import Figure, Result
 from ard.run import Cell
@@ -61,9 +61,7 @@ class FindLabels(Evaluator):
         if probing is None or evaluation is None:
             return None
         labels = evaluation.vocabulary
-        truth = [
-            np.array([[label in of_clip for label in labels] for of_clip in s.labels]) for s in (probing, evaluation)
-        ]
+        truth = probing.have(labels), evaluation.have(labels)
         best, feature, figure = np.full((3, len(labels)), np.nan)
         for features in torch.arange(probing.scores.num_features).split(256):
             chosen = np.nan_to_num(auroc(probing.scores.dense("ard", features).numpy(), truth[0]), nan=-1)
@@ -114,10 +112,8 @@ class FindLabels(Evaluator):
         self, cell: Cell, evaluation: Labelled, truth: Bool[np.ndarray, "clips labels"], label: int, feature: int
     ) -> dict[str, Any]:
         """Return in how many of the label's clips its feature is active, in all and by stratum."""
-        chosen, has = torch.tensor([feature]), truth[:, label]
-        weakest = cell.tensors("representatives")["ard/top_scores"][chosen, -1]
-        active = np.zeros(len(has), dtype=bool)
-        active[active_concepts(evaluation.scores, "ard", chosen, weakest, self.activity, self.active_by).clips] = True
+        has = truth[:, label]
+        (active,) = active_features(cell, evaluation.scores, np.array([feature]), self.activity, self.active_by).T
         parts = strata(truth, evaluation.vocabulary, label, active, self.least_clips)
         return {
             "num_clips": int(has.sum()),

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ard.activations import read_clips_metadata
@@ -40,6 +40,11 @@ class Labelled(NamedTuple):
     def vocabulary(self) -> list[str]:
         """The labels that occur, in alphabetical order."""
         return sorted({label for labels in self.labels for label in labels})
+
+    def have(self, labels: Sequence[str]) -> Bool[np.ndarray, "clips labels"]:
+        """Return which clips have which of the labels."""
+        of_clips = [set(of_clip) for of_clip in self.labels]
+        return np.array([[label in of_clip for label in labels] for of_clip in of_clips], bool).reshape(-1, len(labels))
 
 
 def read_labelled(cell: Cell, split: str) -> Labelled | None:
@@ -100,6 +105,19 @@ def active_concepts(
     kept = (values > 0) & enough
     order = np.lexsort((concepts[kept], clips[kept]))
     return Active(clips[kept][order], concepts[kept][order])
+
+
+def active_features(
+    cell: Cell, scores: SparseScores, features: Int[np.ndarray, " some"], activity: float, by: ActiveBy
+) -> Bool[np.ndarray, "clips some"]:
+    """Return in which clips each of the features is active, by the rule of :func:`active_concepts`."""
+    unique, place = np.unique(features, return_inverse=True)
+    chosen = torch.from_numpy(unique)
+    weakest = cell.tensors("representatives")["ard/top_scores"][chosen, -1]
+    clips, columns = active_concepts(scores, "ard", chosen, weakest, activity, by)
+    active = np.zeros((scores.num_clips, len(unique)), dtype=bool)
+    active[clips, columns] = True
+    return active[:, place]
 
 
 def predicted(active: Active, words: Int[np.ndarray, "concepts most"], num_clips: int) -> list[Int[Tensor, " _"]]:

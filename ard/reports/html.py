@@ -26,6 +26,7 @@ from ard.reports.sounds import show_sounds
 from ard.reports.strips import Strips, clips_of, spaced
 from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
+from ard.reports.templates import templates
 from ard.results import Figure, git_commit, replacing, write_text
 from ard.run import Run
 
@@ -129,13 +130,7 @@ def _write_concepts(pages: Pages, folder: Path, common: Mapping[str, Any]) -> No
 
 @cache
 def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ard.reports", "template"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates()
     environment.filters |= {"value": value_text, "interval": interval_text, "paper": paper_text, "fixed": _fixed}
     return environment.get_template(name)
 

@@ -22,11 +22,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ard.reports.sounds import Sound
+from ard.reports.templates import templates
 from ard.study import Answer, Concept, RaterEntry, Store, StoreError
 from ard.types import UserError
 
-PAGES = {
-    "/": ("ard.study", "study.html", "text/html"),
+FILES = {
     "/report.css": ("ard.reports", "report.css", "text/css"),
     "/study.css": ("ard.study", "study.css", "text/css"),
     "/study.js": ("ard.study", "study.js", "text/javascript"),
@@ -53,8 +53,9 @@ def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: S
     requests = Requests(store, sounds, audio)
     rater = "/api/raters/{rater}"
     concept = rater + "/concepts/{place:int}"
-    routes = [Route(path, partial(_page, path)) for path in PAGES]
+    routes = [Route(path, partial(_file, path)) for path in FILES]
     routes += [
+        Route("/", _page),
         Route("/api/raters", requests.join, methods=["POST"]),
         Route(rater, requests.progress),
         Route(concept, requests.concept),
@@ -65,7 +66,7 @@ def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: S
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(Guarded)],
-        exception_handlers={StoreError: _unavailable, UserError: _bad_request, HTTPException: _http_error},
+        exception_handlers={StoreError: unavailable, UserError: bad_request, HTTPException: http_error},
     )
 
 
@@ -174,16 +175,15 @@ def _visible(concept: Concept, answer: Answer | None) -> dict[str, Any]:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """Read a JSON object; refuse what another site's form could send."""
+    return await read_object(request, LONGEST_BODY, "this is too long")
+
+
+async def read_object(request: Request, most: int, refusal: str) -> dict[str, Any]:
+    """Read a JSON object, at most so many bytes; refuse what another site's form could send."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise HTTPException(415, "send JSON")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LONGEST_BODY:
-            raise HTTPException(413, "this is too long")
     try:
-        content = json.loads(body)
+        content = json.loads(await read_content(request, most, refusal))
     except ValueError:
         content = None
     if not isinstance(content, dict):
@@ -191,19 +191,36 @@ async def _body(request: Request) -> dict[str, Any]:
     return content
 
 
-async def _page(path: str, request: Request) -> Response:
-    package, name, media_type = PAGES[path]
+async def read_content(request: Request, most: int, refusal: str) -> bytes:
+    """Read what was sent, at most so many bytes; ``refusal`` is the line for more."""
+    content = b""
+    async for part in request.stream():
+        content += part
+        if len(content) > most:
+            raise HTTPException(413, refusal)
+    return content
+
+
+async def _page(request: Request) -> Response:
+    return Response(templates("ard.study").get_template("study.html").render(), media_type="text/html")
+
+
+async def _file(path: str, request: Request) -> Response:
+    package, name, media_type = FILES[path]
     return Response(files(package).joinpath("template", name).read_bytes(), media_type=media_type)
 
 
-async def _bad_request(request: Request, error: Exception) -> Response:
+async def bad_request(request: Request, error: Exception) -> Response:
+    """Say in a line what was wrong with a request."""
     return JSONResponse({"error": str(error)}, 400)
 
 
-async def _unavailable(request: Request, error: Exception) -> Response:
+async def unavailable(request: Request, error: Exception) -> Response:
+    """Say in a line why a request cannot be answered now."""
     return JSONResponse({"error": str(error)}, 503)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
+    """Say in a line why a request was refused."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)

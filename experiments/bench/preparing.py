@@ -22,7 +22,7 @@ from ard.audio import read_shard, resample, write_audio_shards
 from ard.audiollm import load_audiollm
 from ard.types import Clip
 from experiments.bench.feeding import write_store
-from experiments.bench.report import Line
+from experiments.bench.report import Line, sorted_seconds
 
 TITLE = "Preparing: what one core needs for clips and activations"
 NUM_CLIPS, DURATION_S, RATE_HZ, WINDOW_S = 32, 10, 32_000, 30
@@ -43,13 +43,7 @@ def one_thread() -> Iterator[None]:
 
 def core_seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
     """Return the shortest time that this process computes in a call, after one that is not counted."""
-    run()
-    times = []
-    for _ in range(repeats):
-        started = time.process_time()
-        run()
-        times.append(time.process_time() - started)
-    return min(times)
+    return sorted_seconds(run, repeats, time.process_time)[0]
 
 
 def noise(duration_s: float, rate_hz: int) -> np.ndarray:

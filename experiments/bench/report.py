@@ -24,15 +24,22 @@ class Line(NamedTuple):
     note: str = ""
 
 
-def median_seconds(run: Callable[[], object], repeats: int = 5) -> float:
-    """Return the median time of a call, after one that is not counted."""
+def sorted_seconds(
+    run: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Return the times of some calls by a clock, the shortest first, after one call that is not counted."""
     run()
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = clock()
         run()
-        times.append(time.perf_counter() - started)
-    return sorted(times)[repeats // 2]
+        times.append(clock() - started)
+    return sorted(times)
+
+
+def median_seconds(run: Callable[[], object], repeats: int = 5) -> float:
+    """Return the median time of a call, after one that is not counted."""
+    return sorted_seconds(run, repeats)[repeats // 2]
 
 
 def gemm_flops(size: int = 2048, dtype: torch.dtype = torch.float32) -> float:

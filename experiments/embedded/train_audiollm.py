@@ -1,11 +1,7 @@
 """Train the small AudioLLM: ``python -m experiments.embedded.train_audiollm``."""
 
-import argparse
 import logging
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import lightning
@@ -27,7 +23,8 @@ from transformers import (
 
 from ard.audio.synthetic import LABELS
 from experiments.embedded.cards import record_training
-from experiments.embedded.features import NUM_MELS, WINDOW_S, Features, audiollm_features, compute_features
+from experiments.embedded.features import NUM_MELS, WINDOW_S, Features, audiollm_features
+from experiments.embedded.training import one_cycle, options, start, train
 from experiments.embedded.wording import all_texts, ask
 
 SYSTEM = "You are a helpful assistant."
@@ -204,29 +201,15 @@ class AudioLLMTraining(lightning.LightningModule):
         """AdamW without decay on gains and biases, one cycle of the learning rate."""
         matrices = [p for p in self.parameters() if p.ndim > 1]
         vectors = [p for p in self.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.num_steps, pct_start=0.1
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        return one_cycle(groups, self.learning_rate, self.num_steps)
 
 
 def main() -> None:
     """Train and save; ``experiments.embedded.cards`` measures and writes the card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("ard/audiollm/embedded"))
-    parser.add_argument("--features", type=Path, default=Path(gettempdir()) / "ard-embedded-features")
-    parser.add_argument("--num-clips", type=int, default=12_000)
-    parser.add_argument("--num-steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options(__doc__, "ard/audiollm/embedded", num_steps=1500, batch_size=32, learning_rate=1.5e-3)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    lightning.seed_everything(args.seed)
-    torch.set_flush_denormal(True)  # the optimizer's moments of rare tokens fade into them, and they are slow
-    features = compute_features("embedded", args.num_clips, seed=args.seed, folder=args.features, num_workers=2)
+    features = start(args)
     processor = build_processor(all_texts(features.scenes))
     module = AudioLLMTraining(build_model(processor), learning_rate=args.learning_rate, num_steps=args.num_steps)
     loader: DataLoader[int] = DataLoader(
@@ -234,19 +217,10 @@ def main() -> None:
         batch_sampler=SimilarLengths(features.num_frames, args.batch_size, seed=args.seed),
         collate_fn=Conversations(features, processor, seed=args.seed),
     )
-    trainer = lightning.Trainer(
-        max_steps=args.num_steps,
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    start = time.monotonic()
-    trainer.fit(module, loader)
+    wall_time_s = train(module, loader, args.num_steps)
     module.model.save_pretrained(args.out)
     processor.save_pretrained(args.out)
-    record_training(args.out, vars(args), wall_time_s=time.monotonic() - start)
+    record_training(args.out, vars(args), wall_time_s=wall_time_s)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """Train the small CLAP: ``python -m experiments.embedded.train_clap``."""
 
-import argparse
 import logging
-import time
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import lightning
@@ -18,7 +15,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoProcessor, ClapConfig, ClapModel, ClapProcessor, PreTrainedTokenizerFast
 
 from experiments.embedded.cards import record_training
-from experiments.embedded.features import NUM_MELS, Features, clap_features, compute_features
+from experiments.embedded.features import NUM_MELS, Features, clap_features
+from experiments.embedded.training import one_cycle, options, start, train
 from experiments.embedded.wording import all_texts, near_miss, say
 
 MAX_TOKENS = 64
@@ -172,30 +170,16 @@ class ClapTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, one cycle of the learning rate."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.num_steps, pct_start=0.1
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return one_cycle(self.parameters(), self.learning_rate, self.num_steps)
 
 
 def main() -> None:
     """Train and save; ``experiments.embedded.cards`` measures and writes the card."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("ard/embedding/embedded"))
-    parser.add_argument("--features", type=Path, default=Path(gettempdir()) / "ard-embedded-features")
-    parser.add_argument("--num-clips", type=int, default=12_000)
-    parser.add_argument("--num-steps", type=int, default=1800)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser = options(__doc__, "ard/embedding/embedded", num_steps=1800, batch_size=64, learning_rate=1.2e-3)
     parser.add_argument("--num-misses", type=int, default=1, help="captions a clip that are wrong in one thing")
     parser.add_argument("--start-from", type=Path, help="go on from the model in this folder")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    lightning.seed_everything(args.seed)
-    torch.set_flush_denormal(True)  # the optimizer's moments of rare tokens fade into them, and they are slow
-    features = compute_features("embedded", args.num_clips, seed=args.seed, folder=args.features, num_workers=2)
+    features = start(args)
     if args.start_from:
         processor = AutoProcessor.from_pretrained(args.start_from)
         model = ClapModel.from_pretrained(args.start_from)
@@ -210,19 +194,10 @@ def main() -> None:
         drop_last=True,
         collate_fn=Pairs(features, processor, num_misses=args.num_misses, seed=args.seed),
     )
-    trainer = lightning.Trainer(
-        max_steps=args.num_steps,
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    start = time.monotonic()
-    trainer.fit(module, loader)
+    wall_time_s = train(module, loader, args.num_steps)
     module.model.save_pretrained(args.out)
     processor.save_pretrained(args.out)
-    record_training(args.out, vars(args), wall_time_s=time.monotonic() - start, start_from=args.start_from)
+    record_training(args.out, vars(args), wall_time_s=wall_time_s, start_from=args.start_from)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from ard.activations.store import write_manifest, write_shard
 from ard.evaluation import FindLabels, ProbeLabels
 from ard.probing import KeepScores
 from ard.representatives import RetrieveRepresentatives
 from ard.run import Run
+from tests.stores import write_activations
 
 MEN = ("sad man", "angry man", "happy man")
 WIDTH = 8
@@ -30,14 +30,12 @@ def strength(rng, who):
 def extract(folder, per_kind, labelled=True):
     rng = torch.Generator().manual_seed(len(folder.name))
     kinds = [*MEN, *("sad woman", "dog")] * per_kind
-    about = {"model": "none", "layers": [0], "dtype": "float32"}
     clips = []
     for n, who in enumerate(kinds):
         labels = who.split() if labelled else []
-        metadata = {"id": f"{folder.name}-{n}", "num_tokens": 2, "labels": labels}
-        clips.append((metadata, {0: strength(rng, who).expand(2, WIDTH).contiguous()}))
-    write_shard(folder, 0, clips, [], about)
-    write_manifest(folder, 1, WIDTH, about)
+        x = strength(rng, who).expand(2, WIDTH).contiguous()
+        clips.append(({"id": f"{folder.name}-{n}", "labels": labels}, x))
+    write_activations(folder, clips)
 
 
 def make(folder, labelled=True):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from ard.activations.store import write_manifest, write_shard
 from ard.audio import write_audio_shards
 from ard.evaluation import CheckNames
 from ard.evaluation.axes import AXES
@@ -18,6 +17,7 @@ from ard.probing import KeepScores
 from ard.run import Run
 from ard.types import Clip
 from tests.chats import Server
+from tests.stores import write_activations
 
 WORDS = [f"sound {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
 WIDTH = len(WORDS)  # coordinate k is how strongly word k is heard; the last two are heard in no clip
@@ -34,13 +34,8 @@ class Space:
 
 
 def extract(folder, strength, describe):
-    about = {"model": "none", "layers": [0], "dtype": "float32"}
-    clips = [
-        ({"id": f"{folder.name}-{n}", "num_tokens": 2} | describe(n), {0: x.expand(2, WIDTH).contiguous()})
-        for n, x in enumerate(strength)
-    ]
-    write_shard(folder, 0, clips, [], about)
-    write_manifest(folder, 1, WIDTH, about)
+    heard = [x.expand(2, WIDTH).contiguous() for x in strength]
+    write_activations(folder, [({"id": f"{folder.name}-{n}"} | describe(n), x) for n, x in enumerate(heard)])
 
 
 def heard(num_clips, seed):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from ard.activations.store import write_manifest, write_shard
 from ard.evaluation import StateLabels
 from ard.evaluation.scores import read_labelled
 from ard.probing import SCORERS
 from ard.run import Run
+from tests.stores import write_activations
 
 PROBE = [["dog"], ["dog"], ["rain"], ["rain"], ["bell", "rain"], ["bell"]]
 EVAL = [["dog"], ["rain"], ["rain", "bell"], ["bell"], ["cat"]]
@@ -19,14 +19,9 @@ TOPS = [[0, 1], [4, 4], [0, 1], [2, 3], [2, 3], [2, 3]]  # rows of clips that ma
 
 
 def extract(folder, labels, groups=None):
-    about = {"model": "none", "layers": [0], "dtype": "float32"}
     grouped = {i: {"group": group} for i, group in (groups or {}).items()}
-    clips = [
-        ({"id": f"{folder.name}-{i}", "num_tokens": 1, "labels": of, **grouped.get(i, {})}, {0: torch.zeros(1, 4)})
-        for i, of in enumerate(labels)
-    ]
-    write_shard(folder, 0, clips, [], about)
-    write_manifest(folder, 1, 4, about)
+    known = [{"id": f"{folder.name}-{i}", "labels": of, **grouped.get(i, {})} for i, of in enumerate(labels)]
+    write_activations(folder, [(of, torch.zeros(1, 4)) for of in known])
 
 
 @pytest.fixture

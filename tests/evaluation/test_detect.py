@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from ard.activations.store import write_manifest, write_shard
 from ard.evaluation import DetectConcepts
 from ard.probing import KeepScores
 from ard.run import Run
+from tests.stores import write_activations
 
 NAMES = ["dog", None, "rain", "bell", "siren"]
 FEATURES = [0, 1, 2, 3, 5]  # of 8; 5 never fires
@@ -29,13 +29,8 @@ class Space:
 
 def extract(folder, strength):
     """Write activations whose coordinate k is how strongly clip by clip sound k is heard."""
-    about = {"model": "none", "layers": [0], "dtype": "float32"}
-    clips = [
-        ({"id": f"{folder.name}-{n}", "num_tokens": 3}, {0: x.expand(3, 8).contiguous()})
-        for n, x in enumerate(strength)
-    ]
-    write_shard(folder, 0, clips, [], about)
-    write_manifest(folder, 1, 8, about)
+    heard = [x.expand(3, 8).contiguous() for x in strength]
+    write_activations(folder, [({"id": f"{folder.name}-{n}"}, x) for n, x in enumerate(heard)])
 
 
 def write_names(cell, names):

@@ -7,7 +7,6 @@ import pytest
 import soundfile
 import torch
 
-from ard.activations.store import write_manifest, write_shard
 from ard.audio import SyntheticCorpus, read_clips, read_conflicts, write_audio_shards
 from ard.audiollm import load_audiollm
 from ard.evaluation import HearOrRead
@@ -20,6 +19,7 @@ from ard.sae import TopKSAE, load_dictionary
 from ard.types import Codes, UserError
 from tests.audiollm.families.qwen import qwen3_asr
 from tests.audiollm.families.whisper import whisper
+from tests.stores import write_activations
 
 LAYER, NAME, OTHER = 2, "cat meowing", "thunder"
 HEARS, READS, DOES_BOTH, SILENT, CONSTANT, OF_OTHER = FEATURES = range(6)
@@ -80,10 +80,8 @@ def cell(tmp_path, clips, dictionary):
     """A cell whose features are named and scored; the last clip of the name is in H^k."""
     run = Run(tmp_path / "run")
     write_audio_shards(clips, run.audio("probe"))
-    about = {"model": "embedded", "layers": [LAYER], "dtype": "float32"}
-    metadata = [{"id": clip.id, "num_tokens": 1, "labels": list(clip.labels)} for clip in clips]
-    write_shard(run.activations("probe"), 0, [(one, {LAYER: torch.zeros(1, 128)}) for one in metadata], [], about)
-    write_manifest(run.activations("probe"), 1, 128, about)
+    stored = [({"id": clip.id, "labels": list(clip.labels)}, torch.zeros(1, 128)) for clip in clips]
+    write_activations(run.activations("probe"), stored, LAYER, "embedded")
     cell = run.cell(LAYER, 2)
     dictionary.save_pretrained(cell.sae)
     selection = {"features": torch.tensor(FEATURES), "m": torch.ones(6), "top_ids": torch.full((6, 1), 4)}

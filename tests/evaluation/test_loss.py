@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ard.activations.store import write_manifest, write_shard
 from ard.audio import SyntheticCorpus, write_audio_shards
 from ard.audiollm import load_audiollm
 from ard.evaluation import LossRecovered
@@ -11,15 +10,14 @@ from ard.evaluation.loss import caption_losses
 from ard.run import Run
 from ard.sae import TopKSAE
 from ard.types import UserError
+from tests.stores import write_activations
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     run = Run(tmp_path_factory.mktemp("run"))
     write_audio_shards(SyntheticCorpus("probe", num_clips=5), run.audio("probe"))
-    about = {"model": "embedded", "layers": [2], "dtype": "float32"}
-    write_shard(run.activations("probe"), 0, [({"id": "c", "num_tokens": 1}, {2: torch.zeros(1, 128)})], [], about)
-    write_manifest(run.activations("probe"), 1, 128, about)
+    write_activations(run.activations("probe"), [({"id": "c"}, torch.zeros(1, 128))], 2, "embedded")
     return run
 
 

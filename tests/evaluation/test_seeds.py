@@ -4,7 +4,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from ard.activations.store import write_manifest, write_shard
 from ard.cli.seeds import seeds_table
 from ard.evaluation import compare_seeds
 from ard.evaluation.alignment import drawn_tokens, like_tokens
@@ -14,6 +13,7 @@ from ard.results import Result
 from ard.run import Run
 from ard.sae import TopKSAE
 from ard.types import UserError
+from tests.stores import write_activations
 
 D_IN, D_SAE = 64, 40
 
@@ -25,11 +25,9 @@ def tokens(count, seed=0):
     return torch.randn(count, D_IN, generator=draw) @ mix + 3
 
 
-def write_activations(run, num_clips=50):
-    about = {"model": "none", "layers": [3], "dtype": "float32"}
-    clips = [({"id": f"{n}", "num_tokens": 20}, {3: tokens(20, n)}) for n in range(num_clips)]
-    write_shard(run.activations("probe"), 0, clips, [], about)
-    write_manifest(run.activations("probe"), 1, D_IN, about)
+def extract(run, num_clips=50):
+    clips = [({"id": f"{n}"}, tokens(20, n)) for n in range(num_clips)]
+    write_activations(run.activations("probe"), clips, layer=3)
 
 
 def write_cell(folder, decoder):
@@ -119,7 +117,7 @@ def test_equal_dictionaries_come_back_whole_whatever_the_order_of_their_features
         write_cell(tmp_path / str(i), own[torch.randperm(D_SAE, generator=torch.Generator().manual_seed(i))])
         for i in range(2)
     ]
-    write_activations(cells[0].run)
+    extract(cells[0].run)
     result = compare_seeds(cells)
     figures = result.rows[0].figures
     for measure in ("decoder", "encoder", "profile"):
@@ -145,7 +143,7 @@ def test_equal_dictionaries_come_back_whole_whatever_the_order_of_their_features
 def test_directions_that_know_the_covariance_alone_are_reported_as_chance(draw, seed, tmp_path):
     drawn = [draw(tokens(1000, i), D_SAE, torch.Generator().manual_seed(10 * seed + i)) for i in range(2)]
     cells = [write_cell(tmp_path / str(i), directions) for i, directions in enumerate(drawn)]
-    write_activations(cells[0].run)
+    extract(cells[0].run)
     result = compare_seeds(cells)
     figures = result.rows[0].figures
     assert figures["decoder_mcc"].value > 1.2 * result.rows[1].figures["decoder_mcc"].value  # the null that was
@@ -192,7 +190,7 @@ def test_of_many_live_features_a_part_is_paired(tmp_path, monkeypatch):
     monkeypatch.setattr("ard.evaluation.vectors.MOST_LIVE", 7)
     monkeypatch.setattr("ard.evaluation.vectors.MOST_CLIPS", 13)
     cells = [write_cell(tmp_path / str(i), decoder(0)) for i in range(2)]
-    write_activations(cells[0].run)
+    extract(cells[0].run)
     result = compare_seeds(cells)
     assert result.choices["live_features_paired"] == "7 of 40"
     assert result.choices["profile"] == "Eq. 2 over 13 clips of the first run's probe split"

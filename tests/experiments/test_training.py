@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ard.activations.store import write_manifest, write_shard
 from ard.evaluation import shared_label
 from ard.results import unsealed
 from ard.sae import TopKSAE
 from experiments.training import __main__ as command
 from experiments.training import measure, measured, settings
+from tests.stores import write_activations
 
 NUM_CLIPS, NUM_TOKENS, D_IN, NUM_KINDS = 64, 6, 8, 4
 KINDS = np.arange(NUM_CLIPS) % NUM_KINDS
@@ -25,10 +25,8 @@ def write_clips(folder):
     generator = torch.Generator().manual_seed(0)
     directions = torch.eye(D_IN)[:NUM_KINDS]
     x = 4 * directions[KINDS][:, None] + 0.3 * torch.randn(NUM_CLIPS, NUM_TOKENS, D_IN, generator=generator)
-    about = {"model": "m", "layers": [1], "audio": "x", "dtype": "bfloat16"}
-    known = [{"id": f"c{i}", "num_tokens": NUM_TOKENS, "labels": [f"kind {kind}"]} for i, kind in enumerate(KINDS)]
-    write_shard(folder, 0, [(of, {1: clip.bfloat16()}) for of, clip in zip(known, x, strict=True)], [], about)
-    write_manifest(folder, 1, D_IN, about)
+    known = [{"id": f"c{i}", "labels": [f"kind {kind}"]} for i, kind in enumerate(KINDS)]
+    write_activations(folder, zip(known, x.bfloat16(), strict=True), layer=1)
     noise = 0.2 * torch.randn(NUM_CLIPS, D_IN, generator=generator)
     save_file({"embeddings": directions[KINDS] + noise}, folder.parent / "embeddings.safetensors")
     return folder

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 from ard.activations import ActivationDataModule
-from ard.activations.store import write_manifest, write_shard
 from ard.monosemanticity import Reading, ScoreMonosemanticity, callback, read_selections, score_lists
 from ard.monosemanticity.functional import list_moments, share_curve
 from ard.probing import Encoding, Evaluator
@@ -19,6 +18,7 @@ from ard.representatives import RetrieveRepresentatives
 from ard.run import Run
 from ard.types import UserError
 from tests.monosemanticity.worlds import sparse_scores, unit
+from tests.stores import write_activations
 
 CLIPS, FEATURES = 60, 24
 OF_SHARES = (
@@ -34,10 +34,9 @@ ALMOST = ("mean_ms_random_lowest", "mean_ms_random_lowest_top_share")  # drawn f
 
 def make_cell(folder, scores, monkeypatch, embeddings):
     """Make the run of clips of one token whose coordinates are the scores."""
-    run, about = Run(folder), {"model": "none", "layers": [0], "dtype": "float32"}
-    clips = [({"id": str(i), "num_tokens": 1, "labels": []}, {0: x[None].float()}) for i, x in enumerate(scores)]
-    write_shard(run.activations("probe"), 0, clips, [], about)
-    write_manifest(run.activations("probe"), 1, scores.shape[1], about)
+    run = Run(folder)
+    clips = [({"id": str(i), "labels": []}, x[None].float()) for i, x in enumerate(scores)]
+    write_activations(run.activations("probe"), clips)
     monkeypatch.setattr(Evaluator, "embeddings", lambda self, cell, split, ranks=None: embeddings)
     return run.cell(0, None)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ard.activations.store import write_manifest, write_shard
 from ard.audio import read_clips, write_audio_shards
 from ard.audiollm import AudioLLM
 from ard.cli import main
@@ -24,6 +23,7 @@ from ard.steering.callback import _is_ranked, _read_split
 from ard.steering.experiment import Measured
 from ard.steering.functional import is_selection
 from ard.types import Clip, UserError
+from tests.stores import write_activations
 
 TASKS = [
     SteeringTask("sad", "happy", "happy or sad", ["happy", "sad"], "a happy man", "a dog"),
@@ -59,10 +59,7 @@ def cell(tmp_path_factory):
     """A cell as the stages before leave it, activations, and clips of known emotion and gender."""
     run = Run(tmp_path_factory.mktemp("steering"))
     write_clips(run.audio("steer"))
-    about = {"model": "none", "layers": [1], "dtype": "float32"}
-    activations = run.activations("probe")
-    write_shard(activations, 0, [({"id": "c", "num_tokens": 9}, {1: torch.randn(9, 32)})], [], about)
-    write_manifest(activations, 1, 32, about)
+    write_activations(run.activations("probe"), [({"id": "c"}, torch.randn(9, 32))], layer=1)
     cell = run.cell(1, 2)
     TopKSAE(32, 64, k=4, generator=torch.Generator().manual_seed(0)).save_pretrained(cell.sae)
     ones = torch.ones(64, dtype=torch.int64)

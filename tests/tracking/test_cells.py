@@ -20,7 +20,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboardX.proto.event_pb2 import Event
 
 from ard.activations import ActivationDataModule
-from ard.activations.store import write_manifest, write_shard
 from ard.reports import build_tables
 from ard.results import Figure, Result, Row
 from ard.run import Run
@@ -28,6 +27,7 @@ from ard.sae import SAETraining
 from ard.tracking import LogTraining, WandbLogger, log_cell
 from ard.tracking.cells import figures
 from tests.reports.conftest import NASTY, concept, write_about, write_clips, write_concepts, write_results
+from tests.stores import write_activations
 from tests.tracking.offline import read_runs
 from tests.tracking.server import run_python, serve
 
@@ -80,10 +80,7 @@ def test_csv_and_tensorboard_get_every_figure_and_the_tables(run, tmp_path):
 
 @pytest.fixture
 def data(tmp_path):
-    about = {"model": "none", "layers": [0], "dtype": "float32"}
-    clips = [({"id": f"c{n}", "num_tokens": 50}, {0: torch.randn(50, 8)}) for n in range(8)]
-    write_shard(tmp_path / "activations", 0, clips, [], about)
-    write_manifest(tmp_path / "activations", 1, 8, about)
+    write_activations(tmp_path / "activations", [({"id": f"c{n}"}, torch.randn(50, 8)) for n in range(8)])
     return ActivationDataModule(tmp_path / "activations", layer=0, batch_tokens=50, buffer_tokens=100)
 
 

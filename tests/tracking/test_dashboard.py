@@ -13,17 +13,16 @@ from wandb_workspaces.workspaces import Workspace
 from wandb_workspaces.workspaces.internal import View
 
 from ard.activations import ActivationDataModule
-from ard.activations.store import write_manifest, write_shard
 from ard.cli import main
 from ard.sae import LogQuality, SAETraining
 from ard.tracking import LogTraining
 from ard.tracking.dashboard import TRAINING
 from ard.tracking.show import lines
+from tests.stores import write_activations
 from tests.tracking.panels import panels_of, plot_of
 from tests.tracking.server import ENTITY, serve
 
 SECTIONS = ["Training", "Table 4: layers by expansions", "Concepts", "Names against labels", "Steering"]
-ABOUT = {"model": "m", "layers": [1], "audio": "x", "dtype": "bfloat16"}
 
 
 @pytest.fixture
@@ -68,9 +67,7 @@ def test_all_panels_of_a_section_are_on_one_page(view):
 def keys_of_a_training(folder, expansion):
     """Return what a tiny training logs to W&B."""
     x = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    clips = [({"id": str(place), "num_tokens": len(clip)}, {1: clip}) for place, clip in enumerate(x)]
-    write_shard(folder, 0, clips, [], ABOUT)
-    write_manifest(folder, 1, 8, ABOUT)
+    write_activations(folder, [({"id": str(place)}, clip) for place, clip in enumerate(x)], layer=1)
     run, keys = wandb.init(mode="disabled"), set()
     run.log = lambda row, **_: keys.update(row)
     trainer = Trainer(

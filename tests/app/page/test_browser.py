@@ -2,20 +2,17 @@
 
 import base64
 import json
-import os
 import re
-import shutil
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from ard.app import Asked, Clips, answer, hear, listen
 from ard.run import Run
 from tests.app.conftest import NASTY, QUESTION, SCRIPT, made, wav
+from tests.browser import Visitor, chromium, needs_chromium
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: `apt install chromium`, or set CHROMIUM")
-FLAGS = ("--no-sandbox", "--autoplay-policy=no-user-gesture-required", "--use-fake-device-for-media-stream")
+pytestmark = needs_chromium
 DROP = """([content, name]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0)), dropped = new DataTransfer();
   dropped.items.add(new File([bytes], name));
@@ -25,24 +22,17 @@ DROP = """([content, name]) => {
 
 @pytest.fixture(scope="module")
 def browser():
-    """Start the machine's own Chromium, with a microphone that beeps."""
-    with sync_playwright() as playwright:
-        flags = [*FLAGS, "--use-fake-ui-for-media-stream"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
+    """Start the browser, with a microphone that beeps."""
+    with chromium("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as started:
+        yield started
 
 
-class Visitor:
-    """A page of its own that must have no error, run nothing from outside and ask no other machine."""
+class Guest(Visitor):
+    """A visitor whose page must have no error, run nothing from outside and ask no other machine."""
 
     def __init__(self, browser, url, **settings):
-        self.context = browser.new_context(**settings)
-        self.context.set_default_timeout(15000)
-        self.page, self.url, self.errors, self.asked = self.context.new_page(), url, [], []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        super().__init__(browser, **settings)
+        self.url = url
 
     def go(self, path):
         self.page.goto(self.url + path)
@@ -55,16 +45,16 @@ class Visitor:
     def leave(self, refusals=0):
         """Close the page; so many requests were refused on purpose."""
         assert self.page.evaluate("window.hacked") is None
-        refused = [line for line in self.errors if "the server responded with a status of 400" in line]
-        assert (self.errors, len(refused)) == (refused, refusals)
-        assert all(one.startswith((self.url, "blob:", "data:")) for one in self.asked)
-        self.context.close()
+        refused = [line for line in self.complaints if "the server responded with a status of 400" in line]
+        assert (self.errors, self.complaints, len(refused)) == ([], refused, refusals)
+        assert all(one.startswith((self.url, "blob:", "data:")) for one in self.requests)
+        self.close()
 
 
 @pytest.fixture
 def visitor(browser, url):
     """Open a page."""
-    return Visitor(browser, url)
+    return Guest(browser, url)
 
 
 def listed(page):
@@ -170,8 +160,8 @@ def test_an_answer_can_be_stopped_and_the_next_one_begins_at_once(visitor, their
 
 
 def test_two_raters_and_a_steerer_at_once(browser, url, folder):
-    raters = [Visitor(browser, url) for _ in range(2)]
-    steerer = Visitor(browser, url)
+    raters = [Guest(browser, url) for _ in range(2)]
+    steerer = Guest(browser, url)
     page = steerer.go("/steer?split=steer&id=app-000001")
     expect(page.locator("#player b")).to_have_text("app-000001")
     page.fill("#prompt", QUESTION)
@@ -200,7 +190,7 @@ def test_two_raters_and_a_steerer_at_once(browser, url, folder):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_wider_than_the_screen_and_every_control_has_a_name(browser, url, width):
-    visitor = Visitor(browser, url, viewport={"width": width, "height": 844})
+    visitor = Guest(browser, url, viewport={"width": width, "height": 844})
     wide = "document.documentElement.scrollWidth > innerWidth"
     page = visitor.go("/listen")
     page.click("#clips button >> nth=5")

@@ -1,22 +1,19 @@
 """A run's folder with a study of six concepts, two clips each, and the server's process."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
-from threading import Thread
 from urllib.parse import urlsplit
 
-import anyio
 import pytest
-import uvicorn
 
 from ard.cli import main
 from ard.run import Run
 from ard.study import Store
 from ard.study.page import make_app
 from ard.study.sounds import study_sounds
+from tests.browser import serving
 from tests.reports.conftest import concept, write_about, write_clips, write_concepts
 
 CLIPS = ["dog <b>&\"'", "sub folder/naïve café", "雨 & 'rain'", "v1.2/take.3"]
@@ -87,14 +84,8 @@ def server(run):
 
 @pytest.fixture
 def url(run, store):
-    """Serve the study in this process, which starts at once, and return its address."""
+    """Serve the study in this process, and return its address."""
     audio = run / "study" / "audio"
-    assert anyio.open_file  # imports its module here: pytest rewrites it, and Python 3.11 may fail to parse in a thread
     app = make_app(store, study_sounds(store, run / "audio", audio), audio, hosts=["127.0.0.1"])
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        thread = Thread(target=serving.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        serving.should_exit = True
-        thread.join(timeout=10)
+    with serving(app) as address:
+        yield address

@@ -1,42 +1,35 @@
 """The study in a real headless Chromium: people as they are, and a server that is killed under them."""
 
 import json
-import os
 import re
 import shutil
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from ard.cli import main
 from ard.run import Run
 from ard.study import Store
+from tests.browser import Visitor, chromium, needs_chromium
 
 from .conftest import NAMES
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: `apt install chromium`, or set CHROMIUM")
+pytestmark = needs_chromium
 NASTY = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Start the machine's own Chromium."""
-    with sync_playwright() as playwright:
-        with_sound_at_once = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=with_sound_at_once)
-        yield browser
-        browser.close()
+    with chromium() as started:
+        yield started
 
 
-class Person:
+class Person(Visitor):
     """A rater at a browser of their own, whose page must not have an error."""
 
     def __init__(self, browser, url, **settings):
-        self.context = browser.new_context(**settings)
-        self.context.set_default_timeout(15000)
-        self.page, self.url, self.errors, self.answers = self.context.new_page(), url, [], []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        super().__init__(browser, **settings)
+        self.url, self.answers = url, []
         self.page.on("response", lambda answer: self.answers.append(answer))
 
     def start(self, name):
@@ -175,7 +168,7 @@ def test_going_back_closing_the_browser_and_coming_back_later(browser, url, stor
     anna.page.reload()
     anna.at(2)
     kept = anna.context.storage_state()
-    anna.context.close()
+    anna.close()
 
     again = Person(browser, url, storage_state=kept)  # the same browser, another day
     again.page.goto(url)
