@@ -111,7 +111,7 @@ def say(rng: np.random.Generator, scene: Scene) -> tuple[str, frozenset[str]]:
         text = scene.caption
     else:
         names = [
-            name if rng.random() < 0.6 else str(rng.choice(OTHER_WORDS[name])) for name in rng.permutation([*told])
+            name if rng.random() < 0.6 else str(rng.choice(OTHER_WORDS[name])) for name in rng.permutation(sorted(told))
         ]
         text = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     return (str(rng.choice(FRAMES)).format(text) if rng.random() < 0.2 else text), told

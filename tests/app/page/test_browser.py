@@ -205,6 +205,7 @@ def test_nothing_is_wider_than_the_screen_and_every_control_has_a_name(browser, 
     page.fill("#search", "")
     page.click("#ask")
     expect(page.locator("#status")).to_have_text("3 answers.")
+    expect(page.locator("#stop")).to_be_hidden()  # the last control that comes and goes
     assert not page.evaluate(wide)
     for control in page.locator("button:visible, input:visible, select:visible, textarea:visible, a:visible").all():
         expect(control).to_have_accessible_name(re.compile(r"\w"))
