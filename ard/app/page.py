@@ -103,8 +103,8 @@ class Requests:
 
     def report(self, request: Request) -> Response:
         """Return a file of the report; a page gets the links to the other pages."""
-        path = (self._report / request.path_params["path"]).resolve()
-        if not path.is_relative_to(self._report) or path.suffix not in REPORTED or not path.is_file():
+        path = self._in_report(request.path_params["path"])
+        if path is None:
             raise HTTPException(404, "there is no such file in the report, or it is still being written")
         if path.suffix != ".html":
             return FileResponse(path, media_type=REPORTED[path.suffix])
@@ -214,6 +214,15 @@ class Requests:
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
+    def _in_report(self, name: str) -> Path | None:
+        """Return a file of the report that is served; None if there is none of this name."""
+        try:
+            path = (self._report / name).resolve()
+            is_served = path.is_relative_to(self._report) and path.suffix in REPORTED and path.is_file()
+        except (OSError, ValueError):  # no file can have this name
+            return None
+        return path if is_served else None
+
     def _page(self, feature: int) -> str:
         """Return the address of a concept's page in the report."""
         page = f"concepts/{self.run.layer}-{feature}.html"
@@ -243,7 +252,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
         raise HTTPException(415, "send JSON")
     try:
         content = json.loads(await _content(request, LONGEST_BODY))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise HTTPException(400, "this is not a JSON object")
