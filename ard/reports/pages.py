@@ -177,14 +177,15 @@ def _near(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapp
 def _effects(cell: Cell) -> dict[int, list[Effect]]:
     effects: dict[int, list[Effect]] = {}
     for row in cell.rows("effects") if cell.path("effects").is_file() else ():
+        q = finite(row["q_value"])
         effect = Effect(
             task=row["task"],
             kind=row["kind"],
             effect=f"{row['effect']:+.3f}",
             interval=f"[{row['effect_low']:+.3f}, {row['effect_high']:+.3f}]",
             chance=f"±{row['effect_by_chance']:.3f}",
-            auroc=f"{row['auroc']:.2f}",
-            q_value=f"{row['q_value']:.2g}",
+            auroc="–" if q is None else f"{row['auroc']:.2f}",
+            q_value="no clips to compare" if q is None else f"q = {q:.2g}",
             num_clips=row["num_clips"],
         )
         effects.setdefault(row["feature"], []).append(effect)

@@ -1,5 +1,6 @@
 """What stands on a concept's page is what the files say of it: its null, effects, labels, doses and neighbours."""
 
+import math
 import re
 
 import numpy as np
@@ -46,6 +47,15 @@ def test_a_page_has_what_the_files_say(made, pages):
         None,
         f"3-{pages.rows[0]['feature']}.html",
     ]
+
+
+def test_an_auroc_without_clips_to_compare_is_not_shown_as_chance(made, pages):
+    rows = made.own.rows("effects")
+    made.own.save_rows("effects", [{**row, "auroc": 0.5, "q_value": math.nan} for row in rows])
+    unknown = Pages(made, pages.rows, pages.strips)
+    made.own.save_rows("effects", rows)
+    effects = [effect for place in range(len(unknown.rows)) for effect in unknown.concept(place).effects]
+    assert {(effect.auroc, effect.q_value) for effect in effects} == {("–", "no clips to compare")}
 
 
 def test_neighbours_are_other_concepts_with_pages(pages):
