@@ -1,6 +1,7 @@
 """The concept report: a folder of static HTML that works offline and from ``file://``, a page for every concept."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -34,6 +35,8 @@ NUM_BEST = 6
 
 EVALUATIONS = ("matching", "monosemanticity", "steering", "label_auroc")
 ASSETS = ("report.css", "report.js", "browse.js")
+PAGE = re.compile(r"\d+-\d+\.html")
+"""A concept's page, by layer and feature."""
 
 
 def write_report(run: Path) -> Path:
@@ -122,8 +125,8 @@ def _write_concepts(pages: Pages, folder: Path, common: Mapping[str, Any]) -> No
         with replacing(folder / concept.page, synced=False) as partial:
             partial.write_text(text, encoding="utf-8")
         written.add(concept.page)
-    for path in folder.glob("*-*.html"):
-        if path.name not in written:
+    for path in folder.iterdir():
+        if PAGE.fullmatch(path.name) and path.name not in written:
             path.unlink()
 
 

@@ -320,6 +320,8 @@ def test_a_name_that_fails_is_shown_as_such_with_its_reason(run):
     assert link["class"] == "turn failing"
     assert failing.all("a", rel="next")[0]["class"] == "turn"
     assert "reads 0" not in passing.text
+    cell.save_rows("axes", [{**row, "passes": False, "fails": ["no <better>"]} for row in rows])
+    assert Page(write_report(run)).text.count("This name fails no <better>") == 2  # on the cards too, as none is better
 
 
 def test_m_stands_beside_that_of_chance(run):
@@ -334,10 +336,11 @@ def test_m_stands_beside_that_of_chance(run):
 
 def test_writing_again_leaves_no_old_audio_and_no_old_page(run):
     write_report(run)
+    (run / "report/concepts/my-notes.html").touch()  # which no report wrote
     write_concepts(run, [concept(5, 2.0, NASTY, bottom_ids=[])])
     write_report(run)
     assert len(list((run / "report/audio").iterdir())) == 4  # two clips, and their spectrograms
-    assert [path.name for path in (run / "report/concepts").iterdir()] == ["3-5.html"]
+    assert sorted(path.name for path in (run / "report/concepts").iterdir()) == ["3-5.html", "my-notes.html"]
     assert not list(run.rglob("*.partial"))
 
 
