@@ -9,6 +9,7 @@ from ard.reports.concepts import finite
 from ard.reports.listing import COLUMNS, Column
 from ard.reports.nearness import Near, by_clips, by_cosine, by_name, directions
 from ard.reports.strips import Strip, Strips, spaced
+from ard.results import OWN_METHOD
 from ard.run import Cell, Run
 
 AXES = ("responsiveness", "purity", "sensitivity", "intruder")
@@ -74,7 +75,8 @@ class Concept(NamedTuple):
     fails: list[str]
     passes: bool | None
     modality: tuple[float, float | None, float | None] | None
-    event: str | None  # the label whose time it tells best
+    event: str | None  # the label whose time it tells best in the probing clips
+    event_told: bool  # and on unseen clips better than by chance
     top: list[Strip]
     bottom: list[Strip]
     near: list[tuple[str, list[Link]]]
@@ -137,6 +139,7 @@ class Pages:
             passes=row.get("passes"),
             modality=None if index is None else (index, *others),
             event=row.get("event"),
+            event_told=bool(row.get("event_told")),
             top=self.strips.top(row),
             bottom=self.strips.bottom(row),
             near=[
@@ -224,6 +227,6 @@ def _settings(task: Mapping[str, Any]) -> Iterator[tuple[list[int], str, dict[st
     for method, other in task.get("methods", {}).items():
         yield (
             other.get("features", []),
-            method,
+            method.replace("steered", OWN_METHOD),
             {"dose_response": other.get("dose_response"), "chosen": {"multiple": None}},
         )

@@ -303,18 +303,20 @@ def test_a_name_that_fails_is_shown_as_such_with_its_reason(run):
     cell = Run(run).cell(3, 8)
     cell.save_rows("axes", rows)
     cell.save_rows("modality", [{"feature": 7, "hearing": 0.25, "hearing_low": 0.1, "hearing_high": 0.4}])
-    cell.save_rows("timing", [{"feature": 7, "event": "dog <barking>", "event_auroc": 0.875}])
+    heard = {"feature": 7, "event": "dog <barking>", "event_told": True, "event_auroc": 0.875}
+    cell.save_rows("timing", [heard, {**heard, "feature": 5, "event_told": False, "event_auroc": 0.5}])
     page = Page(write_report(run))
     links = [link["href"] for link in page.all("a") if link["href"].startswith("concepts/3") and len(link) == 1]
     assert links == ["concepts/3-5.html"]  # those of the best; that of a label's feature has a name of its own
     found = listed(run)
     assert (found["passes"], found["fails"]) == ([False, True], ["no <better>", ""])
     assert found["values"]["modality"] == [0.25, None]
-    assert found["values"]["event_auroc"] == [0.875, None]
+    assert found["values"]["event_auroc"] == [0.875, 0.5]
     failing, passing = concept_page(run, 7), concept_page(run, 5)
     assert "This name fails no <better>" in failing.text
     assert "95 % interval [0.10, 0.40]" in failing.text
-    assert "It tells best when this is heard: dog <barking>" in failing.text
+    assert "It tells when this is heard: dog <barking>" in failing.text
+    assert "It is not shown to tell when a sound is heard: not even dog <barking>" in passing.text
     assert "The name passes" in passing.text
     (link,) = passing.all("a", rel="prev")
     assert link["class"] == "turn failing"

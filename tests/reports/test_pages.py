@@ -12,6 +12,7 @@ from ard.reports.chance import HEIGHT, NUM_BINS, WIDTH, chance_of, said_of
 from ard.reports.concepts import read_concepts
 from ard.reports.pages import Pages
 from ard.reports.strips import Strips
+from ard.results import Result
 from ard.run import Run
 from experiments.bench.made_run import TASK, write_run
 
@@ -56,6 +57,19 @@ def test_an_auroc_without_clips_to_compare_is_not_shown_as_chance(made, pages):
     made.own.save_rows("effects", rows)
     effects = [effect for place in range(len(unknown.rows)) for effect in unknown.concept(place).effects]
     assert {(effect.auroc, effect.q_value) for effect in effects} == {("–", "no clips to compare")}
+
+
+def test_a_setting_is_called_as_in_the_tables(made, pages):
+    path = made.own.result_path("steering")
+    content, result = path.read_bytes(), Result.load(path)
+    for task in result.details["tasks"].values():
+        features = [one["feature"] for one in task["chosen"]["features"]]
+        task["methods"] = {"steered, by effect": {"features": features, "dose_response": task["dose_response"]}}
+    result.save(path)
+    steered = Pages(made, pages.rows, pages.strips)
+    path.write_bytes(content)
+    doses = [dose for place in range(len(steered.rows)) for dose in steered.concept(place).doses]
+    assert {dose.by for dose in doses} == {"chosen by name", "AR&D, by effect"}
 
 
 def test_neighbours_are_other_concepts_with_pages(pages):
