@@ -175,8 +175,12 @@ class Requests:
         if request.headers.get("content-type") != "application/octet-stream":
             raise HTTPException(415, "send the file as application/octet-stream")
         content = await _content(request, LONGEST_BYTES)
-        clip = await run_in_threadpool(hear, content, request.query_params.get("name", ""))
-        return JSONResponse({"dropped": self.kept.keep(clip), **_described(clip)})
+
+        def work() -> Response:
+            clip = hear(content, request.query_params.get("name", ""))
+            return JSONResponse({"dropped": self.kept.keep(clip), **_described(clip)})
+
+        return await run_in_threadpool(work)
 
     async def listen(self, request: Request) -> Response:
         """Stream which concepts fire in a clip."""

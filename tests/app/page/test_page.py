@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,6 +15,7 @@ from ard.app.guard import raters_token
 from ard.app.listen import LONGEST_BYTES
 from ard.app.page import FILES, PAGES, make_app
 from ard.app.serve import addresses, hosts_of, is_loopback, study_app
+from ard.audio import StoredClips
 from ard.cli import main
 from ard.types import UserError
 from tests.app.conftest import NASTY, QUESTION, SCRIPT, made, wav
@@ -78,6 +81,27 @@ def test_answers_are_streamed_and_are_those_of_python(client, subject, run):
     assert last["answers"][2] == last["answers"][0]
     assert {event["answer"] for event in streamed if "answer" in event} == {0, 1, 2, 3}
     assert last["record"]["settings"][1]["features"][0]["multiple_of_maximum"] == 8
+
+
+def test_a_server_answers_while_a_large_split_is_read(run, jobs, monkeypatch):
+    begun, go_on = Event(), Event()
+
+    def slow(folder):
+        begun.set()
+        assert go_on.wait(20)
+        return StoredClips(folder)
+
+    monkeypatch.setattr("ard.app.clips.StoredClips", slow)
+    with talk(run, jobs, "none") as client, ThreadPoolExecutor() as threads:
+        found = threads.submit(client.get, "/api/clips", params={"split": "steer"})
+        assert begun.wait(10)
+        dropped = threads.submit(drop, client, wav(made(0)))
+        shown = threads.submit(client.get, "/app.js")
+        try:
+            assert dropped.result(timeout=5).status_code == shown.result(timeout=5).status_code == 200
+        finally:
+            go_on.set()
+        assert found.result().status_code == 200
 
 
 def test_what_the_pages_show_is_said_of_the_run(client, subject):
