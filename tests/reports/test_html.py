@@ -358,6 +358,22 @@ def test_unreadable_audio_is_left_out(run):
     assert len(concept_page(run, 5).all("audio")) == 3
 
 
+@pytest.mark.parametrize(
+    "file", ["layer-3/e8/concepts.parquet", "layer-3/e8/steering.json", "clips.parquet", "failures.json"]
+)
+def test_a_damaged_file_is_named(run, file):
+    (run / file).write_bytes(b"{")
+    with pytest.raises(UserError, match=rf"{file}' is damaged \(.*\): delete it, and run what made it again"):
+        write_report(run)
+
+
+def test_a_damaged_shard_is_named(run):
+    shard = next((run / "audio").rglob("*.tar"))
+    shard.write_bytes(b"{")
+    with pytest.raises(UserError, match=rf"{shard.name}' is damaged \(file could not be opened"):
+        write_report(run)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no run.json"):
         write_report(tmp_path)
