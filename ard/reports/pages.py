@@ -39,7 +39,7 @@ class Effect(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A label that no other feature separates better: AUROC over the clips, and how many have it."""
+    """A label that the feature was chosen for on the probing clips: its AUROC on unseen ones, and how many have it."""
 
     label: str
     auroc: float
