@@ -167,8 +167,9 @@ class Requests:
         return JSONResponse(place | _described(self.kept.get(place).clip))
 
     def sound(self, request: Request) -> Response:
-        """Return a clip as it is heard, as WAV."""
-        return Response(as_wav(self.kept.get(request.path_params).clip), media_type="audio/wav")
+        """Return a clip as it is heard, as WAV, or the part of it that is asked for."""
+        content = as_wav(self.kept.get(request.path_params).clip)
+        return _part(content, request.headers.get("range", ""), "audio/wav")
 
     async def drop(self, request: Request) -> Response:
         """Take a sound file, and return its key, or why it cannot be heard."""
@@ -231,6 +232,22 @@ class Requests:
         """Return the address of a concept's page in the report."""
         page = f"concepts/{self.run.layer}-{feature}.html"
         return f"/report/{page}" if (self._report / page).is_file() else f"{self._overview}#concepts"
+
+
+def _part(content: bytes, asked: str, kind: str) -> Response:
+    """Return what a header ``Range`` asks for; all of it where that is no single range from a first byte.
+
+    A browser seeks only in a sound of which it can have parts (RFC 9110, 14).
+    """
+    size, headers = len(content), {"Accept-Ranges": "bytes"}
+    span = re.fullmatch(r"bytes=(\d{1,15})-(\d{0,15})", asked)
+    if span is None or (span[2] and int(span[2]) < int(span[1])):
+        return Response(content, media_type=kind, headers=headers)
+    first, end = int(span[1]), min(int(span[2] or size) + 1, size)
+    if first >= size:
+        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+    headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    return Response(content[first:end], 206, headers, kind)
 
 
 def _described(clip: Clip) -> dict[str, Any]:

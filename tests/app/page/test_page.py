@@ -83,6 +83,21 @@ def test_answers_are_streamed_and_are_those_of_python(client, subject, run):
     assert last["record"]["settings"][1]["features"][0]["multiple_of_maximum"] == 8
 
 
+def test_a_part_of_a_sound_can_be_had_for_browsers_seek_only_then(client):
+    path = f"/api/clips/steer/{NASTY.id}"
+    whole = client.get(path)
+    assert (whole.status_code, whole.headers["accept-ranges"]) == (200, "bytes")
+    size = len(whole.content)
+    for asked, first, end in (("0-", 0, size), ("100-199", 100, 200), (f"5-{size + 9}", 5, size)):
+        part = client.get(path, headers={"Range": f"bytes={asked}"})
+        assert (part.status_code, part.content) == (206, whole.content[first:end])
+        assert part.headers["content-range"] == f"bytes {first}-{end - 1}/{size}"
+    beyond = client.get(path, headers={"Range": f"bytes={size}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    for other in ("bytes=-5", "bytes=9-3", "bytes=0-1,4-5", f"bytes={'9' * 5000}-", "clips=1-2", ""):
+        assert client.get(path, headers={"Range": other}).content == whole.content
+
+
 def test_a_server_answers_while_a_large_split_is_read(run, jobs, monkeypatch):
     begun, go_on = Event(), Event()
 
