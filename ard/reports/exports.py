@@ -106,7 +106,7 @@ def _exported(run: Run) -> list[Exported]:
     for file in ("concepts", "timelines"):
         if not cell.path(file).is_file():
             raise UserError(
-                f"'{cell.path(file)}' is missing, which an export is made of: let `ard run` or `ard demo` end first"
+                f"'{cell.path(file)}' is missing, which an export is made of: run `ard demo` or `ard run` again"
             )
     clips = {row["id"]: row for row in pq.read_table(run.clips).to_pylist()}
     timelines, shares = read_timelines(cell), _activity(cell)
