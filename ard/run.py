@@ -2,14 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tarfile import TarError
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -284,6 +287,20 @@ class Run:
         return [result for result in results if result is not None]
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Let an error in reading a file of a run say which file it is.
+
+    Raises:
+        UserError: if the file cannot be read, or holds something else than it should.
+    """
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, TarError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"'{path}' is damaged ({reason}): delete it, and run what made it again") from error
+
+
 _CELL = re.compile(r"layer-(\d+)/([\w-]+)")
 _EXPANSION = re.compile(rf"e(\d+)(?:-({'|'.join(CONTROL_METHODS)})-\d+)?")
 
@@ -415,17 +432,19 @@ class Cell:
         """Read one of ``FILES`` that holds tensors.
 
         Raises:
-            UserError: if it is not there.
+            UserError: if it is not there, or damaged.
         """
-        return load_file(self._existing(file))
+        with readable(path := self._existing(file)):
+            return load_file(path)
 
     def rows(self, file: str) -> list[dict[str, Any]]:
         """Read one of ``FILES`` that is a table.
 
         Raises:
-            UserError: if it is not there.
+            UserError: if it is not there, or damaged.
         """
-        return pq.read_table(self._existing(file)).to_pylist()
+        with readable(path := self._existing(file)):
+            return pq.read_table(path).to_pylist()
 
     def _existing(self, file: str) -> Path:
         path = self.path(file)
@@ -453,6 +472,11 @@ class Cell:
         return self.folder / f"{evaluation}.json"
 
     def result(self, evaluation: str) -> Result | None:
-        """Read the result of an evaluation; None where there is none."""
+        """Read the result of an evaluation; None where there is none.
+
+        Raises:
+            UserError: if it is damaged.
+        """
         path = self.result_path(evaluation)
-        return Result.load(path) if path.is_file() else None
+        with readable(path):
+            return Result.load(path) if path.is_file() else None

@@ -43,7 +43,7 @@ class Clips:
         self._folders = {folder.name: folder for folder in run.audio_splits}
         self._stored: dict[str, StoredClips] = {}
         self._dropped: dict[str, Clip] = {}
-        self._lock = Lock()
+        self._dropping, self._reading = Lock(), Lock()  # a split of many clips takes a while to read
 
     @property
     def splits(self) -> list[str]:
@@ -69,7 +69,7 @@ class Clips:
     def keep(self, clip: Clip) -> str:
         """Keep a dropped clip in memory, and return its key."""
         key = secrets.token_urlsafe(16)
-        with self._lock:
+        with self._dropping:
             self._dropped[key] = clip
             while len(self._dropped) > 1 and sum(len(c.waveform) for c in self._dropped.values()) > MOST_SAMPLES:
                 del self._dropped[next(iter(self._dropped))]
@@ -98,7 +98,7 @@ class Clips:
     def _of(self, split: str) -> StoredClips:
         if split not in self._folders:
             raise UserError(f"the run has no clips of split {split!r}: it has those of {self.splits}")
-        with self._lock:
+        with self._reading:
             if split not in self._stored:
                 self._stored[split] = StoredClips(self._folders[split])
         return self._stored[split]

@@ -14,14 +14,16 @@ RATE = "/rate/"
 
 
 def raters_token(token: str) -> str:
-    """Return the token for raters that goes with a token; neither tells the other."""
+    """Return the token for raters that goes with a token; neither tells the other, unless the token can be guessed."""
     return hashlib.sha256(f"raters of {token}".encode()).hexdigest()[:24]
 
 
 class Gate:
-    """Refuses requests without the token, and whatever pages of other sites make a browser send.
+    """Refuses requests without the token, and whatever pages of other sites make a browser send, but for links.
 
-    A token comes once as ``?token=`` in an address, and then as a cookie that only this server's pages send.
+    Another site may so lead to a page, and neither change anything nor read what is here, as by naming a file of the
+    report as its own script. A token comes once as ``?token=`` in an address, and then as a cookie, which goes with a
+    link from a mail or another site too.
 
     Args:
         app: the application behind it.
@@ -44,7 +46,8 @@ class Gate:
         headers = Headers(scope=scope)
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
         foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
-        if scope["method"] not in ("GET", "HEAD") and (foreign or site not in ("same-origin", "none")):
+        is_link = scope["method"] in ("GET", "HEAD") and headers.get("sec-fetch-dest") == "document"
+        if not is_link and (foreign or site not in ("same-origin", "none")):
             return JSONResponse({"error": "this request came from a page of another site"}, 403)
         if self.token is None:
             return None
@@ -53,7 +56,7 @@ class Gate:
         if given is not None and self._opens(given, scope["path"]):
             rest = urlencode(query)
             answer = RedirectResponse(quote(scope["path"]) + (f"?{rest}" if rest else ""), 303)
-            answer.set_cookie(self._cookie, given, httponly=True, samesite="strict")
+            answer.set_cookie(self._cookie, given, httponly=True, samesite="lax")
             return answer
         if self._opens(self._kept(headers), scope["path"]):
             return None

@@ -104,8 +104,8 @@ class Requests:
 
     def report(self, request: Request) -> Response:
         """Return a file of the report; a page gets the links to the other pages."""
-        path = (self._report / request.path_params["path"]).resolve()
-        if not path.is_relative_to(self._report) or path.suffix not in REPORTED or not path.is_file():
+        path = self._in_report(request.path_params["path"])
+        if path is None:
             raise HTTPException(404, "there is no such file in the report, or it is still being written")
         if path.suffix != ".html":
             return FileResponse(path, media_type=REPORTED[path.suffix])
@@ -168,16 +168,21 @@ class Requests:
         return JSONResponse(place | _described(self.kept.get(place).clip))
 
     def sound(self, request: Request) -> Response:
-        """Return a clip as it is heard, as WAV."""
-        return Response(as_wav(self.kept.get(request.path_params).clip), media_type="audio/wav")
+        """Return a clip as it is heard, as WAV, or the part of it that is asked for."""
+        content = as_wav(self.kept.get(request.path_params).clip)
+        return _part(content, request.headers.get("range", ""), "audio/wav")
 
     async def drop(self, request: Request) -> Response:
         """Take a sound file, and return its key, or why it cannot be heard."""
         if request.headers.get("content-type") != "application/octet-stream":
             raise HTTPException(415, "send the file as application/octet-stream")
         content = await read_content(request, LONGEST_BYTES, _longer_than(LONGEST_BYTES))
-        clip = await run_in_threadpool(hear, content, request.query_params.get("name", ""))
-        return JSONResponse({"dropped": self.kept.keep(clip), **_described(clip)})
+
+        def work() -> Response:
+            clip = hear(content, request.query_params.get("name", ""))
+            return JSONResponse({"dropped": self.kept.keep(clip), **_described(clip)})
+
+        return await run_in_threadpool(work)
 
     async def listen(self, request: Request) -> Response:
         """Stream which concepts fire in a clip."""
@@ -215,10 +220,35 @@ class Requests:
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
+    def _in_report(self, name: str) -> Path | None:
+        """Return a file of the report that is served; None if there is none of this name."""
+        try:
+            path = (self._report / name).resolve()
+            is_served = path.is_relative_to(self._report) and path.suffix in REPORTED and path.is_file()
+        except (OSError, ValueError):  # no file can have this name
+            return None
+        return path if is_served else None
+
     def _page(self, feature: int) -> str:
         """Return the address of a concept's page in the report."""
         page = f"concepts/{self.run.layer}-{feature}.html"
         return f"/report/{page}" if (self._report / page).is_file() else f"{self._overview}#concepts"
+
+
+def _part(content: bytes, asked: str, kind: str) -> Response:
+    """Return what a header ``Range`` asks for; all of it where that is no single range from a first byte.
+
+    A browser seeks only in a sound of which it can have parts (RFC 9110, 14).
+    """
+    size, headers = len(content), {"Accept-Ranges": "bytes"}
+    span = re.fullmatch(r"bytes=(\d{1,15})-(\d{0,15})", asked)
+    if span is None or (span[2] and int(span[2]) < int(span[1])):
+        return Response(content, media_type=kind, headers=headers)
+    first, end = int(span[1]), min(int(span[2] or size) + 1, size)
+    if first >= size:
+        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+    headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+    return Response(content[first:end], 206, headers, kind)
 
 
 def _described(clip: Clip) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The server process of `ard app`."""
 
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Callable
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+TOKEN = re.compile(r"[\w-]{16,}", re.ASCII)
+"""What a token is: it stands in addresses, and whoever has the raters' token must not find it by trying."""
+
 
 def serve(
     run: Run, *, host: str, port: int, token: str | None = None, device: str | None = None, say: Say, warn: Say
@@ -33,13 +37,14 @@ def serve(
         run: the run. Its report is written if there is none, and its model loaded once somebody listens or steers.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        token: what opens the pages; where other machines reach the address, one is made if none is given.
+        token: what opens the pages, 16 letters, digits, - and _ or more; where other machines reach the address, one is
+            made if none is given.
         device: what runs the model; by default a GPU if there is one.
         say: is called with the address of the pages, when the report is written, and when the model is loaded.
         warn: is called with what cannot be served, and why.
 
     Raises:
-        UserError: if the server's packages are missing, or the address is not available.
+        UserError: if the server's packages are missing, the token can be guessed, or the address is not available.
     """
     try:
         import uvicorn  # an extra, which only this command needs
@@ -49,7 +54,12 @@ def serve(
         raise UserError(
             f"`ard app` needs the package {error.name!r}: install it with `pip install 'ard-audio[app]'`"
         ) from error
-    hosts = [host, "localhost"] if is_loopback(host) else ["*"]
+    if token is not None and not TOKEN.fullmatch(token):
+        raise UserError(
+            f"the token has {len(token)} characters, or some that an address cannot hold: give 16 or more letters, "
+            "digits, - and _, or none, and one is made"
+        )
+    hosts = hosts_of(host)
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(16)
     study = study_app(run, hosts)
@@ -86,13 +96,22 @@ def study_app(run: Run, hosts: list[str]) -> "Starlette | str":
         return str(error)
 
 
+def hosts_of(host: str) -> list[str]:
+    """Return the names by which a browser may ask for the pages; ``*`` for any."""
+    return [_in_address(host), "localhost"] if is_loopback(host) else ["*"]
+
+
 def addresses(host: str, port: int, token: str | None) -> list[str]:
     """Return the address of the pages, and where there is a token also the one for raters."""
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host
-    url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    url = f"http://{_in_address(name)}:{port}"
     if token is None:
         return [url]
     return [f"{url}/?token={token}", f"for raters, the study alone: {url}{RATE}?token={raters_token(token)}"]
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:

@@ -1,5 +1,6 @@
 """Ask the model about a clip: as it is, through the dictionary, and with concepts set, token by token."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast, get_args
 
@@ -64,8 +65,8 @@ def _setting(rows: object) -> Setting:
         feature, value = (row.get(name) for name in ("feature", "value")) if isinstance(row, Mapping) else (None, None)
         if not isinstance(feature, int) or isinstance(feature, bool) or feature in setting:
             raise UserError(f"feature {str(feature)[:80]!r} is no number, or is given twice: give every feature once")
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UserError(f"value {str(value)[:80]!r} of feature {feature} is no number: give one, 0 or more")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= sys.float_info.max:
+            raise UserError(f"value {repr(value)[:80]} of feature {feature} is no number from 0: give one, 0 or more")
         if value != 0:
             setting[feature] = float(value)
     return setting

@@ -1,12 +1,11 @@
 """Pairs of a sound and words that contradict it, from a table."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ard.audio.tables import read_csv
 from ard.types import UserError
 
 COLUMNS = {
@@ -42,13 +41,11 @@ def read_conflicts(table: Path, root: Path | None = None) -> list[Conflict]:
         UserError: if the file cannot be read, has no rows, or a row lacks a column or is malformed.
     """
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        rows = _csv_rows(table) if table.suffix == ".csv" else _json_lines(table.read_text(encoding="utf-8-sig"), table)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"pairs {str(table)!r} cannot be read ({error}): give a CSV file or JSON lines in UTF-8"
         ) from error
-    is_csv = table.suffix == ".csv"
-    rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), 2) if is_csv else _json_lines(text, table)
     folder = table.parent if root is None else root
     conflicts = []
     for line, row in rows:
@@ -65,6 +62,11 @@ def read_conflicts(table: Path, root: Path | None = None) -> list[Conflict]:
     if not conflicts:
         raise UserError(f"pairs {str(table)!r} have no rows: give a row for each pair")
     return conflicts
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    header, rows = read_csv(table, "pairs")
+    return ((line, dict(zip(header, cells, strict=True))) for line, cells in rows)
 
 
 def _json_lines(text: str, table: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

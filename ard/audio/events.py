@@ -175,7 +175,7 @@ def read_textgrid(path: Path) -> tuple[Event, ...]:
         for _ in range(2):  # from when to when
             _number(parts)
         return tuple(sorted(event for _ in range(int(_number(parts))) for event in _tier(parts, path)))
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:  # of a number of tiers that is infinite
         raise UserError(f"{str(path)!r} is not a whole TextGrid in a text format: save it again from Praat") from error
 
 

@@ -18,8 +18,8 @@ def app(
         run: the run's folder.
         host: address to listen on; by default only this machine can reach it.
         port: port to listen on; 0 takes a free one.
-        token: what an address must end with to open the pages, as ?token=TOKEN. On an address that other machines
-            reach, one is made if none is given.
+        token: what an address must end with to open the pages, as ?token=TOKEN, 16 letters, digits, - and _ or more. On
+            an address that other machines reach, one is made if none is given.
         device: what runs the model, such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
     """
     opened = Run.load(run)

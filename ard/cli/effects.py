@@ -1,5 +1,6 @@
 """`ard effects`: what features do to an answer, and what they hear of it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def _table(roles: Sequence[Role], task: SteeringTask) -> Table:
     caption = (
         f"effect: change of the log-odds of {task.target!r} against {task.source!r} per unit of norm, with 95 % of "
         f"{first.num_clips} clips answered {task.source!r}; as many random directions reach "
-        f"{first.effect_by_chance:.3f} either way. AUROC: above .5 the feature is more active on {task.target!r}."
+        f"{first.effect_by_chance:.3f} either way. AUROC: above .5 the feature is more active on {task.target!r}"
+        f"{'; – where no clips of the two differ' if any(math.isnan(role.q_value) for role in roles) else ''}."
     )
     table = Table(box=None, pad_edge=False, expand=True, caption=escape(caption), caption_justify="left")
     table.add_column("feature", justify="right")
@@ -116,7 +118,7 @@ def _table(roles: Sequence[Role], task: SteeringTask) -> Table:
         numbers = (
             f"{role.effect:+.3f}",
             interval,
-            f"{role.auroc:.2f}",
+            "–" if math.isnan(role.q_value) else f"{role.auroc:.2f}",
             f"{role.output_score:.3f}",
             f"{role.lens:+.1f}",
         )

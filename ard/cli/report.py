@@ -19,6 +19,7 @@ from ard.reports import (
     write_tables,
 )
 from ard.run import Run
+from ard.types import UserError
 
 MOST_LINES = 20  # of a list that may have thousands
 
@@ -72,6 +73,8 @@ def concepts(
         expansion: expansion of the dictionary, if not the run's own.
         most: most lines to show.
     """
+    if most < 1:
+        raise UserError(f"most {most} shows no line: give 1 or more")
     opened = Run.load(run)
     cell = opened.cell(opened.layer if layer is None else layer, opened.expansion if expansion is None else expansion)
     matches = find_concepts(cell, search, sort)

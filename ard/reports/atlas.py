@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,13 +45,22 @@ def atlas(cell: Cell, features: Sequence[int], path: Path) -> Atlas | None:
         return None
     laid_out, vectors = embedded
     stamp = _stamp(laid_out, vectors)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = _kept(path)
     if kept.get("stamp") != stamp:
         x, y = layout(vectors).T.round(4).tolist()
         kept = {"stamp": stamp, "by": by, "features": laid_out, "x": x, "y": y}
         write_json(path, kept)
     points = zip(kept["x"], kept["y"], strict=True)
     return Atlas(dict(zip(kept["features"], points, strict=True)), by)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the layout in a file; nothing if there is none that can be read."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def layout(vectors: Float[Tensor, "concepts d"]) -> Float[np.ndarray, "concepts 2"]:

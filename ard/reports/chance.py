@@ -27,7 +27,6 @@ class Chance(NamedTuple):
     live: str
     ticks: list[Mark]
     num_live: int
-    p_value: Mapping[int, float]
 
     def at(self, m: float) -> float:
         """Return where an m lies on the drawing."""
@@ -49,8 +48,7 @@ def chance_of(cell: Cell) -> Chance | None:
         low, high = low - 1, high + 1
     step = round_below((high - low) / 3)
     ticks = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
-    p_value = dict(enumerate(stored["ard/p_value"].tolist())) if "ard/p_value" in stored else {}
-    drawn = Chance(low, high, _bars(by_chance, low, high), _bars(m, low, high), [], len(m), p_value)
+    drawn = Chance(low, high, _bars(by_chance, low, high), _bars(m, low, high), [], len(m))
     return drawn._replace(ticks=[Mark(drawn.at(tick), f"{tick:g}") for tick in ticks.round(10).tolist()])
 
 

@@ -86,7 +86,7 @@ def find_concepts(cell: Cell, search: str = "", sort: Order = "m") -> list[Any]:
         sort: the column to sort by: names from a to z, numbers from the largest, missing ones last; ties by feature.
 
     Raises:
-        UserError: if there are none.
+        UserError: if the cell has no ``concepts.parquet``; it names those that have one.
     """
     if not cell.path("concepts").is_file():
         others = cell.run.cells_with("concepts")

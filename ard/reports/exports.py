@@ -11,6 +11,7 @@ most representative clips. Logits and correlations, which they also show, are le
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,8 @@ from ard.types import UserError
 Export = Literal["neuronpedia", "saedashboard"]
 
 CONCEPTS_PER_FILE = 128
+BATCH = re.compile(r"batch-(\d+)\.json(l\.gz)?")
+"""A file of so many concepts, and its number."""
 TOP_BIN = -1.0
 """SAEDashboard's mark of a feature's top activations, which are no quantile of it."""
 CREATOR = "ard"
@@ -86,14 +89,15 @@ def write_export(run: Path, to: Export) -> Path:
     opened = Run.load(run)
     concepts = _exported(opened)
     folder = run / "export" / to
-    for old in folder.rglob("batch-*.json*"):
-        old.unlink()
     batches = [concepts[start : start + CONCEPTS_PER_FILE] for start in range(0, len(concepts), CONCEPTS_PER_FILE)]
     writers: Mapping[Export, Callable[[Run, list[list[Exported]], Path], None]] = {
         "saedashboard": _write_saedashboard,
         "neuronpedia": _write_neuronpedia,
     }
     writers[to](opened, batches, folder)
+    for path in folder.rglob("batch-*"):
+        if (batch := BATCH.fullmatch(path.name)) and int(batch[1]) >= len(batches):
+            path.unlink()  # of an export of more concepts
     return folder
 
 
@@ -102,11 +106,13 @@ def _exported(run: Run) -> list[Exported]:
     for file in ("concepts", "timelines"):
         if not cell.path(file).is_file():
             raise UserError(
-                f"'{cell.path(file)}' is missing, which an export is made of: run `lightning test` on it first"
+                f"'{cell.path(file)}' is missing, which an export is made of: run `ard demo` or `ard run` again"
             )
     clips = {row["id"]: row for row in pq.read_table(run.clips).to_pylist()}
     timelines, shares = read_timelines(cell), _activity(cell)
     rows = [row for row in read_concepts(cell) if row["feature"] in timelines]
+    if not rows:
+        raise UserError(f"'{cell.path('timelines')}' has no concept: every feature of this dictionary is silent")
     return [
         Exported(
             row,

@@ -1,6 +1,7 @@
 """The concept report: a folder of static HTML that works offline and from ``file://``, a page for every concept."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -28,13 +29,15 @@ from ard.reports.table import interval_text, paper_text, value_text
 from ard.reports.tables import build_tables
 from ard.reports.templates import templates
 from ard.results import Figure, git_commit, replacing, write_text
-from ard.run import Run
+from ard.run import Run, readable
 
 NUM_BEST = 6
 """Concepts on the first screen."""
 
 EVALUATIONS = ("matching", "monosemanticity", "steering", "label_auroc")
 ASSETS = ("report.css", "report.js", "browse.js")
+PAGE = re.compile(r"\d+-\d+\.html")
+"""A concept's page, by layer and feature."""
 
 
 def write_report(run: Path) -> Path:
@@ -43,13 +46,14 @@ def write_report(run: Path) -> Path:
     Beside it are ``concepts/<layer>-<feature>.html``, ``assets/``, ``audio/`` with the clips that are shown, and
     ``map.json``, where the concepts lie on the map. What earlier reports left there is removed.
 
-    Raises :class:`ard.types.UserError` if the folder is not a run's. The page says whatever else is missing.
+    Raises :class:`ard.types.UserError` if the folder is not a run's, or a file of it is damaged. The page says whatever
+    else is missing.
     """
     opened = Run.load(run)
     folder = opened.report.parent
     features = read_concepts(opened.own) if opened.own.path("concepts").is_file() else []
     rows = sorted((row for row in features if row["selected"]), key=_best_first)
-    clips = {str(row["id"]): row for row in (pq.read_table(opened.clips).to_pylist() if opened.clips.is_file() else ())}
+    clips = _clips(opened)
     sounds = show_sounds(opened.audio_splits, clips_of(rows), folder / "audio")
     places = atlas(opened.own, [row["feature"] for row in rows], folder / "map.json")
     strips = Strips(opened.own, clips, sounds)
@@ -74,6 +78,13 @@ def write_report(run: Path) -> Path:
         ),
     )
     return opened.report
+
+
+def _clips(run: Run) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of clips.parquet by id; none without it."""
+    with readable(run.clips):
+        rows = pq.read_table(run.clips).to_pylist() if run.clips.is_file() else []
+        return {str(row["id"]): row for row in rows}
 
 
 def best_places(rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -123,8 +134,8 @@ def _write_concepts(pages: Pages, folder: Path, common: Mapping[str, Any]) -> No
         with replacing(folder / concept.page, synced=False) as partial:
             partial.write_text(text, encoding="utf-8")
         written.add(concept.page)
-    for path in folder.glob("*-*.html"):
-        if path.name not in written:
+    for path in folder.iterdir():
+        if PAGE.fullmatch(path.name) and path.name not in written:
             path.unlink()
 
 
@@ -167,7 +178,8 @@ def _truth(run: Run) -> Truth | None:
 
 
 def _failures(run: Run) -> list[Mapping[str, str]]:
-    return json.loads(run.failures.read_text(encoding="utf-8"))["failures"] if run.failures.is_file() else []
+    with readable(run.failures):
+        return json.loads(run.failures.read_text(encoding="utf-8"))["failures"] if run.failures.is_file() else []
 
 
 def _choices(run: Run) -> Iterable[tuple[str, Mapping[str, Any]]]:

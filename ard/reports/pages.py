@@ -9,6 +9,7 @@ from ard.reports.concepts import finite
 from ard.reports.listing import COLUMNS, Column
 from ard.reports.nearness import Near, by_clips, by_cosine, by_name, directions
 from ard.reports.strips import Strip, Strips, spaced
+from ard.results import OWN_METHOD
 from ard.run import Cell, Run
 
 AXES = ("responsiveness", "purity", "sensitivity", "intruder")
@@ -38,7 +39,7 @@ class Effect(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A label that no other feature separates better: AUROC over the clips, and how many have it."""
+    """A label that the feature was chosen for on the probing clips: its AUROC on unseen ones, and how many have it."""
 
     label: str
     auroc: float
@@ -74,7 +75,8 @@ class Concept(NamedTuple):
     fails: list[str]
     passes: bool | None
     modality: tuple[float, float | None, float | None] | None
-    event: str | None  # the label whose time it tells best
+    event: str | None  # the label whose time it tells best in the probing clips
+    event_told: bool  # and on unseen clips better than by chance
     top: list[Strip]
     bottom: list[Strip]
     near: list[tuple[str, list[Link]]]
@@ -137,6 +139,7 @@ class Pages:
             passes=row.get("passes"),
             modality=None if index is None else (index, *others),
             event=row.get("event"),
+            event_told=bool(row.get("event_told")),
             top=self.strips.top(row),
             bottom=self.strips.bottom(row),
             near=[
@@ -177,14 +180,15 @@ def _near(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapp
 def _effects(cell: Cell) -> dict[int, list[Effect]]:
     effects: dict[int, list[Effect]] = {}
     for row in cell.rows("effects") if cell.path("effects").is_file() else ():
+        q = finite(row["q_value"])
         effect = Effect(
             task=row["task"],
             kind=row["kind"],
             effect=f"{row['effect']:+.3f}",
             interval=f"[{row['effect_low']:+.3f}, {row['effect_high']:+.3f}]",
             chance=f"±{row['effect_by_chance']:.3f}",
-            auroc=f"{row['auroc']:.2f}",
-            q_value=f"{row['q_value']:.2g}",
+            auroc="–" if q is None else f"{row['auroc']:.2f}",
+            q_value="no clips to compare" if q is None else f"q = {q:.2g}",
             num_clips=row["num_clips"],
         )
         effects.setdefault(row["feature"], []).append(effect)
@@ -223,6 +227,6 @@ def _settings(task: Mapping[str, Any]) -> Iterator[tuple[list[int], str, dict[st
     for method, other in task.get("methods", {}).items():
         yield (
             other.get("features", []),
-            method,
+            method.replace("steered", OWN_METHOD),
             {"dose_response": other.get("dose_response"), "chosen": {"multiple": None}},
         )

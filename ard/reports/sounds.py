@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from ard.reports.spectrogram import spectrogram_png
 from ard.results import replacing
+from ard.run import readable
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 FILE = re.compile(r"\d{4,}\.(flac|wav|ogg|mp3|png)")
@@ -158,7 +159,7 @@ class StoredSound(NamedTuple):
 
 def stored_sounds(shard: Path, wanted: Collection[str]) -> Iterator[StoredSound]:
     """Yield the audio of the wanted clips of a shard, to be read before the next; the JSON beside it holds the id."""
-    with tarfile.open(shard) as tar:
+    with readable(shard), tarfile.open(shard) as tar:
         members = {member.name: member for member in tar if member.isfile()}
         for name, member in members.items():
             if not name.endswith(".json") or (metadata := tar.extractfile(member)) is None:

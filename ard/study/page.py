@@ -37,6 +37,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
@@ -71,7 +72,7 @@ def make_app(store: Store, sounds: Mapping[str, Sound], audio: Path, *, hosts: S
 
 
 class Guarded:
-    """Adds headers that keep a browser from running what is not the page's own, and from storing anything."""
+    """Adds headers: a browser runs what is the page's own alone, shows it to no other site, and stores nothing."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -184,7 +185,7 @@ async def read_object(request: Request, most: int, refusal: str) -> dict[str, An
         raise HTTPException(415, "send JSON")
     try:
         content = json.loads(await read_content(request, most, refusal))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise HTTPException(400, "this is not a JSON object")

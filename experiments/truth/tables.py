@@ -1,5 +1,6 @@
 """The page: every figure as the mean and the standard deviation over seeds, and what loses to `paper`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -55,8 +56,8 @@ class Difference(NamedTuple):
     spread: float
 
     def __str__(self) -> str:
-        """Return it with a sign."""
-        return f"{self.mean:+.3f} ± {self.spread:.3f}"
+        """Return it with a sign, or a dash where a seed had nothing to measure."""
+        return "–" if math.isnan(self.mean) else f"{self.mean:+.3f} ± {self.spread:.3f}"
 
     def loses(self, better: int) -> bool:
         """Return whether it is worse by more than its spread."""
@@ -259,7 +260,8 @@ The ceiling is the *true directions*, with their transpose as the encoder or wit
 
 ## Options beside `paper`
 
-Differences of the same seed, in bold where an option is worse by more than their standard deviation over seeds.
+Differences of the same seed, in bold where an option is worse by more than their standard deviation over seeds. A dash
+is where, with some seed, nothing could be measured, as absorption without a recovered parent.
 
 {beside_paper}
 

@@ -41,7 +41,10 @@ def test_a_plain_table_has_three_columns_and_paths_beside_it(tmp_path):
         ("a.jsonl", b"[1]\n", "line 1 of the pairs '.*' is no JSON object: correct it, or give CSV"),
         ("a.jsonl", b"{\n", "line 1 of the pairs '.*' is no JSON object"),
         ("a.csv", b"audio,says,contradicts\n", "pairs '.*' have no rows: give a row for each pair"),
-        ("a.csv", b"\xff", "pairs '.*' cannot be read .*: give a CSV file or JSON lines in UTF-8"),
+        ("a.csv", b"\xff", "pairs '.*' are not UTF-8 text .*: save them as UTF-8"),
+        ("a.csv", b"audio,says,contradicts\na," + 200000 * b"x" + b",b\n", "line 2 of the pairs '.*' is not CSV"),
+        ("a.csv", b'audio,says,contradicts\na,"b\nc",d\na,b\n', "line 4 of the pairs '.*' has no 'contradicts'"),
+        ("a.jsonl", b"\xff", "pairs '.*' cannot be read .*: give a CSV file or JSON lines in UTF-8"),
         ("", b"", "pairs '.*' cannot be read"),
     ],
 )

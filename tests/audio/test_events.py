@@ -193,6 +193,12 @@ def test_both_text_formats_of_textgrids_are_read(file, content, encoding):
     assert read_textgrid(file("a.TextGrid", content, encoding)) == SPOKEN
 
 
+def test_a_textgrid_of_infinitely_many_tiers_is_refused(file):
+    path = file("a.TextGrid", 'File type = "ooTextFile"\nObject class = "TextGrid"\n0\n1\n<exists>\n1e999\n')
+    with pytest.raises(UserError, match="is not a whole TextGrid in a text format"):
+        read_textgrid(path)
+
+
 @pytest.mark.parametrize("content", [LONG, SHORT], ids=["long", "short"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.95])
 def test_a_textgrid_that_breaks_off_is_refused(file, content, share):

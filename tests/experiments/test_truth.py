@@ -1,5 +1,6 @@
 """Known features fire as they should, every measure has its exact value on a toy, and the page is of its file."""
 
+import math
 import re
 from itertools import permutations
 from math import sqrt
@@ -241,6 +242,7 @@ def test_an_option_loses_where_it_is_worse_by_more_than_the_spread_over_seeds():
     assert cells.losses("x", 4) == ["recall", "absorbed"]
     assert cells.difference("x", 4, "recall") == pytest.approx((-0.3, 0.1))
     assert str(cells.difference("x", 4, "f1")) == "+0.100 ± 0.000"
+    assert str(tables.Difference(math.nan, math.nan)) == "–"
 
 
 def test_the_page_is_that_of_its_file():

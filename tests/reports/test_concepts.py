@@ -26,6 +26,13 @@ def catalogue(run):
     return run
 
 
+def test_a_list_of_no_line_is_refused(catalogue, capsys):
+    for most in (0, -3):
+        with pytest.raises(SystemExit):
+            main(["concepts", "--run", str(catalogue), "--most", str(most)])
+        assert f"most {most} shows no line: give 1 or more" in capsys.readouterr().err
+
+
 def test_concepts_are_found_by_name_and_caption_and_sorted(catalogue):
     cell = Run.load(catalogue).own
 

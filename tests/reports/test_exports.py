@@ -101,9 +101,10 @@ def test_the_command_exports_and_leaves_nothing_of_a_larger_one(made, capsys):
     folder = made.folder / "export/saedashboard"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "batch-7.json").write_text("{}", encoding="utf-8")
+    (folder / "batch-notes.json").touch()  # which no export wrote
     main(["report", "--run", str(made.folder), "--export", "saedashboard"])
     assert f"export: {folder}" in capsys.readouterr().out
-    assert sorted(path.name for path in folder.iterdir()) == ["batch-0.json", "batch-1.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["batch-0.json", "batch-1.json", "batch-notes.json"]
     assert not made.report.is_file()
 
 

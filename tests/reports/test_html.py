@@ -217,7 +217,7 @@ def test_tables_and_truth_are_on_the_page(run):
     # the label's best feature is a link where it has a page
     assert page.all("a", href="concepts/3-7.html")
     assert not page.all("a", href="concepts/3-9.html")
-    assert concept_page(run, 7).text.count("No other feature separates the clips of these labels better. dog") == 1
+    assert concept_page(run, 7).text.count("The AUROC is that on unseen clips, where .5 is chance. dog") == 1
     assert "<wind>" in text
     assert "gamma" in text
 
@@ -303,23 +303,27 @@ def test_a_name_that_fails_is_shown_as_such_with_its_reason(run):
     cell = Run(run).cell(3, 8)
     cell.save_rows("axes", rows)
     cell.save_rows("modality", [{"feature": 7, "hearing": 0.25, "hearing_low": 0.1, "hearing_high": 0.4}])
-    cell.save_rows("timing", [{"feature": 7, "event": "dog <barking>", "event_auroc": 0.875}])
+    heard = {"feature": 7, "event": "dog <barking>", "event_told": True, "event_auroc": 0.875}
+    cell.save_rows("timing", [heard, {**heard, "feature": 5, "event_told": False, "event_auroc": 0.5}])
     page = Page(write_report(run))
     links = [link["href"] for link in page.all("a") if link["href"].startswith("concepts/3") and len(link) == 1]
     assert links == ["concepts/3-5.html"]  # those of the best; that of a label's feature has a name of its own
     found = listed(run)
     assert (found["passes"], found["fails"]) == ([False, True], ["no <better>", ""])
     assert found["values"]["modality"] == [0.25, None]
-    assert found["values"]["event_auroc"] == [0.875, None]
+    assert found["values"]["event_auroc"] == [0.875, 0.5]
     failing, passing = concept_page(run, 7), concept_page(run, 5)
     assert "This name fails no <better>" in failing.text
     assert "95 % interval [0.10, 0.40]" in failing.text
-    assert "It tells best when this is heard: dog <barking>" in failing.text
+    assert "It tells when this is heard: dog <barking>" in failing.text
+    assert "It is not shown to tell when a sound is heard: not even dog <barking>" in passing.text
     assert "The name passes" in passing.text
     (link,) = passing.all("a", rel="prev")
     assert link["class"] == "turn failing"
     assert failing.all("a", rel="next")[0]["class"] == "turn"
     assert "reads 0" not in passing.text
+    cell.save_rows("axes", [{**row, "passes": False, "fails": ["no <better>"]} for row in rows])
+    assert Page(write_report(run)).text.count("This name fails no <better>") == 2  # on the cards too, as none is better
 
 
 def test_m_stands_beside_that_of_chance(run):
@@ -334,10 +338,11 @@ def test_m_stands_beside_that_of_chance(run):
 
 def test_writing_again_leaves_no_old_audio_and_no_old_page(run):
     write_report(run)
+    (run / "report/concepts/my-notes.html").touch()  # which no report wrote
     write_concepts(run, [concept(5, 2.0, NASTY, bottom_ids=[])])
     write_report(run)
     assert len(list((run / "report/audio").iterdir())) == 4  # two clips, and their spectrograms
-    assert [path.name for path in (run / "report/concepts").iterdir()] == ["3-5.html"]
+    assert sorted(path.name for path in (run / "report/concepts").iterdir()) == ["3-5.html", "my-notes.html"]
     assert not list(run.rglob("*.partial"))
 
 
@@ -351,6 +356,22 @@ def test_unreadable_audio_is_left_out(run):
             tar.add(path, path.name)
     write_report(run)
     assert len(concept_page(run, 5).all("audio")) == 3
+
+
+@pytest.mark.parametrize(
+    "file", ["layer-3/e8/concepts.parquet", "layer-3/e8/steering.json", "clips.parquet", "failures.json"]
+)
+def test_a_damaged_file_is_named(run, file):
+    (run / file).write_bytes(b"{")
+    with pytest.raises(UserError, match=rf"{file}' is damaged \(.*\): delete it, and run what made it again"):
+        write_report(run)
+
+
+def test_a_damaged_shard_is_named(run):
+    shard = next((run / "audio").rglob("*.tar"))
+    shard.write_bytes(b"{")
+    with pytest.raises(UserError, match=rf"{shard.name}' is damaged \(file could not be opened"):
+        write_report(run)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -74,6 +74,9 @@ def test_alike_names_lie_together_and_the_map_is_kept_until_something_changes(ce
     assert set(atlas(cell, features[:12], path).places) == set(features[:12])
     path.write_text(json.dumps({"stamp": "another"}), encoding="utf-8")
     assert atlas(cell, features, path).places == first.places
+    for damaged in ("{", "[1]"):
+        path.write_text(damaged, encoding="utf-8")
+        assert atlas(cell, features, path) == first
 
 
 def test_without_names_the_map_is_of_directions_and_without_those_there_is_none(cell, tmp_path):

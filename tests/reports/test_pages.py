@@ -1,5 +1,6 @@
 """What stands on a concept's page is what the files say of it: its null, effects, labels, doses and neighbours."""
 
+import math
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ from ard.reports.chance import HEIGHT, NUM_BINS, WIDTH, chance_of, said_of
 from ard.reports.concepts import read_concepts
 from ard.reports.pages import Pages
 from ard.reports.strips import Strips
+from ard.results import Result
 from ard.run import Run
 from experiments.bench.made_run import TASK, write_run
 
@@ -46,6 +48,28 @@ def test_a_page_has_what_the_files_say(made, pages):
         None,
         f"3-{pages.rows[0]['feature']}.html",
     ]
+
+
+def test_an_auroc_without_clips_to_compare_is_not_shown_as_chance(made, pages):
+    rows = made.own.rows("effects")
+    made.own.save_rows("effects", [{**row, "auroc": 0.5, "q_value": math.nan} for row in rows])
+    unknown = Pages(made, pages.rows, pages.strips)
+    made.own.save_rows("effects", rows)
+    effects = [effect for place in range(len(unknown.rows)) for effect in unknown.concept(place).effects]
+    assert {(effect.auroc, effect.q_value) for effect in effects} == {("–", "no clips to compare")}
+
+
+def test_a_setting_is_called_as_in_the_tables(made, pages):
+    path = made.own.result_path("steering")
+    content, result = path.read_bytes(), Result.load(path)
+    for task in result.details["tasks"].values():
+        features = [one["feature"] for one in task["chosen"]["features"]]
+        task["methods"] = {"steered, by effect": {"features": features, "dose_response": task["dose_response"]}}
+    result.save(path)
+    steered = Pages(made, pages.rows, pages.strips)
+    path.write_bytes(content)
+    doses = [dose for place in range(len(steered.rows)) for dose in steered.concept(place).doses]
+    assert {dose.by for dose in doses} == {"chosen by name", "AR&D, by effect"}
 
 
 def test_neighbours_are_other_concepts_with_pages(pages):

@@ -102,6 +102,13 @@ def test_features_may_be_given_and_sounds_be_a_folder(run, said, capsys, tmp_pat
     assert sorted(feature for feature, _ in rows(shown)) == [1, 7]
 
 
+def test_what_features_hear_is_left_open_where_no_clip_is_of_the_class(run, said, capsys):
+    shown = listed(run, capsys, "--answers", f"{said[0][0]},zebra", "--features", 1, "--max_new_tokens", 1)
+    (line,) = [line for line in shown.splitlines() if " neither " in line or " speaks " in line]
+    assert re.search(r" – +\d\.\d+ +[+-]", line)  # before the output score
+    assert "– where no clips of the two differ" in " ".join(shown.split())
+
+
 def test_what_cannot_be_listed_is_refused(run, said, capsys, tmp_path):
     answers = ["--answers", ",".join(said), "--max_new_tokens", 1]
     assert "answers 'happy' are not two classes: give --answers FROM,TO" in refused(run, capsys, "--answers", "happy")

@@ -83,6 +83,7 @@ def test_a_dropped_clip_shows_the_features_that_python_gives_and_plays(visitor, 
     span = heard.num_tokens * heard.token_s
     trace = page.locator("#fired .trace").first
     trace.click(position={"x": trace.bounding_box()["width"] / 2, "y": 8})
+    assert page.evaluate("document.querySelector('#player .clip').audio.currentTime") > 0.45 * span  # at once
     expect(page.locator("#player .clip")).to_have_class(re.compile("playing"))
     follows = re.compile(r"--head: (5[2-9]|[6-9]\d)")
     expect(page.locator("#fired")).to_have_attribute("style", follows)  # the line is where the sound is

@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,7 +14,8 @@ from ard.app import Asked, Jobs, answer, hear, listen
 from ard.app.guard import raters_token
 from ard.app.listen import LONGEST_BYTES
 from ard.app.page import FILES, PAGES, make_app
-from ard.app.serve import addresses, is_loopback, study_app
+from ard.app.serve import addresses, hosts_of, is_loopback, study_app
+from ard.audio import StoredClips
 from ard.cli import main
 from ard.types import UserError
 from tests.app.conftest import NASTY, QUESTION, SCRIPT, made, wav
@@ -80,6 +83,42 @@ def test_answers_are_streamed_and_are_those_of_python(client, subject, run):
     assert last["record"]["settings"][1]["features"][0]["multiple_of_maximum"] == 8
 
 
+def test_a_part_of_a_sound_can_be_had_for_browsers_seek_only_then(client):
+    path = f"/api/clips/steer/{NASTY.id}"
+    whole = client.get(path)
+    assert (whole.status_code, whole.headers["accept-ranges"]) == (200, "bytes")
+    size = len(whole.content)
+    for asked, first, end in (("0-", 0, size), ("100-199", 100, 200), (f"5-{size + 9}", 5, size)):
+        part = client.get(path, headers={"Range": f"bytes={asked}"})
+        assert (part.status_code, part.content) == (206, whole.content[first:end])
+        assert part.headers["content-range"] == f"bytes {first}-{end - 1}/{size}"
+    beyond = client.get(path, headers={"Range": f"bytes={size}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    for other in ("bytes=-5", "bytes=9-3", "bytes=0-1,4-5", f"bytes={'9' * 5000}-", "clips=1-2", ""):
+        assert client.get(path, headers={"Range": other}).content == whole.content
+
+
+def test_a_server_answers_while_a_large_split_is_read(run, jobs, monkeypatch):
+    begun, go_on = Event(), Event()
+
+    def slow(folder):
+        begun.set()
+        assert go_on.wait(20)
+        return StoredClips(folder)
+
+    monkeypatch.setattr("ard.app.clips.StoredClips", slow)
+    with talk(run, jobs, "none") as client, ThreadPoolExecutor() as threads:
+        found = threads.submit(client.get, "/api/clips", params={"split": "steer"})
+        assert begun.wait(10)
+        dropped = threads.submit(drop, client, wav(made(0)))
+        shown = threads.submit(client.get, "/app.js")
+        try:
+            assert dropped.result(timeout=5).status_code == shown.result(timeout=5).status_code == 200
+        finally:
+            go_on.set()
+        assert found.result().status_code == 200
+
+
 def test_what_the_pages_show_is_said_of_the_run(client, subject):
     about = client.get("/api/run").json()
     assert about["state"] in ("loading", "ready")
@@ -116,7 +155,15 @@ def test_a_page_may_run_only_what_is_its_own(client, page):
     [
         *("/report/../run.json", "/report/%2e%2e/run.json", "/report/..%2frun.json", "/report//etc/passwd"),
         *("/report/audio/../../study/study.sqlite", "/report/%2fetc%2fpasswd", "/report/a-link.html", "/report/"),
-        *("/report/.ard.lock", "/report/a-folder.html", "/run.json", "/report.css/../run.json", "/study.sqlite"),
+        *(
+            "/report/%00.html",
+            f"/report/{'a' * 300}.html",
+            "/report/.ard.lock",
+            "/report/a-folder.html",
+            "/run.json",
+            "/report.css/../run.json",
+            "/study.sqlite",
+        ),
         *("/api/clips/steer/..%2f..%2fetc%2fpasswd", "/api/clips/..%2f..%2fetc/passwd", "/api/dropped/..%2fx"),
         *("/api/clip?split=..&id=/etc/passwd", "/api/clips?split=/etc"),
     ],
@@ -135,7 +182,10 @@ def test_only_files_of_the_run_are_served(served, jobs, path):
 
 def test_what_does_not_fit_is_refused_in_a_line(client):
     good = {"clip": STEERED, "prompt": QUESTION, "settings": [[]]}
+    huge = good | {"settings": [[{"feature": 1, "value": 10**400}]]}
     for path, body, status, line in (
+        ("/api/steer", huge, 400, "of feature 1 is no number from 0"),
+        ("/api/steer", good | {"settings": [[{"feature": 1, "value": -1}]]}, 400, "value -1 of feature 1 is no number"),
         ("/api/listen", {}, 400, "no clip is chosen"),
         ("/api/listen", {"clip": {"split": "steer", "id": "x"}}, 400, "has no clip 'x'"),
         ("/api/steer", good | {"prompt": ""}, 400, "the question is empty"),
@@ -144,6 +194,9 @@ def test_what_does_not_fit_is_refused_in_a_line(client):
     ):
         refused = client.post(path, json=body)
         assert (refused.status_code, line in refused.json()["error"]) == (status, True), refused.text
+    for path in ("/api/listen", "/rate/api/raters"):
+        deep = client.post(path, content=b"[" * 4000, headers={"Content-Type": "application/json"})
+        assert (deep.status_code, deep.json()["error"]) == (400, "this is not a JSON object")
     asked = {"prompt": QUESTION + "<|AUDIO|>"}
     assert "is a special token" in told(client, "/api/steer", good | asked)[-1]["error"]
     too_high = {"settings": [[{"feature": 4096, "value": 1}]]}
@@ -165,6 +218,25 @@ def test_pages_of_other_sites_are_refused(client):
     assert client.get("/listen", headers={"Host": "evil.example"}).status_code == 400
 
 
+def test_another_site_may_lead_to_a_page_and_not_read_it(client):
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}
+    shown = client.get("/report/index.html", headers=link)
+    assert (shown.status_code, shown.headers["cross-origin-resource-policy"]) == (200, "same-origin")
+    assert client.post("/api/listen", json={"clip": STEERED}, headers=link).status_code == 403
+    for site, kind in (("cross-site", "script"), ("same-site", "script"), ("cross-site", "empty")):
+        asked = {"Sec-Fetch-Site": site, "Sec-Fetch-Dest": kind}
+        assert client.get("/report/assets/concepts.js", headers=asked).status_code == 403
+        assert client.get("/api/run", headers=asked).status_code == 403
+    assert client.get("/api/run", headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+def test_an_address_of_ipv6_is_answered(run, jobs):
+    app = make_app(run, jobs, "none", hosts=hosts_of("::1"))
+    with TestClient(app, base_url="http://[::1]:8642") as client:
+        assert client.get("/api/run").status_code == 200
+        assert client.get("/api/run", headers={"Host": "[::2]:8642"}).status_code == 400
+
+
 def test_a_token_opens_everything_and_that_of_raters_the_study_alone(run, jobs):
     everything = ("/listen", "/app.js", "/report/index.html", "/api/run", "/api/concepts", "/rate/", "/")
     for token, opened in (("secret", everything), (raters_token("secret"), ("/rate/",))):
@@ -175,7 +247,7 @@ def test_a_token_opens_everything_and_that_of_raters_the_study_alone(run, jobs):
             assert drop(client, b"").status_code == 403
             first = client.get("/rate/", params={"token": token, "x": "1"})
             assert (first.status_code, first.headers["location"]) == (303, "/rate/?x=1")
-            assert "HttpOnly; Path=/; SameSite=strict" in first.headers["set-cookie"]
+            assert "HttpOnly; Path=/; SameSite=lax" in first.headers["set-cookie"]
             for path in everything:
                 assert (client.get(path).status_code != 403) is (path in opened)
     with talk(run, jobs, token="secret") as client:
@@ -234,6 +306,8 @@ def test_the_command_refuses_what_it_cannot_serve(folder, tmp_path, capsys, monk
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen on 127.0.0.1:{port}" in refused("--run", folder, "--port", port).err
+    for token in ("", "short", "sixteen letters, but &+%"):
+        assert f"the token has {len(token)} characters" in refused("--run", folder, "--token", token).err
     said = refused("--run", folder, "--host", "0.0.0.0", "--port", "99999").err
     assert "whoever reaches 0.0.0.0 and has the token" in said
     monkeypatch.setitem(sys.modules, "uvicorn", None)
