@@ -11,8 +11,9 @@ from ard.activations.store import write_manifest, write_shard
 from ard.audio import write_audio_shards
 from ard.evaluation import CheckNames
 from ard.evaluation.axes import AXES
+from ard.evaluation.measured import Concepts, measure
 from ard.evaluation.odd_one_out import draw_trials, read_number, right_by_embeddings
-from ard.evaluation.truth import Clips, nearest, shared_words, truth_by_labels
+from ard.evaluation.truth import Clips, Truth, nearest, shared_words, truth_by_labels
 from ard.naming import EndpointChat
 from ard.probing import KeepScores
 from ard.run import Run
@@ -172,6 +173,18 @@ def test_rendered_clips_are_made_for_what_they_hold(stage):
     result, _ = stage.check(WORDS[:NUM_PLANTED], clap=None, made=(rendered, lambda n: {"labels": labels[n]}))
     assert figures(result, "Poly. Feats.")["sensitivity"] == 1
     assert result.choices["made"] == "rendered scenes"
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5, 1.0])
+def test_a_feature_that_fires_often_has_no_better_chance_than_one_that_fires_rarely(rate):
+    rng, num_clips = np.random.default_rng(0), 2001
+    fires, true, near = (rng.random((num_clips, 60)) < share for share in (rate, 0.1, 0.3))
+    scores, columns = fires * rng.random(fires.shape), np.arange(60)
+    truth = Truth("labels", true, near & ~true, true)
+    concepts = Concepts(columns, WORDS, scores, scores > 0.9, fires)  # the weakest of H^k count for made clips alone
+    spread = np.nanstd(measure(concepts, truth, columns, columns, 3).of_others, axis=(1, 2))
+    assert spread[[0, 3]] == pytest.approx([1, 1], abs=0.1), "feature and name are independent"
+    assert spread[[1, 2]] == pytest.approx([1, 1], abs=0.1) if rate < 1 else (spread[[1, 2]] < 0.2).all()
 
 
 def test_without_names_there_is_nothing_to_test(stage):
