@@ -111,11 +111,11 @@ class CheckNames(Evaluator):
     def evaluate(self, cell: Cell) -> Result | None:
         """Measure the axes of every name, and what they say of it."""
         selections, names = read_selections(cell), read_names(cell)
-        rows = read_unseen(cell, selections["ard"][0].top_ids)
+        scorers = {scorer: (selections[scorer][0], names[scorer][0]) for scorer in SCORERS if scorer in names}
+        rows = read_unseen(cell, torch.cat([selection.top_ids for selection, _ in scorers.values()]))
         clips = self._clips(cell, rows)
         if not clips.vocabulary and clips.embedded is None:
             return None
-        scorers = {scorer: (selections[scorer][0], names[scorer][0]) for scorer in SCORERS if scorer in names}
         of_scorers = self._concepts(cell, scorers, rows)
         figures: list[Row] = []
         details: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """The tests of names on clips whose truth is planted, by the evaluator alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -185,6 +186,22 @@ def test_a_feature_that_fires_often_has_no_better_chance_than_one_that_fires_rar
     spread = np.nanstd(measure(concepts, truth, columns, columns, 3).of_others, axis=(1, 2))
     assert spread[[0, 3]] == pytest.approx([1, 1], abs=0.1), "feature and name are independent"
     assert spread[[1, 2]] == pytest.approx([1, 1], abs=0.1) if rate < 1 else (spread[[1, 2]] < 0.2).all()
+
+
+def test_without_an_evaluation_set_clips_that_any_row_was_named_by_are_left_out(stage):
+    stage.check(WORDS[:NUM_PLANTED])
+    cell = replace(stage.run.cell(0, None), evaluation=None)
+    selections = cell.tensors("selections")
+    by_ard = selections["ard/0/top_ids"]
+    selections |= {f"mean/0/{name}": selections[f"ard/0/{name}"].clone() for name in ("features", "m")}
+    cell.save_tensors("selections", selections | {"mean/0/top_ids": (by_ard + 1) % 150})
+    representatives = cell.tensors("representatives")
+    cell.save_tensors("representatives", representatives | {"mean/top_scores": representatives["ard/top_scores"] + 0})
+    names = [{"scorer": scorer, "draw": 0, "name": name} for scorer in ("ard", "mean") for name in WORDS[:NUM_PLANTED]]
+    cell.save_rows("names", names)
+    result = CheckNames()(cell)
+    seen = {*by_ard.flatten().tolist(), *((by_ard + 1) % 150).flatten().tolist()}
+    assert result.details["num_clips"] == 150 - len(seen)
 
 
 def test_without_names_there_is_nothing_to_test(stage):
