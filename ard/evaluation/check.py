@@ -110,6 +110,7 @@ class CheckNames(Evaluator):
 
     def evaluate(self, cell: Cell) -> Result | None:
         """Measure the axes of every name, and what they say of it."""
+        cell.path("axes").unlink(missing_ok=True)
         selections, names = read_selections(cell), read_names(cell)
         scorers = {scorer: (selections[scorer][0], names[scorer][0]) for scorer in SCORERS if scorer in names}
         rows = read_unseen(cell, torch.cat([selection.top_ids for selection, _ in scorers.values()]))

@@ -211,7 +211,9 @@ def test_without_names_there_is_nothing_to_test(stage):
 
 
 def test_without_labels_and_clap_there_is_nothing_to_test_names_by(stage):
+    stage.check(WORDS[:NUM_PLANTED])
     assert stage.check(WORDS[:NUM_PLANTED], labelled=False, clap=None) == (None, [])
+    assert not stage.run.cell(0, None).path("axes").exists(), "it would be read as if it were of these clips"
 
 
 def test_a_mixture_was_made_for_what_its_background_lacks():
