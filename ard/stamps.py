@@ -30,7 +30,7 @@ NO_EFFECT = {
 }
 """Settings that cannot change a result, wherever they occur."""
 
-READ = {"vocabulary"}
+READ = {"vocabulary", "pairs"}
 """Settings that may be the path of a file that people edit: what is in it counts too."""
 
 KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter", "LogTraining")
