@@ -57,7 +57,7 @@ class CheckNames(Evaluator):
     - *intruder*: AUROC of the feature's score for the name's clips among these and its hard negatives, which are clips
       of the five nearest other names.
 
-    A name is true of a clip that has all labels which the name states; if it states none, or there are no labels, if
+    A name is true of a clip that has all labels which the name states; if no clip has them, or the name states none, if
     CLAP hears it there (:mod:`ard.evaluation.truth`).
 
     Every axis is compared with the same axis for other names: those of the other concepts and the labels, without those

@@ -45,7 +45,7 @@ def measure(
     """Measure the axes of concepts' own names and of other names, a few hundred concepts at a time.
 
     A name that is true of many clips is pure by chance alone, and one that is true of few varies more. So names are
-    compared by how many standard deviations an axis is above what it would be if feature and name were independent.
+    compared by how many standard deviations an axis is above independence (:class:`~ard.evaluation.axes.Axis`).
 
     Args:
         concepts: the concepts.
@@ -155,7 +155,7 @@ def reason(axis: str, own: float, chance: float, near_name: str | None) -> str:
 
 
 def combined(by: Mapping[str, Measured]) -> tuple[Measured, list[str]]:
-    """Return the axes by labels where the name states some, else by CLAP, and which of them each concept has."""
+    """Return the axes by labels where some clip has all that the name states, else by CLAP, and which of them it is."""
     (first, measured), *rest = by.items()
     if not rest:
         return measured, [first] * len(measured.num_true)
