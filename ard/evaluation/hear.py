@@ -195,7 +195,11 @@ class HearOrRead(Evaluator):
     def _activity(
         self, model: AudioLLM, cell: Cell, trial: Trial, stored: StoredClips | None
     ) -> Float[Tensor, "pairs conditions features"]:
-        """Return the activity of a trial's features under every condition; clips that cannot be read are left out."""
+        """Return the activity of a trial's features under every condition; stored clips that are damaged are left out.
+
+        Raises:
+            UserError: if a sound of a table cannot be used.
+        """
         dictionary, size = self.dictionary(cell), max(1, self.prompts_per_batch // len(CONDITIONS))
         parts = [torch.empty(0, len(CONDITIONS), len(trial.features))]
         for first in range(0, len(trial.conflicts), size):
