@@ -35,6 +35,9 @@ CONTROL_METHODS: Mapping[str, str] = {"untrained": "Untrained SAE", "tokens": "R
 """The methods of these dictionaries."""
 
 
+DRAWN_AT_ONCE = 2**21  # samples of resamples in memory: 50 MB
+
+
 @dataclass(frozen=True)
 class Figure:
     """One number of a result, with its 95 % interval, sample count, unit, and which way is better.
@@ -148,6 +151,7 @@ def _interval(
             (np.arange(num_groups),),
             of_resample,
             n_resamples=num_resamples,
+            batch=max(1, DRAWN_AT_ONCE // num_groups),
             vectorized=at_once,
             method="percentile",
             rng=np.random.default_rng(seed),

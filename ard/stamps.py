@@ -30,7 +30,7 @@ NO_EFFECT = {
 }
 """Settings that cannot change a result, wherever they occur."""
 
-READ = {"vocabulary"}
+READ = {"vocabulary", "pairs"}
 """Settings that may be the path of a file that people edit: what is in it counts too."""
 
 KEEPERS = ("ModelCheckpoint", "SaveSAE", "SaveWhenStopped", "ActivationWriter", "LogTraining")
@@ -44,12 +44,13 @@ ADDED: Mapping[str, Any] = {"model.tokens": "audio"}
 class Stamp(NamedTuple):
     """The settings of a step, by dotted name, and the stamp digests of the steps that it needs, by name.
 
-    ``results`` are those that an evaluator has left: none if it found nothing to put into one.
+    ``results`` are those that an evaluator has left: none if it found nothing to put into one, and None if an earlier
+    version, which did not say, was at work.
     """
 
     settings: Mapping[str, Any]
     needs: Mapping[str, str | None]
-    results: Sequence[str] = ()
+    results: Sequence[str] | None = ()
 
     @property
     def digest(self) -> str:
@@ -84,7 +85,7 @@ def read_stamp(path: Path) -> Stamp | None:
     """Read a stamp; None if there is none or it cannot be read."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return Stamp(saved["settings"], saved["needs"], tuple(saved.get("results", ())))
+        return Stamp(saved["settings"], saved["needs"], tuple(saved["results"]) if "results" in saved else None)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

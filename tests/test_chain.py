@@ -15,13 +15,16 @@ import yaml
 
 from ard.audio import write_audio_shards
 from ard.chain import Chain, claim_run, reopened
+from ard.chain.agenda import _is_there
 from ard.cli import main
 from ard.files import LOCK, in_use
 from ard.naming import NameConcepts
 from ard.presets import CONFIGS, plain
 from ard.reports import build_tables
+from ard.results import write_json
 from ard.run import Run
 from ard.sae import TopKSAE
+from ard.stamps import read_stamp
 from ard.steps import work, work_on
 from ard.study import Concept, Store
 from ard.types import UserError
@@ -474,3 +477,15 @@ def test_what_somebody_else_put_beside_it_stays_when_a_step_is_done_again(tiny, 
     chained(tiny, out, redo=["extract", "fit"], k=5).fill(["concepts"])
     assert [path.read_text(encoding="utf-8") for path in mine] == ["mine"] * 3
     assert Run(out).own.result("label_auroc") is not None
+
+
+def test_what_an_earlier_version_stamped_is_there_only_with_its_files(tmp_path):
+    cell, path = Run(tmp_path).cell(0, 2), tmp_path / "stamp.json"
+    for kept, expected in (({}, False), ({"results": []}, True), ({"results": ["naming"]}, False)):
+        write_json(path, {"settings": {}, "needs": {}, **kept})
+        assert _is_there(NameConcepts, cell, read_stamp(path)) is expected
+    for file in NameConcepts.makes:
+        cell.path(file).parent.mkdir(parents=True, exist_ok=True)
+        cell.path(file).touch()
+    write_json(path, {"settings": {}, "needs": {}})
+    assert _is_there(NameConcepts, cell, read_stamp(path))

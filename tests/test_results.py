@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,6 +18,15 @@ def test_an_estimate_lies_in_its_interval_and_narrows_with_samples():
         assert figure.high > 4.8
     assert narrow.high - narrow.low < (wide.high - wide.low) / 5
     assert Figure.estimate(rng.normal(size=9), np.mean, "s", over="clips", seed=3).n == 9
+
+
+def test_many_samples_are_resampled_in_little_memory():
+    samples = np.random.default_rng(0).random(20000)
+    tracemalloc.start()
+    Figure.estimate(samples, np.mean, "share", over="clips", seed=0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100e6
 
 
 def test_the_interval_is_that_of_the_seed():

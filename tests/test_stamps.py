@@ -52,14 +52,15 @@ def test_a_setting_that_cannot_change_a_result_is_no_part_of_a_stamp(name):
     assert settings_of(config, OUT) == {"a": 1, "data.b": 3}
 
 
-def test_what_is_in_a_vocabulary_counts_too(tmp_path):
+@pytest.mark.parametrize("setting", ["vocabulary", "pairs"])
+def test_what_is_in_a_file_that_people_edit_counts_too(tmp_path, setting):
     path = tmp_path / "mine.txt"
     digests = []
     for phrases in ("owl", "owl\nrain"):
         path.write_text(phrases, encoding="utf-8")
-        settings = settings_of({"namer": {"class_path": "a.B", "init_args": {"vocabulary": str(path)}}}, OUT)
-        assert settings["namer.vocabulary"] == str(path)
-        digests.append(settings["namer.vocabulary.sha256"])
+        settings = settings_of({"namer": {"class_path": "a.B", "init_args": {setting: str(path)}}}, OUT)
+        assert settings[f"namer.{setting}"] == str(path)
+        digests.append(settings[f"namer.{setting}.sha256"])
     assert len(set(digests)) == 2
     assert settings_of({"vocabulary": "audioset"}, OUT) == {"vocabulary": "audioset"}
 

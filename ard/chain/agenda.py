@@ -349,10 +349,11 @@ def _is_there(evaluator: type[Evaluator], cell: Cell, stamp: Stamp | None) -> bo
     """Return whether the files of an evaluator are there.
 
     One with a stamp has those results that its stamp names; if these are none of its own, it found nothing to write.
+    Where an earlier version did not name them, what it makes must be there.
     """
-    if stamp is not None and evaluator.results and not stamp.results:
+    if stamp is not None and evaluator.results and stamp.results == ():
         return True
-    results = evaluator.results if stamp is None else stamp.results
+    results = evaluator.results if stamp is None else stamp.results or ()
     files = [*map(cell.path, evaluator.makes), *map(cell.result_path, results)]
     return (bool(files) or stamp is not None) and all(path.is_file() for path in files)
 

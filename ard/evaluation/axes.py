@@ -4,9 +4,11 @@ FADE (Puri et al. 2025, arXiv 2502.16994) asks of a text feature's name for clar
 faithfulness. Here a clip is in the place of a token, so that *clarity* is asked of clips made for the name
 (``sensitivity``), and whether a name is told apart from its nearest others stands beside it (``intruder``).
 
-Every function returns one figure for each name and feature: that of a feature's own name, and those of other names,
-which are what a name says of a feature by chance.
+An axis has one figure for each name and feature: that of a feature's own name, and those of other names, which are what
+a name says of a feature by chance.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,22 +19,41 @@ AXES = ("responsiveness", "purity", "sensitivity", "intruder")
 """The axes of a name, each from 0 to 1."""
 
 NUM_DEPTHS = 4
+SAME = 1e-6
 
 Figures = Float[np.ndarray, "names features"]
 
 
-def responsiveness(scores: Float[np.ndarray, "clips features"], true: Bool[np.ndarray, "clips names"]) -> Figures:
+class Axis(NamedTuple):
+    """An axis of names: its figures, and by how many standard deviations each is above independence.
+
+    Independence is the name being true of as many clips drawn at random. Features that fire in few clips vary less in
+    AUROC, since most clips are tied, and more in purity; so no feature has a better chance than another.
+    """
+
+    figures: Figures
+    deviations: Figures
+
+    @classmethod
+    def of(cls, figures: Figures, chance: Float[np.ndarray, "#names #features"] | float, variance: Figures) -> "Axis":
+        """Return the axis of a chance and a variance; what cannot vary is at chance."""
+        return cls(figures, (figures - chance) / np.sqrt(np.maximum(variance, 1e-9)))
+
+
+def responsiveness(scores: Float[np.ndarray, "clips features"], true: Bool[np.ndarray, "clips names"]) -> Axis:
     """Return the AUROC of every feature's score for the clips in which every name is true; ties count half.
 
     Example:
         >>> import numpy as np
         >>> from ard.evaluation.axes import responsiveness
-        >>> responsiveness(np.array([[0.9], [0.4], [0.0]]), np.array([[True], [False], [False]])).tolist()
+        >>> responsiveness(np.array([[0.9], [0.4], [0.0]]), np.array([[True], [False], [False]])).figures.tolist()
         [[1.0]]
     """
-    ranks, positives = rankdata(scores, axis=0), true.sum(axis=0)[:, None]
+    ranks, num_true = rankdata(scores, axis=0), true.sum(axis=0)[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (true.T @ ranks - positives * (positives + 1) / 2) / (positives * (len(true) - positives))
+        num_pairs = num_true * (len(true) - num_true)
+        areas = (true.T @ ranks - num_true * (num_true + 1) / 2) / num_pairs
+        return Axis.of(areas, 0.5, ranks.var(axis=0) / (len(true) - 1) / num_pairs)
 
 
 def average_precisions(
@@ -81,17 +102,39 @@ def purity(
         return (true.T.astype(float) @ at) / at.sum(axis=1)[:, None]
 
 
-def sensitivity(fires: Bool[np.ndarray, "clips features"], true: Bool[np.ndarray, "clips names"]) -> Figures:
+def mean_purity(
+    depth: Int[np.ndarray, "clips features"],
+    at_depths: Float[np.ndarray, "depths names features"],
+    rate: Float[np.ndarray, "names 1"],
+) -> Axis:
+    """Return the mean purity over the depths that have clips.
+
+    Args:
+        depth: how deep each clip is.
+        at_depths: the purity there.
+        rate: the share of all clips in which each name is true.
+    """
+    num_clips = np.stack([(depth == level).sum(axis=0) for level in range(len(at_depths))])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_weights = np.where(num_clips > 0, 1 / num_clips, 0).sum(axis=0) / (num_clips > 0).sum(axis=0) ** 2
+        variance = rate * (1 - rate) * len(depth) / (len(depth) - 1) * (of_weights - 1 / len(depth))
+    return Axis.of(mean_of_told(at_depths, axis=0), rate, variance)
+
+
+def sensitivity(fires: Bool[np.ndarray, "clips features"], true: Bool[np.ndarray, "clips names"]) -> Axis:
     """Return in what share of the clips that were made for every name each feature fires; NaN if none were made."""
-    with np.errstate(invalid="ignore"):
-        return (true.T.astype(float) @ fires) / true.sum(axis=0)[:, None]
+    num_true = true.sum(axis=0)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = fires.sum(axis=0, keepdims=True) / len(fires)
+        variance = rate * (1 - rate) / num_true * (len(fires) - num_true) / (len(fires) - 1)
+        return Axis.of((true.T.astype(float) @ fires) / num_true, rate, variance)
 
 
 def intruder(
     scores: Float[np.ndarray, "clips features"],
     true: Bool[np.ndarray, "clips names"],
     near: Bool[np.ndarray, "clips names"],
-) -> Figures:
+) -> Axis:
     """Return the AUROC of every feature's score for a name's clips among these and those of its nearest other names.
 
     Args:
@@ -103,15 +146,16 @@ def intruder(
         >>> import numpy as np
         >>> from ard.evaluation.axes import intruder
         >>> scores, true = np.array([[0.9], [0.0], [0.3]]), np.array([[True], [True], [False]])
-        >>> intruder(scores, true, ~true).tolist()
+        >>> intruder(scores, true, ~true).figures.tolist()
         [[0.5]]
     """
-    figures = np.full((true.shape[1], scores.shape[1]), np.nan)
+    axis = Axis(*np.full((2, true.shape[1], scores.shape[1]), np.nan))
     for name, (is_true, is_near) in enumerate(zip(true.T, near.T, strict=True)):
         among = is_true | is_near
         if is_true.any() and is_near.any():
-            figures[name] = responsiveness(scores[among], is_true[among][:, None])[0]
-    return figures
+            of_name = responsiveness(scores[among], is_true[among][:, None])
+            axis.figures[name], axis.deviations[name] = of_name.figures[0], of_name.deviations[0]
+    return axis
 
 
 def mean_of_told(figures: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
@@ -127,8 +171,9 @@ def above_others(
     """Return the share of all pairs of a feature and a name not its own that do as well as each feature's own name.
 
     It is a p-value, with a null that all features share, as in significance analysis of microarrays (Tusher et al.
-    2001): each feature alone has too few other names. The own name counts as one more of the pairs. NaN for all where
-    there are too few pairs for any p-value to reach ``rate``.
+    2001): each feature alone has too few other names. The own name counts as one more of the pairs. Figures that differ
+    by less than rounding to float32 can make are equal. NaN for all where there are too few pairs for any p-value to
+    reach ``rate``.
 
     Args:
         own: the figure of each feature's own name.
@@ -136,7 +181,7 @@ def above_others(
         rate: the highest p-value of interest.
     """
     null = np.sort(others[~np.isnan(others)])
-    at_least = len(null) - np.searchsorted(null, own - 1e-9)
+    at_least = len(null) - np.searchsorted(null, own - SAME * np.maximum(np.abs(own), 1))
     p = (1 + at_least) / (1 + len(null))
     return np.where(np.isnan(own) | (1 / (1 + len(null)) > rate), np.nan, p)
 
@@ -155,8 +200,8 @@ def name_scores(
 ) -> Float[np.ndarray, " features"]:
     """Return one figure for each name: the harmonic mean of its axes, each from chance (0) to certainty (1).
 
-    An axis a with mean c over other names counts max(0, (a - c) / (1 - c)), so that a name which is at chance on one
-    axis scores 0. Axes that could not be measured do not count; NaN where none could.
+    An axis a with chance c counts max(0, (a - c) / (1 - c)), so that a name which is at chance on one axis scores 0.
+    Axes that could not be measured do not count; NaN where none could.
 
     Example:
         >>> import numpy as np

@@ -57,7 +57,7 @@ class CheckNames(Evaluator):
     - *intruder*: AUROC of the feature's score for the name's clips among these and its hard negatives, which are clips
       of the five nearest other names.
 
-    A name is true of a clip that has all labels which the name states; if it states none, or there are no labels, if
+    A name is true of a clip that has all labels which the name states; if no clip has them, or the name states none, if
     CLAP hears it there (:mod:`ard.evaluation.truth`).
 
     Every axis is compared with the same axis for other names: those of the other concepts and the labels, without those
@@ -110,12 +110,13 @@ class CheckNames(Evaluator):
 
     def evaluate(self, cell: Cell) -> Result | None:
         """Measure the axes of every name, and what they say of it."""
+        cell.path("axes").unlink(missing_ok=True)
         selections, names = read_selections(cell), read_names(cell)
-        rows = read_unseen(cell, selections["ard"][0].top_ids)
+        scorers = {scorer: (selections[scorer][0], names[scorer][0]) for scorer in SCORERS if scorer in names}
+        rows = read_unseen(cell, torch.cat([selection.top_ids for selection, _ in scorers.values()]))
         clips = self._clips(cell, rows)
         if not clips.vocabulary and clips.embedded is None:
             return None
-        scorers = {scorer: (selections[scorer][0], names[scorer][0]) for scorer in SCORERS if scorer in names}
         of_scorers = self._concepts(cell, scorers, rows)
         figures: list[Row] = []
         details: dict[str, Any] = {}

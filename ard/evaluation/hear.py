@@ -117,15 +117,19 @@ class HearOrRead(Evaluator):
 
     def evaluate(self, cell: Cell) -> Result | None:
         """Measure every concept; None for cells that are not the run's own, and for layers that do not read."""
+        cell.path("modality").unlink(missing_ok=True)
         is_own = not cell.run.path.is_file() or cell.folder == cell.run.own.folder
         if cell.is_baseline or not is_own or not self._reads():
             return None
         names = self._names(cell)
         trials = list(self._of_concepts(cell, names) if self.pairs is None else self._of_table(self.pairs, names))
-        self.ranks.together(self.helper(cell), trials)
-        rows = list(self._rows(names, trials, self._read(cell, trials)))
+        keys, kept = self._keys(cell, trials), self._kept(cell)
+        if left := [trial for trial in trials if keys[trial] not in kept.known]:
+            self.ranks.together(self.helper(cell), left)
+            kept.read()
+        rows = list(self._rows(names, trials, [_read_activity(kept.known[keys[trial]], trial) for trial in trials]))
         cell.save_rows("modality", rows)
-        self._kept(cell).unlink(missing_ok=True)
+        kept.path.unlink(missing_ok=True)
         return self._result(cell, rows, len(names))
 
     def helper(self, cell: Cell) -> Callable[..., object]:
@@ -161,9 +165,11 @@ class HearOrRead(Evaluator):
             part = tuple(conflicts[place] for place in drawn[first : first + PAIRS_KEPT])
             yield Trial(tuple(names), part, "table")
 
-    def _kept(self, cell: Cell) -> Path:
-        """Return the file to which activities are appended until all of them are there."""
-        return cell.path("modality").with_suffix(".jsonl")
+    def _kept(self, cell: Cell) -> Answers:
+        """Return the file to which activities are appended until all of them are there, read so far."""
+        kept = Answers(cell.path("modality").with_suffix(".jsonl"))
+        kept.read()
+        return kept
 
     def _keys(self, cell: Cell, trials: Sequence[Trial]) -> dict[Trial, str]:
         """Return for each trial a key of all that its activities depend on."""
@@ -178,33 +184,22 @@ class HearOrRead(Evaluator):
         }
 
     def _measure(self, cell: Cell, trials: Sequence[Trial]) -> None:
-        """Measure this rank's share of the trials that are not kept yet; keep each when it is done."""
-        kept = Answers(self._kept(cell))
-        kept.read()
-        keys = self._keys(cell, trials)
-        if not (left := [trial for trial in trials if keys[trial] not in kept.known]):
-            return
+        """Measure this rank's share of the trials; keep each when it is done."""
+        kept, keys = self._kept(cell), self._keys(cell, trials)
         model = load_audiollm(self.model, device=self.device, layers_path=self.layers_path)
         stored = StoredClips(cell.run.audio(cell.unseen)) if self.pairs is None else None
-        for trial in self.ranks.share(left, "hears or reads"):
-            activity = self._activity(model, cell, trial, stored)
-            kept.keep(keys[trial], json.dumps(activity.tolist()))
-
-    def _read(self, cell: Cell, trials: Sequence[Trial]) -> list[Float[np.ndarray, "_ conditions _"]]:
-        """Read the activities of all trials."""
-        kept = Answers(self._kept(cell))
-        kept.read()
-        keys = self._keys(cell, trials)
-        return [
-            np.array(json.loads(kept.known[keys[trial]])).reshape(-1, len(CONDITIONS), len(trial.features))
-            for trial in trials
-        ]
+        for trial in self.ranks.share(trials, "hears or reads"):
+            kept.keep(keys[trial], json.dumps(self._activity(model, cell, trial, stored).tolist()))
 
     @torch.inference_mode()
     def _activity(
         self, model: AudioLLM, cell: Cell, trial: Trial, stored: StoredClips | None
     ) -> Float[Tensor, "pairs conditions features"]:
-        """Return the activity of a trial's features under every condition; clips that cannot be read are left out."""
+        """Return the activity of a trial's features under every condition; stored clips that are damaged are left out.
+
+        Raises:
+            UserError: if a sound of a table cannot be used.
+        """
         dictionary, size = self.dictionary(cell), max(1, self.prompts_per_batch // len(CONDITIONS))
         parts = [torch.empty(0, len(CONDITIONS), len(trial.features))]
         for first in range(0, len(trial.conflicts), size):
@@ -279,6 +274,11 @@ class HearOrRead(Evaluator):
 
     def _figure(self, samples: np.ndarray, unit: str) -> Figure:
         return Figure.estimate(samples, np.mean, unit, over="concepts", seed=self.seed, better="neither")
+
+
+def _read_activity(kept: str, trial: Trial) -> Float[np.ndarray, "_ conditions _"]:
+    """Read the activity of a trial's features."""
+    return np.array(json.loads(kept)).reshape(-1, len(CONDITIONS), len(trial.features))
 
 
 def neutral_audio(clip: Clip, seed: int, *, is_noise: bool) -> Clip:

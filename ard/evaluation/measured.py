@@ -45,7 +45,7 @@ def measure(
     """Measure the axes of concepts' own names and of other names, a few hundred concepts at a time.
 
     A name that is true of many clips is pure by chance alone, and one that is true of few varies more. So names are
-    compared by how many standard deviations an axis is above what it would be if feature and name were independent.
+    compared by how many standard deviations an axis is above independence (:class:`~ard.evaluation.axes.Axis`).
 
     Args:
         concepts: the concepts.
@@ -87,39 +87,19 @@ class _Axes(NamedTuple):
 
 def _axes(concepts: Concepts, truth: Truth, names: Int[np.ndarray, " names"], least_clips: int) -> _Axes:
     true, near, made = truth.true[:, names], truth.near[:, names], truth.made[:, names]
-    num_true, num_false, num_near, num_made = (of.sum(axis=0)[:, None] for of in (true, ~true, near, made))
-    at_depths = axes.purity(axes.depths(concepts.scores), true)
-    rate, num_firing = true.mean(axis=0)[:, None], concepts.fires.sum(axis=0)
-    rate_made = concepts.fires_made.sum(axis=0) / max(len(concepts.fires_made), 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        parts = (
-            (
-                axes.responsiveness(concepts.scores, true),
-                0.5,
-                np.sqrt((num_true + num_false + 1) / (12 * num_true * num_false)),
-                (num_true >= least_clips) & (num_false >= least_clips),
-            ),
-            (
-                axes.mean_of_told(at_depths, axis=0),
-                rate,
-                np.sqrt(rate * (1 - rate) / np.maximum(num_firing, 1)),
-                num_true >= least_clips,
-            ),
-            (
-                axes.sensitivity(concepts.fires_made, made),
-                rate_made,
-                np.sqrt(np.maximum(rate_made * (1 - rate_made), 1e-9) / num_made),
-                num_made >= least_clips,
-            ),
-            (
-                axes.intruder(concepts.scores, true, near),
-                0.5,
-                np.sqrt((num_true + num_near + 1) / (12 * num_true * num_near)),
-                (num_true >= least_clips) & (num_near >= least_clips),
-            ),
-        )
-        figures = np.stack([np.where(told, figure, np.nan) for figure, _, _, told in parts])
-        deviations = np.stack([(of - parts[axis][1]) / parts[axis][2] for axis, of in enumerate(figures)])
+    depths = axes.depths(concepts.scores)
+    at_depths = axes.purity(depths, true)
+    measured = (
+        (axes.responsiveness(concepts.scores, true), true, ~true),
+        (axes.mean_purity(depths, at_depths, true.mean(axis=0)[:, None]), true, ~true),
+        (axes.sensitivity(concepts.fires_made, made), made, ~made),
+        (axes.intruder(concepts.scores, true, near), true, near),
+    )
+    told = [np.minimum(of.sum(axis=0), others.sum(axis=0))[:, None] >= least_clips for _, of, others in measured]
+    figures, deviations = (
+        np.stack([np.where(is_told, axis[part], np.nan) for is_told, (axis, _, _) in zip(told, measured, strict=True)])
+        for part in range(2)
+    )
     return _Axes(figures, deviations, at_depths)
 
 
@@ -175,7 +155,7 @@ def reason(axis: str, own: float, chance: float, near_name: str | None) -> str:
 
 
 def combined(by: Mapping[str, Measured]) -> tuple[Measured, list[str]]:
-    """Return the axes by labels where the name states some, else by CLAP, and which of them each concept has."""
+    """Return the axes by labels where some clip has all that the name states, else by CLAP, and which of them it is."""
     (first, measured), *rest = by.items()
     if not rest:
         return measured, [first] * len(measured.num_true)

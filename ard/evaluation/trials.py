@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ard.activations import read_clips_metadata
 from ard.audio import Conflict
+from ard.evaluation.scores import read_unseen
 from ard.monosemanticity import read_selections
 from ard.naming.functional import labels_in
 from ard.probing import read_scores
@@ -44,8 +45,7 @@ class Unseen:
     def __init__(self, cell: Cell, features: Sequence[int]) -> None:
         scores = read_scores(cell, cell.unseen)
         assert scores is not None
-        seen = set() if cell.evaluation else set(read_selections(cell)["ard"][0].top_ids.flatten().tolist())
-        rows = [row for row in range(scores.num_clips) if row not in seen]
+        rows = read_unseen(cell, read_selections(cell)["ard"][0].top_ids).tolist()
         metadata = read_clips_metadata(cell.splits[cell.unseen])
         self.clip_ids = [metadata[row]["id"] for row in rows]
         self.labels = [set(metadata[row].get("labels") or ()) for row in rows]

@@ -128,7 +128,7 @@ class TimeConcepts(Evaluator):
     def _timed(self, cell: Cell, split: str) -> list[TimedClip]:
         """Return the clips of a split in which some label is heard at times, or as many of them as are read."""
         described = enumerate(read_clips_metadata(cell.splits[split]))
-        timed = [TimedClip.of(row, clip) for row, clip in described if clip.get("events")]
+        timed = [TimedClip.of(row, clip) for row, clip in described if clip.get("events") and clip["seconds_per_token"]]
         timed = [clip for clip in timed if clip.labels]
         drawn = np.random.default_rng(self.seed).permutation(len(timed))[: self.most_clips]
         return [timed[place] for place in np.sort(drawn)]

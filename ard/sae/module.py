@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ard.activations import ActivationDataModule
@@ -152,9 +152,9 @@ class SAETraining(LightningModule):
         return self.sae(x / self.scale) * self.scale
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        """Log the step if the Trainer does, and the last one: callbacks then find its figures."""
+        """Log the step if the Trainer does, and the last one of all or of an epoch: callbacks then find its figures."""
         step, trainer = self.trainer.global_step + 1, cast(Any, self.trainer)
-        self.is_logged = step % trainer.log_every_n_steps == 0 or step == trainer.max_steps
+        self.is_logged = step == trainer.max_steps or trainer.is_last_batch or is_time_to_log(trainer, step)
 
     def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
         """Return the loss of a batch of tokens [tokens, d_in], summed over the SAEs."""
@@ -238,8 +238,7 @@ class SAETraining(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         """Show the FVU in the progress bar as often as it is logged: a number that is shown is waited for."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % every == 0:
+        if is_time_to_log(self.trainer, self.trainer.global_step):
             self.trainer.progress_bar_metrics.update({name: float(fvu) for name, fvu in self.fvu.items()})
 
     def _weight(self, x: Tensor) -> float:
@@ -322,6 +321,12 @@ class SAETraining(LightningModule):
         one = len(self.expansions) == 1
         self.log_dict({f"train/{name}" if one else f"train/e{expansion}/{name}": x for name, x in figures.items()})
         self.fvu["fvu" if one else f"fvu-e{expansion}"] = figures["fvu"]
+
+
+def is_time_to_log(trainer: Trainer, step: int) -> bool:
+    """Return whether the Trainer logs after so many steps; with ``log_every_n_steps: 0`` it never does."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and step % every == 0
 
 
 def check_precision(precision: str, *, clips: bool) -> None:

@@ -193,7 +193,7 @@ class MeasureSteering(Evaluator):
         """Return the clips to choose on, those to measure on, and how many are left out so that no group is in both.
 
         Raises:
-            UserError: if no clip to choose on is left.
+            UserError: if no clip to choose on is left, or none to measure on.
         """
         audio = self._audio(task)
         if self.selection is not None:
@@ -209,9 +209,14 @@ class MeasureSteering(Evaluator):
                 )
             return Split(given.audio, others), measured, len(given.clips) - len(others)
         whole = read(audio)
-        chosen = {
-            clip.id for clip in whole.clips if is_selection(clip.group or clip.id, self.selection_share, self.seed)
-        }
+        group_of = {clip.id: clip.group or clip.id for clip in whole.clips}
+        chosen = {one for one, group in group_of.items() if is_selection(group, self.selection_share, self.seed)}
+        if len(chosen) in (0, len(whole.clips)):
+            raise UserError(
+                f"selection_share {self.selection_share:g} sets {len(chosen)} of the {len(whole.clips)} clips of "
+                f"{str(audio)!r} aside to choose features on, of {len(set(group_of.values()))} groups (speakers): give "
+                "another share or seed, or other clips as `selection`"
+            )
         apart = ([clip for clip in whole.clips if (clip.id in chosen) is side] for side in (True, False))
         selection, split = (Split(audio, clips) for clips in apart)
         return selection, split, 0

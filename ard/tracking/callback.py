@@ -11,6 +11,7 @@ from torch import Tensor
 from ard.activations import ActivationDataModule
 from ard.probing import Encoding
 from ard.sae import SAETraining, SaveSAE
+from ard.sae.module import is_time_to_log
 from ard.tracking.artifacts import log_training_artifacts
 from ard.tracking.cells import log_cell
 from ard.tracking.logger import WandbLogger
@@ -51,7 +52,7 @@ class LogTraining(Callback):
     ) -> None:
         """Measure the gradients, if this step is logged."""
         assert isinstance(pl_module, SAETraining)
-        if (trainer.global_step + 1) % _log_every(trainer) == 0:
+        if is_time_to_log(trainer, trainer.global_step + 1):
             self._gradient_norms = {
                 e: torch.nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
                 for e, sae in pl_module.by_expansion.items()
@@ -63,7 +64,7 @@ class LogTraining(Callback):
         """Log, if it is time to."""
         assert isinstance(pl_module, SAETraining)
         step = trainer.global_step
-        if step % _log_every(trainer) == 0 and step > self._last_step:
+        if is_time_to_log(trainer, step) and step > self._last_step:
             self._log(trainer, pl_module, step)
         self._ended = time.monotonic()
 
@@ -105,10 +106,6 @@ class LogTraining(Callback):
         if is_shown:
             module.forget_firing()
         self._logged_at, self._last_step, self._waited_s = now, step, 0.0
-
-
-def _log_every(trainer: Trainer) -> int:
-    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
 
 def _firing_frequencies(trainer: Trainer, module: SAETraining) -> dict[int, Tensor]:

@@ -1,5 +1,6 @@
 """The tests of names on clips whose truth is planted, by the evaluator alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch.nn.functional import normalize
 from ard.audio import write_audio_shards
 from ard.evaluation import CheckNames
 from ard.evaluation.axes import AXES
+from ard.evaluation.measured import Concepts, measure
 from ard.evaluation.odd_one_out import draw_trials, read_number, right_by_embeddings
-from ard.evaluation.truth import Clips, nearest, shared_words, truth_by_labels
+from ard.evaluation.truth import Clips, Truth, nearest, shared_words, truth_by_labels
 from ard.naming import EndpointChat
 from ard.probing import KeepScores
 from ard.run import Run
@@ -169,6 +171,34 @@ def test_rendered_clips_are_made_for_what_they_hold(stage):
     assert result.choices["made"] == "rendered scenes"
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.5, 1.0])
+def test_a_feature_that_fires_often_has_no_better_chance_than_one_that_fires_rarely(rate):
+    rng, num_clips = np.random.default_rng(0), 2001
+    fires, true, near = (rng.random((num_clips, 60)) < share for share in (rate, 0.1, 0.3))
+    scores, columns = fires * rng.random(fires.shape), np.arange(60)
+    truth = Truth("labels", true, near & ~true, true)
+    concepts = Concepts(columns, WORDS, scores, scores > 0.9, fires)  # the weakest of H^k count for made clips alone
+    spread = np.nanstd(measure(concepts, truth, columns, columns, 3).of_others, axis=(1, 2))
+    assert spread[[0, 3]] == pytest.approx([1, 1], abs=0.1), "feature and name are independent"
+    assert spread[[1, 2]] == pytest.approx([1, 1], abs=0.1) if rate < 1 else (spread[[1, 2]] < 0.2).all()
+
+
+def test_without_an_evaluation_set_clips_that_any_row_was_named_by_are_left_out(stage):
+    stage.check(WORDS[:NUM_PLANTED])
+    cell = replace(stage.run.cell(0, None), evaluation=None)
+    selections = cell.tensors("selections")
+    by_ard = selections["ard/0/top_ids"]
+    selections |= {f"mean/0/{name}": selections[f"ard/0/{name}"].clone() for name in ("features", "m")}
+    cell.save_tensors("selections", selections | {"mean/0/top_ids": (by_ard + 1) % 150})
+    representatives = cell.tensors("representatives")
+    cell.save_tensors("representatives", representatives | {"mean/top_scores": representatives["ard/top_scores"] + 0})
+    names = [{"scorer": scorer, "draw": 0, "name": name} for scorer in ("ard", "mean") for name in WORDS[:NUM_PLANTED]]
+    cell.save_rows("names", names)
+    result = CheckNames()(cell)
+    seen = {*by_ard.flatten().tolist(), *((by_ard + 1) % 150).flatten().tolist()}
+    assert result.details["num_clips"] == 150 - len(seen)
+
+
 def test_without_names_there_is_nothing_to_test(stage):
     result, concepts = stage.check([None, None], made=mixtures(stage, 20))
     assert concepts == []
@@ -176,7 +206,9 @@ def test_without_names_there_is_nothing_to_test(stage):
 
 
 def test_without_labels_and_clap_there_is_nothing_to_test_names_by(stage):
+    stage.check(WORDS[:NUM_PLANTED])
     assert stage.check(WORDS[:NUM_PLANTED], labelled=False, clap=None) == (None, [])
+    assert not stage.run.cell(0, None).path("axes").exists(), "it would be read as if it were of these clips"
 
 
 def test_a_mixture_was_made_for_what_its_background_lacks():

@@ -14,6 +14,7 @@ from ard.evaluation.hear import first_difference, highest, neutral_audio, tokens
 from ard.evaluation.hearing import CONDITIONS
 from ard.evaluation.trials import contradicting_names
 from ard.naming.answers import Answers
+from ard.ranks import Ranks
 from ard.run import Run
 from ard.sae import TopKSAE, load_dictionary
 from ard.types import Codes, UserError
@@ -166,6 +167,23 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(cell, monkeypatch
     assert not cell.path("modality").with_suffix(".jsonl").exists()
 
 
+def test_ranks_that_read_at_different_times_leave_no_pair_out(cell):
+    cell.save_rows("names", ({"scorer": "ard", "draw": 0, "name": name} for name in [NAME] * 4 + ["a purr", OTHER]))
+    alone = HearOrRead(num_pairs=2)(cell)
+
+    class InTurn(Ranks):
+        """The second rank begins when the first one has finished."""
+
+        def together(self, work, *task):
+            second = HearOrRead(num_pairs=2)
+            second.ranks = Ranks(1, 2)
+            return [work(*task), second.helper(cell)(*task)]
+
+    first = HearOrRead(num_pairs=2)
+    first.ranks = InTurn(0, 2)
+    assert first(cell).rows == alone.rows
+
+
 def test_a_table_of_pairs_is_measured_for_every_feature(cell, tmp_path, clips):
     for clip in clips[:3]:
         soundfile.write(tmp_path / f"{clip.id}.wav", clip.waveform, clip.sample_rate_hz)
@@ -188,7 +206,9 @@ def test_concepts_are_drawn_by_seed_and_baselines_and_layers_that_do_not_read_ar
     assert len(set(map(frozenset, drawn))) > 1
     assert HearOrRead()(cell, load_dictionary("poly", 128)) is None
     whisper(tmp_path)
+    cell.save_rows("modality", [{"feature": HEARS}])
     assert HearOrRead(model=str(tmp_path))(cell) is None
+    assert not cell.path("modality").exists(), "it was of another model"
     assert HearOrRead.lacks({"model": str(tmp_path)}) == "a model that reads words"
     assert HearOrRead.lacks({"model": "embedded", "clap": None}) == "a CLAP model that reads texts"
     assert HearOrRead.lacks({}) is None

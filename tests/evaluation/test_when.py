@@ -92,6 +92,12 @@ def test_a_square_wave_tells_when_exactly_and_shifted_events_are_at_chance(cell)
     assert result.details["not_measured"] == []
 
 
+def test_tokens_of_text_have_no_time(cell):
+    for folder in (cell.probe, cell.evaluation):
+        extract(folder, 0, 20, seconds_per_token=lambda number: None)
+    assert TimeConcepts()(cell) is None
+
+
 def test_every_selected_feature_has_the_label_that_it_tells_best(cell):
     TimeConcepts()(cell)
     rows = {row["feature"]: row for row in cell.rows("timing")}

@@ -31,7 +31,7 @@ def fit(tmp_path, steps=300, *, expansion=4, callbacks=(), trainer=None, gain=1.
     module = SAETraining(16, expansion, **options)
     save = SaveSAE(tmp_path / "e{expansion}" / "sae")
     settings = {**QUIET, "val_check_interval": min(steps, 100), **(trainer or {})}
-    fitter = lightning.Trainer(max_steps=steps, callbacks=[save, *callbacks], **settings)
+    fitter = lightning.Trainer(**{"max_steps": steps, "callbacks": [save, *callbacks], **settings})
     loaders = (DataLoader(gain * directions(n, seed), batch_size=200) for n, seed in ((20000, 0), (1000, 1)))
     fitter.fit(module, *loaders)
     return module, fitter
@@ -52,6 +52,13 @@ def test_training_explains_the_variance_and_saves_the_sae(tmp_path, robust, most
     assert saved.pre_bias == robust
     if not robust:
         assert torch.equal(saved(x), module.sae(x))
+
+
+@pytest.mark.parametrize("trainer", [{"log_every_n_steps": 0}, {"max_steps": -1, "limit_train_batches": 20}])
+def test_the_last_step_has_figures_however_it_is_logged_and_ended(tmp_path, trainer):
+    _, fitter = fit(tmp_path, steps=20, trainer={"max_epochs": 1, "log_every_n_steps": 50} | trainer)
+    assert fitter.global_step == 20
+    assert fitter.callback_metrics["train/fvu"] > 0
 
 
 def test_robust_training_does_not_depend_on_the_unit_of_x(tmp_path):

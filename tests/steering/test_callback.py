@@ -214,6 +214,14 @@ def test_no_group_of_clips_is_on_both_sides_of_the_choice(cell, tmp_path):
             split(audio, choice)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_that_leaves_no_clip_to_choose_or_to_measure_on_is_refused(tmp_path, share):
+    write_clips(tmp_path, range(4), group=lambda i: f"speaker {i % 2}")
+    steering = MeasureSteering(tasks=TASKS, audio=tmp_path, selection_share=share)
+    with pytest.raises(UserError, match=rf"sets {4 * int(share)} of the 4 clips .* aside .*, of 2 groups .*: give"):
+        steering._splits(TASKS[0], _read_split)
+
+
 def test_the_first_untrained_dictionary_is_ranked_and_no_other_baseline(cell):
     labels = ("e2", "e2-untrained-0", "e2-untrained-1", "e2-tokens-0", "poly", "half-waves")
     assert [label for label in labels if _is_ranked(cell.run.cell(1, label))] == ["e2", "e2-untrained-0"]
@@ -263,10 +271,11 @@ def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiol
         clips = (Clip(f"{task}-{i:04d}", x, 16000, task, **labels[i]) for i, x in enumerate(noise))
         write_audio_shards(clips, tmp_path / "audio" / task)
     shutil.copytree(cell.folder, tmp_path / "layer-1/e2")
+    TopKSAE(32, 64, k=16).save_pretrained(tmp_path / "layer-1/e2/sae")  # up to 16 features are set at once
     server = misbehave(then="coin")
     facts = {"out": tmp_path, "expansion": 2, "activations": cell.run.activations("probe")}
     facts |= {"model": tiny_audiollm, "clap": tiny_clap, "d_in": 32, "layer": 1, "evaluation": "null"}
-    facts |= {"judge_endpoint": server.base_url, "num_draws": 2}
+    facts |= {"judge_endpoint": server.base_url, "num_draws": 2, "seed": 8}  # of which there are clips to choose on
     given = [f"--run.{name}={value}" for name, value in facts.items()]
     main(["test", "--config", str(CONFIGS / "paper" / "steer.yaml"), *given, "--trainer.accelerator=cpu"])
     result = Result.load(tmp_path / "layer-1/e2/steering.json")
@@ -276,7 +285,7 @@ def test_the_papers_preset_measures_its_four_shifts(misbehave, cell, tiny_audiol
     truth = {(row.source, row.target): row.figures["sensitivity_of_truth"].n for row in ours}
     assert truth["neutral", "happy"] <= 3  # `excited` is a class of its own
     assert truth["female", "male"] <= 4
-    measured = sum(not is_selection(f"iemocap-emotion-{i:04d}", 0.1, 0) for i in range(15))
+    measured = sum(not is_selection(f"iemocap-emotion-{i:04d}", 0.1, 8) for i in range(15))
     assert result.details["tasks"]["neutral to happy"]["num_clips"] == measured
     assert result.choices["judge"] == "meta-llama/Meta-Llama-3-70B-Instruct"
     assert {body["model"] for body in server.asked} == {"meta-llama/Meta-Llama-3-70B-Instruct"}
