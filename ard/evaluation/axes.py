@@ -117,7 +117,7 @@ def mean_purity(
     num_clips = np.stack([(depth == level).sum(axis=0) for level in range(len(at_depths))])
     with np.errstate(divide="ignore", invalid="ignore"):
         of_weights = np.where(num_clips > 0, 1 / num_clips, 0).sum(axis=0) / (num_clips > 0).sum(axis=0) ** 2
-        variance = rate * (1 - rate) * len(depth) / (len(depth) - 1) * (of_weights - 1 / len(depth))
+        variance = rate * (1 - rate) * (len(depth) * of_weights - 1) / max(len(depth) - 1, 1)
     return Axis.of(mean_of_told(at_depths, axis=0), rate, variance)
 
 

@@ -109,13 +109,13 @@ class CheckNames(Evaluator):
             self.listener.check()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Measure the axes of every name, and what they say of it."""
+        """Measure the axes of every name, and what they say of it; None if naming saw all clips, or none has a truth."""
         cell.path("axes").unlink(missing_ok=True)
         selections, names = read_selections(cell), read_names(cell)
         scorers = {scorer: (selections[scorer][0], names[scorer][0]) for scorer in SCORERS if scorer in names}
         rows = read_unseen(cell, torch.cat([selection.top_ids for selection, _ in scorers.values()]))
         clips = self._clips(cell, rows)
-        if not clips.vocabulary and clips.embedded is None:
+        if not len(rows) or (not clips.vocabulary and clips.embedded is None):
             return None
         of_scorers = self._concepts(cell, scorers, rows)
         figures: list[Row] = []

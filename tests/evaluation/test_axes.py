@@ -43,6 +43,13 @@ def test_a_feature_that_fires_in_fewer_clips_than_there_are_depths_has_none_at_t
     assert np.isnan(axes.purity(axes.depths(np.zeros((3, 1))), np.ones((3, 1), dtype=bool))).all()
 
 
+def test_one_clip_alone_is_at_chance():
+    true, scores = np.ones((1, 1), dtype=bool), np.ones((1, 1))
+    depths = axes.depths(scores)
+    of_name = axes.mean_purity(depths, axes.purity(depths, true), np.ones((1, 1)))
+    assert (of_name.figures.item(), of_name.deviations.item()) == (1, 0)
+
+
 def test_what_cannot_be_told_is_nan():
     none = np.zeros((6, 1), dtype=bool)
     assert np.isnan(axes.responsiveness(SCORES, none).figures).all()
