@@ -1,10 +1,10 @@
 """`ard steer`: ask the model a question, without and with features set or a direction added."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -22,11 +22,11 @@ from ard.steering.compare import (
     WITHOUT,
     Answer,
     Change,
+    Sheet,
     Value,
     compare_answers,
     direction_added,
     features_set,
-    write_answers,
 )
 from ard.steering.directions import read_direction
 from ard.steering.toward import features_moving, features_toward, task_between, task_toward
@@ -83,7 +83,8 @@ def steer(
         sweep: several values, one after the other, each for all features.
         unit: ``max`` makes a value of 1 each feature's maximum on the probing set. By default so if features are chosen
             by ``toward``, else ``absolute``.
-        csv: write the answers to this file: clip, prompt, setting, dose, answer.
+        csv: write the answers to this new file: clip, prompt, setting, dose, answer. A command that was stopped goes on
+            when it is given again.
         layer: layer of the dictionary, or of the direction, if not the run's own.
         expansion: expansion of the dictionary, if not the run's own.
         positions: where in the prompt features are set.
@@ -103,8 +104,10 @@ def steer(
             f"{max_new_tokens} new tokens, {clips_per_batch} clips a batch, {num_features} features: give at least 1 "
             "token, 1 clip and 1 feature"
         )
-    if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
+    if csv is not None and not csv.parent.is_dir():
         raise UserError(f"csv {str(csv)!r} cannot be written: give a file in a folder that exists")
+    if csv is not None and csv.exists():
+        raise UserError(f"csv {str(csv)!r} exists: give another file, or delete it")
     coder: Dictionary | None = None
     task: SteeringTask | None = None
     changes: list[Change] = []
@@ -149,31 +152,33 @@ def steer(
         for one in changes[0].clamp or ():
             values = ", ".join(f"{change.clamp[one]:g}" for change in changes if change.clamp is not None)
             _show(f"feature {one} ({shown.get(one, 'no name')}): {values}, maximum {maxima[one]:g}")
-    answered: list[Answer] = []
+    how: dict[str, Any] = {
+        "positions": positions,
+        "phase": phase,
+        "keep_error": keep_error,
+        "max_new_tokens": max_new_tokens,
+    }
+    settings, clips = [*beside, *changes], sounds.heard_by(model)
     with Progress("answers", len(sounds) * each, "answers") as progress:
+        sheet = None
+        if csv is not None:
+            weights = None if coder is None else coder.fingerprint()
+            about = {"model": model.name, "weights": weights, "layer": cell.layer, "prompt": prompt, **how}
+            sheet = Sheet(csv, settings, about)
+            clips = sheet.missing(clips, lambda: progress.advance(each))
         for of_clip in compare_answers(
-            model,
-            coder,
-            cell.layer,
-            [*beside, *changes],
-            _heard(sounds, model),
-            prompt,
-            positions=positions,
-            phase=phase,
-            keep_error=keep_error,
-            max_new_tokens=max_new_tokens,
-            clips_per_batch=clips_per_batch,
+            model, coder, cell.layer, settings, clips, prompt, clips_per_batch=clips_per_batch, **how
         ):
             progress.advance(len(of_clip))
-            answered += of_clip
-            if csv is None:
+            if sheet is None:
                 _show_answers(of_clip, several_clips=len(sounds) > 1, several_doses=len(doses) > 1)
+            else:
+                sheet.keep(of_clip)
     say_failures(sounds.failures)
-    if not answered:
+    if not sounds.num_heard:
         raise UserError(f"none of {len(sounds)} sounds can be used: give others as --audio")
-    if csv is not None:
-        write_answers(answered, csv)
-        _show(f"{len(answered)} answers are in {csv}")
+    if sheet is not None:
+        _show(f"{sheet.write()} answers are in {csv}")
 
 
 def _check(ways: Sequence[object], by: str, answers: str | None) -> None:
@@ -207,17 +212,28 @@ def _show_answers(answers: Sequence[Answer], *, several_clips: bool, several_dos
 class _Sounds:
     """Iterate over the clips of files and folders; what of them cannot be used is kept in ``failures``.
 
+    ``num_heard`` counts those that a model was given.
+
     A lone file that cannot be used is refused, and so is the one clip of shards that is asked for.
     """
 
     def __init__(self, paths: Sequence[Path], clip_id: str | None = None) -> None:
         self.failures: list[Failure] = []
+        self.num_heard = 0
         self._lone = read_clip(paths[0]) if len(paths) == 1 and not paths[0].is_dir() else None
         if clip_id is not None:
             self._lone = _stored(paths, clip_id)
         self._shards = {path: read_audio_manifest(path) for path in paths if (path / MANIFEST).is_file()}
         self._folders = {} if self._lone else {path: FolderClips(path) for path in paths if path not in self._shards}
         self._paths = paths
+
+    def heard_by(self, model: AudioLLM) -> Iterator[Clip]:
+        """Say of which clips only the beginning is heard, and count them all."""
+        for clip in self:
+            if clip.duration_s > model.prompter.window_s:
+                console.print(f"only the first {model.prompter.window_s:g} s of {clip.id!r} are heard", markup=False)
+            self.num_heard += 1
+            yield clip
 
     def __len__(self) -> int:
         in_shards = sum(manifest.num_clips for manifest in self._shards.values())
@@ -246,11 +262,3 @@ def _stored(paths: Sequence[Path], clip_id: str) -> Clip:
     if clip is None:
         raise UserError(f"{str(paths[0])!r} holds no clip {clip_id!r} that can be used: give the id of one as --clip")
     return clip
-
-
-def _heard(clips: Iterable[Clip], model: AudioLLM) -> Iterator[Clip]:
-    """Say of which clips only the beginning is heard."""
-    for clip in clips:
-        if clip.duration_s > model.prompter.window_s:
-            console.print(f"only the first {model.prompter.window_s:g} s of {clip.id!r} are heard", markup=False)
-        yield clip

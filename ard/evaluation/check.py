@@ -109,7 +109,7 @@ class CheckNames(Evaluator):
             self.listener.check()
 
     def evaluate(self, cell: Cell) -> Result | None:
-        """Measure the axes of every name, and what they say of it; None if naming saw all clips, or none has a truth."""
+        """Measure the axes of every name, and what they say of it; None if naming saw all clips or none has labels."""
         cell.path("axes").unlink(missing_ok=True)
         selections, names = read_selections(cell), read_names(cell)
         scorers = {scorer: (selections[scorer][0], names[scorer][0]) for scorer in SCORERS if scorer in names}

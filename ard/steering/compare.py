@@ -2,16 +2,20 @@
 
 import csv
 import io
+import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
 from ard.audiollm import AudioLLM
+from ard.naming.answers import Answers, request_key
 from ard.results import write_text
 from ard.sae import Dictionary
 from ard.steering.steer import Phase, Where, clamp_values, steer
@@ -155,13 +159,49 @@ def compare_answers(
             yield [Answer(clip.id, prompt, change.setting, change.dose, answer) for change, answer in pairs]
 
 
-def write_answers(answers: Iterable[Answer], path: Path) -> None:
-    """Write answers as CSV, a column a field; the file appears whole or not at all."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(Answer._fields)
-    table.writerows(answers)
-    write_text(path, text.getvalue())
+class Sheet:
+    """Answers on their way into a CSV file, a column a field, kept clip by clip so that a command can go on.
+
+    They are kept in a hidden folder beside the file, until :meth:`write` writes the file whole.
+
+    Args:
+        path: the CSV file.
+        changes: what is done, one after the other.
+        about: all else that answers depend on beside the clip, to be written as JSON.
+    """
+
+    def __init__(self, path: Path, changes: Sequence[Change], about: Mapping[str, Any]) -> None:
+        self.path = path
+        added = [None if change.add is None else change.add.tolist() for change in changes]
+        self._about = {**about, "added": added, "set": [change._replace(add=None) for change in changes]}
+        self._kept = Answers(path.with_name(f".{path.name}.answers") / "answers.jsonl")
+        self._kept.read()
+        self._keys: dict[str, str] = {}
+
+    def missing(self, clips: Iterable[Clip], skip: Callable[[], object]) -> Iterator[Clip]:
+        """Yield the clips whose answers are not there yet, and call ``skip`` for each of the others."""
+        for clip in clips:
+            sound = xxhash.xxh3_64(clip.waveform.tobytes()).hexdigest()
+            self._keys[clip.id] = request_key({**self._about, "clip": clip.id, "sound": sound})
+            if self._keys[clip.id] in self._kept.known:
+                skip()
+            else:
+                yield clip
+
+    def keep(self, answers: Sequence[Answer]) -> None:
+        """Keep the answers about one clip."""
+        self._kept.keep(self._keys[answers[0].clip], json.dumps(answers))
+
+    def write(self) -> int:
+        """Write the file, in the order of the clips, and return how many answers it has."""
+        rows = [row for key in self._keys.values() for row in json.loads(self._kept.known[key])]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(Answer._fields)
+        table.writerows(rows)
+        write_text(self.path, text.getvalue())
+        shutil.rmtree(self._kept.path.parent)
+        return len(rows)
 
 
 def _batches(clips: Iterable[Clip], size: int) -> Iterator[list[Clip]]:

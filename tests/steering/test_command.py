@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ard.audio import StoredClips, read_clip, read_clips, write_audio_shards
-from ard.audiollm import load_audiollm
+from ard.audiollm import AudioLLM, load_audiollm
 from ard.cli import main
 from ard.run import Run
 from ard.sae import TopKSAE
@@ -165,6 +165,28 @@ def test_many_clips_and_doses_go_into_one_table(run, capsys, waves, tmp_path):
     heads = [line for line in several[2:] if not line.startswith(" ")]
     assert heads == [str(waves / "1.wav"), *(str(waves / f"{n}_wav") for n in range(3))]
     assert [line.split(":")[0] for line in several[3:6]] == ["  without", "  with 1", "  with 40"]
+
+
+def test_a_table_that_was_stopped_goes_on_and_one_that_exists_is_kept(run, capsys, waves, tmp_path, monkeypatch):
+    words = ["--feature", 5, "--sweep", "[1,40]", "--clips_per_batch", 1, "--csv"]
+    steered(run, capsys, *words, tmp_path / "whole.csv", audio=[waves])
+    asked, generate = [], AudioLLM.generate
+
+    def stop(self, *args, **kwargs):
+        asked.append(1)
+        if len(asked) == 6:  # under the second of four settings of the second clip
+            raise KeyboardInterrupt
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(AudioLLM, "generate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        steered(run, capsys, *words, tmp_path / "a.csv", audio=[waves])
+    assert not (tmp_path / "a.csv").exists()
+    steered(run, capsys, *words, tmp_path / "a.csv", audio=[waves])
+    assert len(asked) == 6 + 2 * 4
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "whole.csv"]
+    assert "exists: give another file" in not_steered(run, capsys, *words, tmp_path / "a.csv", audio=[waves])
 
 
 def test_one_clip_of_shards_is_taken_by_its_id(run, capsys):
