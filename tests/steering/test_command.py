@@ -179,7 +179,7 @@ def test_a_table_that_was_stopped_goes_on_and_one_that_exists_is_kept(run, capsy
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(AudioLLM, "generate", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         steered(run, capsys, *words, tmp_path / "a.csv", audio=[waves])
     assert not (tmp_path / "a.csv").exists()
     steered(run, capsys, *words, tmp_path / "a.csv", audio=[waves])
