@@ -155,7 +155,7 @@ def test_table_4_goes_on_cell_by_cell(out, arguments):
 def test_table_3_asks_audiobenchs_questions_and_a_served_judge(out, root, arguments, tmp_path, capsys):
     copied = shutil.copytree(root, tmp_path / "data")
     audiobench = copied / "AudioBench"
-    save(make(FLAT, [*EMOTIONAL] * 3), "parquet", audiobench / "iemocap_emotion_recognition")
+    save(make(FLAT, [*EMOTIONAL] * 4), "parquet", audiobench / "iemocap_emotion_recognition")
     save(make(NESTED, [*GENDERED] * 4), "dataset", audiobench / "voxceleb_gender_test")
     run = shutil.copytree(out, tmp_path / "run")
     extracted = {path: path.stat().st_mtime_ns for path in run.glob("activations*/**/*")}

@@ -16,7 +16,7 @@ from ard.embedding import EMBEDDED
 from ard.evaluation.axes import AXES
 from ard.evaluation.match import METHODS
 from ard.evaluation.measured import Concepts, Measured, Verdict, combined, judge, measure
-from ard.evaluation.odd_one_out import CHANCE, draw_trials, right_by_embeddings, right_by_listener
+from ard.evaluation.odd_one_out import CHANCE, NUM_CLIPS, draw_trials, right_by_embeddings, right_by_listener
 from ard.evaluation.scores import read_unseen
 from ard.evaluation.truth import (
     DEVIATIONS,
@@ -240,9 +240,10 @@ class CheckNames(Evaluator):
             axis: self._mean(of_axis[~np.isnan(of_axis)], axis) for axis, of_axis in zip(AXES, values, strict=True)
         }
         if score is not None:
-            told = [passed for passed in passes if passed is not None]
-            figures["score"] = self._mean(np.nan_to_num(score), "score of a name")
-            figures["share_pass"] = self._mean(np.array(told, dtype=float), "share of the names that can be tested")
+            told = np.array([passed is not None for passed in passes], dtype=bool)
+            passed = np.array(passes)[told].astype(float)
+            figures["score"] = self._mean(score[told], "score of a name that can be tested")
+            figures["share_pass"] = self._mean(passed, "share of the names that can be tested")
         return cell.row(figures, control=control)
 
     def _mean(self, values: Float[np.ndarray, " concepts"], unit: str) -> Figure:
@@ -283,11 +284,16 @@ class CheckNames(Evaluator):
             asked = [concept for concept in best.tolist() if drawn[concept] is not None][: self.num_heard]
             stored = StoredClips(cell.run.audio(cell.unseen))
             for start in range(0, len(asked), HEARD_AT_ONCE):
-                batch = asked[start : start + HEARD_AT_ONCE]
-                trials = [drawn[concept] for concept in batch]
-                fives = [list(stored([str(clips.unseen[row]["id"]) for row in t.clips[0]])) for t in trials if t]
-                intruders = [int(t.intruder[0]) for t in trials if t]
-                heard |= dict(zip(batch, right_by_listener(self.listener, fives, intruders), strict=True))
+                trials = {concept: drawn[concept] for concept in asked[start : start + HEARD_AT_ONCE]}
+                fives = {
+                    concept: list(stored(str(clips.unseen[row]["id"]) for row in trial.clips[0]))
+                    for concept, trial in trials.items()
+                    if trial is not None
+                }
+                whole = [concept for concept, five in fives.items() if len(five) == NUM_CLIPS]  # all can be decoded
+                intruders = [int(trial.intruder[0]) for concept in whole if (trial := trials[concept]) is not None]
+                right = right_by_listener(self.listener, [fives[concept] for concept in whole], intruders)
+                heard |= dict(zip(whole, right, strict=True))
         return {"shares": shares, "heard": heard}
 
     def _details(

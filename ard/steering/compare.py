@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -174,7 +173,7 @@ class Sheet:
         self.path = path
         added = [None if change.add is None else change.add.tolist() for change in changes]
         self._about = {**about, "added": added, "set": [change._replace(add=None) for change in changes]}
-        self._kept = Answers(path.with_name(f".{path.name}.answers") / "answers.jsonl")
+        self._kept = Answers(path.with_name(f".{path.name}.answers") / "kept.jsonl")
         self._kept.read()
         self._keys: dict[str, str] = {}
 
@@ -200,7 +199,10 @@ class Sheet:
         table.writerow(Answer._fields)
         table.writerows(rows)
         write_text(self.path, text.getvalue())
-        shutil.rmtree(self._kept.path.parent)
+        kept = self._kept.path.parent
+        for path in kept.iterdir():
+            path.unlink()
+        kept.rmdir()
         return len(rows)
 
 

@@ -204,7 +204,8 @@ async function start() {
   zero();
   all = await read("/api/concepts");
   const wanted = new URLSearchParams(location.search);
-  for (const feature of wanted.getAll("feature")) add(all.find((one) => one.feature === Number(feature)) || { feature: Number(feature), name: `feature ${Number(feature)}` });
+  for (const feature of wanted.getAll("feature").filter((text) => /^\d+$/.test(text)).map(Number))
+    add(all.find((one) => one.feature === feature) || { feature, name: `feature ${feature}` });
   const place = Object.fromEntries([...wanted].filter(([name]) => ["dropped", "split", "id"].includes(name)));
   if (Object.keys(place).length) await choose(place);
   busy(false);
