@@ -120,13 +120,13 @@ def _best_concepts(cell: Cell) -> list[Text]:
 def _evidence(concept: Mapping[str, Any]) -> str:
     """Say in a few words what supports a name: clips that the naming never saw, and the concept's own."""
     phrases, support = concept.get("phrases") or [concept["name"]], concept.get("support") or []
-    texts = [f"AUROC {concept['detection']:.2f} on unseen clips"] if _is_number(concept["detection"]) else []
+    texts = ["fails its tests"] if concept.get("passes") is False else []
+    if _is_number(concept["detection"]):
+        texts.append(f"AUROC {concept['detection']:.2f} on unseen clips")
     if support:
         texts.append(support[0].removeprefix(phrases[0]).partition(" (")[0].strip())
-    if not texts and _is_number(concept.get("clap")):
+    elif not _is_number(concept["detection"]) and _is_number(concept.get("clap")):
         texts.append(f"CLAP cosine {concept['clap']:.2f}")
-    if concept.get("passes") is False:
-        texts.append("fails")
     return ", ".join(texts)
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ard.reports import summary
 from ard.reports.gains import GAINS
+from ard.reports.summary import _evidence
 from ard.results import Figure, Result, Row
 from ard.run import Run
 from tests.reports.conftest import concept, write_about
@@ -168,3 +169,9 @@ def test_it_fits_a_terminal_however_much_there_is_to_say(run, clap, monkeypatch)
         "tables    ard tables --run . (files: tables)",
         "concepts  ard concepts --run .",
     ]
+
+
+def test_a_name_that_fails_says_so_before_the_line_may_be_cut():
+    concept = {"name": "wind", "detection": 1.0, "support": ["in 3 of 4 clips"], "passes": False}
+    assert _evidence(concept) == "fails its tests, AUROC 1.00 on unseen clips, in 3 of 4 clips"
+    assert _evidence(concept | {"passes": None, "detection": None, "support": [], "clap": 0.5}) == "CLAP cosine 0.50"
