@@ -297,6 +297,8 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, TarError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; a reader's own have no number
+            raise UserError(f"'{path}' cannot be read ({error.strerror}): make it readable for you") from error
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"'{path}' is damaged ({reason}): delete it, and run what made it again") from error
 

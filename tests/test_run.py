@@ -10,7 +10,7 @@ import torch
 
 import ard
 from ard.results import Figure, Result
-from ard.run import FILES, Cell, Run
+from ard.run import FILES, Cell, Run, readable
 from ard.types import UserError
 
 FACTS = {
@@ -213,3 +213,13 @@ def read(run, n):
     return run / "names.parquet", run / "layer-3/e8/matching.json", run / f"table{n}.md", run / f"{n}/run.json"
 '''
     assert spelled(source) == {"names.parquet", "layer-3/e8/matching.json", "table{}.md", "{}/run.json"}
+
+
+def test_a_file_that_the_system_does_not_let_be_read_is_not_called_damaged(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"x' cannot be read \(Permission denied\): make it readable"),
+        readable(tmp_path / "x"),
+    ):
+        raise PermissionError(13, "Permission denied")
+    with pytest.raises(UserError, match=r"x' is damaged \(no footer\): delete it"), readable(tmp_path / "x"):
+        raise OSError("no footer")

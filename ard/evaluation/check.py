@@ -284,14 +284,14 @@ class CheckNames(Evaluator):
             asked = [concept for concept in best.tolist() if drawn[concept] is not None][: self.num_heard]
             stored = StoredClips(cell.run.audio(cell.unseen))
             for start in range(0, len(asked), HEARD_AT_ONCE):
-                trials = {concept: drawn[concept] for concept in asked[start : start + HEARD_AT_ONCE]}
+                batch = asked[start : start + HEARD_AT_ONCE]
+                trials = {concept: trial for concept in batch if (trial := drawn[concept]) is not None}
                 fives = {
                     concept: list(stored(str(clips.unseen[row]["id"]) for row in trial.clips[0]))
                     for concept, trial in trials.items()
-                    if trial is not None
                 }
                 whole = [concept for concept, five in fives.items() if len(five) == NUM_CLIPS]  # all can be decoded
-                intruders = [int(trial.intruder[0]) for concept in whole if (trial := trials[concept]) is not None]
+                intruders = [int(trials[concept].intruder[0]) for concept in whole]
                 right = right_by_listener(self.listener, [fives[concept] for concept in whole], intruders)
                 heard |= dict(zip(whole, right, strict=True))
         return {"shares": shares, "heard": heard}

@@ -240,10 +240,31 @@ def test_the_odd_one_out_is_the_clip_that_is_least_like_the_others():
     assert draw_trials(scores > 1, scores, near, 10, np.random.default_rng(0)) is None
 
 
-def test_a_listener_hears_five_sounds_and_its_answers_are_kept(stage, tmp_path):
+def write_tones(stage):
+    """Give every unseen clip a sound."""
     tone = np.sin(np.arange(2400) / 5).astype(np.float32) / 2
     sounds = (Clip(f"activations-eval-{n}", tone, 8000, "tones") for n in range(len(stage.unseen)))
     write_audio_shards(sounds, stage.run.audio("eval"))
+
+
+def test_a_listener_is_not_asked_about_a_clip_that_cannot_be_decoded(stage, tmp_path):
+    write_tones(stage)
+    for shard in stage.run.audio("eval").glob("*.tar"):
+        first, *sounds = shard.read_bytes().split(b"fLaC")
+        marks = [b"none", *[b"fLaC"] * 5]  # every sixth sound is none
+        shard.write_bytes(first + b"".join(marks[number % 6] + sound for number, sound in enumerate(sounds)))
+    server = Server(then="say:Odd one out: 2")
+    chat = EndpointChat(server.base_url, "listener", cache=tmp_path / "heard.jsonl")
+    result, concepts = stage.check(WORDS[:NUM_PLANTED], clap=None, listener=chat, num_heard=12)
+    server.close()
+    contents = [one["messages"][0]["content"] for one in server.asked]
+    assert 0 < result.details["odd_one_out_heard"]["asked"] < 12
+    assert result.details["odd_one_out_heard"]["asked"] == sum(row["odd_one_out_heard"] is not None for row in concepts)
+    assert {len(parts) for parts in contents if isinstance(parts, list)} == {5 + 1}, "five sounds and the question"
+
+
+def test_a_listener_hears_five_sounds_and_its_answers_are_kept(stage, tmp_path):
+    write_tones(stage)
     server = Server(then="say:The others bark.\nOdd one out: 2")
     chat = EndpointChat(server.base_url, "listener", cache=tmp_path / "heard.jsonl")
     settings = {"clap": None, "listener": chat, "num_heard": 12}
